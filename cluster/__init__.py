@@ -1,0 +1,1 @@
+"""Where work runs: a Ray started here, or one that is already up."""

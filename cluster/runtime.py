@@ -1,0 +1,80 @@
+"""The Ray that trials run on: one started in this process tree, on loopback, with a token of its own."""
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.errors import ClusterError
+
+SETTINGS: Mapping[str, str] = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+# Ray reads these when it is imported, so importing this module, which comes first, must set them.
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
+OBJECT_STORE_BYTES = 128 * 2**20
+
+
+def usable_cpus() -> int:
+    """CPUs this process may use: its affinity, which containers and ``taskset`` narrow."""
+    return len(os.sched_getaffinity(0))
+
+
+def usable_gpus() -> int:
+    """GPUs this process may use, as Ray counts them."""
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager
+
+    return int(NvidiaGPUAcceleratorManager.get_current_node_num_accelerators())
+
+
+@contextmanager
+def embedded_ray(cpus: int, gpus: int, python_path: tuple[Path, ...] = ()) -> Iterator[None]:
+    """Start Ray here and end it, and all it started, on the way out.
+
+    Args:
+        cpus: CPUs that trials may ask for; may be more than there are.
+        gpus: GPUs that trials may ask for.
+        python_path: folders whose modules trials may import (the user's own models and data).
+
+    Raises:
+        ClusterError: Ray does not start.
+    """
+    import ray
+
+    scratch = Path(tempfile.mkdtemp(prefix="tuner-ray-"))
+    before = os.environ.get("PYTHONPATH", "")
+    # Workers inherit it: the folder of the spec is where the user's own models and data are.
+    os.environ["PYTHONPATH"] = os.pathsep.join([*(str(path) for path in python_path), *filter(None, [before])])
+    try:
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(scratch),
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"cannot start Ray here: {error}") from error
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.environ["PYTHONPATH"] = before

@@ -1,0 +1,46 @@
+"""A small spec and the edits that tests make to it."""
+
+from tuner.spec import SearchSpec, from_document
+from tuner.yaml import read_text
+
+SPEC = """\
+name: job
+data:
+  name: digits
+model:
+  name: elu_net
+baseline: adam_l2
+arms:
+  - adam_l2
+  - variant: noam
+budget:
+  trials: 4
+  epochs: 8
+"""
+
+
+def spec_of(*edits: tuple[str, str], text: str = SPEC) -> SearchSpec:
+    """The small spec after replacing each old text by a new one."""
+    for old, new in edits:
+        assert old in text
+        text = text.replace(old, new, 1)
+    return from_document(read_text(text, "job.yaml"))
+
+
+END = "  epochs: 8\n"
+NOAM = "  - variant: noam\n"
+
+
+def more(text: str) -> tuple[str, str]:
+    """Append to the spec; the first added line is line 13."""
+    return END, END + text
+
+
+def noam(text: str) -> tuple[str, str]:
+    """Add keys to the second arm; the first added line is line 10."""
+    return NOAM, NOAM + "".join(f"    {line}\n" for line in text.splitlines())
+
+
+def search(knob: str, range_: str) -> tuple[str, str]:
+    """A top-level range; the knob stands on line 14."""
+    return more(f"parameters:\n  {knob}: {range_}\n")

@@ -1,0 +1,1 @@
+"""A training library: models, data sets, optimizer variants, schedules and the loop that trains one trial."""

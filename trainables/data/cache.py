@@ -1,0 +1,204 @@
+"""Decoded data on disk: decoded by one process, mapped by all.
+
+An entry is ``<cache folder>/<key>/``: six ``.npy`` files and ``meta.json``. The key covers the request and
+the source files' sizes and times, so changed data is another entry. Only damaged entries are ever deleted.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from trainables.catalog import DATASETS, is_dotted, load_object
+from trainables.data.request import DataRequest
+from trainables.data.splits import Arrays, Raw, Splits, split
+from trainables.errors import CodeError, DataError, TrainableError
+
+__all__ = ["DataRequest", "load"]
+
+CACHE_VERSION = 1
+"""Raise it when the same request decodes to other arrays than before."""
+PARTS = ("train", "val", "test")
+
+Progress = Callable[[str], None]
+
+
+def load(request: DataRequest, cache_dir: Path, progress: Progress | None = None) -> Splits:
+    """Return the splits, decoding only what no process has decoded before.
+
+    The arrays are copy-on-write maps of the cached files: the processes of a machine share one copy in
+    memory, and writing to an array changes neither the file nor another process's view.
+
+    Args:
+        request: which data, and how it is split.
+        cache_dir: folder of the entries, made if missing; ``cifar10`` without a path downloads to it too.
+        progress: called with a line of text when decoding starts and ends.
+
+    Raises:
+        DataError: data is missing, broken or altered, there are fewer images than asked for, or the cache
+            cannot be written.
+        CodeError: a dotted name that cannot be imported, or does not return ``Raw``.
+        TrainableError: no data set of that name.
+    """
+    source = _source(request, cache_dir)
+    entry = cache_dir / _key(request, source)
+    splits = _open(entry)
+    if splits is not None:
+        return splits
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{entry}.lock"):
+            splits = _open(entry)
+            if splits is None:
+                _make(request, source, entry, progress or (lambda line: None))
+                splits = _open(entry)
+    except OSError as error:
+        raise DataError(f"{cache_dir}: cannot write the data cache ({error})") from error
+    if splits is None:
+        raise DataError(f"{entry}: the cache entry cannot be read back")
+    return splits
+
+
+def _source(request: DataRequest, cache_dir: Path) -> Path | None:
+    if request.path is not None:
+        return Path(request.path).absolute()
+    return cache_dir / "downloads" / "cifar10" if request.name == "cifar10" else None
+
+
+def _reader(name: str) -> Any:
+    if name not in DATASETS:
+        known = ", ".join(sorted(DATASETS))
+        raise TrainableError(f"no data set named {name!r} (there are: {known}; or module:callable)")
+    return importlib.import_module(DATASETS[name])
+
+
+def _key(request: DataRequest, source: Path | None) -> str:
+    try:
+        stats = [(str(file), file.stat()) for file in _source_files(request.name, source)]
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error})") from error
+    files = [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+    described = json.dumps([CACHE_VERSION, asdict(request), files], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:32]
+
+
+def _source_files(name: str, source: Path | None) -> list[Path]:
+    if not is_dotted(name):
+        files: list[Path] = _reader(name).sources(source)
+        return files
+    code = inspect.getsourcefile(_callable(name))
+    if source is not None and not source.exists():
+        raise DataError(f"{source}: no such file or folder")
+    data = [source] if source is not None and source.is_file() else sorted(source.rglob("*")) if source else []
+    return [file for file in [*([Path(code)] if code else []), *data] if file.is_file()]
+
+
+def _callable(name: str) -> Callable[..., object]:
+    found = load_object(name)
+    if not inspect.isfunction(found):
+        raise CodeError(f"{name!r} must be a function that takes a path and returns Raw, not {found!r}")
+    return found
+
+
+def _make(request: DataRequest, source: Path | None, entry: Path, progress: Progress) -> None:
+    started_s = time.monotonic()
+    progress(f"decoding {request.name}" + (f" from {source}" if source else ""))
+    _check_sums(request, source)
+    splits = split(_read(request, source), request)
+    _write(splits, entry)
+    sizes = " / ".join(f"{len(getattr(splits, part)):,}" for part in PARTS)
+    progress(f"decoded {sizes} train / val / test images in {time.monotonic() - started_s:.1f} s")
+
+
+def _read(request: DataRequest, source: Path | None) -> Raw:
+    if not is_dotted(request.name):
+        raw: object = _reader(request.name).read(source, request.size)
+    else:
+        read = _callable(request.name)
+        try:
+            raw = read(source)
+        except TrainableError:
+            raise
+        except Exception as error:
+            message = f"{request.name!r} raised {type(error).__name__}: {' '.join(str(error).split())}"
+            raise CodeError(message) from error
+    if not isinstance(raw, Raw):
+        raise CodeError(f"{request.name!r} must return trainables.data.splits.Raw, not {type(raw).__name__}")
+    return raw
+
+
+def _check_sums(request: DataRequest, source: Path | None) -> None:
+    if not request.sha256:
+        return
+    if source is None:
+        raise DataError(f"{request.name}: checksums are given, but no path to check")
+    for name, expected in request.sha256:
+        file = source.parent / name if source.is_file() else source / name
+        if not file.is_file():
+            raise DataError(f"{file}: no such file, but a checksum is given for it")
+        actual = _sha256(file)
+        if actual != expected.lower():
+            raise DataError(f"{file}: sha256 is {actual}, expected {expected}")
+
+
+def _write(splits: Splits, entry: Path) -> None:
+    """Write beside the entry, then rename: a reader sees a whole entry or none."""
+    draft = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}.tmp")
+    draft.mkdir()
+    try:
+        arrays = {name: _save(array, draft / f"{name}.npy") for name, array in _named_arrays(splits).items()}
+        about = {"classes": splits.classes, "fingerprint": splits.fingerprint, "flips": splits.flips}
+        (draft / "meta.json").write_text(json.dumps({**about, "arrays": arrays}, indent=1))
+        shutil.rmtree(entry, ignore_errors=True)  # a damaged one
+        draft.rename(entry)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _named_arrays(splits: Splits) -> dict[str, NDArray[Any]]:
+    parts: dict[str, Arrays] = {part: getattr(splits, part) for part in PARTS}
+    images = {f"{part}_images": arrays.images_BHWC for part, arrays in parts.items()}
+    return images | {f"{part}_labels": arrays.labels_B for part, arrays in parts.items()}
+
+
+def _save(array: NDArray[Any], file: Path) -> dict[str, object]:
+    np.save(file, array, allow_pickle=False)
+    return {"shape": list(array.shape), "bytes": file.stat().st_size, "sha256": _sha256(file)}
+
+
+def _open(entry: Path) -> Splits | None:
+    """Map an entry; None where there is none, or one that is damaged."""
+    try:
+        meta = json.loads((entry / "meta.json").read_text())
+        train, val, test = (
+            Arrays(_map(entry, meta, f"{part}_images"), _map(entry, meta, f"{part}_labels")) for part in PARTS
+        )
+        return Splits(train, val, test, tuple(meta["classes"]), meta["fingerprint"], meta["flips"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _map(entry: Path, meta: dict[str, Any], name: str) -> NDArray[Any]:
+    file, expected = entry / f"{name}.npy", meta["arrays"][name]
+    if file.stat().st_size != expected["bytes"]:
+        raise ValueError(f"{file}: wrong size")
+    array: NDArray[Any] = np.load(file, mmap_mode="c", allow_pickle=False)
+    if list(array.shape) != expected["shape"]:
+        raise ValueError(f"{file}: wrong shape")
+    return array
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,68 @@
+"""CIFAR-10 (Krizhevsky 2009): 60,000 images of 32x32 pixels, downloaded and checksummed by torchvision."""
+
+import http.client
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from trainables.data.images import resize
+from trainables.data.splits import Arrays, Raw
+from trainables.errors import DataError
+
+
+def read(path: Path | None, size: int | None = None) -> Raw:
+    """Read CIFAR-10, downloading it first where it is not yet there.
+
+    Args:
+        path: folder that holds, or will hold, ``cifar-10-batches-py``.
+        size: side in pixels to resize to; None keeps 32.
+
+    Raises:
+        DataError: no path, no download, or files that do not match their checksums.
+    """
+    if path is None:
+        raise DataError("cifar10 needs a path: the folder that holds, or will hold, its files")
+    try:
+        train, test = _open(path, train=True), _open(path, train=False)
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        http.client.HTTPException,
+        tarfile.TarError,
+        pickle.PickleError,
+    ) as error:
+        raise DataError(
+            f"{path}: CIFAR-10 is not there whole and cannot be downloaded ({error}); "
+            "put its cifar-10-batches-py folder there"
+        ) from error
+    return Raw(_arrays(train, size), _arrays(test, size), tuple(train.classes), flips=True)
+
+
+def count(path: Path | None = None) -> tuple[int, int]:
+    """Training and test images."""
+    return 50_000, 10_000
+
+
+def sources(path: Path | None = None) -> list[Path]:
+    """None to watch for changes: torchvision checks the files against fixed checksums."""
+    return []
+
+
+def _open(path: Path, train: bool) -> Any:
+    from torchvision.datasets import CIFAR10  # imports torch: seconds
+
+    try:
+        return CIFAR10(root=str(path), train=train, download=False)
+    except RuntimeError:  # torchvision's word for files that are missing or altered
+        path.mkdir(parents=True, exist_ok=True)
+        with FileLock(path / "download.lock"):
+            return CIFAR10(root=str(path), train=train, download=True)
+
+
+def _arrays(dataset: Any, size: int | None) -> Arrays:
+    return Arrays(resize(dataset.data, size), np.asarray(dataset.targets, np.int64))

@@ -1,0 +1,45 @@
+"""Scikit-learn's embedded digits: 1,797 grey images of 8x8 pixels, no download. For examples and tests."""
+
+from pathlib import Path
+
+import numpy as np
+
+from trainables.data.images import resize
+from trainables.data.splits import Arrays, Raw, stratified_split
+
+TEST_FRACTION = 0.2
+TEST_SEED = 0
+"""Fixed, so that the test images are the same whatever seed splits off the validation images."""
+
+
+def read(path: Path | None = None, size: int | None = None) -> Raw:
+    """Scale 0..16 to 0..255, resize, and set a fifth aside for testing, stratified.
+
+    The UCI digits (Alpaydin & Kaynak 1998, test part) as scikit-learn ships them; they come without a split.
+    For 60/20/20 hold out a quarter of ``train`` for validation.
+
+    Args:
+        path: not used.
+        size: side in pixels; None is 32.
+
+    Returns:
+        1,438 training and 359 test images, RGB with three equal channels.
+    """
+    from sklearn.datasets import load_digits  # costs a second
+
+    grey_BHW, labels_B = load_digits(return_X_y=True)
+    grey_BHW = np.rint(grey_BHW.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images_BHWC = resize(np.repeat(grey_BHW[..., None], 3, axis=-1), size or 32)
+    every = Arrays(images_BHWC, labels_B.astype(np.int64))
+    train_idx, test_idx = stratified_split(every.labels_B, TEST_FRACTION, TEST_SEED)
+    return Raw(every.take(train_idx), every.take(test_idx), tuple("0123456789"), flips=False)
+
+
+def count(path: Path | None = None) -> tuple[int, int]:
+    """Training and test images."""
+    return 1438, 359
+
+
+def sources(path: Path | None = None) -> list[Path]:
+    """No files: the digits are part of scikit-learn."""
+    return []

@@ -1,0 +1,189 @@
+"""Labelled images in memory, and the pure functions that split them.
+
+Legend: B images, H W pixels, C channels (RGB), K classes.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.data.request import DataRequest
+from trainables.errors import DataError
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """One split: ``images_BHWC`` are 0..255, ``labels_B`` are 0..K-1."""
+
+    images_BHWC: NDArray[np.uint8]
+    labels_B: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.labels_B)
+
+    def take(self, index_B: NDArray[np.int64]) -> "Arrays":
+        """Copy out the images at ``index_B``."""
+        return Arrays(self.images_BHWC[index_B], self.labels_B[index_B])
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set as its reader gives it, before any split of ours.
+
+    Args:
+        train: the images published for training.
+        test: the images published for testing.
+        classes: class names; the label is the index.
+        flips: whether a horizontal flip keeps the label (of a cat, yes; of a digit, no).
+        val: the published validation images, where the data set has them.
+    """
+
+    train: Arrays
+    test: Arrays
+    classes: tuple[str, ...]
+    flips: bool
+    val: Arrays | None = None
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a trial trains, selects and is judged on.
+
+    Args:
+        train: images the weights are fitted to.
+        val: images that settings are chosen by.
+        test: images that the chosen setting is judged by.
+        classes: class names; the label is the index.
+        fingerprint: sha256 of the three splits' images and labels, so of the subset and the split too.
+        flips: whether a horizontal flip keeps the label.
+    """
+
+    train: Arrays
+    val: Arrays
+    test: Arrays
+    classes: tuple[str, ...]
+    fingerprint: str
+    flips: bool
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W), the order that models take."""
+        height, width, channels = self.train.images_BHWC.shape[1:]
+        return channels, height, width
+
+
+def stratified_subset(labels_B: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Draw ``count`` indices, every class in its share (largest remainder; ties go to the lower class).
+
+    Args:
+        labels_B: class of each image.
+        count: how many to draw, 0..B.
+        seed: of the draw.
+
+    Returns:
+        The indices in increasing order.
+
+    Raises:
+        DataError: fewer than ``count`` images.
+    """
+    if not 0 <= count <= len(labels_B):
+        raise DataError(f"cannot take {count:,} images out of {len(labels_B):,}")
+    generator = np.random.default_rng(seed)
+    classes_K, sizes_K = np.unique(labels_B, return_counts=True)
+    chosen = [
+        generator.permutation(np.flatnonzero(labels_B == label))[:quota]
+        for label, quota in zip(classes_K, _quotas(sizes_K, count), strict=True)
+    ]
+    return np.sort(np.concatenate([np.empty(0, np.int64), *chosen])).astype(np.int64)
+
+
+def stratified_split(
+    labels_B: NDArray[np.int64], fraction_or_count: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Hold out a part of the images, every class in its share.
+
+    Args:
+        labels_B: class of each image.
+        fraction_or_count: what to hold out: a float is a fraction in [0, 1], an int a number of images.
+        seed: of the draw.
+
+    Returns:
+        ``(train_idx, val_idx)``, each in increasing order, together every index once.
+
+    Raises:
+        DataError: more is asked for than there is.
+    """
+    total = len(labels_B)
+    count = fraction_or_count if isinstance(fraction_or_count, int) else round(fraction_or_count * total)
+    val_idx = stratified_subset(labels_B, count, seed)
+    return np.setdiff1d(np.arange(total), val_idx, assume_unique=True), val_idx
+
+
+def split(raw: Raw, request: DataRequest) -> Splits:
+    """Hold out the validation images, then take the subsets that ``request`` asks for.
+
+    The hold-out comes first, so that a smaller ``train_images`` leaves the validation images as they are.
+
+    Raises:
+        DataError: ``raw`` is malformed, or a split would be empty or larger than what there is.
+    """
+    _check(raw)
+    train, val = raw.train, raw.val
+    if val is None:
+        train_idx, val_idx = stratified_split(train.labels_B, request.validation, request.seed)
+        train, val = raw.train.take(train_idx), raw.train.take(val_idx)
+    train = _subset(train, request.train_images, request.seed, "training")
+    val = _subset(val, request.val_images, request.seed, "validation")
+    test = _subset(raw.test, request.test_images, request.seed, "test")
+    return Splits(train, val, test, raw.classes, fingerprint(train, val, test), raw.flips)
+
+
+def fingerprint(*parts: Arrays) -> str:
+    """Sha256 of the images' and labels' bytes, in order (labels as little-endian int64)."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part.images_BHWC).data)
+        digest.update(np.ascontiguousarray(part.labels_B, dtype="<i8").data)
+    return digest.hexdigest()
+
+
+def _quotas(sizes_K: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Largest remainder, in whole numbers so that no rounding error decides a tie."""
+    total = max(int(sizes_K.sum()), 1)
+    quotas_K, remainders_K = np.divmod(sizes_K * count, total)
+    most_short = np.argsort(-remainders_K, kind="stable")[: count - int(quotas_K.sum())]
+    quotas_K[most_short] += 1
+    return quotas_K.astype(np.int64)
+
+
+def _subset(part: Arrays, count: int | None, seed: int, what: str) -> Arrays:
+    if count is not None and count > len(part):
+        raise DataError(f"{count:,} {what} images asked for, but there are {len(part):,}")
+    subset = part if count is None else part.take(stratified_subset(part.labels_B, count, seed))
+    if len(subset) == 0:
+        raise DataError(f"the {what} split has no images")
+    return subset
+
+
+def _check(raw: Raw) -> None:
+    for what, part in (("train", raw.train), ("val", raw.val), ("test", raw.test)):
+        if part is None:
+            continue
+        images, labels = part.images_BHWC, part.labels_B
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != raw.train.images_BHWC.shape[1:]:
+            raise DataError(f"{what} images must be uint8 BHWC of one size, not {images.dtype} {images.shape}")
+        if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+            raise DataError(f"{what} labels must be int64, one an image, not {labels.dtype} {labels.shape}")
+        if len(labels) and not (labels.min() >= 0 and labels.max() < len(raw.classes)):
+            raise DataError(
+                f"{what} labels are {labels.min()}..{labels.max()}, outside 0..{len(raw.classes) - 1}, "
+                f"the {len(raw.classes)} classes"
+            )

@@ -1,0 +1,18 @@
+"""What can go wrong in a way that the user of this package can put right.
+
+TrainableError
+├── DataError   data is missing, truncated, altered or of the wrong form
+└── CodeError   a dotted path cannot be imported, or is not what it should be
+"""
+
+
+class TrainableError(Exception):
+    """What a user of this package can cause; the message is one clear line."""
+
+
+class DataError(TrainableError):
+    """Data is missing, truncated or altered; the message names the path and, for a checksum, both sums."""
+
+
+class CodeError(TrainableError):
+    """A dotted path cannot be imported, or what it names is not what it should be."""

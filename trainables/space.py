@@ -1,0 +1,201 @@
+"""Search-space domains: what values a knob may take, and on which scale they are searched.
+
+A domain may depend on the trial's planned length (``of="updates"``, ``Cycles``); ``resolve`` turns it into
+a plain one for a given ``Plan``. Nothing here imports torch or optuna.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from trainables.errors import TrainableError
+
+Scalar = bool | int | float | str
+Scale = Literal["linear", "log", "one-minus-log"]
+
+MAX_CYCLES = 8
+"""Most cosine cycles offered by default: more make each too short to anneal in."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A trial's planned length.
+
+    Args:
+        epochs: passes over the training images, at least 1.
+        steps_per_epoch: optimizer updates in one pass, at least 1 (a last, smaller batch is dropped).
+    """
+
+    epochs: int
+    steps_per_epoch: int
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates in the whole trial."""
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real number in [low, high], uniform on the scale; ``one-minus-log`` is log-uniform in 1 - x."""
+
+    low: float
+    high: float
+    scale: Scale = "linear"
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high, self.scale)
+
+    def resolve(self, plan: Plan) -> "Float":
+        """Itself: the same for every plan."""
+        return self
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether ``value`` lies in the domain."""
+        return _is_number(value) and self.low <= float(value) <= self.high
+
+
+@dataclass(frozen=True)
+class Int:
+    """A whole number in [low, high], in steps of ``step`` from low; the scale is linear or log."""
+
+    low: int
+    high: int
+    scale: Scale = "linear"
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high, self.scale)
+        if self.scale == "one-minus-log":
+            raise TrainableError("scale one-minus-log is for numbers below 1; a whole number takes linear or log")
+        if self.step < 1 or (self.high - self.low) % self.step:
+            raise TrainableError(f"step {self.step} does not divide the range {self.low} to {self.high}")
+        if self.scale == "log" and self.step != 1:
+            raise TrainableError("step cannot be combined with scale log")
+
+    def resolve(self, plan: Plan) -> "Int":
+        """Itself: the same for every plan."""
+        return self
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether ``value`` lies in the domain."""
+        return (
+            isinstance(value, int)
+            and not isinstance(value, bool)
+            and self.low <= value <= self.high
+            and (value - self.low) % self.step == 0
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values, in no order."""
+
+    values: tuple[Scalar, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise TrainableError("a choice needs at least one value")
+        if len({(type(value), value) for value in self.values}) < len(self.values):
+            raise TrainableError(f"a choice names a value twice: {list(self.values)}")
+
+    def resolve(self, plan: Plan) -> "Choice":
+        """Itself: the same for every plan."""
+        return self
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether ``value`` is one of the choices."""
+        return value in self.values
+
+
+@dataclass(frozen=True)
+class UpdateShare:
+    """A whole number of updates, log-uniform between two shares of the trial's planned updates."""
+
+    low: float
+    high: float
+
+    def resolve(self, plan: Plan) -> Int | Choice:
+        """The range in updates, each end at least 1 and below the planned number."""
+        low = max(1, math.ceil(self.low * plan.updates))
+        high = min(plan.updates - 1, math.floor(self.high * plan.updates))
+        if high < low:
+            raise TrainableError(
+                f"a warm-up of {self.low:.0%} to {self.high:.0%} of {plan.updates} updates is less than one update; "
+                f"train for more epochs"
+            )
+        return Int(low, high, "log") if high > low else Choice((low,))
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """Cosine restarts ``"T_0xT_mult"`` (epochs) of 2 to 8 whole cycles that end exactly with the trial."""
+
+    def resolve(self, plan: Plan) -> Choice:
+        """Every such pair with T_mult 1 or 2, fewest cycles first."""
+        pairs = restart_pairs(plan.epochs)
+        if not pairs:
+            near = ", ".join(str(epochs) for epochs in near_restart_epochs(plan.epochs))
+            raise TrainableError(
+                f"no warm restarts of 2 to {MAX_CYCLES} cycles end on {plan.epochs} epochs; nearest that do: {near}"
+            )
+        return Choice(tuple(f"{t_0}x{t_mult}" for t_0, t_mult in pairs))
+
+
+Domain = Float | Int | Choice
+PlannedDomain = Domain | UpdateShare | Cycles
+Space = Mapping[str, Domain]
+
+
+def middle(domain: Domain) -> Scalar:
+    """The middle of a domain on its own scale; of a choice, the first value."""
+    if isinstance(domain, Choice):
+        return domain.values[0]
+    low, high = float(domain.low), float(domain.high)
+    if domain.scale == "log":
+        value = math.sqrt(low * high)
+    elif domain.scale == "one-minus-log":
+        value = 1 - math.sqrt((1 - low) * (1 - high))
+    else:
+        value = (low + high) / 2
+    if isinstance(domain, Float):
+        return value
+    return domain.low + round((value - domain.low) / domain.step) * domain.step
+
+
+def restart_pairs(epochs: int) -> list[tuple[int, int]]:
+    """Pairs (T_0, T_mult) of 2 to 8 whole cycles that end on ``epochs``, fewest cycles first.
+
+    T_mult is 1 or 2, the values of Loshchilov & Hutter 2017 (arXiv:1608.03983).
+    """
+    pairs = []
+    for cycles in range(2, MAX_CYCLES + 1):
+        for t_mult, units in ((2, 2**cycles - 1), (1, cycles)):
+            if epochs % units == 0:
+                pairs.append((epochs // units, t_mult))
+    return pairs
+
+
+def near_restart_epochs(epochs: int) -> list[int]:
+    """The nearest trial lengths below and above ``epochs`` that have restart pairs."""
+    below = next((e for e in range(epochs - 1, 0, -1) if restart_pairs(e)), None)
+    above = next(e for e in range(epochs + 1, 2 * epochs + 3) if restart_pairs(e))
+    return [e for e in (below, above) if e is not None]
+
+
+def _is_number(value: Scalar) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_range(low: float, high: float, scale: Scale) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise TrainableError(f"bounds must be finite, not {low} to {high}")
+    if low > high:
+        raise TrainableError(f"min {low} is above max {high}")
+    if low == high:
+        raise TrainableError(f"min and max are both {low}; put a single value under 'fixed'")
+    if scale == "log" and low <= 0:
+        raise TrainableError(f"scale log needs min above 0, not {low}")
+    if scale == "one-minus-log" and high >= 1:
+        raise TrainableError(f"scale one-minus-log needs max below 1, not {high}")

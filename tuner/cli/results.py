@@ -1,0 +1,96 @@
+"""Commands about results: export, reproduce."""
+
+from pathlib import Path
+
+import click
+
+from tuner.cli.output import data_option, home_option, job_argument, output_option, print_json
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  tuner export latest --best -o best.yaml
+  tuner export latest --arm amsgrad -o amsgrad.json
+  tuner export latest --best -o best.safetensors     its weights
+  tuner export latest --all -o exports/              every arm, YAML
+"""
+)
+@job_argument
+@click.option("--arm", metavar="ARM", help="This arm's winner.")
+@click.option("--best", is_flag=True, help="The winner to use: the best that beats the baseline, else the baseline.")
+@click.option("--all", "every", is_flag=True, help="Every arm's winner; -o names a folder.")
+@click.option(
+    "-o",
+    "--output",
+    "file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help=".yaml, .json, .py, .safetensors",
+)
+@click.option("--force", is_flag=True, help="Overwrite.")
+@home_option
+def export(job: str, arm: str | None, best: bool, every: bool, file: Path, force: bool, home: Path | None) -> None:
+    """Write JOB's winning settings, with their evidence, to a file that `tuner reproduce` reads."""
+    if (arm is not None) + best + every != 1:
+        raise click.UsageError("give one of --best, --arm ARM and --all")
+    from tuner.home import Home
+    from tuner.publish import board_of, export_arm
+
+    folder = Home.find(home).job(job)
+    board = board_of(folder)
+    if every:
+        for row in board.rows:
+            if row.tests:
+                click.echo(export_arm(folder, row.arm, file / f"{row.arm}.yaml", force))
+    else:
+        click.echo(export_arm(folder, arm or board.best(), file, force))
+
+
+@click.command(epilog="Example: tuner reproduce best.yaml")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--fresh-seed",
+    type=click.IntRange(0, 2**31 - 1),
+    metavar="SEED",
+    help="Train with this new seed instead.",
+)
+@click.option("--allow-code", is_flag=True, help="Run the model or data code that the file names.")
+@data_option
+@output_option
+def reproduce(file: Path, fresh_seed: int | None, allow_code: bool, data_path: str | None, output: str) -> None:
+    """Train an exported winner again and compare: exit 0 if reproduced, 5 if not.
+
+    Equal to the last bit on the same device, threads and versions; elsewhere the test accuracy must lie in the 99 %
+    prediction interval of the recorded seeds.
+    """
+    import dataclasses
+    import os
+    import sys
+
+    from tuner.errors import IntegrityError
+    from tuner.export import read_export
+
+    found = read_export(file)
+    sys.path.insert(0, str(Path.cwd()))
+    from tuner.reproduce import reproduce as train_again
+
+    result = train_again(
+        found,
+        fresh_seed,
+        data_path or os.environ.get("TUNER_DATA"),
+        allow_code,
+        lambda report: click.echo(
+            f"epoch {report.epoch}/{found.config.epochs}: train/loss {report.train_loss:.4f}, val/acc {report.val_acc:.4f}",
+            err=True,
+        ),
+    )
+    if output == "json":
+        print_json(dataclasses.asdict(result) | {"reproduced": result.ok})
+    else:
+        click.echo(result.text())
+    if not result.ok:
+        raise IntegrityError(f"{file}: not reproduced")
+
+
+COMMANDS = (export, reproduce)

@@ -1,0 +1,170 @@
+"""Commands about a spec: init, schema, validate, plan, schedule."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tuner.cli.output import data_option, output_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from trainables.space import Scalar
+    from tuner.checks import Checked
+    from tuner.cost import Cost
+
+
+@click.command(epilog="Example: tuner init my-search.yaml")
+@click.argument("file", type=click.Path(path_type=Path), default="search.yaml")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+def init(file: Path, force: bool) -> None:
+    """Write a commented starter spec to FILE [search.yaml]."""
+    from tuner.export import write_new
+    from tuner.spec import starter
+
+    write_new(file, starter(), force)
+    click.echo(f"wrote {file}; next: tuner plan {file}", err=True)
+
+
+@click.command(epilog="Example: tuner schema > tuner.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of a spec, for editors."""
+    from tuner.schema import json_schema
+
+    print_json(json_schema())
+
+
+@click.command(epilog="Example: tuner validate searches/quickstart.yaml -o json")
+@click.argument("spec", type=click.Path(path_type=Path))
+@data_option
+@output_option
+def validate(spec: Path, data_path: str | None, output: str) -> None:
+    """Check SPEC; says what is wrong and where, or that nothing is."""
+    checked = _checked(spec, data_path)
+    if output == "json":
+        print_json({"valid": True, "name": checked.spec.name, "warnings": checked.warnings})
+        return
+    _show_warnings(checked)
+    click.echo(f"{spec}: valid, {len(checked.spec.arms)} arms, {checked.spec.budget.trials} trials each")
+
+
+@click.command(epilog="Example: tuner plan searches/quickstart.yaml")
+@click.argument("spec", type=click.Path(path_type=Path))
+@data_option
+@click.option("--measure/--no-measure", default=True, help="Time a few updates here to estimate the cost.")
+@output_option
+def plan(spec: Path, data_path: str | None, measure: bool, output: str) -> None:
+    """Say what SPEC would run, where, and about what it costs."""
+    from tuner.cost import estimate
+
+    checked = _checked(spec, data_path)
+    cost = estimate(checked, measure=measure)
+    if output == "json":
+        print_json(_plan_dict(checked, cost))
+        return
+    _show_warnings(checked)
+    _print_plan(checked, cost)
+
+
+@click.command(epilog="Example: tuner schedule noam --epochs 20 --steps-per-epoch 100 --set warmup=200 --plot noam.png")
+@click.argument("variant")
+@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--steps-per-epoch", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--set", "knobs", multiple=True, metavar="KNOB=VALUE", help="A knob of the variant; may be repeated.")
+@click.option("--every", type=click.IntRange(1), help="Print every so many updates [about 40 rows; all in JSON].")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw it to a .png, .svg or .pdf file instead.")
+@output_option
+def schedule(
+    variant: str,
+    epochs: int,
+    steps_per_epoch: int,
+    knobs: tuple[str, ...],
+    every: int | None,
+    plot: Path | None,
+    output: str,
+) -> None:
+    """Print VARIANT's learning rate and decay at every update: the numbers that training uses."""
+    from tuner.inspect_schedule import draw, points, variant_schedule
+
+    found = variant_schedule(variant, epochs, steps_per_epoch, dict(_knob(text) for text in knobs))
+    if plot is not None:
+        draw(found, variant, plot)
+        click.echo(f"wrote {plot}", err=True)
+        return
+    total = found.plan.updates
+    rows = points(found, every or (1 if output == "json" else max(1, total // 40)))
+    if output == "json":
+        print_json({"variant": variant, "updates": total, "points": [row._asdict() for row in rows]})
+        return
+    print_table(
+        ("update>", "epoch>", "lr>", "weight_decay>", "weights times>"),
+        [(str(r.update), f"{r.epoch:.2f}", f"{r.lr:.6g}", f"{r.weight_decay:.6g}", f"{r.shrink:.9g}") for r in rows],
+    )
+
+
+COMMANDS = (init, schema, validate, plan, schedule)
+
+
+def _checked(spec: Path, data_path: str | None) -> "Checked":
+    from tuner.checks import check
+    from tuner.code import import_from
+    from tuner.spec import load
+
+    loaded = load(spec, data_path)
+    import_from(spec)
+    return check(loaded, lambda line: click.echo(line, err=True))
+
+
+def _show_warnings(checked: "Checked") -> None:
+    for warning in checked.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _knob(text: str) -> tuple[str, "Scalar"]:
+    knob, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not KNOB=VALUE", param_hint="--set")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    return knob, parsed
+
+
+def _plan_dict(checked: "Checked", cost: "Cost") -> dict[str, Any]:
+    import dataclasses
+
+    return {
+        "name": checked.spec.name,
+        "images": None if checked.images is None else dataclasses.asdict(checked.images),
+        "arms": [
+            {
+                "name": arm.name,
+                "variant": arm.variant,
+                "space": {k: str(d) for k, d in arm.space.items()},
+                "fixed": arm.fixed,
+            }
+            for arm in checked.arms
+        ],
+        "cost": dataclasses.asdict(cost),
+        "warnings": checked.warnings,
+    }
+
+
+def _print_plan(checked: "Checked", cost: "Cost") -> None:
+    spec = checked.spec
+    print_table(
+        ("arm", "variant", "searched", "fixed"),
+        [
+            (
+                arm.name + (" (baseline)" if arm.name == spec.baseline else ""),
+                arm.variant,
+                "\n".join(f"{knob}: {domain}" for knob, domain in arm.space.items()),
+                ", ".join(f"{knob} {value}" for knob, value in arm.fixed.items()),
+            )
+            for arm in checked.arms
+        ],
+        title=spec.name,
+    )
+    for line in cost.lines():
+        click.echo(line)

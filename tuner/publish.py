@@ -1,0 +1,70 @@
+"""What a job leaves for people: leaderboard, report and exports, made from its journal whenever they are asked for."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from tuner.errors import NotFound
+from tuner.export import WEIGHTS_SUFFIX, build_export, check_new, render, write_new
+from tuner.home import JobFolder
+from tuner.leaderboard import Leaderboard, build
+from tuner.report import markdown
+from tuner.spec import SearchSpec, from_dict
+
+
+def spec_of(folder: JobFolder, data_path: str | None = None) -> SearchSpec:
+    """The spec a job was started with; ``data_path`` says where its data lies now."""
+    values = folder.record().job["spec"]
+    if data_path is not None:
+        values = values | {"data": values["data"] | {"path": data_path}}
+    return from_dict(values)
+
+
+def board_of(folder: JobFolder) -> Leaderboard:
+    """A job's leaderboard as it stands."""
+    return build(folder.record(), spec_of(folder))
+
+
+def report_of(folder: JobFolder) -> str:
+    """A job's report in Markdown as it stands."""
+    return markdown(folder.record(), spec_of(folder), board_of(folder))
+
+
+def publish(folder: JobFolder) -> dict[str, Path]:
+    """Write a job's leaderboard, report and exports into its folder; returns the files by artifact name."""
+    board = board_of(folder)
+    write_new(folder.report, report_of(folder), force=True)
+    write_new(folder.leaderboard, json.dumps(board.to_dict(), indent=2) + "\n", force=True)
+    files = {"spec.yaml": folder.spec, "report.md": folder.report, "leaderboard.json": folder.leaderboard}
+    for row in board.rows:
+        if row.winner is not None and row.tests:
+            files[f"exports/{row.arm}.yaml"] = export_arm(folder, row.arm, folder.export(row.arm), force=True)
+    return files
+
+
+def export_arm(folder: JobFolder, arm: str, file: Path, force: bool) -> Path:
+    """Write an arm's winner to ``file`` in the format of its suffix, ``.safetensors`` for the weights; returns it.
+
+    Raises:
+        NotFound: no such arm, or nothing to export yet.
+        SpecError: the file is there already and ``force`` is off, or the suffix is not known.
+    """
+    check_new(file, force)
+    record, board = folder.record(), board_of(folder)
+    export = build_export(record, spec_of(folder), board, arm, _runs(folder))
+    if file.suffix != WEIGHTS_SUFFIX:
+        write_new(file, render(export, file.suffix), force)
+        return file
+    weights = folder.weights(arm, export.confirm_round)
+    if not weights.exists():
+        raise NotFound(f"job {folder.id} kept no weights of arm {arm}: its first confirm run did not finish")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights, file)
+    return file
+
+
+def _runs(folder: JobFolder) -> Mapping[str, str]:
+    """MLflow's run ids by trial key, as far as the journal has been sent."""
+    runs: dict[str, str] = json.loads(folder.tracked.read_text())["runs"] if folder.tracked.exists() else {}
+    return runs

@@ -1,0 +1,165 @@
+"""A job's record: its journal, folded into trials, winners and verdicts."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from tuner.journal import Event, read
+
+
+class State(StrEnum):
+    """Where a trial stands."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+class Stage(StrEnum):
+    """What a trial is for: the search, choosing one winner among an arm's best, or confirming the winners."""
+
+    SEARCH = "search"
+    SELECT = "select"
+    CONFIRM = "confirm"
+
+
+@dataclass
+class Trial:
+    """One setting trained with one seed.
+
+    Args:
+        key: its name in the job, as ``search/adamw/3``.
+        stage: what it is for.
+        arm: the arm's name.
+        number: of the setting in the arm's study, from 0.
+        seed: of weights, order and augmentation.
+        round: of confirm runs, from 1; 0 in the search.
+        hyper: every knob.
+        epochs: one dict an epoch, the fields of ``EpochReport``.
+        state: where it stands.
+        reason: why it failed or diverged.
+        result: of a confirm run: ``test_acc``, ``test_loss``, ``weights_sha256``.
+        started_ms, ended_ms: wall clock, Unix milliseconds.
+    """
+
+    key: str
+    stage: Stage
+    arm: str
+    number: int
+    seed: int
+    round: int
+    hyper: Mapping[str, Any]
+    started_ms: int
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    state: State = State.RUNNING
+    reason: str | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+    ended_ms: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far."""
+        return float(sum(epoch["seconds"] for epoch in self.epochs))
+
+
+@dataclass
+class Round:
+    """One round of confirm runs: its fresh seeds, and each arm's winner by its trial number."""
+
+    number: int
+    seeds: tuple[int, ...]
+    winners: Mapping[str, int]
+
+
+@dataclass
+class Record:
+    """Everything a job's journal says."""
+
+    job: Event = field(default_factory=dict)
+    trials: dict[str, Trial] = field(default_factory=dict)
+    rounds: list[Round] = field(default_factory=list)
+    state: str = "new"
+    reason: str | None = None
+    updated_ms: int = 0
+
+    @property
+    def name(self) -> str:
+        """The job's id."""
+        return str(self.job["job"])
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms' names, the baseline first."""
+        return tuple(arm["name"] for arm in self.job["arms"])
+
+    @property
+    def baseline(self) -> str:
+        """The baseline's name."""
+        return str(self.job["spec"]["baseline"])
+
+    def of(self, stage: Stage, arm: str | None = None, round_number: int | None = None) -> list[Trial]:
+        """Trials of a stage, in the order they started."""
+        return [
+            trial
+            for trial in self.trials.values()
+            if trial.stage == stage
+            and arm in (None, trial.arm)
+            and (round_number is None or trial.round == round_number)
+        ]
+
+    def add(self, event: Event) -> None:
+        """Take one more event."""
+        self.updated_ms = event["ms"]
+        match event["kind"]:
+            case "job":
+                self.job = event
+            case "trial":
+                self.trials[event["trial"]] = _started(event)
+            case "epoch":
+                metrics = {key: _number(value) for key, value in event.items() if key not in _FRAME}
+                self.trials[event["trial"]].epochs.append(metrics)
+            case "end":
+                trial = self.trials[event["trial"]]
+                trial.state, trial.reason = State(event["state"]), event["reason"]
+                trial.result, trial.ended_ms = event["result"], event["ms"]
+            case "confirm":
+                self.rounds.append(Round(event["round"], tuple(event["seeds"]), event["winners"]))
+            case "state":
+                self.state, self.reason = event["state"], event.get("reason")
+
+
+_FRAME = ("n", "ms", "kind", "trial")
+
+
+def replay(events: Iterable[Event]) -> Record:
+    """The record that these events, in their order, come to."""
+    record = Record()
+    for event in events:
+        record.add(event)
+    return record
+
+
+def load_record(journal: Path) -> Record:
+    """The record of a journal file."""
+    return replay(read(journal))
+
+
+def _started(event: Event) -> Trial:
+    return Trial(
+        key=event["trial"],
+        stage=Stage(event["stage"]),
+        arm=event["arm"],
+        number=event["number"],
+        seed=event["seed"],
+        round=event["round"],
+        hyper=event["hyper"],
+        started_ms=event["ms"],
+    )
+
+
+def _number(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value

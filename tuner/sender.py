@@ -1,0 +1,74 @@
+"""Keeps MLflow up to date in a thread while a job runs. mlflow takes seconds to import: the thread pays for it."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.errors import ServiceError
+from tuner.home import Home, JobFolder
+from tuner.spec import SearchSpec
+
+if TYPE_CHECKING:
+    from tuner.tracking import Writer
+
+POLL_S = 1.0
+PATIENCE_S = 60.0
+"""How long a job that has ended waits for a tracker that is away."""
+
+
+def open_writer(spec: SearchSpec, home: Home, folder: JobFolder) -> "Writer":
+    """The writer of a job's tracker: the spec's URI, else the environment's, else a file in the home folder."""
+    from tuner.tracking import Writer
+
+    uri = tracking_uri(spec, home)
+    experiment = spec.tracking.experiment or spec.name
+    return Writer(folder, uri, experiment, home.artifacts if uri == home.tracking_uri else None)
+
+
+def tracking_uri(spec: SearchSpec, home: Home) -> str:
+    """Where a job is tracked: ``MLFLOW_TRACKING_URI`` wins over the spec, the spec over the home folder."""
+    import os
+
+    return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or home.tracking_uri
+
+
+class Sender:
+    """Sends a job's journal as it grows; a tracker that is away is tried again and again and stops nothing."""
+
+    def __init__(self, spec: SearchSpec, home: Home, folder: JobFolder) -> None:
+        self.problem: Exception | None = None
+        self._open = lambda: open_writer(spec, home, folder)
+        self._writer: Writer | None = None
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mlflow-sender", daemon=True)
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Send what is left; ``problem`` says what failed."""
+        self._ending.set()
+        self._thread.join(PATIENCE_S)
+        if self._thread.is_alive():
+            self.problem = self.problem or ServiceError(f"MLflow did not answer within {PATIENCE_S:g} s")
+
+    def attach(self, files: Mapping[str, Path], description: str) -> None:
+        """Put the files and the description on the parent run, unless sending failed before."""
+        if self.problem is None and self._writer is not None:
+            try:
+                self._writer.attach(files, description)
+            except ServiceError as error:
+                self.problem = error
+
+    def _run(self) -> None:
+        while True:
+            ending = self._ending.is_set()
+            try:
+                self._writer = self._writer or self._open()
+                self._writer.send()
+                self.problem = None
+            except Exception as error:
+                # The thread must not die of an error that the next try, or ``tuner sync``, may not meet.
+                self.problem = error
+            if ending:
+                return
+            self._ending.wait(POLL_S)

@@ -1,0 +1,320 @@
+"""The verdict: whether a variant's winner beats the baseline's, and how much evidence there is.
+
+The winners of all arms were trained on the same fresh seeds, so a variant is judged by its seed-wise
+differences to the baseline: a paired t-test, Holm-adjusted over the variants, and a margin within which a
+difference does not matter. Accuracies come in as fractions (0 to 1), differences go out in points (percent).
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
+
+from scipy.special import stdtr, stdtrit
+
+MOST_SEEDS = 1000
+"""No more seeds than this are ever suggested."""
+
+POINTS = 100.0
+"""Points in the fraction 1."""
+
+
+class Outcome(StrEnum):
+    """What the evidence says of a variant."""
+
+    BEATS = "beats"
+    TIES = "ties"
+    LOSES = "loses"
+    NOT_ENOUGH = "not enough evidence"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One variant against the baseline; numbers that the evidence does not give are None.
+
+    Attributes:
+        arm: the variant's name.
+        n: seeds on which both it and the baseline have a result.
+        mean_diff: mean of the seed-wise differences, variant minus baseline, in points.
+        low: lower end of the unadjusted interval (95 % at the default alpha) of that mean, in points.
+        high: its upper end.
+        p: two-sided p of the paired t-test.
+        p_holm: the same, adjusted over all variants of the job.
+        margin: points within which a difference does not matter.
+        outcome: the verdict.
+        seeds_needed: where evidence is lacking, how many seeds in all would probably settle it.
+        note: what a reader has to know beside the numbers (lost seeds, no spread), or "".
+    """
+
+    arm: str
+    n: int
+    mean_diff: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    margin: float
+    outcome: Outcome
+    seeds_needed: int | None
+    note: str
+
+
+def compare(
+    baseline: Mapping[int, float],
+    arms: Mapping[str, Mapping[int, float]],
+    margin: float,
+    alpha: float = 0.05,
+) -> tuple[Comparison, ...]:
+    """Judge every variant against the baseline.
+
+    A variant *ties* if its unadjusted ``1 - alpha`` interval lies strictly inside ``±margin`` (so a margin of
+    0 never ties); else it *beats* or *loses*, by the sign, if Holm's p is below ``alpha``; else there is *not
+    enough evidence*. A variant without a p-value still counts in Holm's family, as if its p were 1: an arm
+    that failed must not make the others significant.
+
+    Args:
+        baseline: test accuracy (0 to 1) of the baseline's winner by seed.
+        arms: the same for every variant; a failed seed is left out.
+        margin: points within which a difference does not matter, at least 0.
+        alpha: significance level, between 0 and 1.
+
+    Returns:
+        One comparison per variant, in the order of ``arms``.
+
+    Raises:
+        ValueError: an accuracy is not in 0 to 1, or the margin or alpha is out of range.
+    """
+    _check(baseline, arms, margin, alpha)
+    rule = _Rule(margin, alpha, len(arms))
+    planned = frozenset(baseline).union(*arms.values())
+    samples = {arm: _sample(_differences(baseline, results)) for arm, results in arms.items()}
+    p_values = {arm: _p_value(sample) for arm, sample in samples.items()}
+    adjusted = holm([1.0 if p is None else p for p in p_values.values()])
+    return tuple(
+        _judge(arm, samples[arm], p_values[arm], p_holm, _lost(planned, baseline, results), rule)
+        for (arm, results), p_holm in zip(arms.items(), adjusted, strict=True)
+    )
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Step-down adjusted p-values, in the order given (Holm 1979, Scand. J. Statist. 6:65-70).
+
+    Args:
+        p_values: one p per hypothesis, 0 to 1.
+
+    Returns:
+        The adjusted p-values: rejecting those below a level keeps the chance of any false rejection below it.
+
+    Raises:
+        ValueError: a p-value is not in 0 to 1.
+    """
+    _check_fractions("p-value", p_values)
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        running = max(running, min(1.0, (len(p_values) - rank) * float(p_values[i])))
+        adjusted[i] = running
+    return tuple(adjusted)
+
+
+def prediction_interval(values: Sequence[float], level: float = 0.99, widest: float = 3.0) -> tuple[float, float]:
+    """Where one more run of the same setting should fall: a two-sided t prediction interval.
+
+    Cut to at most ``widest`` around the mean (two or three seeds would excuse anything) and to 0 to 1.
+    One value says nothing of the spread: it gets the widest interval.
+
+    Args:
+        values: accuracies (0 to 1) of the runs at hand, at least one.
+        level: chance that the new value falls inside, between 0 and 1.
+        widest: most points from end to end, at least 0.
+
+    Returns:
+        The lower and upper end, as fractions.
+
+    Raises:
+        ValueError: no values, an accuracy not in 0 to 1, or a level or width out of range.
+    """
+    _check_fractions("accuracy", values)
+    _check_open_fraction("level", level)
+    _check_points("widest", widest)
+    sample = _sample(values)
+    if sample is None:
+        raise ValueError("a prediction interval needs at least one value")
+    half = widest / 2 / POINTS
+    if sample.n > 1:
+        half = min(half, _critical(sample.n - 1, 1 - level) * sample.sd * math.sqrt(1 + 1 / sample.n))
+    return max(0.0, sample.mean - half), min(1.0, sample.mean + half)
+
+
+def describe(comparison: Comparison) -> str:
+    """The verdict as one phrase to put after the variant's name."""
+    text = _phrase(comparison)
+    return f"{text} [{comparison.note}]" if comparison.note else text
+
+
+class _Rule(NamedTuple):
+    margin: float
+    alpha: float
+    variants: int
+
+
+class _Sample(NamedTuple):
+    n: int
+    mean: float
+    sd: float
+
+
+def _check(baseline: Mapping[int, float], arms: Mapping[str, Mapping[int, float]], margin: float, alpha: float) -> None:
+    _check_points("margin", margin)
+    _check_open_fraction("alpha", alpha)
+    for arm, results in [("baseline", baseline), *arms.items()]:
+        _check_fractions(f"test accuracy of {arm}", results.values())
+
+
+# NaN fails every comparison, so "not inside" rejects it where "outside" would let it pass.
+def _check_fractions(what: str, values: Iterable[float]) -> None:
+    for value in values:
+        if not 0 <= value <= 1:
+            raise ValueError(f"{what} must be between 0 and 1, not {value}")
+
+
+def _check_open_fraction(what: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{what} must be above 0 and below 1, not {value}")
+
+
+def _check_points(what: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{what} must be a finite number of points, at least 0, not {value}")
+
+
+def _differences(baseline: Mapping[int, float], results: Mapping[int, float]) -> list[float]:
+    # 0.73 - 0.72 and 0.72 - 0.71 differ in the 17th digit: without rounding, equal differences would have
+    # a spread of 1e-15 and a meaningless t. A billionth of a point is far below one test image.
+    shared = sorted(baseline.keys() & results.keys())
+    return [round(POINTS * (float(results[seed]) - float(baseline[seed])), 9) for seed in shared]
+
+
+def _sample(values: Sequence[float]) -> _Sample | None:
+    if not values:
+        return None
+    n, first = len(values), float(values[0])
+    # Counted from the first value, so that equal values have exactly their own mean and no spread.
+    offset = math.fsum(value - first for value in values) / n
+    squares = math.fsum((value - first - offset) ** 2 for value in values)
+    return _Sample(n, first + offset, math.sqrt(squares / (n - 1)) if n > 1 else math.inf)
+
+
+@lru_cache(maxsize=4096)
+def _critical(degrees: int, tails: float) -> float:
+    return float(-stdtrit(degrees, tails / 2))
+
+
+def _half_width(sample: _Sample, alpha: float) -> float:
+    return _critical(sample.n - 1, alpha) * sample.sd / math.sqrt(sample.n)
+
+
+def _p_value(sample: _Sample | None) -> float | None:
+    if sample is None or sample.n < 2:
+        return None
+    if sample.sd == 0:
+        return 0.0 if sample.mean else 1.0
+    t = sample.mean * math.sqrt(sample.n) / sample.sd
+    return min(1.0, float(2 * stdtr(sample.n - 1, -abs(t))))
+
+
+def _judge(arm: str, sample: _Sample | None, p: float | None, p_holm: float, lost: str, rule: _Rule) -> Comparison:
+    if sample is None or p is None:
+        return _unjudged(arm, sample, lost, rule.margin)
+    half = _half_width(sample, rule.alpha)
+    outcome = _outcome(sample.mean, half, p_holm, rule)
+    return Comparison(
+        arm=arm,
+        n=sample.n,
+        mean_diff=sample.mean,
+        low=sample.mean - half,
+        high=sample.mean + half,
+        p=p,
+        p_holm=p_holm,
+        margin=rule.margin,
+        outcome=outcome,
+        seeds_needed=_seeds_needed(sample, rule) if outcome is Outcome.NOT_ENOUGH else None,
+        note=_join(lost, "every seed gave the same difference" if sample.sd == 0 else ""),
+    )
+
+
+def _unjudged(arm: str, sample: _Sample | None, lost: str, margin: float) -> Comparison:
+    n, mean = (0, None) if sample is None else (sample.n, sample.mean)
+    reason = "no seed to compare" if sample is None else "one seed has no spread to judge by"
+    return Comparison(arm, n, mean, None, None, None, None, margin, Outcome.NOT_ENOUGH, None, _join(reason, lost))
+
+
+def _outcome(mean: float, half: float, p_holm: float, rule: _Rule) -> Outcome:
+    if abs(mean) + half < rule.margin:
+        return Outcome.TIES
+    if p_holm < rule.alpha:
+        return Outcome.BEATS if mean > 0 else Outcome.LOSES
+    return Outcome.NOT_ENOUGH
+
+
+def _seeds_needed(sample: _Sample, rule: _Rule) -> int | None:
+    # Intervals only shrink as seeds are added, so a count that decides is followed by counts that decide.
+    counts = range(sample.n + 1, MOST_SEEDS + 1)
+    i = bisect_left(counts, True, key=lambda n: _decides(sample._replace(n=n), rule))
+    return counts[i] if i < len(counts) else None
+
+
+def _decides(sample: _Sample, rule: _Rule) -> bool:
+    tied = abs(sample.mean) + _half_width(sample, rule.alpha) < rule.margin
+    return tied or abs(sample.mean) > _half_width(sample, rule.alpha / rule.variants)
+
+
+def _lost(planned: Collection[int], baseline: Mapping[int, float], results: Mapping[int, float]) -> str:
+    paired = baseline.keys() & results.keys()
+    if len(paired) == len(planned):
+        return ""
+    missing = {
+        "the variant": sorted(set(planned) - results.keys()),
+        "the baseline": sorted(set(planned) - baseline.keys()),
+    }
+    whose = " and ".join(f"{who} has no result for {_listed(seeds)}" for who, seeds in missing.items() if seeds)
+    return f"{len(planned) - len(paired)} of {len(planned)} seeds lost: {whose}"
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _join(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+def _phrase(c: Comparison) -> str:
+    if c.mean_diff is None:
+        return c.outcome.value
+    if c.low is None or c.high is None or c.p_holm is None:
+        return f"{c.outcome.value}: {c.mean_diff:+z.2f} points on one seed"
+    half = f"{(c.high - c.low) / 2:.2f}"
+    evidence = f"{_p_text(c.p_holm)}, {c.n} seeds"
+    match c.outcome:
+        case Outcome.BEATS:
+            return f"beats the baseline by {c.mean_diff:.2f} ± {half} points ({evidence})"
+        case Outcome.LOSES:
+            return f"loses to the baseline by {-c.mean_diff:.2f} ± {half} points ({evidence})"
+        case Outcome.TIES:
+            return f"ties: {c.mean_diff:+z.2f} ± {half} points, within ±{c.margin:g} ({c.n} seeds)"
+        case Outcome.NOT_ENOUGH:
+            return f"{c.outcome.value}: {c.mean_diff:+z.2f} ± {half} points ({evidence}); {_wanted(c)}"
+
+
+def _wanted(c: Comparison) -> str:
+    if c.seeds_needed is None:
+        return f"{MOST_SEEDS} seeds would not settle it"
+    return f"about {c.seeds_needed} seeds would settle it"
+
+
+def _p_text(p: float) -> str:
+    return "Holm p < 0.001" if p < 0.001 else f"Holm p = {p:.3g}"

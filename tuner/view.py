@@ -1,0 +1,202 @@
+"""What a person sees while a job runs: a live table on a terminal, plain lines elsewhere. Talk goes to stderr."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from tuner.journal import Event
+from tuner.record import Record, Stage, State, Trial
+from tuner.spec import SearchSpec
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REFRESH_PER_S = 2
+
+
+class View(Protocol):
+    """Shows a job's progress."""
+
+    def say(self, text: str) -> None:
+        """A line of talk."""
+
+    def heard(self, event: Event, record: Record) -> None:
+        """An event was written; ``record`` has taken it."""
+
+    def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> "Watching":
+        """A context in which progress is shown."""
+
+
+class Watching(Protocol):
+    """A context manager around a running job."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *exc: object) -> object: ...
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def heard(self, event: Event, record: Record) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> Iterator[None]:
+        """Nothing."""
+        yield
+
+
+class Lines:
+    """A line whenever a trial ends, with what remains."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def say(self, text: str) -> None:
+        """Print it."""
+        print(text, file=sys.stderr, flush=True)
+
+    def heard(self, event: Event, record: Record) -> None:
+        """Print a line for a trial that ended."""
+        if event["kind"] == "end" and self._progress is not None:
+            self.say(f"{trial_line(record.trials[event['trial']])}; {self._progress.line()}")
+
+    @contextmanager
+    def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> Iterator[None]:
+        """Count progress for the lines."""
+        self._progress = Progress(spec, record, concurrent)
+        yield
+        self._progress = None
+
+
+class Live:
+    """A table of arms that is redrawn in place."""
+
+    def say(self, text: str) -> None:
+        """Print it."""
+        print(text, file=sys.stderr, flush=True)
+
+    def heard(self, event: Event, record: Record) -> None:
+        """The table redraws itself."""
+
+    @contextmanager
+    def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> Iterator[None]:
+        """Show the table."""
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
+        progress = Progress(spec, record, concurrent)
+        with RichLive(get_renderable=progress.table, console=Console(stderr=True), refresh_per_second=REFRESH_PER_S):
+            yield
+
+
+class Progress:
+    """Counts of a running job, and when it will be done."""
+
+    def __init__(self, spec: SearchSpec, record: Record, concurrent: int) -> None:
+        self._spec = spec
+        self._record = record
+        self._concurrent = concurrent
+        self._started = time.monotonic()
+
+    def line(self) -> str:
+        """Trials done of all, time spent and left."""
+        search, confirm = self._done(Stage.SEARCH), self._done(Stage.CONFIRM)
+        parts = [f"search {search}/{self._search_trials()}"]
+        if self._record.rounds:
+            parts.append(f"confirm {confirm}/{self._confirm_runs()}")
+        return f"{', '.join(parts)}, {_duration(time.monotonic() - self._started)} spent, {self._eta()}"
+
+    def table(self) -> "Table":
+        """One row an arm."""
+        from rich.table import Table
+
+        table = Table(title=f"{self._record.name}: {self.line()}", title_justify="left")
+        for column in (
+            "arm",
+            "trials",
+            "running",
+            "pruned",
+            "failed",
+            "epochs",
+            f"best {self._spec.metric.name}",
+            "confirmed",
+        ):
+            table.add_column(column, justify="left" if column == "arm" else "right")
+        for arm in self._record.arms:
+            table.add_row(arm, *self._cells(arm))
+        return table
+
+    def _cells(self, arm: str) -> list[str]:
+        # A copy: the writer of the record is another thread.
+        trials = [t for t in list(self._record.trials.values()) if t.arm == arm and t.stage == Stage.SEARCH]
+        confirm = [t for t in list(self._record.trials.values()) if t.arm == arm and t.stage == Stage.CONFIRM]
+        states = [trial.state for trial in trials]
+        best = self._best(trials)
+        return [
+            f"{len(trials)}/{self._spec.budget.trials}",
+            str(states.count(State.RUNNING)),
+            str(states.count(State.PRUNED)),
+            str(states.count(State.FAILED) + states.count(State.DIVERGED)),
+            str(sum(len(trial.epochs) for trial in trials)),
+            "–" if best is None else f"{best:.4f}",
+            f"{sum(trial.state == State.COMPLETE for trial in confirm)}/{self._spec.confirm.seeds}",
+        ]
+
+    def _best(self, trials: list[Trial]) -> float | None:
+        values = [epoch[self._spec.metric.key] for trial in trials for epoch in list(trial.epochs)]
+        if not values:
+            return None
+        return max(values) if self._spec.metric.goal == "maximize" else min(values)
+
+    def _done(self, stage: Stage) -> int:
+        return sum(t.stage == stage and t.state != State.RUNNING for t in list(self._record.trials.values()))
+
+    def _search_trials(self) -> int:
+        return self._spec.budget.trials * len(self._record.arms)
+
+    def _confirm_runs(self) -> int:
+        return self._spec.confirm.seeds * len(self._record.arms)
+
+    def _eta(self) -> str:
+        epochs = [epoch["seconds"] for t in list(self._record.trials.values()) for epoch in list(t.epochs)]
+        ended = [t for t in list(self._record.trials.values()) if t.stage == Stage.SEARCH and t.state != State.RUNNING]
+        if not ended:
+            return "time left unknown yet"
+        mean_epochs = sum(len(t.epochs) for t in ended) / len(ended)
+        left = max(0, self._search_trials() - self._done(Stage.SEARCH)) * mean_epochs
+        left += max(0, self._confirm_runs() - self._done(Stage.CONFIRM)) * self._spec.budget.epochs
+        seconds = left * sum(epochs) / len(epochs) / self._concurrent
+        budget = self._spec.budget.max_hours
+        cap = "" if budget is None else f" (search capped at {budget:g} h)"
+        return f"about {_duration(seconds)} left{cap}"
+
+
+def trial_line(trial: Trial) -> str:
+    """How a trial ended."""
+    last = trial.epochs[-1] if trial.epochs else None
+    what = f"{trial.key} {trial.state} after {len(trial.epochs)} epochs"
+    if trial.result:
+        return f"{what}, test/acc {trial.result['test_acc']:.4f}"
+    if trial.state == State.FAILED:
+        return f"{what}: {(trial.reason or '').strip().splitlines()[-1:] or ['no reason given']}"
+    return what if last is None else f"{what}, val/acc {last['val_acc']:.4f}"
+
+
+def choose_view(quiet: bool) -> View:
+    """A live table if stderr is a terminal, else lines; nothing if quiet."""
+    if quiet:
+        return Quiet()
+    return Live() if sys.stderr.isatty() else Lines()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
