@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainables.data.cache import DataRequest
+from trainables.data.normalize import Kind
 from trainables.hyper import Hyper
 from trainables.space import Scalar
 
@@ -50,7 +51,7 @@ class TrialConfig:
     batch_size: int
     seed: int
     augment: str = "none"
-    normalize: str = "standard"
+    normalize: Kind = "standard"
     precision: str = "fp32"
     deterministic: bool = False
     threads: int = 1

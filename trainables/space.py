@@ -47,6 +47,9 @@ class Float:
     def __post_init__(self) -> None:
         _check_range(self.low, self.high, self.scale)
 
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}, {self.scale}"
+
     def resolve(self, plan: Plan) -> "Float":
         """Itself: the same for every plan."""
         return self
@@ -74,6 +77,10 @@ class Int:
         if self.scale == "log" and self.step != 1:
             raise TrainableError("step cannot be combined with scale log")
 
+    def __str__(self) -> str:
+        step = f", step {self.step}" if self.step != 1 else ""
+        return f"{self.low} to {self.high}, {self.scale}{step}"
+
     def resolve(self, plan: Plan) -> "Int":
         """Itself: the same for every plan."""
         return self
@@ -99,6 +106,9 @@ class Choice:
             raise TrainableError("a choice needs at least one value")
         if len({(type(value), value) for value in self.values}) < len(self.values):
             raise TrainableError(f"a choice names a value twice: {list(self.values)}")
+
+    def __str__(self) -> str:
+        return ", ".join(str(value) for value in self.values)
 
     def resolve(self, plan: Plan) -> "Choice":
         """Itself: the same for every plan."""

@@ -16,7 +16,7 @@ from trainables.training import Training, device_name, digest
 CHECKPOINT_FILE = "state.safetensors"
 
 
-class TrialTrainable(tune.Trainable):  # type: ignore[misc]
+class TrialTrainable(tune.Trainable):
     """Trains the trial described by its config, reporting once an epoch.
 
     Config keys: ``trial`` (``TrialConfig.to_dict``), ``cache_dir`` (decoded data of this node), ``read_test``

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from trainables.space import Cycles, Float, PlannedDomain, Scalar, UpdateShare
 
-LR: Mapping[str, PlannedDomain] = {"lr": Float(1e-4, 1e-2, "log")}
-L2: Mapping[str, PlannedDomain] = {"l2": Float(1e-6, 1e-2, "log")}
-DECOUPLED: Mapping[str, PlannedDomain] = {"lambda_norm": Float(0.00625, 0.4, "log")}
-BETA2: Mapping[str, PlannedDomain] = {"beta2": Float(0.9, 0.9999, "one-minus-log")}
+LR: dict[str, PlannedDomain] = {"lr": Float(1e-4, 1e-2, "log")}
+L2: dict[str, PlannedDomain] = {"l2": Float(1e-6, 1e-2, "log")}
+DECOUPLED: dict[str, PlannedDomain] = {"lambda_norm": Float(0.00625, 0.4, "log")}
+BETA2: dict[str, PlannedDomain] = {"beta2": Float(0.9, 0.9999, "one-minus-log")}
 
 
 @dataclass(frozen=True)

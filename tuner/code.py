@@ -6,7 +6,11 @@ from pathlib import Path
 
 def import_from(spec: Path) -> Path:
     """Let ``module:callable`` in a spec name modules in the spec's folder; returns that folder."""
-    folder = spec.absolute().parent
+    return import_folder(spec.absolute().parent)
+
+
+def import_folder(folder: Path) -> Path:
+    """The same, given the folder."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     return folder

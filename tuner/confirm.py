@@ -6,9 +6,9 @@ from pathlib import Path
 
 from trainables.config import TrialConfig
 from trainables.hyper import Hyper
-from tuner.execution import Ended, Work
 from tuner.record import Record, Stage, State, Trial
 from tuner.spec import SearchSpec
+from tuner.work import Ended, Work
 
 SELECTION_SEEDS_FROM = 10_000
 CONFIRM_SEEDS_FROM = 100_000

@@ -43,8 +43,8 @@ class Cost:
             yield f"cap:     no trial of the search starts after about {self.cap_hours:g} h"
         if self.seconds_per_epoch is not None:
             yield (
-                f"timed:   {self.seconds_per_epoch:.2f} s an epoch of {self.updates_per_epoch} updates on one CPU trial "
-                f"here; {self.concurrent} at once"
+                f"timed:   {self.seconds_per_epoch:.2f} s an epoch of {self.updates_per_epoch} updates, one trial "
+                f"alone on this CPU; {self.concurrent} at once"
             )
 
 

@@ -5,78 +5,23 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from trainables.config import TrialConfig
 from trainables.trainable import TrialTrainable
 from tuner.journal import Journal
 from tuner.limits import ResourcesSpec
 from tuner.record import Stage, State
+from tuner.work import Ended, Source, Stop, Work
 
 T = TypeVar("T")
 
 REPORTED = ("epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "weight_decay", "seconds")
 RESULT = ("test_acc", "test_loss", "weights_sha256", "device")
-
-
-@dataclass(frozen=True)
-class Work:
-    """One trial to run.
-
-    Args:
-        key: its name in the job.
-        stage: what it is for.
-        arm: the arm's name.
-        number: of the setting in the arm's study.
-        trial: what to train.
-        round: of confirm runs, 0 before them.
-        judged, comparable: epochs for the scheduler.
-        weights_path: where to leave the final weights.
-    """
-
-    key: str
-    stage: Stage
-    arm: str
-    number: int
-    trial: TrialConfig
-    round: int = 0
-    judged: tuple[int, ...] = ()
-    comparable: tuple[int, ...] = ()
-    weights_path: Path | None = None
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a trial ended: its state, each epoch's reported values, and why it failed."""
-
-    state: State
-    epochs: tuple[Mapping[str, Any], ...]
-    reason: str | None = None
-
-
-class Source(Protocol):
-    """Where trials come from."""
-
-    def next(self) -> Work | None:
-        """The next trial to start, or None when there are no more."""
-
-    def ended(self, work: Work, ended: Ended) -> None:
-        """A trial that ``next`` gave has ended."""
-
-
-@dataclass
-class Stop:
-    """Asks a run to stop, from a signal handler or another thread."""
-
-    signal_number: int | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal_number is not None
 
 
 class _Stopped(Exception):
@@ -210,12 +155,13 @@ class _Loop:
             return None
 
 
-class _Feed(Searcher):  # type: ignore[misc]
+class _Feed(Searcher):
     def __init__(self, loop: _Loop) -> None:
         super().__init__()
         self._loop = loop
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    # FINISHED is a string, which Searcher's own annotation forgets.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
         return self._loop.start(trial_id) or Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -228,7 +174,7 @@ class _Feed(Searcher):  # type: ignore[misc]
         """Nothing: a fresh Tune run continues from the studies and the journal."""
 
 
-class _Watch(tune.Callback):  # type: ignore[misc]
+class _Watch(tune.Callback):
     def __init__(self, loop: _Loop) -> None:
         self._loop = loop
 

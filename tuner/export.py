@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from trainables.config import TrialConfig
 from trainables.errors import TrainableError
 from trainables.hyper import Hyper
-from tuner.errors import IntegrityError, NotFound, SpecError, TunerError
+from tuner.errors import IntegrityError, NotFound, ServiceError, SpecError
 from tuner.leaderboard import Leaderboard, Row
 from tuner.record import Record, Stage, State, Trial
 from tuner.spec import SearchSpec
@@ -145,7 +145,7 @@ def write_new(path: Path, text: str, force: bool) -> None:
         partial.write_text(text)
         partial.replace(path)
     except OSError as error:
-        raise TunerError(f"cannot write {path}: {error.strerror}") from error
+        raise ServiceError(f"cannot write {path}: {error.strerror}") from error
 
 
 def check_new(path: Path, force: bool) -> None:

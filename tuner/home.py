@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner.errors import NotFound, TunerError, did_you_mean
+from tuner.errors import IntegrityError, NotFound, ServiceError, did_you_mean
+from tuner.journal import read
 from tuner.record import Record, load_record
 
 LATEST = "latest"
@@ -59,8 +60,15 @@ class JobFolder:
         return self.path / "weights" / f"{arm}-round{round_number}.safetensors"
 
     def record(self) -> Record:
-        """What the journal says."""
-        return load_record(self.journal)
+        """What the journal says.
+
+        Raises:
+            IntegrityError: the journal is damaged, or ended before it said what runs.
+        """
+        record = load_record(self.journal)
+        if not record.job:
+            raise IntegrityError(f"{self.journal}: says nothing of its job; it ended before anything began")
+        return record
 
 
 @dataclass(frozen=True)
@@ -103,13 +111,17 @@ class Home:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise TunerError(f"cannot write to {self.path}: {error.strerror}") from error
+                raise ServiceError(f"cannot write to {self.path}: {error.strerror}") from error
             return JobFolder(folder)
 
     def jobs(self) -> Iterator[JobFolder]:
-        """All jobs, oldest first."""
-        folders = [JobFolder(path) for path in (self.path / "jobs").glob("*") if (path / "journal.jsonl").exists()]
-        return iter(sorted(folders, key=lambda job: (job.spec.stat().st_mtime_ns, job.id)))
+        """All jobs that have begun, oldest first."""
+        begun = []
+        for journal in self.path.glob("jobs/*/journal.jsonl"):
+            first = next(read(journal), None)
+            if first is not None:
+                begun.append((first["ms"], journal.parent))
+        return (JobFolder(path) for _, path in sorted(begun))
 
     def job(self, job_id: str = LATEST) -> JobFolder:
         """A job by its id, a prefix of it that no other has, or ``latest``.

@@ -8,7 +8,7 @@ from trainables.hyper import Hyper
 from trainables.schedules import Schedule
 from trainables.space import Plan, Scalar, middle
 from trainables.variants import VARIANTS
-from tuner.errors import SpecError, TunerError, did_you_mean
+from tuner.errors import ServiceError, SpecError, did_you_mean
 
 
 class Point(NamedTuple):
@@ -58,7 +58,8 @@ def draw(schedule: Schedule, title: str, path: Path) -> None:
     """Draw the learning rate and, where there is one, the decay over the epochs.
 
     Raises:
-        TunerError: the file cannot be written, or its suffix is no picture's.
+        SpecError: the file's suffix is no picture's.
+        ServiceError: the file cannot be written.
     """
     import matplotlib as mpl
 
@@ -84,7 +85,9 @@ def draw(schedule: Schedule, title: str, path: Path) -> None:
     axis.legend(handles=lines)
     try:
         figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise TunerError(f"cannot draw to {path}: {error}") from error
+    except ValueError as error:
+        raise SpecError(f"cannot draw to {path}: {error}") from error
+    except OSError as error:
+        raise ServiceError(f"cannot write {path}: {error.strerror}") from error
     finally:
         pyplot.close(figure)

@@ -87,11 +87,17 @@ def read_from(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            try:
-                event = json.loads(line)
-            except ValueError:
-                raise IntegrityError(f"{path}: the line that ends at byte {offset} is damaged") from None
-            yield event, offset
+            yield _event(path, line, offset), offset
+
+
+def _event(path: Path, line: bytes, end: int) -> Event:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict) or not event.keys() >= {"n", "ms", "kind"}:
+        raise IntegrityError(f"{path}: the line that ends at byte {end} is damaged")
+    return event
 
 
 def _cut_torn_line(path: Path) -> None:

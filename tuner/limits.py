@@ -88,7 +88,7 @@ class ConfirmSpec(Frozen):
     selection_seeds: int = Field(
         default=2, ge=1, le=100, description="seeds by which one of these is chosen, on validation"
     )
-    seeds: int = Field(default=5, ge=2, le=100, description="fresh seeds that the chosen setting is judged on, on test")
+    seeds: int = Field(default=5, ge=3, le=1000, description="fresh seeds on which the winners are judged")
     margin: float = Field(default=0.5, ge=0, le=100, description="percentage points within which two arms tie")
 
 

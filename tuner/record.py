@@ -125,7 +125,8 @@ class Record:
             case "end":
                 trial = self.trials[event["trial"]]
                 trial.state, trial.reason = State(event["state"]), event["reason"]
-                trial.result, trial.ended_ms = event["result"], event["ms"]
+                trial.result = {key: _number(value) for key, value in event["result"].items()}
+                trial.ended_ms = event["ms"]
             case "confirm":
                 self.rounds.append(Round(event["round"], tuple(event["seeds"]), event["winners"]))
             case "state":

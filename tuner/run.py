@@ -15,7 +15,7 @@ from trainables.space import Plan
 from tuner import arms as arms_
 from tuner.confirm import ListSource, confirm_seeds, confirm_works, selection_works, winners
 from tuner.errors import Interrupted, SearchFailed, SpecError
-from tuner.execution import Source, Stop, Work, execute
+from tuner.execution import execute
 from tuner.home import Home, JobFolder
 from tuner.journal import Event, Journal
 from tuner.provenance import git_commit, machine, versions
@@ -28,6 +28,7 @@ from tuner.spec import SearchSpec, to_dict
 from tuner.study import ArmStudy, open_storage
 from tuner.trials import data_request, trial_config
 from tuner.view import View
+from tuner.work import Source, Stop, Work
 
 
 @dataclass
@@ -99,7 +100,7 @@ def run(spec: SearchSpec, spec_text: str, home: Home, view: View, stop: Stop, co
     folder = home.new_job(spec.name)
     folder.spec.write_text(spec_text)
     with _job(spec, home, folder, concurrent, stop, view) as job:
-        job.journal.append("job", **_job_event(job, arms, plan, splits, git_commit(code or Path.cwd())))
+        job.journal.append("job", **_job_event(job, arms, plan, splits, code))
         studies = [
             ArmStudy(
                 storage,
@@ -204,7 +205,7 @@ def _why_no_winners(record: Record, chosen: Mapping[str, object]) -> str:
     return f"no trial of {', '.join(missing)} trained to its end, so there is nothing to compare{first}"
 
 
-def _job_event(job: Job, arms: Sequence[arms_.Arm], plan: Plan, splits: Splits, commit: str) -> Event:
+def _job_event(job: Job, arms: Sequence[arms_.Arm], plan: Plan, splits: Splits, code: Path | None) -> Event:
     return {
         "job": job.folder.id,
         "spec": to_dict(job.spec),
@@ -224,7 +225,8 @@ def _job_event(job: Job, arms: Sequence[arms_.Arm], plan: Plan, splits: Splits, 
         "concurrent": job.concurrent,
         "versions": dict(versions()),
         "machine": dict(machine()),
-        "git_commit": commit,
+        "git_commit": git_commit(code or Path.cwd()),
+        "code": None if code is None else str(code),
     }
 
 

@@ -77,7 +77,7 @@ class Rungs:
         return better < -(-len(seen) // self._factor)
 
 
-class ArmScheduler(FIFOScheduler):  # type: ignore[misc]
+class ArmScheduler(FIFOScheduler):
     """Stops a trial that does not survive a rung of its own arm.
 
     Reads ``arm``, ``judged`` and ``comparable`` (epochs) from the trial's config.
@@ -89,16 +89,19 @@ class ArmScheduler(FIFOScheduler):  # type: ignore[misc]
     """
 
     def __init__(self, metric: str, maximize: bool, reduction_factor: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._key = metric
         self._sign = 1.0 if maximize else -1.0
         self._arms: dict[str, Rungs] = defaultdict(lambda: Rungs(reduction_factor))
+        self._heard: set[tuple[str, int]] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: Mapping[str, Any]) -> str:
         """STOP or CONTINUE."""
         epoch, place = result["epoch"], trial.config["place"]
-        if epoch not in place["comparable"]:
+        # A retried trial reports its first epochs again: it went on there, and must not count twice.
+        if epoch not in place["comparable"] or (trial.trial_id, epoch) in self._heard:
             return str(TrialScheduler.CONTINUE)
+        self._heard.add((trial.trial_id, epoch))
         arm, value = self._arms[place["arm"]], self._sign * result[self._key]
         arm.record(epoch, value)
         stop = epoch in place["judged"] and not arm.survives(epoch, value)

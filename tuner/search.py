@@ -8,11 +8,11 @@ from trainables.hyper import Hyper
 from trainables.schedules import Schedule
 from trainables.space import Plan
 from tuner.errors import SearchFailed
-from tuner.execution import Ended, Work
 from tuner.record import Stage, State
 from tuner.scheduling import bracket, comparable_epochs, judged_epochs, rungs
 from tuner.spec import SearchSpec
 from tuner.study import ArmStudy
+from tuner.work import Ended, Work
 
 HOPELESS = 5
 """If the first so many trials to end all raised, the rest would too."""

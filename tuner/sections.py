@@ -59,7 +59,7 @@ class DataSpec(Frozen):
     name: DataName = Field(description="data set: one of the built-in ones, or module:callable of your own")
     path: Line | None = Field(
         default=None,
-        description="file or folder of the data; TUNER_DATA, where it is not given; cifar10 downloads to it",
+        description="file or folder of the data; TUNER_DATA and --data win over it; cifar10 downloads to it",
     )
     size: int | None = Field(default=None, ge=8, le=1024, description="side in pixels that images are resized to")
     sha256: dict[Line, Sha256] | None = Field(

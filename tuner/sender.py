@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ class Sender:
 
     def __init__(self, spec: SearchSpec, home: Home, folder: JobFolder) -> None:
         self.problem: Exception | None = None
-        self._open = lambda: open_writer(spec, home, folder)
+        self._open = partial(open_writer, spec, home, folder)
         self._writer: Writer | None = None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow-sender", daemon=True)

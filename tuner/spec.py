@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from trainables.catalog import DATASETS
 from trainables.space import PlannedDomain
 from trainables.variants import VARIANTS
 from tuner.errors import did_you_mean
@@ -18,7 +17,7 @@ from tuner.limits import BudgetSpec, ConfirmSpec, ResourcesSpec, SamplerSpec, Sc
 from tuner.problems import Origin, Wrong
 from tuner.ranges import Frozen, Range, check_knob_name
 from tuner.refusals import refusals
-from tuner.sections import NET_STRIDE, ArmSpec, DataSpec, Line, MetricSpec, ModelSpec, Name
+from tuner.sections import NEEDS_PATH, NET_STRIDE, ArmSpec, DataSpec, Line, MetricSpec, ModelSpec, Name
 from tuner.yaml import Document, KeyPath, read
 
 __all__ = [
@@ -145,7 +144,7 @@ def load(path: str | Path, data_path: str | None = None) -> SearchSpec:
 
     Args:
         path: the YAML file.
-        data_path: takes the place of ``data.path``; the environment's ``TUNER_DATA`` only fills a gap.
+        data_path: takes the place of ``data.path``; the environment's ``TUNER_DATA`` does too, but gives way to it.
 
     Raises:
         NotFound: there is no such file.
@@ -194,11 +193,9 @@ def starter() -> str:
 
 
 def _with_path(data: dict[str, Any], data_path: str | None) -> dict[str, Any]:
-    if data_path is not None:
-        return data | {"path": data_path}
-    default = os.environ.get("TUNER_DATA")
-    takes_path = isinstance(data.get("name"), str) and data["name"] in DATASETS and data["name"] != "digits"
-    return data | {"path": default} if default and takes_path and data.get("path") is None else data
+    if data_path is None and isinstance(data.get("name"), str) and data["name"] in (*NEEDS_PATH, "cifar10"):
+        data_path = os.environ.get("TUNER_DATA") or None
+    return data if data_path is None else data | {"path": data_path}
 
 
 def _in_full(value: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A study is asked for settings and told the truth: COMPLETE, PRUNED with the step
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import optuna
 from optuna.distributions import (
@@ -38,6 +39,13 @@ class Asked:
 
     number: int
     knobs: Mapping[str, Scalar]
+
+
+class Seeds(NamedTuple):
+    """Seeds of a sampler: of this ask, and of a sequence that the whole study draws from (qmc's)."""
+
+    ask: int
+    study: int
 
 
 class ArmStudy:
@@ -75,13 +83,14 @@ class ArmStudy:
             load_if_exists=True,
             sampler=optuna.samplers.RandomSampler(seed=seed),
         )
-        self._asked = len(self._study.get_trials(deepcopy=False))
-        if self._asked == 0:
+        trials_there = self._study.get_trials(deepcopy=False)
+        self._asked = sum(trial.state != TrialState.WAITING for trial in trials_there)
+        if not trials_there:
             self._study.enqueue_trial(dict(_to_search(arm.space, arm.default)))
 
     def ask(self) -> Asked:
         """The next setting to try."""
-        self._study.sampler = SAMPLERS[self._sampler.name](self._sampler, self._seed_of_ask(), self._trials)
+        self._study.sampler = SAMPLERS[self._sampler.name](self._sampler, self._seeds(), self._trials)
         trial = self._study.ask(fixed_distributions=self._distributions)
         self._asked += 1
         return Asked(trial.number, _from_search(self.arm.space, trial.params))
@@ -100,10 +109,8 @@ class ArmStudy:
         """The trial diverged or raised."""
         self._study.tell(number, state=TrialState.FAIL)
 
-    def _seed_of_ask(self) -> int:
-        # qmc must keep one sequence for the whole study; it draws the next point by the trial's index.
-        part = "qmc" if self._sampler.name == "qmc" else str(self._asked)
-        return derive_seed(self._seed, self.arm.name, part) % 2**32
+    def _seeds(self) -> Seeds:
+        return Seeds(*(derive_seed(self._seed, self.arm.name, part) % 2**32 for part in (str(self._asked), "qmc")))
 
     def _report(self, number: int, reports: Sequence[tuple[int, float]]) -> None:
         storage = self._study._storage
@@ -126,37 +133,44 @@ def open_storage(url: str) -> BaseStorage:
         ) from error
 
 
-def _tpe(sampler: SamplerSpec, seed: int, trials: int) -> BaseSampler:
+def _tpe(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
     # Ten random trials, Optuna's default, would make a small search all random.
     startup = sampler.startup_trials or max(3, min(10, trials // 3))
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+    return optuna.samplers.TPESampler(seed=seeds.ask, n_startup_trials=startup)
 
 
-def _random(sampler: SamplerSpec, seed: int, trials: int) -> BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
+def _random(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
+    return optuna.samplers.RandomSampler(seed=seeds.ask)
 
 
-def _qmc(sampler: SamplerSpec, seed: int, trials: int) -> BaseSampler:
-    return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_asynchronous_seeding=False)
+def _qmc(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
+    return optuna.samplers.QMCSampler(
+        seed=seeds.study,
+        scramble=True,
+        # Until a trial has given values there is no sequence: with the study's seed every such ask would be the same.
+        independent_sampler=optuna.samplers.RandomSampler(seed=seeds.ask),
+        warn_asynchronous_seeding=False,
+        warn_independent_sampling=False,
+    )
 
 
-def _gp(sampler: SamplerSpec, seed: int, trials: int) -> BaseSampler:
+def _gp(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
     startup = sampler.startup_trials or max(3, min(10, trials // 3))
-    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
+    return optuna.samplers.GPSampler(seed=seeds.ask, n_startup_trials=startup)
 
 
-def _cmaes(sampler: SamplerSpec, seed: int, trials: int) -> BaseSampler:
-    return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=sampler.startup_trials or 1)
+def _cmaes(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
+    return optuna.samplers.CmaEsSampler(seed=seeds.ask, n_startup_trials=sampler.startup_trials or 1)
 
 
-SAMPLERS: Mapping[str, Callable[[SamplerSpec, int, int], BaseSampler]] = {
+SAMPLERS: Mapping[str, Callable[[SamplerSpec, Seeds, int], BaseSampler]] = {
     "tpe": _tpe,
     "random": _random,
     "qmc": _qmc,
     "gp": _gp,
     "cmaes": _cmaes,
 }
-"""Samplers by name: (options, seed of this ask, planned trials) to Optuna's sampler."""
+"""Samplers by name: (options, seeds, planned trials) to Optuna's sampler."""
 
 
 def _distribution(item: tuple[str, Domain]) -> tuple[str, BaseDistribution]:

@@ -71,7 +71,7 @@ class Writer:
         self._artifacts = artifacts
         noted = json.loads(job.tracked.read_text()) if job.tracked.exists() else {}
         self._offset: int = noted.get("offset", 0)
-        self._experiment: str | None = noted.get("experiment")
+        self._experiment: str = noted.get("experiment", "")
         self._runs: dict[str, str] = noted.get("runs", {})
 
     @property
@@ -110,11 +110,6 @@ class Writer:
     def runs(self) -> Mapping[str, str]:
         """Trial key to MLflow run id; the parent's key is the empty string."""
         return self._runs
-
-    @property
-    def experiment_id(self) -> str | None:
-        """The experiment's id, once known."""
-        return self._experiment
 
     def _next_batch(self) -> list[tuple[Event, int]]:
         batch = []
@@ -198,7 +193,7 @@ class Writer:
         self._client.set_terminated(run_id, RUN_STATUS[state], end_time=event["ms"])
 
     def _end_parent(self, event: Event) -> None:
-        if event["state"] == "interrupted":
+        if event["state"] != "finished":
             self._kill_running(event["ms"])
         self._client.set_tag(self._runs[""], "tuner.state", event["state"])
         self._client.set_terminated(self._runs[""], JOB_STATUS[event["state"]], end_time=event["ms"])

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from tuner.journal import Event
@@ -25,16 +25,8 @@ class View(Protocol):
     def heard(self, event: Event, record: Record) -> None:
         """An event was written; ``record`` has taken it."""
 
-    def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> "Watching":
+    def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> AbstractContextManager[None]:
         """A context in which progress is shown."""
-
-
-class Watching(Protocol):
-    """A context manager around a running job."""
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, *exc: object) -> object: ...
 
 
 class Quiet:
@@ -150,7 +142,7 @@ class Progress:
         ]
 
     def _best(self, trials: list[Trial]) -> float | None:
-        values = [epoch[self._spec.metric.key] for trial in trials for epoch in list(trial.epochs)]
+        values: list[float] = [epoch[self._spec.metric.key] for trial in trials for epoch in list(trial.epochs)]
         if not values:
             return None
         return max(values) if self._spec.metric.goal == "maximize" else min(values)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
 from pydantic import BaseModel
 
@@ -430,16 +430,17 @@ def test_crlf_and_a_byte_order_mark_change_nothing(prefix: str) -> None:
     assert spec_of(text=prefix + SPEC.replace("\n", "\r\n")) == spec_of()
 
 
-def test_the_data_path_comes_from_the_flag_then_the_spec_then_the_environment(
+def test_the_data_path_comes_from_the_flag_then_the_environment_then_the_spec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_path, without = tmp_path / "with.yaml", tmp_path / "without.yaml"
     with_path.write_text(SPEC.replace("digits", "parquet\n  path: spec"))
     without.write_text(SPEC.replace("digits", "parquet"))
+    assert load(with_path).data.path == "spec"
     monkeypatch.setenv("TUNER_DATA", "environment")
 
     assert load(with_path, "flag").data.path == "flag"
-    assert load(with_path).data.path == "spec"
+    assert load(with_path).data.path == "environment"
     assert load(without).data.path == "environment"
     assert spec_of().data.path is None
 

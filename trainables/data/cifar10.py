@@ -1,4 +1,7 @@
-"""CIFAR-10 (Krizhevsky 2009): 60,000 images of 32x32 pixels, downloaded and checksummed by torchvision."""
+"""CIFAR-10 (Krizhevsky 2009): 60,000 images of 32x32 pixels.
+
+Downloaded and checksummed by torchvision, or read from a folder that holds it as Parquet in the hub's layout.
+"""
 
 import http.client
 import pickle
@@ -9,6 +12,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from trainables.data import parquet
 from trainables.data.images import resize
 from trainables.data.splits import Arrays, Raw
 from trainables.errors import DataError
@@ -18,7 +22,7 @@ def read(path: Path | None, size: int | None = None) -> Raw:
     """Read CIFAR-10, downloading it first where it is not yet there.
 
     Args:
-        path: folder that holds, or will hold, ``cifar-10-batches-py``.
+        path: folder that holds it as Parquet, or that holds, or will hold, ``cifar-10-batches-py``.
         size: side in pixels to resize to; None keeps 32.
 
     Raises:
@@ -26,6 +30,8 @@ def read(path: Path | None, size: int | None = None) -> Raw:
     """
     if path is None:
         raise DataError("cifar10 needs a path: the folder that holds, or will hold, its files")
+    if _is_parquet(path):
+        return parquet.read(path, size)
     try:
         train, test = _open(path, train=True), _open(path, train=False)
     except (
@@ -45,12 +51,16 @@ def read(path: Path | None, size: int | None = None) -> Raw:
 
 def count(path: Path | None = None) -> tuple[int, int]:
     """Training and test images."""
-    return 50_000, 10_000
+    return parquet.count(path) if _is_parquet(path) else (50_000, 10_000)
 
 
 def sources(path: Path | None = None) -> list[Path]:
-    """None to watch for changes: torchvision checks the files against fixed checksums."""
-    return []
+    """Files to watch for changes: none of the download, which torchvision checks against fixed checksums."""
+    return parquet.sources(path) if _is_parquet(path) else []
+
+
+def _is_parquet(path: Path | None) -> bool:
+    return path is not None and any(path.glob("train*.parquet"))
 
 
 def _open(path: Path, train: bool) -> Any:

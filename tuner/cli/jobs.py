@@ -13,9 +13,9 @@ import click
 from tuner.cli.output import data_option, home_option, job_argument, output_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from tuner.execution import Stop
     from tuner.home import Home, JobFolder
     from tuner.leaderboard import Leaderboard
+    from tuner.work import Stop
 
 
 @click.command(epilog="Example: tuner run searches/quickstart.yaml")
@@ -58,16 +58,19 @@ def run(spec: Path, data_path: str | None, home: Path | None, quiet: bool, outpu
 @output_option
 def confirm(job: str, seeds: int, data_path: str | None, home: Path | None, quiet: bool, output: str) -> None:
     """Confirm JOB's winners again, on fresh seeds only; the new verdict stands alone."""
+    from tuner.code import import_folder
     from tuner.home import Home
     from tuner.publish import spec_of
     from tuner.view import choose_view
 
     place = Home.find(home)
     folder = place.job(job)
+    written_in = folder.record().job["code"]
+    code = None if written_in is None else import_folder(Path(written_in))
     from tuner.run import confirm_again
 
     with _stoppable() as stop:
-        confirm_again(spec_of(folder, data_path), place, folder, seeds, choose_view(quiet), stop)
+        confirm_again(spec_of(folder, data_path), place, folder, seeds, choose_view(quiet), stop, code)
     _show_result(folder, place, output)
 
 
@@ -78,19 +81,7 @@ def list_jobs(home: Path | None, output: str) -> None:
     """List the jobs on this machine, oldest first."""
     from tuner.home import Home
 
-    rows = []
-    for folder in Home.find(home).jobs():
-        record = folder.record()
-        started = datetime.fromtimestamp(record.job["ms"] / 1000, UTC).astimezone()
-        rows.append(
-            {
-                "job": folder.id,
-                "state": record.state,
-                "started": started.isoformat(timespec="seconds"),
-                "arms": len(record.arms),
-                "trials": len(record.trials),
-            }
-        )
+    rows = [_job_row(folder) for folder in Home.find(home).jobs()]
     if output == "json":
         print_json(rows)
     else:
@@ -166,13 +157,32 @@ def ui(job: str, home: Path | None, port: int) -> None:
     serve(uri, place.artifacts, port, noted.get("experiment"), noted["runs"].get(""))
 
 
+def _job_row(folder: "JobFolder") -> dict[str, str | int]:
+    from tuner.errors import IntegrityError
+
+    try:
+        record = folder.record()
+    except IntegrityError as error:
+        # One bad job must not hide the others.
+        click.echo(f"warning: {error}", err=True)
+        return {"job": folder.id, "state": "damaged", "started": "", "arms": 0, "trials": 0}
+    started = datetime.fromtimestamp(record.job["ms"] / 1000, UTC).astimezone()
+    return {
+        "job": folder.id,
+        "state": record.state,
+        "started": started.isoformat(timespec="seconds"),
+        "arms": len(record.arms),
+        "trials": len(record.trials),
+    }
+
+
 COMMANDS = (run, confirm, list_jobs, leaderboard, report, sync, ui)
 
 
 @contextmanager
 def _stoppable() -> "Iterator[Stop]":
     """The first SIGINT or SIGTERM asks the job to stop; the second ends it at once."""
-    from tuner.execution import Stop
+    from tuner.work import Stop
 
     stop = Stop()
 

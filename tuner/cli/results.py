@@ -1,10 +1,14 @@
 """Commands about results: export, reproduce."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tuner.cli.output import data_option, home_option, job_argument, output_option, print_json
+
+if TYPE_CHECKING:
+    from trainables.training import EpochReport
 
 
 @click.command(
@@ -75,16 +79,11 @@ def reproduce(file: Path, fresh_seed: int | None, allow_code: bool, data_path: s
     sys.path.insert(0, str(Path.cwd()))
     from tuner.reproduce import reproduce as train_again
 
-    result = train_again(
-        found,
-        fresh_seed,
-        data_path or os.environ.get("TUNER_DATA"),
-        allow_code,
-        lambda report: click.echo(
-            f"epoch {report.epoch}/{found.config.epochs}: train/loss {report.train_loss:.4f}, val/acc {report.val_acc:.4f}",
-            err=True,
-        ),
-    )
+    def show(report: "EpochReport") -> None:
+        done = f"epoch {report.epoch}/{found.config.epochs}"
+        click.echo(f"{done}: train/loss {report.train_loss:.4f}, val/acc {report.val_acc:.4f}", err=True)
+
+    result = train_again(found, fresh_seed, data_path or os.environ.get("TUNER_DATA"), allow_code, show)
     if output == "json":
         print_json(dataclasses.asdict(result) | {"reproduced": result.ok})
     else:

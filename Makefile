@@ -1,0 +1,34 @@
+# make demo  sets up and runs the quickstart search
+# make test  sets up and runs all that CI runs
+# make proofs runs the long tests, GPU tests among them where there is a GPU
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test lint proofs clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing (torch with CUDA among it: some minutes, 6 GB) ..."
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/tuner run searches/quickstart.yaml
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow and not gpu" --durations=10
+
+proofs: setup
+	$(BIN)/python -m pytest -m "slow or gpu" --timeout=3600
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,109 @@
+"""Made-up jobs: the events of a search and its confirm runs, written by hand, and the record they come to."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainables.space import Plan
+from tuner.arms import arms
+from tuner.journal import Event
+from tuner.record import Record, Stage, State, replay
+from tuner.spec import SearchSpec, to_dict
+
+NAN = float("nan")
+
+
+class History:
+    """Events in the order they are added; the job's own comes first."""
+
+    def __init__(self, spec: SearchSpec, job: str = "job-1") -> None:
+        self.events: list[Event] = []
+        self.arms = {arm.name: arm for arm in arms(spec, Plan(spec.budget.epochs, 10))}
+        self.add(
+            "job",
+            job=job,
+            spec=to_dict(spec),
+            arms=[
+                {
+                    "name": arm.name,
+                    "variant": arm.variant,
+                    "space": {knob: str(domain) for knob, domain in arm.space.items()},
+                    "fixed": dict(arm.fixed),
+                    "default": dict(arm.default),
+                }
+                for arm in self.arms.values()
+            ],
+            plan={"epochs": spec.budget.epochs, "steps_per_epoch": 10},
+            data_fingerprint="f" * 64,
+            data_images={"train": 200, "val": 100, "test": 100},
+            concurrent=2,
+            versions={"python": "3.11.0", "torch": "2.15.0"},
+            machine={"system": "Linux", "cpus": "2"},
+            git_commit="none",
+            code=None,
+        )
+
+    def add(self, kind: str, **fields: Any) -> None:
+        """One event; its time is its number in seconds."""
+        number = len(self.events)
+        self.events.append({"n": number, "ms": 1000 * number, "kind": kind, **fields})
+
+    def trial(
+        self,
+        arm: str,
+        number: int,
+        vals: Sequence[float],
+        state: State | None = State.COMPLETE,
+        stage: Stage = Stage.SEARCH,
+        seed: int = 0,
+        round_number: int = 0,
+        test: float | None = None,
+        losses: Sequence[float] | None = None,
+    ) -> None:
+        """One trial that reported these validation accuracies (and losses); ``state`` None leaves it running."""
+        key = f"{stage}/{arm}/{number}"
+        if stage == Stage.SELECT:
+            key += f"/{seed}"
+        elif stage == Stage.CONFIRM:
+            key = f"{stage}/{arm}/{round_number}/{seed}"
+        sampled = dict(self.arms[arm].default) | {"lr": 0.001 + 0.0001 * number}
+        hyper = self.arms[arm].hyper(sampled)
+        self.add(
+            "trial", trial=key, stage=stage, arm=arm, number=number, seed=seed, round=round_number, hyper=vars(hyper)
+        )
+        for epoch, val in enumerate(vals, start=1):
+            loss = 1 - val if losses is None else losses[epoch - 1]
+            self.add("epoch", trial=key, **report(epoch, val, loss))
+        if state is not None:
+            result: Mapping[str, Any] = {}
+            if test is not None:
+                result = {"test_acc": test, "test_loss": 1 - test, "weights_sha256": "a" * 64, "device": "cpu made up"}
+            reason = f"{key} went wrong" if state in (State.FAILED, State.DIVERGED) else None
+            self.add("end", trial=key, state=state, reason=reason, result=result)
+
+    def confirm(self, round_number: int, winners: Mapping[str, int], tests: Mapping[str, Mapping[int, float]]) -> None:
+        """A round of confirm runs; a seed that an arm's ``tests`` lack failed."""
+        seeds = sorted({seed for results in tests.values() for seed in results})
+        self.add("confirm", round=round_number, seeds=seeds, winners=dict(winners))
+        for seed in seeds:
+            for arm, number in winners.items():
+                test = tests[arm].get(seed)
+                state = State.FAILED if test is None else State.COMPLETE
+                self.trial(arm, number, [0.5], state, Stage.CONFIRM, seed, round_number, test)
+
+    def record(self) -> Record:
+        """What the events so far come to."""
+        return replay(self.events)
+
+
+def report(epoch: int, val_acc: float, val_loss: float) -> dict[str, float]:
+    """One epoch's report, of one second."""
+    return {
+        "epoch": epoch,
+        "train_loss": val_loss,
+        "train_acc": val_acc,
+        "val_loss": val_loss,
+        "val_acc": val_acc,
+        "lr": 0.001,
+        "weight_decay": 0.0,
+        "seconds": 1.0,
+    }

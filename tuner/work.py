@@ -1,0 +1,64 @@
+"""One trial to run and how it ended: what a source of trials and the loop that runs them say to each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from trainables.config import TrialConfig
+from tuner.record import Stage, State
+
+
+@dataclass(frozen=True)
+class Work:
+    """One trial to run.
+
+    Args:
+        key: its name in the job.
+        stage: what it is for.
+        arm: the arm's name.
+        number: of the setting in the arm's study.
+        trial: what to train.
+        round: of confirm runs, 0 before them.
+        judged, comparable: epochs for the scheduler.
+        weights_path: where to leave the final weights.
+    """
+
+    key: str
+    stage: Stage
+    arm: str
+    number: int
+    trial: TrialConfig
+    round: int = 0
+    judged: tuple[int, ...] = ()
+    comparable: tuple[int, ...] = ()
+    weights_path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended: its state, each epoch's reported values, and why it failed."""
+
+    state: State
+    epochs: tuple[Mapping[str, Any], ...]
+    reason: str | None = None
+
+
+class Source(Protocol):
+    """Where trials come from."""
+
+    def next(self) -> Work | None:
+        """The next trial to start, or None when there are no more."""
+
+    def ended(self, work: Work, ended: Ended) -> None:
+        """A trial that ``next`` gave has ended."""
+
+
+@dataclass
+class Stop:
+    """Asks a run to stop, from a signal handler or another thread."""
+
+    signal_number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_number is not None
