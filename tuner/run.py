@@ -23,7 +23,7 @@ from tuner.publish import publish
 from tuner.record import Record, Stage, State, replay
 from tuner.scheduling import ArmScheduler
 from tuner.search import SearchSource
-from tuner.sender import Sender
+from tuner.sender import Sender, check_tracker, tracking_uri
 from tuner.spec import SearchSpec, to_dict
 from tuner.study import ArmStudy, open_storage
 from tuner.trials import data_request, trial_config
@@ -92,6 +92,7 @@ def run(spec: SearchSpec, spec_text: str, home: Home, view: View, stop: Stop, co
         Interrupted: a signal came.
     """
     concurrent = _concurrent(spec)
+    check_tracker(tracking_uri(spec, home))
     splits = load_data(data_request(spec), home.cache, view.say)
     plan = arms_.plan(spec, len(splits.train))
     arms = arms_.arms(spec, plan)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tuner.tracking import Writer
 
 POLL_S = 1.0
+ANSWER_S = 5.0
 PATIENCE_S = 60.0
 """How long a job that has ended waits for a tracker that is away."""
 
@@ -32,6 +33,24 @@ def tracking_uri(spec: SearchSpec, home: Home) -> str:
     import os
 
     return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or home.tracking_uri
+
+
+def check_tracker(uri: str) -> None:
+    """Raise ``ServiceError`` unless a tracking server answers; one that is a file is made when it is first written.
+
+    Only before a job starts: a tracker that goes away later stops nothing.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    import requests
+
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=ANSWER_S)
+    except requests.RequestException as error:
+        raise ServiceError(f"MLflow at {uri} cannot be reached ({type(error).__name__}); is it up?") from None
+    if answer.status_code in (401, 403):
+        allowed = "; if it runs behind another name, start it with --allowed-hosts" if answer.status_code == 403 else ""
+        raise ServiceError(f"MLflow at {uri} refuses us ({answer.status_code} {answer.reason}){allowed}")
 
 
 class Sender:

@@ -1,7 +1,7 @@
-"""MLflow's own server on a job's store, on loopback, for as long as the command runs."""
+"""MLflow's own server on a job's store, on loopback, in place of this process."""
 
 import os
-import subprocess
+import socket
 import sys
 from pathlib import Path
 
@@ -13,34 +13,33 @@ HOST = "127.0.0.1"
 
 
 def serve(uri: str, artifacts: Path, port: int, experiment: str | None, run: str | None) -> None:
-    """Print the link to a job's parent run, then serve until interrupted; a remote tracker is only linked to.
+    """Print the link to a job's parent run, then become the server; a remote tracker is only linked to.
 
     Raises:
-        ServiceError: the server ended by itself, its port taken, say.
+        ServiceError: the port is taken.
     """
     remote = uri.startswith(("http://", "https://"))
     base = uri.rstrip("/") if remote else f"http://{HOST}:{port}"
     page = f"/#/experiments/{experiment}" + (f"/runs/{run}" if run else "") if experiment else ""
+    if not remote:
+        _check_free(port)
     click.echo(base + page)
-    if remote:
-        return
+    if not remote:
+        _become_server(uri, artifacts, port)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ServiceError(f"port {port} on {HOST} cannot be used: {error.strerror}; give another --port") from None
+
+
+def _become_server(uri: str, artifacts: Path, port: int) -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += [
-        "--default-artifact-root",
-        artifacts.as_uri(),
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
+    command += ["--default-artifact-root", artifacts.as_uri(), "--host", HOST, "--port", str(port), "--workers", "1"]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(command, env=os.environ | quiet)
-    try:
-        code = server.wait()
-    except KeyboardInterrupt:
-        server.terminate()
-        server.wait()
-        return
-    raise ServiceError(f"the MLflow server on {HOST}:{port} ended with exit code {code}; is the port taken?")
+    sys.stdout.flush()
+    os.execve(sys.executable, command, os.environ | quiet)

@@ -48,6 +48,8 @@ RUN_STATUS: Mapping[State, str] = {
 }
 JOB_STATUS: Mapping[str, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Opens an experiment in the UI on its runs; without it the UI takes it for a collection of language-model traces."""
 BATCH = 1000
 MOST_TAG = 5000
 UNREACHABLE = (MlflowException, RequestException, SQLAlchemyError, OSError)
@@ -206,7 +208,9 @@ class Writer:
     def _make_experiment(self) -> str:
         location = None if self._artifacts is None else self._artifacts.as_uri()
         try:
-            return str(self._client.create_experiment(self._experiment_name, artifact_location=location))
+            return str(
+                self._client.create_experiment(self._experiment_name, artifact_location=location, tags=MODEL_TRAINING)
+            )
         except MlflowException:
             # Another job made it a moment ago, or it was deleted: the name tells.
             found = self._client.get_experiment_by_name(self._experiment_name)

@@ -1,6 +1,7 @@
 """Schedules against numbers worked out by hand and the papers' own formulas."""
 
 import math
+from collections.abc import Mapping
 
 import pytest
 
@@ -18,11 +19,11 @@ from trainables.schedules import (
     normalized_decay,
     parse_restarts,
 )
-from trainables.space import Plan
+from trainables.space import Plan, Scalar
 
 ARTICLE = Plan(epochs=150, steps_per_epoch=450)  # 45,000 images in batches of 100
 SHORT = Plan(epochs=15, steps_per_epoch=2)
-KNOBS = {"noam": {"warmup": 5}, "restarts": {"restarts": "1x2"}}
+KNOBS: Mapping[str, Mapping[str, Scalar]] = {"noam": {"warmup": 5}, "restarts": {"restarts": "1x2"}}
 
 
 def changes(factors: list[float]) -> dict[int, float]:

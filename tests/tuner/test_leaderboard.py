@@ -54,7 +54,7 @@ def test_the_baseline_comes_first_and_is_called_so() -> None:
 
 def test_mean_and_spread_are_in_points() -> None:
     history = searched()
-    history.confirm(1, WINNERS, {arm: BASE for arm in WINNERS})
+    history.confirm(1, WINNERS, dict.fromkeys(WINNERS, BASE))
     row = board(history).rows[0]
     assert (row.test_mean, row.test_sd) == (pytest.approx(51.0), pytest.approx(1.0))
 
@@ -94,10 +94,10 @@ def test_only_the_last_round_counts() -> None:
 
 def test_an_arm_without_a_winner_has_a_row_and_a_warning() -> None:
     history = searched()
-    history.events = [event for event in history.events if "search/noam/0" != event.get("trial")]
+    history.events = [event for event in history.events if event.get("trial") != "search/noam/0"]
     history.trial("noam", 0, [0.5], State.DIVERGED)
     others = {arm: 0 for arm in WINNERS if arm != "noam"}
-    history.confirm(1, others, {arm: BASE for arm in others})
+    history.confirm(1, others, dict.fromkeys(others, BASE))
     found = board(history)
     row = found.rows[1]
     assert (row.winner, row.val, row.tests) == (None, None, {})
@@ -152,7 +152,7 @@ def test_lost_trials_are_warned_of() -> None:
 
 def test_as_data_it_is_json_with_the_verdict_in_words() -> None:
     history = searched()
-    history.confirm(1, WINNERS, {arm: BASE for arm in WINNERS})
+    history.confirm(1, WINNERS, dict.fromkeys(WINNERS, BASE))
     values = json.loads(json.dumps(board(history).to_dict(), allow_nan=False))
     assert values["best"] == "adam_l2"
     assert [row["verdict"].split(":")[0] for row in values["rows"]] == ["baseline", "ties", "ties"]

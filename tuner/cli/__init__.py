@@ -5,6 +5,7 @@ Data goes to stdout, talk to stderr. Nothing heavy is imported before the comman
 
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -21,7 +22,20 @@ Exit codes:
 """
 
 
+class _Commands(click.Group):
+    """A group whose reader may go: ``tuner leaderboard | head`` is no error, where click would exit with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Nothing more can be written, not even what Python still holds when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(0) from None
+
+
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=EXIT_CODES,
 )
@@ -51,9 +65,7 @@ def _run() -> int:
     from trainables.errors import TrainableError
 
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        return done.exit_code
+        code = cli.main(standalone_mode=False)
     except click.Abort:
         return 130
     except click.ClickException as error:
@@ -67,11 +79,8 @@ def _run() -> int:
         return _fail(str(error), 3)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has gone: nothing is wrong, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return 0
+    # click returns what ``Exit`` asked for (--help, --version), else what the command returned: nothing.
+    return code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int) -> int:

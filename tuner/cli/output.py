@@ -65,6 +65,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
         table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console()
+    class Pipe(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    console = Pipe()
     # A pipe has no width of its own: do not fold what a script or a log will read.
-    (console if console.is_terminal else Console(width=WIDEST)).print(table)
+    (console if console.is_terminal else Pipe(width=WIDEST)).print(table)

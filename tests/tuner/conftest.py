@@ -1,0 +1,68 @@
+"""One whole small search, shared by the tests that look at what it left; and the command line in this process."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tuner.events import History
+from tests.tuner.jobs import Ended, Place, place
+from tests.tuner.spec_texts import SPEC
+from tuner.cli import main
+from tuner.home import Home, JobFolder
+
+Tuner = Callable[..., Ended]
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Ended]]:
+    """A place where ``tuner run`` has ended, and how; nothing in it may be changed."""
+    with place(tmp_path_factory.mktemp("searched")) as made:
+        yield made, made.tuner("run", "spec.yaml")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """An empty home, which commands use."""
+    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
+    return Home.find()
+
+
+@pytest.fixture
+def searched_home(searched: tuple[Place, Ended], monkeypatch: pytest.MonkeyPatch) -> Home:
+    """The home of the shared search, which commands use."""
+    monkeypatch.setenv("TUNER_HOME", str(searched[0].home.path))
+    return searched[0].home
+
+
+@pytest.fixture
+def tuner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ended]:
+    """The command line, run in this process and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> Ended:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["tuner", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def made_up_job(home: Home) -> Callable[[str, History], JobFolder]:
+    """Writes a made-up job into the empty home."""
+
+    def write(job: str, history: History) -> JobFolder:
+        folder = JobFolder(home.path / "jobs" / job)
+        folder.path.mkdir(parents=True)
+        folder.spec.write_text(SPEC)
+        folder.journal.write_text("".join(json.dumps(event) + "\n" for event in history.events))
+        return folder
+
+    return write

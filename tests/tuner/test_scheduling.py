@@ -1,0 +1,177 @@
+"""Which trials go on: rungs and brackets by hand, where a value means something, and no arm against another."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import cluster.runtime  # isort: skip  (before ray: it sets what ray reads when it is imported)
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from trainables.hyper import Hyper
+from trainables.schedules import LR_SCHEDULES, Schedule
+from trainables.space import Plan
+from tuner.scheduling import ArmScheduler, Rungs, bracket, comparable_epochs, judged_epochs, rungs
+
+assert cluster.runtime.SETTINGS
+
+STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
+
+
+def schedule(epochs: int, steps_per_epoch: int = 10, **knobs: Any) -> Schedule:
+    return Schedule(Hyper(1e-3, **knobs), Plan(epochs, steps_per_epoch))
+
+
+@pytest.mark.parametrize(
+    ("first", "factor", "epochs", "by_hand"),
+    [
+        (1, 3, 30, (1, 3, 9, 27)),
+        (1, 3, 27, (1, 3, 9)),  # the last epoch is no rung
+        (4, 2, 20, (4, 8, 16)),
+        (5, 4, 5, ()),
+    ],
+)
+def test_rungs_multiply_from_the_first_and_stay_below_the_last_epoch(
+    first: int, factor: int, epochs: int, by_hand: tuple[int, ...]
+) -> None:
+    assert rungs(first, factor, epochs) == by_hand
+
+
+def test_one_trial_in_three_skips_a_rung_and_one_in_nine_two() -> None:
+    assert [bracket(number, 3, brackets=3) for number in range(18)] == [0, 0, 1, 0, 0, 1, 0, 0, 2] * 2
+
+
+def test_no_trial_skips_more_rungs_than_there_are_brackets() -> None:
+    assert [bracket(number, 2, brackets=2) for number in range(8)] == [0, 1] * 4
+    assert {bracket(number, 2, brackets=1) for number in range(8)} == {0}
+
+
+@pytest.mark.parametrize("name", sorted(set(LR_SCHEDULES) - {"noam", "restarts"}))
+def test_a_plain_schedule_is_judged_at_its_rungs(name: str) -> None:
+    assert judged_epochs(schedule(30, schedule=name), (1, 3, 9, 27)) == (1, 3, 9, 27)
+
+
+def test_a_warmup_passes_the_rungs_before_its_end() -> None:
+    # 31 updates of 10 an epoch end in epoch 4.
+    assert judged_epochs(schedule(30, schedule="noam", warmup=31), (1, 3, 9, 27)) == (9, 27)
+    assert judged_epochs(schedule(30, schedule="noam", warmup=30), (1, 3, 9, 27)) == (3, 9, 27)
+
+
+@pytest.mark.parametrize(
+    ("restarts", "epochs", "at", "by_hand"),
+    [
+        # Cycles end at 10, 30, 70 and 150, the last epoch: rungs 1, 3 and 9 move to 10, 27 to 30; 81 has none left.
+        ("10x2", 150, (1, 3, 9, 27, 81), (10, 30)),
+        ("10x2", 150, (10, 30, 70), (10, 30, 70)),
+        ("5x1", 20, (1, 4, 16), (5,)),
+        ("5x1", 20, (1, 6, 11), (5, 10, 15)),
+        ("50x2", 150, (51, 100), ()),
+    ],
+)
+def test_restarts_are_judged_at_the_first_cycle_end_at_or_after_a_rung(
+    restarts: str, epochs: int, at: tuple[int, ...], by_hand: tuple[int, ...]
+) -> None:
+    assert judged_epochs(schedule(epochs, schedule="restarts", restarts=restarts), at) == by_hand
+
+
+@pytest.mark.parametrize("knobs", [{}, {"schedule": "noam", "warmup": 25}, {"schedule": "restarts", "restarts": "3x1"}])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_no_trial_is_judged_at_its_last_epoch_or_where_it_is_not_comparable(knobs: dict[str, Any], factor: int) -> None:
+    at, of = rungs(1, factor, 24), schedule(24, **knobs)
+    assert max(judged_epochs(of, at)) < 24
+    assert set(judged_epochs(of, at)) <= set(comparable_epochs(of, at))
+
+
+def test_a_trial_with_restarts_is_comparable_at_all_its_inner_cycle_ends() -> None:
+    assert comparable_epochs(schedule(150, schedule="restarts", restarts="10x2"), (27,)) == (10, 30, 70)
+
+
+@pytest.mark.parametrize(
+    ("factor", "seen", "value", "survives"),
+    [
+        (3, (0.5, 0.9), 0.5, True),  # too few to stop anyone
+        (3, (0.1, 0.5, 0.9), 0.9, True),  # the best 1 of 3
+        (3, (0.1, 0.5, 0.9), 0.5, False),
+        (3, (0.1, 0.2, 0.5, 0.9), 0.5, True),  # the best 2 of 4: a third, rounded up
+        (3, (0.1, 0.2, 0.5, 0.9), 0.2, False),
+        (2, (0.5, 0.9), 0.5, False),
+        (2, (0.9, 0.9), 0.9, True),  # a tie for the best is the best
+    ],
+)
+def test_a_value_survives_among_the_best_of_its_rung(
+    factor: int, seen: tuple[float, ...], value: float, survives: bool
+) -> None:
+    kept = Rungs(factor)
+    for other in seen:
+        kept.record(3, other)
+    assert kept.survives(3, value) == survives
+    assert kept.survives(9, value)  # nothing was recorded there
+
+
+class Trial(SimpleNamespace):
+    """As much of Tune's trial as the scheduler reads."""
+
+    def __init__(self, name: str, arm: str, judged: tuple[int, ...], comparable: tuple[int, ...] | None = None) -> None:
+        place = {"arm": arm, "judged": judged, "comparable": judged if comparable is None else comparable}
+        super().__init__(trial_id=name, config={"place": place})
+
+
+def decide(scheduler: ArmScheduler, trial: Trial, epoch: int, value: float) -> str:
+    return scheduler.on_trial_result(None, cast(Any, trial), {"epoch": epoch, "val_acc": value})
+
+
+def halving_scheduler(maximize: bool = True) -> ArmScheduler:
+    return ArmScheduler("val_acc", maximize, reduction_factor=2)
+
+
+def test_the_worse_of_two_trials_of_an_arm_is_stopped() -> None:
+    scheduler = halving_scheduler()
+    assert decide(scheduler, Trial("a", "adam", (3,)), 3, 0.9) == CONTINUE
+    assert decide(scheduler, Trial("b", "adam", (3,)), 3, 0.8) == STOP
+    assert decide(scheduler, Trial("c", "adam", (3,)), 3, 0.95) == CONTINUE
+
+
+def test_two_arms_are_never_held_against_each_other() -> None:
+    scheduler = halving_scheduler()
+    decisions = [decide(scheduler, Trial(f"{arm}", arm, (3,)), 3, value) for arm, value in (("a", 0.9), ("b", 0.1))]
+    assert decisions == [CONTINUE, CONTINUE]
+    assert decide(scheduler, Trial("b2", "b", (3,)), 3, 0.05) == STOP
+    assert decide(scheduler, Trial("b3", "b", (3,)), 3, 0.2) == CONTINUE
+
+
+def test_nobody_is_stopped_between_rungs() -> None:
+    scheduler = halving_scheduler()
+    for name, value in (("a", 0.9), ("b", 0.1), ("c", 0.0)):
+        assert decide(scheduler, Trial(name, "adam", (3,)), 2, value) == CONTINUE
+
+
+def test_cycles_are_compared_only_with_cycles_that_end_at_the_same_epoch() -> None:
+    scheduler = halving_scheduler()
+    five, ten = (5, 10, 15), (10,)
+    assert decide(scheduler, Trial("a", "restarts", five), 5, 0.9) == CONTINUE
+    # Its cycle ends at 10: at 5 it is in mid-cycle, so a low value neither stops it nor counts.
+    assert decide(scheduler, Trial("b", "restarts", ten), 5, 0.1) == CONTINUE
+    assert decide(scheduler, Trial("c", "restarts", five), 5, 0.95) == CONTINUE
+    assert decide(scheduler, Trial("b", "restarts", ten), 10, 0.2) == CONTINUE
+    assert decide(scheduler, Trial("a", "restarts", five), 10, 0.1) == STOP
+
+
+def test_a_cycle_end_that_is_no_rung_counts_for_others_but_stops_no_one() -> None:
+    scheduler = halving_scheduler()
+    assert decide(scheduler, Trial("a", "restarts", (30,), (10, 30)), 10, 0.9) == CONTINUE
+    assert decide(scheduler, Trial("b", "restarts", (30,), (10, 30)), 10, 0.1) == CONTINUE
+    assert decide(scheduler, Trial("c", "restarts", (10,)), 10, 0.05) == STOP
+
+
+def test_a_loss_is_minimized() -> None:
+    scheduler = halving_scheduler(maximize=False)
+    assert decide(scheduler, Trial("a", "adam", (3,)), 3, 0.9) == CONTINUE
+    assert decide(scheduler, Trial("b", "adam", (3,)), 3, 0.95) == STOP
+    assert decide(scheduler, Trial("c", "adam", (3,)), 3, 0.1) == CONTINUE
+
+
+def test_a_retried_trial_neither_counts_twice_nor_is_judged_again() -> None:
+    scheduler = halving_scheduler()
+    first = Trial("a", "adam", (3,))
+    assert [decide(scheduler, first, 3, 0.5) for _ in range(3)] == [CONTINUE] * 3
+    assert decide(scheduler, Trial("b", "adam", (3,)), 3, 0.9) == CONTINUE
+    assert decide(scheduler, first, 3, 0.5) == CONTINUE
