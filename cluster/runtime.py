@@ -4,7 +4,9 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,8 +75,24 @@ def embedded_ray(cpus: int, gpus: int, python_path: tuple[Path, ...] = ()) -> It
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise ClusterError(f"cannot start Ray here: {error}") from error
+        _take_back_signals()
         yield
     finally:
         ray.shutdown()
+        _take_back_signals()
         shutil.rmtree(scratch, ignore_errors=True)
         os.environ["PYTHONPATH"] = before
+
+
+def _take_back_signals() -> None:
+    """Put Python's handlers in place again.
+
+    Ray's core, where Python does not see it, takes SIGTERM to abort the process with a stack trace, and leaves the
+    default action behind when it shuts down.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)

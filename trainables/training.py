@@ -8,6 +8,7 @@ Legend: B batch, C H W image, K classes.
 
 import hashlib
 import math
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -122,11 +123,12 @@ class Training:
         self.model.eval()
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device, dtype=torch.int64)
-        for start in range(0, len(data.labels_B), EVALUATION_BATCH):
-            labels_B = data.labels_B[start : start + EVALUATION_BATCH]
-            logits_BK = self._logits(data.images_BHWC[start : start + EVALUATION_BATCH])
-            loss += F.cross_entropy(logits_BK, labels_B, reduction="sum")
-            correct += (logits_BK.argmax(1) == labels_B).sum()
+        with self._algorithms():
+            for start in range(0, len(data.labels_B), EVALUATION_BATCH):
+                labels_B = data.labels_B[start : start + EVALUATION_BATCH]
+                logits_BK = self._logits(data.images_BHWC[start : start + EVALUATION_BATCH])
+                loss += F.cross_entropy(logits_BK, labels_B, reduction="sum")
+                correct += (logits_BK.argmax(1) == labels_B).sum()
         return Evaluation(loss.item() / len(data.labels_B), correct.item() / len(data.labels_B))
 
     def state(self) -> dict[str, Tensor]:
@@ -208,7 +210,11 @@ class Training:
     def _algorithms(self) -> Iterator[None]:
         # CPU kernels give the same bits for the same thread count; only CUDA has to be asked.
         before = torch.are_deterministic_algorithms_enabled()
-        torch.use_deterministic_algorithms(self.config.deterministic and self.device.type == "cuda")
+        wanted = self.config.deterministic and self.device.type == "cuda"
+        if wanted:
+            # cuBLAS reads it when it is first used, and older torch refuses to be deterministic without it.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(wanted)
         try:
             yield
         finally:

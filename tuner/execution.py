@@ -1,5 +1,6 @@
 """Runs a stream of trials on Ray Tune and writes what they report to the journal; it decides nothing itself."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,6 +20,9 @@ from tuner.record import Stage, State
 from tuner.work import Ended, Source, Stop, Work
 
 T = TypeVar("T")
+
+# A trial's error is journaled, and told once; Tune would print each with its traceback, several times.
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 REPORTED = ("epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "weight_decay", "seconds")
 RESULT = ("test_acc", "test_loss", "weights_sha256", "device")

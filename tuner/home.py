@@ -115,10 +115,13 @@ class Home:
             return JobFolder(folder)
 
     def jobs(self) -> Iterator[JobFolder]:
-        """All jobs that have begun, oldest first."""
+        """All jobs that have begun, oldest first; one whose beginning is damaged is as if it were older than all."""
         begun = []
         for journal in self.path.glob("jobs/*/journal.jsonl"):
-            first = next(read(journal), None)
+            try:
+                first = next(read(journal), None)
+            except IntegrityError:
+                first = {"ms": 0}
             if first is not None:
                 begun.append((first["ms"], journal.parent))
         return (JobFolder(path) for _, path in sorted(begun))

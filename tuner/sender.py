@@ -1,5 +1,6 @@
 """Keeps MLflow up to date in a thread while a job runs. mlflow takes seconds to import: the thread pays for it."""
 
+import os
 import threading
 from collections.abc import Mapping
 from functools import partial
@@ -30,8 +31,6 @@ def open_writer(spec: SearchSpec, home: Home, folder: JobFolder) -> "Writer":
 
 def tracking_uri(spec: SearchSpec, home: Home) -> str:
     """Where a job is tracked: ``MLFLOW_TRACKING_URI`` wins over the spec, the spec over the home folder."""
-    import os
-
     return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or home.tracking_uri
 
 
@@ -44,8 +43,11 @@ def check_tracker(uri: str) -> None:
         return
     import requests
 
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
+    page = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"
     try:
-        answer = requests.get(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=ANSWER_S)
+        answer = requests.get(page, auth=auth, timeout=ANSWER_S)
     except requests.RequestException as error:
         raise ServiceError(f"MLflow at {uri} cannot be reached ({type(error).__name__}); is it up?") from None
     if answer.status_code in (401, 403):

@@ -62,6 +62,7 @@ def made_up_job(home: Home) -> Callable[[str, History], JobFolder]:
         folder = JobFolder(home.path / "jobs" / job)
         folder.path.mkdir(parents=True)
         folder.spec.write_text(SPEC)
+        history.events[0]["job"] = job
         folder.journal.write_text("".join(json.dumps(event) + "\n" for event in history.events))
         return folder
 

@@ -124,7 +124,7 @@ def test_a_plan_times_a_few_updates(tuner: Tuner, tmp_path: Path) -> None:
     ended = tuner("plan", "spec.yaml")
     assert ended.code == 0, ended.err
     assert "search:  9 trials, at most 54 epochs, about" in ended.out
-    assert "of 10 updates on one CPU trial here" in ended.out
+    assert re.search(r"timed: .* s an epoch of 10 updates", ended.out)
 
 
 def test_the_schema_is_one_and_fits_the_quickstart(tuner: Tuner) -> None:
@@ -253,8 +253,10 @@ def test_a_report_is_made_again_as_it_was(tuner: Tuner, searched_home: Home) -> 
 
 def test_jobs_are_listed_oldest_first(tuner: Tuner, made_up_job: MakeJob) -> None:
     for age, job in enumerate(("b", "c", "a")):
-        folder = made_up_job(job, finished(BASE))
-        os.utime(folder.spec, (1000 + age, 1000 + age))
+        history = finished(BASE)
+        for event in history.events:
+            event["ms"] += age
+        made_up_job(job, history)
     found = json.loads(tuner("list", "-o", "json").out)
     assert [row["job"] for row in found] == ["b", "c", "a"]
     assert {(row["state"], row["arms"], row["trials"]) for row in found} == {("finished", 2, 8)}
@@ -266,19 +268,30 @@ def test_no_jobs_are_an_empty_list(tuner: Tuner, home: Home) -> None:
     assert not home.path.exists()
 
 
-@pytest.mark.parametrize("text", ["", '{"n": 0, "ms"', "garbage\n"])
+@pytest.mark.parametrize("damaged", [0, 3])
 def test_a_job_with_a_damaged_journal_is_named_and_hides_no_other(
-    tuner: Tuner, made_up_job: MakeJob, text: str
+    tuner: Tuner, made_up_job: MakeJob, damaged: int
 ) -> None:
     made_up_job("good-1", finished(BASE))
     bad = made_up_job("bad-1", finished(BASE))
-    bad.journal.write_text(text)
+    lines = bad.journal.read_text().splitlines(keepends=True)
+    bad.journal.write_text("".join([*lines[:damaged], "garbage\n", *lines[damaged + 1 :]]))
     ended = tuner("list", "-o", "json")
     assert {row["job"]: row["state"] for row in json.loads(ended.out)} == {"good-1": "finished", "bad-1": "damaged"}
-    assert str(bad.journal) in ended.err
+    assert f"{bad.journal}: the line that ends at byte" in ended.err
+    assert tuner("leaderboard", "good-1").code == 0
     ended = tuner("leaderboard", "bad-1")
     assert ended.code == 5
     assert str(bad.journal) in ended.err
+
+
+@pytest.mark.parametrize("text", ["", '{"n": 0, "ms"'])
+def test_a_job_that_died_before_its_first_event_is_not_there(tuner: Tuner, made_up_job: MakeJob, text: str) -> None:
+    made_up_job("good-1", finished(BASE))
+    made_up_job("dead-1", finished(BASE)).journal.write_text(text)
+    assert [row["job"] for row in json.loads(tuner("list", "-o", "json").out)] == ["good-1"]
+    assert tuner("leaderboard", "latest").out.startswith("good-1")
+    assert tuner("leaderboard", "dead-1").code == 4
 
 
 def test_only_a_finished_job_is_confirmed_again(tuner: Tuner, made_up_job: MakeJob) -> None:

@@ -65,9 +65,14 @@ def check_books_agree(where: Place) -> Record:
             assert metrics.get(theirs, []) == [(epoch["epoch"], epoch[ours]) for epoch in trial.epochs]
     for arm in record.arms:
         study = optuna.load_study(study_name=f"{where.job.id}/{arm}", storage=where.home.storage_url)
-        asked = {trial.number: trial.state.name for trial in study.trials}
+        asked = {trial.number: trial.state.name for trial in study.trials if trial.state.name != "WAITING"}
         assert asked == {trial.number: OPTUNA_STATES[trial.state] for trial in record.of(Stage.SEARCH, arm)}
     return record
+
+
+def scratch_left(where: Place) -> list[str]:
+    """What lies among the temporary files, beside torch's own cache."""
+    return [file.name for file in where.scratch.iterdir() if not file.name.startswith("torchinductor_")]
 
 
 def confirm_runs(record: Record) -> list[Trial]:
@@ -163,7 +168,7 @@ def test_nothing_is_left_but_what_lies_in_the_home(searched: Searched) -> None:
     where, _ = searched
     assert where.processes_left() == []
     assert [file.name for file in where.cwd.iterdir()] == ["spec.yaml"]
-    assert list(where.scratch.iterdir()) == []
+    assert scratch_left(where) == []
     assert [file for file in (where.root / "user").rglob("*") if file.is_file()] == []
     assert {file.name for file in where.home.path.iterdir()} == {
         "artifacts",
@@ -199,9 +204,9 @@ def test_sending_everything_again_leaves_one_run_a_trial_and_one_row_an_epoch(co
     runs, rows = runs_of(copied), mlflow_rows(copied)
     copied.job.tracked.unlink()
     writer = open_writer(spec_of(copied.job), copied.home, copied.job)
-    assert writer.behind
+    behind = writer.behind
     writer.send()
-    assert not writer.behind
+    assert (behind, writer.behind) == (True, False)
     assert writer.runs == {key: run.info.run_id for key, run in runs.items()}
     assert mlflow_rows(copied) == rows
     check_books_agree(copied)
@@ -246,7 +251,7 @@ def ended_by(where: Place, signal_number: int, whole_group: bool) -> Ended:
 
 
 def has_reported(where: Place) -> bool:
-    return any("epoch" in path.read_text() for path in where.home.path.glob("jobs/*/journal.jsonl"))
+    return any('"kind": "epoch"' in path.read_text() for path in where.home.path.glob("jobs/*/journal.jsonl"))
 
 
 LONG = SPEC.replace("epochs: 6", "epochs: 600").replace(
@@ -269,7 +274,7 @@ def test_a_search_that_is_stopped_keeps_what_was_done(
         assert ended.out == ""
         assert f"error: job {where.job.id} was interrupted" in ended.err
         assert where.processes_left() == []
-        assert list(where.scratch.iterdir()) == []
+        assert scratch_left(where) == []
         record = check_books_agree(where)
         assert record.state == "interrupted"
         assert {run.info.status for run in mlflow_runs(where)} == {"KILLED"}
@@ -310,7 +315,8 @@ def own_model(failure: str) -> Mapping[str, str]:
 
 
 def test_when_the_users_model_fails_in_every_trial_the_first_error_is_shown_once(tmp_path: Path) -> None:
-    with place(tmp_path, OWN, own_model("raise ValueError('my own mistake')")) as where:
+    spec = OWN + "resources: {retries: 0}\n"
+    with place(tmp_path, spec, own_model("raise ValueError('my own mistake')")) as where:
         ended = where.tuner("run", "spec.yaml", "-q")
         assert ended.code == 7, ended.err
         assert ended.err.count("ValueError: my own mistake") == 1
@@ -322,28 +328,23 @@ def test_when_the_users_model_fails_in_every_trial_the_first_error_is_shown_once
 
 
 def test_a_trial_that_fails_once_is_tried_again_and_no_epoch_is_told_twice(tmp_path: Path) -> None:
-    # Fails in the third epoch, of each trial's first attempt only.
+    # The first training of all fails in its third epoch.
     failure = """\
         self.updates = getattr(self, "updates", 0) + 1
-        marks = pathlib.Path(__file__).parent / "attempts"
-        marks.mkdir(exist_ok=True)
-        mark = marks / str(float(self.linear.weight.detach().double().sum()))
-        if self.updates == 1 and not mark.exists():
+        mark = pathlib.Path(__file__).with_name("failed")
+        if self.updates == 25 and not mark.exists():
             mark.touch()
-            self.doomed = True
-        if self.updates == 25 and getattr(self, "doomed", False):
             raise OSError("a passing fault")"""
     spec = (
         OWN.replace("arms: [adam_l2, adamw_restarts, noam]", "arms: [adam_l2, noam]")
         .replace("trials: 3", "trials: 1")
         .replace("scheduler: {name: asha, first_rung: 2, reduction_factor: 2}", "scheduler: none")
-        .replace("seeds: 3", "seeds: 2")
-        + "resources: {retries: 2, concurrent: 1}\n"
     )
-    with place(tmp_path, spec, own_model(failure.strip())) as where:
+    with place(tmp_path, spec + "resources: {retries: 1, concurrent: 1}\n", own_model(failure.strip())) as where:
         ended = where.tuner("run", "spec.yaml", "-q")
         assert ended.code == 0, ended.err
-        assert list((where.cwd / "attempts").iterdir())
+        assert (where.cwd / "failed").exists()
+        assert "a passing fault" not in ended.err
         record = check_books_agree(where)
         assert {trial.state for trial in record.trials.values()} == {State.COMPLETE}
         assert {len(trial.epochs) for trial in record.trials.values()} == {EPOCHS}

@@ -65,6 +65,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
         table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
+
     class Pipe(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
