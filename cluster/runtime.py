@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cluster.errors import ClusterError
 
@@ -56,6 +57,7 @@ def embedded_ray(cpus: int, gpus: int, python_path: tuple[Path, ...] = ()) -> It
     """
     import ray
 
+    handlers = _handlers()
     scratch = Path(tempfile.mkdtemp(prefix="tuner-ray-"))
     before = os.environ.get("PYTHONPATH", "")
     # Workers inherit it: the folder of the spec is where the user's own models and data are.
@@ -75,24 +77,29 @@ def embedded_ray(cpus: int, gpus: int, python_path: tuple[Path, ...] = ()) -> It
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise ClusterError(f"cannot start Ray here: {error}") from error
-        _take_back_signals()
+        _put_back(handlers)
         yield
     finally:
         ray.shutdown()
-        _take_back_signals()
+        _put_back(handlers)
         shutil.rmtree(scratch, ignore_errors=True)
         os.environ["PYTHONPATH"] = before
 
 
-def _take_back_signals() -> None:
-    """Put Python's handlers in place again.
+Handlers = Mapping[int, Any]
 
-    Ray's core, where Python does not see it, takes SIGTERM to abort the process with a stack trace, and leaves the
-    default action behind when it shuts down.
+
+def _handlers() -> Handlers:
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    return {number: handler for number, handler in found.items() if handler is not None}
+
+
+def _put_back(handlers: Handlers) -> None:
+    """Undo what Ray does to signals.
+
+    It takes SIGTERM in Python to exit with 15, in its core to abort with a stack trace, and leaves the default action
+    behind when it shuts down.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in (signal.SIGINT, signal.SIGTERM):
-        handler = signal.getsignal(number)
-        if handler is not None:
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
