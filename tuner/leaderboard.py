@@ -104,7 +104,7 @@ class Leaderboard:
 
 def build(record: Record, spec: SearchSpec) -> Leaderboard:
     """The leaderboard of a record, finished or not."""
-    last = record.rounds[-1] if record.rounds else None
+    last = record.last_round()
     chosen = winners(record, spec)
     tests = {arm: test_accuracies(record, arm, last.number) if last else {} for arm in record.arms}
     comparisons = _comparisons(tests, record.baseline, spec.confirm.margin) if last else {}

@@ -111,6 +111,15 @@ class Record:
             and (round_number is None or trial.round == round_number)
         ]
 
+    def last_round(self) -> Round | None:
+        """The last round all of whose confirm runs have ended; one that was interrupted gives no verdict."""
+        return next((r for r in reversed(self.rounds) if self._has_ended(r)), None)
+
+    def _has_ended(self, confirm_round: Round) -> bool:
+        runs = self.of(Stage.CONFIRM, round_number=confirm_round.number)
+        wanted = len(confirm_round.seeds) * len(confirm_round.winners)
+        return sum(run.state != State.RUNNING for run in runs) == wanted
+
     def add(self, event: Event) -> None:
         """Take one more event."""
         self.updated_ms = event["ms"]

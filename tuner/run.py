@@ -13,6 +13,7 @@ from trainables.data.splits import Splits
 from trainables.hyper import Hyper
 from trainables.space import Plan
 from tuner import arms as arms_
+from tuner.checks import check_sampler
 from tuner.confirm import ListSource, confirm_seeds, confirm_works, selection_works, winners
 from tuner.errors import Interrupted, SearchFailed, SpecError
 from tuner.execution import execute
@@ -51,7 +52,8 @@ class Job:
     def ray(self, code: Path | None) -> AbstractContextManager[None]:
         """A Ray with room for this job's trials."""
         cpus = self.concurrent * self.spec.resources.cpus
-        return embedded_ray(cpus, _gpus(self.spec), (code,) if code else ())
+        gpus = usable_gpus() if self.spec.resources.gpus else 0
+        return embedded_ray(cpus, gpus, (code,) if code else ())
 
     def execute(self, source: Source, scheduler: ArmScheduler | None = None) -> None:
         """Run a stream of trials.
@@ -91,11 +93,13 @@ def run(spec: SearchSpec, spec_text: str, home: Home, view: View, stop: Stop, co
         SearchFailed: the baseline, or every variant, has no winner; or the first trials all failed.
         Interrupted: a signal came.
     """
+    _check_resources(spec)
     concurrent = _concurrent(spec)
     check_tracker(tracking_uri(spec, home))
     splits = load_data(data_request(spec), home.cache, view.say)
     plan = arms_.plan(spec, len(splits.train))
     arms = arms_.arms(spec, plan)
+    check_sampler(spec, arms)
     _check_model(spec, splits, arms)
     storage = open_storage(spec.storage or _local_storage(home))
     folder = home.new_job(spec.name)
@@ -137,8 +141,9 @@ def confirm_again(
         SpecError: the job has no verdict yet.
     """
     record = folder.record()
-    if not record.rounds or record.state != "finished":
-        raise SpecError(f"job {folder.id} is {record.state}; only a finished job can be confirmed again")
+    if not record.rounds or record.state not in ("finished", "interrupted", "failed"):
+        raise SpecError(f"job {folder.id} is {record.state}; only a job whose search has ended can be confirmed again")
+    _check_resources(spec)
     concurrent = _concurrent(spec)
     load_data(data_request(spec), home.cache, view.say)
     with _job(spec, home, folder, concurrent, stop, view) as job:
@@ -231,25 +236,22 @@ def _job_event(job: Job, arms: Sequence[arms_.Arm], plan: Plan, splits: Splits, 
     }
 
 
+def _check_resources(spec: SearchSpec) -> None:
+    """Refuse what this machine can never give, instead of waiting for it."""
+    cpus, gpus = spec.resources.cpus, spec.resources.gpus
+    if cpus > usable_cpus():
+        raise SpecError(f"resources.cpus: a trial asks for {cpus} CPUs and this machine has {usable_cpus()}")
+    if gpus and gpus > usable_gpus():
+        raise SpecError(f"resources.gpus: a trial asks for {gpus:g} GPUs and this machine has {usable_gpus()}")
+
+
 def _concurrent(spec: SearchSpec) -> int:
-    wanted, resources, cpus = spec.resources.concurrent, spec.resources, usable_cpus()
-    if resources.cpus > cpus:
-        raise SpecError(f"resources.cpus: a trial asks for {resources.cpus} CPUs and this machine has {cpus}")
-    if wanted is not None:
-        return wanted
+    resources = spec.resources
+    if resources.concurrent is not None:
+        return resources.concurrent
     if resources.gpus == 0:
-        return max(1, cpus // resources.cpus)
-    return max(1, int(usable_gpus() / resources.gpus))
-
-
-def _gpus(spec: SearchSpec) -> int:
-    if spec.resources.gpus == 0:
-        return 0
-    if spec.resources.gpus > usable_gpus():
-        raise SpecError(
-            f"resources.gpus: a trial asks for {spec.resources.gpus:g} GPUs and this machine has {usable_gpus()}"
-        )
-    return usable_gpus()
+        return usable_cpus() // resources.cpus
+    return int(usable_gpus() / resources.gpus)
 
 
 def _check_model(spec: SearchSpec, splits: Splits, arms: Sequence[arms_.Arm]) -> None:

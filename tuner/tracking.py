@@ -76,11 +76,6 @@ class Writer:
         self._experiment: str = noted.get("experiment", "")
         self._runs: dict[str, str] = noted.get("runs", {})
 
-    @property
-    def behind(self) -> bool:
-        """Whether the journal holds events that MLflow has not been told."""
-        return self._offset < self._job.journal.stat().st_size
-
     def send(self) -> None:
         """Send everything in the journal.
 
