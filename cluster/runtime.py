@@ -37,10 +37,11 @@ def usable_cpus() -> int:
 
 
 def usable_gpus() -> int:
-    """GPUs this process may use, as Ray counts them."""
-    from ray._private.accelerators import NvidiaGPUAcceleratorManager
-
-    return int(NvidiaGPUAcceleratorManager.get_current_node_num_accelerators())
+    """GPUs this process may use: those of ``CUDA_VISIBLE_DEVICES``, else all that the machine has."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 @contextmanager
@@ -76,7 +77,7 @@ def embedded_ray(cpus: int, gpus: int, python_path: tuple[Path, ...] = ()) -> It
                 _temp_dir=str(scratch),
             )
         except (OSError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"cannot start Ray here: {error}") from error
+            raise ClusterError(f"cannot start Ray here: {str(error).splitlines()[0]}") from error
         _put_back(handlers)
         yield
     finally:

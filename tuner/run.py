@@ -19,12 +19,13 @@ from tuner.errors import Interrupted, SearchFailed, SpecError
 from tuner.execution import execute
 from tuner.home import Home, JobFolder
 from tuner.journal import Event, Journal
+from tuner.preflight import preflight
 from tuner.provenance import git_commit, machine, versions
 from tuner.publish import publish
 from tuner.record import Record, Stage, State, replay
 from tuner.scheduling import ArmScheduler
 from tuner.search import SearchSource
-from tuner.sender import Sender, check_tracker, tracking_uri
+from tuner.sender import Sender, tracking_uri
 from tuner.spec import SearchSpec, to_dict
 from tuner.study import ArmStudy, open_storage
 from tuner.trials import data_request, trial_config
@@ -93,9 +94,8 @@ def run(spec: SearchSpec, spec_text: str, home: Home, view: View, stop: Stop, co
         SearchFailed: the baseline, or every variant, has no winner; or the first trials all failed.
         Interrupted: a signal came.
     """
-    _check_resources(spec)
+    preflight(spec, home)
     concurrent = _concurrent(spec)
-    check_tracker(tracking_uri(spec, home))
     splits = load_data(data_request(spec), home.cache, view.say)
     plan = arms_.plan(spec, len(splits.train))
     arms = arms_.arms(spec, plan)
@@ -104,6 +104,8 @@ def run(spec: SearchSpec, spec_text: str, home: Home, view: View, stop: Stop, co
     storage = open_storage(spec.storage or _local_storage(home))
     folder = home.new_job(spec.name)
     folder.spec.write_text(spec_text)
+    view.say(f"job {folder.id}, {concurrent} trials at once, studies and journal in {home.path}")
+    view.say(f"tracked in {tracking_uri(spec, home)}")
     with _job(spec, home, folder, concurrent, stop, view) as job:
         job.journal.append("job", **_job_event(job, arms, plan, splits, code))
         studies = [
@@ -143,7 +145,7 @@ def confirm_again(
     record = folder.record()
     if not record.rounds or record.state not in ("finished", "interrupted", "failed"):
         raise SpecError(f"job {folder.id} is {record.state}; only a job whose search has ended can be confirmed again")
-    _check_resources(spec)
+    preflight(spec, home)
     concurrent = _concurrent(spec)
     load_data(data_request(spec), home.cache, view.say)
     with _job(spec, home, folder, concurrent, stop, view) as job:
@@ -234,15 +236,6 @@ def _job_event(job: Job, arms: Sequence[arms_.Arm], plan: Plan, splits: Splits, 
         "git_commit": git_commit(code or Path.cwd()),
         "code": None if code is None else str(code),
     }
-
-
-def _check_resources(spec: SearchSpec) -> None:
-    """Refuse what this machine can never give, instead of waiting for it."""
-    cpus, gpus = spec.resources.cpus, spec.resources.gpus
-    if cpus > usable_cpus():
-        raise SpecError(f"resources.cpus: a trial asks for {cpus} CPUs and this machine has {usable_cpus()}")
-    if gpus and gpus > usable_gpus():
-        raise SpecError(f"resources.gpus: a trial asks for {gpus:g} GPUs and this machine has {usable_gpus()}")
 
 
 def _concurrent(spec: SearchSpec) -> int:

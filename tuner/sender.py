@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from tuner.tracking import Writer
 
 POLL_S = 1.0
-ANSWER_S = 5.0
 PATIENCE_S = 60.0
 """How long a job that has ended waits for a tracker that is away."""
 
@@ -32,27 +31,6 @@ def open_writer(spec: SearchSpec, home: Home, folder: JobFolder) -> "Writer":
 def tracking_uri(spec: SearchSpec, home: Home) -> str:
     """Where a job is tracked: ``MLFLOW_TRACKING_URI`` wins over the spec, the spec over the home folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or home.tracking_uri
-
-
-def check_tracker(uri: str) -> None:
-    """Raise ``ServiceError`` unless a tracking server answers; one that is a file is made when it is first written.
-
-    Only before a job starts: a tracker that goes away later stops nothing.
-    """
-    if not uri.startswith(("http://", "https://")):
-        return
-    import requests
-
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
-    page = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"
-    try:
-        answer = requests.get(page, auth=auth, timeout=ANSWER_S)
-    except requests.RequestException as error:
-        raise ServiceError(f"MLflow at {uri} cannot be reached ({type(error).__name__}); is it up?") from None
-    if answer.status_code in (401, 403):
-        allowed = "; if it runs behind another name, start it with --allowed-hosts" if answer.status_code == 403 else ""
-        raise ServiceError(f"MLflow at {uri} refuses us ({answer.status_code} {answer.reason}){allowed}")
 
 
 class Sender:

@@ -177,7 +177,7 @@ def trial_line(trial: Trial) -> str:
     if trial.result:
         return f"{what}, test/acc {trial.result['test_acc']:.4f}"
     if trial.state == State.FAILED:
-        return f"{what}: {(trial.reason or '').strip().splitlines()[-1:] or ['no reason given']}"
+        return f"{what}: {(trial.reason or 'no reason given').strip().splitlines()[-1]}"
     return what if last is None else f"{what}, val/acc {last['val_acc']:.4f}"
 
 

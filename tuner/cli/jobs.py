@@ -32,6 +32,7 @@ def run(spec: Path, data_path: str | None, home: Path | None, quiet: bool, outpu
     from tuner.checks import check
     from tuner.code import import_from
     from tuner.home import Home
+    from tuner.preflight import preflight
     from tuner.spec import load
     from tuner.view import choose_view
 
@@ -41,9 +42,10 @@ def run(spec: Path, data_path: str | None, home: Path | None, quiet: bool, outpu
     for warning in check(loaded, view.say).warnings:
         view.say(f"warning: {warning}")
 
+    place = Home.find(home)
+    preflight(loaded, place)
     from tuner.run import run as run_job
 
-    place = Home.find(home)
     with _stoppable() as stop:
         folder = run_job(loaded, spec.read_text(encoding="utf-8-sig"), place, view, stop, code)
     _show_result(folder, place, output)
