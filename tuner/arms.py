@@ -110,8 +110,12 @@ def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan) -> None:
         except TrainableError as error:
             culprit = str(error).split()[0]
             raise spec.origin.error(Wrong(str(error), *_place(spec, index, culprit))) from None
+    knobs = {*arm.space, *arm.fixed}
+    if "decay_schedule" in knobs and "lambda_norm" not in knobs:
+        text = "does nothing: decay_schedule is for decoupled decay, and the arm has no lambda_norm"
+        raise spec.origin.error(Wrong(text, *_place(spec, index, "decay_schedule")))
     schedules = _schedules(arm)
-    for knob in sorted({*arm.space, *arm.fixed} & set(NEEDS_SCHEDULE)):
+    for knob in sorted(knobs & set(NEEDS_SCHEDULE)):
         if NEEDS_SCHEDULE[knob] not in schedules:
             names = ", ".join(schedules)
             text = f"does nothing: schedule is {names}; {knob} is for schedule {NEEDS_SCHEDULE[knob]} only"

@@ -3,14 +3,19 @@
 import sys
 from pathlib import Path
 
-
-def import_from(spec: Path) -> Path:
-    """Let ``module:callable`` in a spec name modules in the spec's folder; returns that folder."""
-    return import_folder(spec.absolute().parent)
+from trainables.catalog import is_dotted
+from tuner.spec import SearchSpec
 
 
-def import_folder(folder: Path) -> Path:
-    """The same, given the folder."""
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+def own_code(spec: SearchSpec, folder: Path) -> Path | None:
+    """``folder``, made importable, if the spec names code by dotted path; else None."""
+    if not any(is_dotted(name) for name in (spec.model.name, spec.data.name)):
+        return None
+    import_from(folder)
     return folder
+
+
+def import_from(folder: Path) -> None:
+    """Let modules in ``folder`` be imported, after all others: none of them shadows an installed one."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cluster.runtime import usable_cpus
+from cluster.runtime import usable_cpus, usable_gpus
 from tuner.checks import Checked
 
 TIMED_UPDATES = 5
@@ -21,7 +21,7 @@ class Cost:
         concurrent: trials at once, on CPU; with GPUs as many as fit.
         seconds_per_epoch: measured on one thread here, or None.
         search_hours, confirm_hours: with ``concurrent`` trials at once, or None.
-        cap_hours: the spec's cap on the search.
+        cap_hours, cap_gpu_hours: the spec's caps on the search.
     """
 
     search_trials: int
@@ -34,6 +34,7 @@ class Cost:
     search_hours: float | None
     confirm_hours: float | None
     cap_hours: float | None
+    cap_gpu_hours: float | None
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -41,6 +42,8 @@ class Cost:
         yield f"confirm: {self.confirm_runs} runs, {self.confirm_epochs} epochs{_hours(self.confirm_hours)}"
         if self.cap_hours is not None:
             yield f"cap:     no trial of the search starts after about {self.cap_hours:g} h"
+        if self.cap_gpu_hours is not None:
+            yield f"cap:     no trial of the search starts after about {self.cap_gpu_hours:g} GPU hours"
         if self.seconds_per_epoch is not None:
             yield (
                 f"timed:   {self.seconds_per_epoch:.2f} s an epoch of {self.updates_per_epoch} updates, one trial "
@@ -54,7 +57,7 @@ def estimate(checked: Checked, measure: bool) -> Cost:
     budget, confirm = spec.budget, spec.confirm
     selection = arms * confirm.top_k * confirm.selection_seeds if confirm.top_k > 1 else 0
     trials, runs = arms * budget.trials, arms * confirm.seeds + selection
-    concurrent = spec.resources.concurrent or max(1, usable_cpus() // spec.resources.cpus)
+    concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
     epoch_s = _seconds_per_epoch(checked) if measure and spec.resources.gpus == 0 else None
     epoch_h = None if epoch_s is None else epoch_s / concurrent / 3600
     return Cost(
@@ -68,6 +71,7 @@ def estimate(checked: Checked, measure: bool) -> Cost:
         search_hours=None if epoch_h is None else trials * budget.epochs * epoch_h,
         confirm_hours=None if epoch_h is None else runs * budget.epochs * epoch_h,
         cap_hours=budget.max_hours,
+        cap_gpu_hours=budget.max_gpu_hours,
     )
 
 

@@ -9,7 +9,7 @@ TunerError                       1  (never raised itself)
 ├── SearchFailed                 7  no arm finished, or failures over the limit
 └── Interrupted                  130 / 143
 
-Errors of the two leaves (``TrainableError``, ``ClusterError``) are user errors too; ``exit_code`` knows them all.
+Errors of the two leaves (``TrainableError``, ``ClusterError``) are user errors too: 2 and 3.
 Everything else is a bug of ours and exits 1 with its traceback.
 """
 
@@ -65,6 +65,12 @@ class Interrupted(TunerError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def without_password(url: str) -> str:
+    """A URL that may be shown: what stands before its ``@`` is left out."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else url
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

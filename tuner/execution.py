@@ -121,7 +121,7 @@ class _Loop:
             "cache_dir": str(self._cache_dir),
             "read_test": work.stage == Stage.CONFIRM,
             "weights_path": None if work.weights_path is None else str(work.weights_path),
-            "place": {"arm": work.arm, "judged": work.judged, "comparable": work.comparable},
+            "place": {"arm": work.arm, "bracket": work.bracket, "judged": work.judged, "comparable": work.comparable},
         }
 
     def report(self, trial_id: str, result: Mapping[str, Any]) -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from trainables.training import Training
 
 SCHEMA = 1
+MAX_VALUES = 100_000
+"""Keys and values of an export with the most confirm seeds, and more."""
 WEIGHTS_SUFFIX = ".safetensors"
 
 
@@ -136,13 +138,13 @@ def render(export: Export, suffix: str) -> str:
     return RENDERERS[suffix](export.model_dump(mode="json"))
 
 
-def write_new(path: Path, text: str, force: bool) -> None:
+def write_new(path: Path, content: str | bytes, force: bool) -> None:
     """Write a file whole or not at all; an existing one only with ``force``."""
     check_new(path, force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(text)
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(path)
     except OSError as error:
         raise ServiceError(f"cannot write {path}: {error.strerror}") from error
@@ -203,10 +205,11 @@ def load_config(path: str | Path, data_path: str | None = None, allow_code: bool
     Raises:
         NotFound, IntegrityError: as ``read_export``; or the data is not what the search used.
     """
+    from tuner.home import Home
     from tuner.reproduce import start
 
     export = read_export(Path(path))
-    return start(export, export.config, data_path, allow_code)
+    return start(export, export.config, Home.find(), data_path, allow_code)
 
 
 def _confirmed(record: Record, board: Leaderboard, arm: str) -> list[Trial]:
@@ -272,7 +275,7 @@ RENDERERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         # JSON is YAML 1.2, and one strict reader refuses doubled keys in both.
-        return read_text(text, str(path)).value
+        return read_text(text, str(path), MAX_VALUES).value
     except SpecError as error:
         raise IntegrityError(f"{error} (not a whole export)") from None
 

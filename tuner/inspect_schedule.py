@@ -9,6 +9,8 @@ from trainables.schedules import Schedule
 from trainables.space import Plan, Scalar, middle
 from trainables.variants import VARIANTS
 from tuner.errors import ServiceError, SpecError, did_you_mean
+from tuner.problems import Wrong
+from tuner.ranges import NEEDS_SCHEDULE, check_value
 
 
 class Point(NamedTuple):
@@ -31,6 +33,8 @@ def variant_schedule(variant: str, epochs: int, steps_per_epoch: int, knobs: Map
     if variant not in VARIANTS:
         known = ", ".join(VARIANTS)
         raise SpecError(f"no variant named {variant!r}; there are: {known}{did_you_mean(variant, VARIANTS)}")
+    for knob, value in knobs.items():
+        _check_knob(variant, knob, value)
     row, plan = VARIANTS[variant], Plan(epochs, steps_per_epoch)
     planned = {
         knob: middle(domain.resolve(plan))
@@ -38,6 +42,19 @@ def variant_schedule(variant: str, epochs: int, steps_per_epoch: int, knobs: Map
         if knob not in row.default and knob not in knobs
     }
     return Schedule(Hyper.of({**row.default, **planned, **row.fixed, **knobs}), plan)
+
+
+def _check_knob(variant: str, knob: str, value: Scalar) -> None:
+    try:
+        check_value(knob, value)
+    except Wrong as wrong:
+        raise SpecError(f"--set {knob}: {wrong.text}") from None
+    row = VARIANTS[variant]
+    if knob in row.fixed:
+        raise SpecError(f"--set {knob}: is what makes {variant} ({knob} {row.fixed[knob]}); take another variant")
+    needed = NEEDS_SCHEDULE.get(knob)
+    if needed and row.fixed.get("schedule") != needed:
+        raise SpecError(f"--set {knob}: does nothing for {variant}; {knob} is for schedule {needed} only")
 
 
 def points(schedule: Schedule, every: int) -> list[Point]:

@@ -104,7 +104,7 @@ class Leaderboard:
 
 def build(record: Record, spec: SearchSpec) -> Leaderboard:
     """The leaderboard of a record, finished or not."""
-    last = record.last_round()
+    last = next(reversed(record.ended_rounds()), None)
     chosen = winners(record, spec)
     tests = {arm: test_accuracies(record, arm, last.number) if last else {} for arm in record.arms}
     comparisons = _comparisons(tests, record.baseline, spec.confirm.margin) if last else {}
@@ -121,7 +121,7 @@ def build(record: Record, spec: SearchSpec) -> Leaderboard:
         seeds=last.seeds if last else (),
         margin=spec.confirm.margin,
         rows=rows,
-        warnings=tuple(_warnings(rows, record.baseline)),
+        warnings=(*_earlier_rounds(record, spec), *_warnings(rows, record.baseline)),
     )
 
 
@@ -135,6 +135,19 @@ def verdict_text(row: Row, baseline: str) -> str:
 def _comparisons(tests: Mapping[str, Mapping[int, float]], baseline: str, margin: float) -> dict[str, Comparison]:
     others = {arm: values for arm, values in tests.items() if arm != baseline}
     return {comparison.arm: comparison for comparison in compare(tests[baseline], others, margin)}
+
+
+def _earlier_rounds(record: Record, spec: SearchSpec) -> Iterator[str]:
+    """Confirming again until a verdict pleases is optional stopping: say what the rounds before it came to."""
+    rounds = record.ended_rounds()
+    came_to = []
+    for confirm_round in rounds[:-1]:
+        tests = {arm: test_accuracies(record, arm, confirm_round.number) for arm in record.arms}
+        outcomes = _comparisons(tests, record.baseline, spec.confirm.margin).values()
+        came_to.append(f"round {confirm_round.number}: " + ", ".join(f"{c.arm} {c.outcome}" for c in outcomes))
+    if came_to:
+        before = "; ".join(came_to)
+        yield f"this is the verdict of round {rounds[-1].number} of confirm runs alone; before it came {before}"
 
 
 def _row(

@@ -84,7 +84,6 @@ class Record:
     rounds: list[Round] = field(default_factory=list)
     state: str = "new"
     reason: str | None = None
-    updated_ms: int = 0
 
     @property
     def name(self) -> str:
@@ -111,9 +110,9 @@ class Record:
             and (round_number is None or trial.round == round_number)
         ]
 
-    def last_round(self) -> Round | None:
-        """The last round all of whose confirm runs have ended; one that was interrupted gives no verdict."""
-        return next((r for r in reversed(self.rounds) if self._has_ended(r)), None)
+    def ended_rounds(self) -> list[Round]:
+        """The rounds all of whose confirm runs have ended; one that was interrupted gives no verdict."""
+        return [confirm_round for confirm_round in self.rounds if self._has_ended(confirm_round)]
 
     def _has_ended(self, confirm_round: Round) -> bool:
         runs = self.of(Stage.CONFIRM, round_number=confirm_round.number)
@@ -122,7 +121,6 @@ class Record:
 
     def add(self, event: Event) -> None:
         """Take one more event."""
-        self.updated_ms = event["ms"]
         match event["kind"]:
             case "job":
                 self.job = event

@@ -1,8 +1,10 @@
 """The report in Markdown: verdict first, then what it rests on. Also MLflow's description of the parent run."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trainables.catalog import MODELS
 from tuner.leaderboard import Leaderboard, Row, verdict_text
 from tuner.record import Record, Stage
 from tuner.spec import SearchSpec
@@ -10,7 +12,15 @@ from tuner.spec import SearchSpec
 
 def markdown(record: Record, spec: SearchSpec, board: Leaderboard) -> str:
     """The report of a job, finished or not."""
-    return "\n".join([*_head(board), *_table(board), *_notes(spec, board), *_settings(record, board), *_origin(record)])
+    parts = (
+        _head(board),
+        _table(board),
+        _notes(board),
+        _settings(record, board),
+        _conditions(spec),
+        _origin(record),
+    )
+    return "\n".join(itertools.chain.from_iterable(parts))
 
 
 def _head(board: Leaderboard) -> Iterator[str]:
@@ -34,7 +44,7 @@ def _table(board: Leaderboard) -> Iterator[str]:
     yield ""
 
 
-def _notes(spec: SearchSpec, board: Leaderboard) -> Iterator[str]:
+def _notes(board: Leaderboard) -> Iterator[str]:
     if board.round:
         yield (
             f"Test accuracy is the mean ± sd over {len(board.seeds)} fresh training seeds "
@@ -61,6 +71,25 @@ def _settings(record: Record, board: Leaderboard) -> Iterator[str]:
         searched = next(arm["space"] for arm in record.job["arms"] if arm["name"] == row.arm)
         knobs = ", ".join(f"{knob} {_short(winner.hyper[knob])}" for knob in searched)
         yield f"- **{row.arm}** (trial {row.winner}): {knobs}"
+    yield ""
+
+
+def _conditions(spec: SearchSpec) -> Iterator[str]:
+    data, model, budget, confirm = spec.data, spec.model, spec.budget, spec.confirm
+    net = f"{model.name}, width {model.width:g}, set-up {model.setup}" if model.name in MODELS else model.name
+    best = f", the best {confirm.top_k} compared on {confirm.selection_seeds} seeds" if confirm.top_k > 1 else ""
+    pruning = "no pruning"
+    if spec.scheduler.name != "none":
+        pruning = f"{spec.scheduler.name} from epoch {spec.first_rung}, 1 in {spec.scheduler.reduction_factor} goes on"
+    yield "## How it was searched"
+    yield ""
+    yield f"- {net}; data {data.name}, augmentation {data.augment}, {spec.resources.precision}, seed {spec.seed}"
+    yield f"- {budget.trials} trials an arm, {budget.epochs} epochs, batches of {budget.batch_size}{best}"
+    yield f"- sampler {spec.sampler.name}, first trial at the variant's default; {pruning}"
+    for arm in spec.arms:
+        if arm.fixed or arm.parameters:
+            own = {**arm.fixed, **{knob: r.model_dump(exclude_none=True) for knob, r in arm.parameters.items()}}
+            yield f"- {arm.name} has of its own: {_pairs(own)}"
     yield ""
 
 
@@ -106,5 +135,5 @@ def _counts(images: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {split}" for split, count in images.items())
 
 
-def _pairs(values: Mapping[str, str]) -> str:
+def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())

@@ -14,6 +14,7 @@ from tuner.errors import IntegrityError, SpecError
 from tuner.export import ConfirmRun, Export
 from tuner.home import Home
 from tuner.provenance import versions
+from tuner.trials import check_fingerprint
 from tuner.verdict import prediction_interval
 
 SAME_BITS_NEED = ("python", "torch", "numpy")
@@ -63,6 +64,7 @@ class Reproduction:
 
 def reproduce(
     export: Export,
+    home: Home,
     fresh_seed: int | None = None,
     data_path: str | None = None,
     allow_code: bool = False,
@@ -81,7 +83,7 @@ def reproduce(
     seed = export.confirm_runs[0].seed if fresh_seed is None else fresh_seed
     if fresh_seed in recorded:
         raise SpecError(f"seed {fresh_seed} is one of the recorded seeds; name another")
-    training = start(export, replace(export.config, seed=seed), data_path, allow_code)
+    training = start(export, replace(export.config, seed=seed), home, data_path, allow_code)
     for _ in range(training.config.epochs):
         report = training.run_epoch()
         on_epoch(report)
@@ -100,7 +102,7 @@ def reproduce(
     )
 
 
-def start(export: Export, config: TrialConfig, data_path: str | None, allow_code: bool) -> Training:
+def start(export: Export, config: TrialConfig, home: Home, data_path: str | None, allow_code: bool) -> Training:
     """A training of an export's settings, on its data.
 
     Raises:
@@ -112,12 +114,8 @@ def start(export: Export, config: TrialConfig, data_path: str | None, allow_code
         raise SpecError(f"the export names code to run ({', '.join(code)}); give --allow-code if you trust it")
     if data_path is not None:
         config = replace(config, data=replace(config.data, path=str(Path(data_path).absolute())))
-    splits = load(config.data, Home.find().cache)
-    if splits.fingerprint != export.data_fingerprint:
-        raise IntegrityError(
-            f"the data is not what the search used: its fingerprint is {splits.fingerprint[:16]}…, "
-            f"the export's {export.data_fingerprint[:16]}…"
-        )
+    splits = load(config.data, home.cache)
+    check_fingerprint(splits, export.data_fingerprint)
     torch.set_num_threads(config.threads)
     gpu = config.gpu and torch.cuda.is_available()
     return Training(config, splits, "cuda" if gpu else "cpu")

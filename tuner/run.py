@@ -4,31 +4,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.runtime import embedded_ray, usable_cpus, usable_gpus
-from trainables.catalog import is_dotted
 from trainables.config import TrialConfig
 from trainables.data.cache import load as load_data
 from trainables.data.splits import Splits
 from trainables.hyper import Hyper
 from trainables.space import Plan
+from trainables.training import build_model
 from tuner import arms as arms_
 from tuner.checks import check_sampler
-from tuner.confirm import ListSource, confirm_seeds, confirm_works, selection_works, winners
-from tuner.errors import Interrupted, SearchFailed, SpecError
+from tuner.confirm import ListSource, confirm_seeds, confirm_works, selection_works, test_accuracies, winners
+from tuner.errors import Interrupted, SearchFailed, SpecError, without_password
 from tuner.execution import execute
 from tuner.home import Home, JobFolder
 from tuner.journal import Event, Journal
-from tuner.preflight import preflight
 from tuner.provenance import git_commit, machine, versions
 from tuner.publish import publish
-from tuner.record import Record, Stage, State, replay
+from tuner.record import Record, Stage, State, Trial, replay
 from tuner.scheduling import ArmScheduler
 from tuner.search import SearchSource
 from tuner.sender import Sender, tracking_uri
-from tuner.spec import SearchSpec, to_dict
+from tuner.spec import SearchSpec, fingerprint, to_dict
 from tuner.study import ArmStudy, open_storage
-from tuner.trials import data_request, trial_config
+from tuner.trials import check_fingerprint, data_request, trial_config
 from tuner.view import View
 from tuner.work import Source, Stop, Work
 
@@ -94,18 +94,18 @@ def run(spec: SearchSpec, spec_text: str, home: Home, view: View, stop: Stop, co
         SearchFailed: the baseline, or every variant, has no winner; or the first trials all failed.
         Interrupted: a signal came.
     """
-    preflight(spec, home)
-    concurrent = _concurrent(spec)
+    concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
     splits = load_data(data_request(spec), home.cache, view.say)
     plan = arms_.plan(spec, len(splits.train))
     arms = arms_.arms(spec, plan)
     check_sampler(spec, arms)
     _check_model(spec, splits, arms)
-    storage = open_storage(spec.storage or _local_storage(home))
+    storage_url = spec.storage or _local_storage(home)
+    storage = open_storage(storage_url)
     folder = home.new_job(spec.name)
     folder.spec.write_text(spec_text)
-    view.say(f"job {folder.id}, {concurrent} trials at once, studies and journal in {home.path}")
-    view.say(f"tracked in {tracking_uri(spec, home)}")
+    view.say(f"job {folder.id}, {concurrent} trials at once, journal in {folder.path}")
+    view.say(f"studies in {without_password(storage_url)}, tracked in {without_password(tracking_uri(spec, home))}")
     with _job(spec, home, folder, concurrent, stop, view) as job:
         job.journal.append("job", **_job_event(job, arms, plan, splits, code))
         studies = [
@@ -145,9 +145,8 @@ def confirm_again(
     record = folder.record()
     if not record.rounds or record.state not in ("finished", "interrupted", "failed"):
         raise SpecError(f"job {folder.id} is {record.state}; only a job whose search has ended can be confirmed again")
-    preflight(spec, home)
-    concurrent = _concurrent(spec)
-    load_data(data_request(spec), home.cache, view.say)
+    concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
+    check_fingerprint(load_data(data_request(spec), home.cache, view.say), record.job["data_fingerprint"])
     with _job(spec, home, folder, concurrent, stop, view) as job:
         job.journal.append("state", state="running")
         with job.ray(code), view.watching(spec, job.record, concurrent):
@@ -187,36 +186,50 @@ def _search(job: Job, studies: Sequence[ArmStudy], plan: Plan) -> None:
     scheduler = None
     if spec.scheduler.name != "none":
         scheduler = ArmScheduler(spec.metric.key, spec.metric.goal == "maximize", spec.scheduler.reduction_factor)
-    job.execute(SearchSource(spec, plan, studies, job.make_trial), scheduler)
+    job.execute(SearchSource(spec, plan, studies, job.make_trial, job.concurrent), scheduler)
     chosen = winners(job.record, spec)
     if spec.baseline not in chosen or len(chosen) < 2:
         raise SearchFailed(_why_no_winners(job.record, chosen))
 
 
 def _confirm(job: Job, round_number: int, count: int) -> None:
-    seeds = confirm_seeds(job.spec, round_number, count)
-    chosen = winners(job.record, job.spec)
+    spec = job.spec
+    seeds = confirm_seeds(spec, round_number, count)
+    chosen = winners(job.record, spec)
     job.journal.append(
         "confirm",
         round=round_number,
         seeds=seeds,
         winners={arm: trial.number for arm, trial in chosen.items()},
     )
-    works: list[Work] = confirm_works(job.spec, chosen, seeds, round_number, job.make_trial, job.folder.weights)
+    works: list[Work] = confirm_works(spec, chosen, seeds, round_number, job.make_trial, job.folder.weights)
     job.execute(ListSource(works))
+    tested = [arm for arm in chosen if test_accuracies(job.record, arm, round_number)]
+    if spec.baseline not in tested or len(tested) < 2:
+        raise SearchFailed(_why_no_verdict(job.record, [arm for arm in chosen if arm not in tested], round_number))
 
 
 def _why_no_winners(record: Record, chosen: Mapping[str, object]) -> str:
     missing = [arm for arm in record.arms if arm not in chosen]
-    lost = [t for t in record.of(Stage.SEARCH) if t.arm in missing and t.state in (State.FAILED, State.DIVERGED)]
-    first = f"; the first of {len(lost)} failures:\n{lost[0].reason}" if lost else ""
-    return f"no trial of {', '.join(missing)} trained to its end, so there is nothing to compare{first}"
+    lost = [trial for trial in record.of(Stage.SEARCH) if trial.arm in missing]
+    return f"no trial of {', '.join(missing)} trained to its end, so there is nothing to compare{_first_failure(lost)}"
+
+
+def _why_no_verdict(record: Record, missing: Sequence[str], round_number: int) -> str:
+    lost = [trial for trial in record.of(Stage.CONFIRM, round_number=round_number) if trial.arm in missing]
+    return f"no confirm run of {', '.join(missing)} trained to its end, so there is no verdict{_first_failure(lost)}"
+
+
+def _first_failure(trials: Sequence[Trial]) -> str:
+    lost = [trial for trial in trials if trial.state in (State.FAILED, State.DIVERGED)]
+    return f"; the first of {len(lost)} failures:\n{lost[0].reason}" if lost else ""
 
 
 def _job_event(job: Job, arms: Sequence[arms_.Arm], plan: Plan, splits: Splits, code: Path | None) -> Event:
     return {
         "job": job.folder.id,
-        "spec": to_dict(job.spec),
+        "spec": _portable(job.spec),
+        "spec_sha256": fingerprint(job.spec),
         "arms": [
             {
                 "name": arm.name,
@@ -234,30 +247,22 @@ def _job_event(job: Job, arms: Sequence[arms_.Arm], plan: Plan, splits: Splits, 
         "versions": dict(versions()),
         "machine": dict(machine()),
         "git_commit": git_commit(code or Path.cwd()),
-        "code": None if code is None else str(code),
+        "folder": str(code or Path.cwd()),
     }
 
 
-def _concurrent(spec: SearchSpec) -> int:
-    resources = spec.resources
-    if resources.concurrent is not None:
-        return resources.concurrent
-    if resources.gpus == 0:
-        return usable_cpus() // resources.cpus
-    return int(usable_gpus() / resources.gpus)
+def _portable(spec: SearchSpec) -> dict[str, Any]:
+    """The spec's values, its data path absolute: the job may be confirmed again from another folder."""
+    values = to_dict(spec)
+    return values | {"data": values["data"] | {"path": data_request(spec).path}}
 
 
 def _check_model(spec: SearchSpec, splits: Splits, arms: Sequence[arms_.Arm]) -> None:
-    """Build the user's own model once, so that a mistake in it is told before anything starts."""
-    if is_dotted(spec.model.name):
-        from trainables.training import build_model
-
-        arm = arms[0]
-        build_model(
-            trial_config(spec, arm.hyper(arm.default), spec.seed),
-            splits.num_classes,
-            splits.train.images_BHWC.shape[1:],
-        )
+    """Build the model once, so that one that does not fit the data is told before anything starts."""
+    trial = trial_config(spec, arms[0].hyper(arms[0].default), spec.seed)
+    build_model(trial, splits.num_classes, splits.train.images_BHWC.shape[1:])
+    if spec.data.augment == "flip_crop" and not splits.flips:
+        raise SpecError("data.augment: is 'flip_crop', but a mirrored image of this data set changes its label")
 
 
 def _local_storage(home: Home) -> str:

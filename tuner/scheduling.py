@@ -58,7 +58,7 @@ def comparable_epochs(schedule: Schedule, at: Sequence[int]) -> tuple[int, ...]:
 
 
 class Rungs:
-    """The values seen at each epoch of one arm."""
+    """The values seen at each epoch of one arm's bracket."""
 
     def __init__(self, reduction_factor: int) -> None:
         self._factor = reduction_factor
@@ -78,9 +78,9 @@ class Rungs:
 
 
 class ArmScheduler(FIFOScheduler):
-    """Stops a trial that does not survive a rung of its own arm.
+    """Stops a trial that does not survive a rung of its own arm and bracket.
 
-    Reads ``arm``, ``judged`` and ``comparable`` (epochs) from the trial's config.
+    Reads ``arm``, ``bracket``, ``judged`` and ``comparable`` (epochs) from the trial's config.
 
     Args:
         metric: the reported key to compare.
@@ -92,7 +92,7 @@ class ArmScheduler(FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self._key = metric
         self._sign = 1.0 if maximize else -1.0
-        self._arms: dict[str, Rungs] = defaultdict(lambda: Rungs(reduction_factor))
+        self._peers: dict[tuple[str, int], Rungs] = defaultdict(lambda: Rungs(reduction_factor))
         self._heard: set[tuple[str, int]] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: Mapping[str, Any]) -> str:
@@ -102,7 +102,7 @@ class ArmScheduler(FIFOScheduler):
         if epoch not in place["comparable"] or (trial.trial_id, epoch) in self._heard:
             return str(TrialScheduler.CONTINUE)
         self._heard.add((trial.trial_id, epoch))
-        arm, value = self._arms[place["arm"]], self._sign * result[self._key]
-        arm.record(epoch, value)
-        stop = epoch in place["judged"] and not arm.survives(epoch, value)
+        peers, value = self._peers[place["arm"], place["bracket"]], self._sign * result[self._key]
+        peers.record(epoch, value)
+        stop = epoch in place["judged"] and not peers.survives(epoch, value)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)

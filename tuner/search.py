@@ -1,5 +1,6 @@
 """The search: arms asked in turn, each from its own study, until trials or time are spent."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -26,6 +27,7 @@ class SearchSource:
         plan: a trial's planned length.
         studies: one an arm.
         make_trial: hyperparameters and seed to a trial.
+        concurrent: trials that run at once.
         clock: seconds, monotonic.
     """
 
@@ -35,6 +37,7 @@ class SearchSource:
         plan: Plan,
         studies: Sequence[ArmStudy],
         make_trial: Callable[[Hyper, int], TrialConfig],
+        concurrent: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
@@ -42,11 +45,12 @@ class SearchSource:
         self._studies = {study.arm.name: study for study in studies}
         self._turns = tuple(self._studies)
         self._make_trial = make_trial
+        self._concurrent = concurrent
         self._clock = clock
         self._started_at = clock()
         self._given = 0
         self._running: dict[str, float] = {}
-        self._trial_seconds = 0.0
+        self._ended_s = 0.0
         self._errors: list[str] = []
         self._fine = False
 
@@ -54,7 +58,7 @@ class SearchSource:
         """The next trial, from the arm whose turn it is."""
         done, turn = divmod(self._given, len(self._turns))
         # Only a whole round may begin, so that every arm ends with as many started trials.
-        if turn == 0 and (done == self._spec.budget.trials or self._no_time_for_another_round(done)):
+        if turn == 0 and (done == self._spec.budget.trials or self._no_time_for_another_round()):
             return None
         study = self._studies[self._turns[turn]]
         asked = study.ask()
@@ -70,7 +74,7 @@ class SearchSource:
         Raises:
             SearchFailed: the first trials all raised.
         """
-        self._trial_seconds += self._clock() - self._running.pop(work.key)
+        self._ended_s += self._clock() - self._running.pop(work.key)
         study = self._studies[work.arm]
         metric = self._spec.metric.key
         reports = [(int(epoch["epoch"]), float(epoch[metric])) for epoch in ended.epochs]
@@ -91,16 +95,25 @@ class SearchSource:
             if len(self._errors) == HOPELESS:
                 raise SearchFailed(f"the first {HOPELESS} trials all failed; the first error was:\n{self._errors[0]}")
 
-    def _no_time_for_another_round(self, done: int) -> bool:
-        now = self._clock()
-        elapsed_h = (now - self._started_at) / 3600
-        busy_s = self._trial_seconds + sum(now - begun for begun in self._running.values())
-        gpu_h = busy_s * self._spec.resources.gpus / 3600
-        budget = self._spec.budget
-        return _over(elapsed_h, done, budget.max_hours) or _over(gpu_h, done, budget.max_gpu_hours)
+    def _no_time_for_another_round(self) -> bool:
+        """Whether a round of trials as long as those so far would end beyond a cap."""
+        if self._given == 0:
+            return False
+        now, arms, budget = self._clock(), len(self._turns), self._spec.budget
+        ages = [now - begun for begun in self._running.values()]
+        ended = self._given - len(ages)
+        # Running trials will get older: they raise the estimate, never lower it.
+        trial_s = max(self._ended_s / max(1, ended), (self._ended_s + sum(ages)) / self._given)
+        clock_s = now - self._started_at + trial_s * math.ceil(arms / self._concurrent)
+        gpu_s = trial_s * (self._given + arms) * self._spec.resources.gpus
+        return _over(clock_s, budget.max_hours) or _over(gpu_s, budget.max_gpu_hours)
 
     def _work(self, arm: str, number: int, hyper: Hyper) -> Work:
-        at = self._rungs(number)
+        scheduler = self._spec.scheduler
+        at: tuple[int, ...] = ()
+        if scheduler.name != "none":
+            at = rungs(self._spec.first_rung, scheduler.reduction_factor, self._plan.epochs)
+        of_bracket = bracket(number, scheduler.reduction_factor, len(at)) if scheduler.name == "hyperband" else 0
         schedule = Schedule(hyper, self._plan)
         return Work(
             key=f"{Stage.SEARCH}/{arm}/{number}",
@@ -108,22 +121,11 @@ class SearchSource:
             arm=arm,
             number=number,
             trial=self._make_trial(hyper, self._spec.seed),
-            judged=judged_epochs(schedule, at),
-            comparable=comparable_epochs(schedule, at),
+            bracket=of_bracket,
+            judged=judged_epochs(schedule, at[of_bracket:]),
+            comparable=comparable_epochs(schedule, at[of_bracket:]),
         )
 
-    def _rungs(self, number: int) -> tuple[int, ...]:
-        scheduler, epochs = self._spec.scheduler, self._plan.epochs
-        if scheduler.name == "none":
-            return ()
-        found = rungs(self._spec.first_rung, scheduler.reduction_factor, epochs)
-        if scheduler.name == "asha":
-            return found
-        return found[bracket(number, scheduler.reduction_factor, len(found)) :]
 
-
-def _over(spent: float, rounds: int, cap: float | None) -> bool:
-    """Whether one more round, as long as the mean of those so far, would go over the cap."""
-    if cap is None or rounds == 0:
-        return False
-    return spent * (rounds + 1) / rounds > cap
+def _over(seconds: float, cap_hours: float | None) -> bool:
+    return cap_hours is not None and seconds > 3600 * cap_hours

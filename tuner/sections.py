@@ -88,6 +88,8 @@ class DataSpec(Frozen):
             raise Wrong("digits come with scikit-learn; leave the path out", "path")
         if self.name == "digits" and self.augment != "none":
             raise Wrong("is 'flip_crop', which changes the labels of digits; must be none", "augment")
+        if is_dotted(self.name) and self.size is not None:
+            raise Wrong("images of a data set of your own are not resized; leave the size out", "size")
         if self.sha256 and self.path is None:
             raise Wrong("checksums are given but no path; give data.path, or leave them out", "sha256")
         return self

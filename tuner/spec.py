@@ -17,7 +17,7 @@ from tuner.limits import BudgetSpec, ConfirmSpec, ResourcesSpec, SamplerSpec, Sc
 from tuner.problems import Origin, Wrong
 from tuner.ranges import Frozen, Range, check_knob_name
 from tuner.refusals import refusals
-from tuner.sections import NEEDS_PATH, NET_STRIDE, ArmSpec, DataSpec, Line, MetricSpec, ModelSpec, Name
+from tuner.sections import NET_STRIDE, ArmSpec, DataSpec, Line, MetricSpec, ModelSpec, Name
 from tuner.yaml import Document, KeyPath, read
 
 __all__ = [
@@ -70,7 +70,7 @@ class SearchSpec(Frozen):
     tracking: TrackingSpec = Field(default=TrackingSpec(), description="where MLflow keeps the runs")
     storage: Line | None = Field(
         default=None,
-        description="SQLAlchemy URL of the studies' storage; a file beside the job, if not given",
+        description="SQLAlchemy URL of the studies' storage; one SQLite file for all jobs here, if not given",
     )
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
@@ -84,6 +84,13 @@ class SearchSpec(Frozen):
     def first_rung(self) -> int:
         """Epochs before the scheduler first judges a trial."""
         return self.scheduler.first_rung_of(self.budget.epochs)
+
+    def concurrent_on(self, cpus: int, gpus: int) -> int:
+        """Trials at once on a machine with so many CPUs and GPUs: as asked for, else as many as fit, at least 1."""
+        wanted = self.resources
+        if wanted.concurrent is not None:
+            return wanted.concurrent
+        return max(1, int(gpus / wanted.gpus) if wanted.gpus else cpus // wanted.cpus)
 
     def from_origin(self, origin: Origin) -> Self:
         """Remember the file it was read from."""
@@ -192,10 +199,14 @@ def starter() -> str:
     return Path(__file__).with_name("starter.yaml").read_text(encoding="utf-8")
 
 
-def _with_path(data: dict[str, Any], data_path: str | None) -> dict[str, Any]:
-    if data_path is None and isinstance(data.get("name"), str) and data["name"] in (*NEEDS_PATH, "cifar10"):
-        data_path = os.environ.get("TUNER_DATA") or None
-    return data if data_path is None else data | {"path": data_path}
+def data_path_of(name: Any, given: str | None) -> str | None:
+    """Where the data set ``name`` lies, but for the spec: as given, else ``TUNER_DATA``, which digits do not need."""
+    return given or (os.environ.get("TUNER_DATA") or None if name != "digits" else None)
+
+
+def _with_path(data: dict[str, Any], given: str | None) -> dict[str, Any]:
+    path = data_path_of(data.get("name"), given)
+    return data if path is None else data | {"path": path}
 
 
 def _in_full(value: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from trainables.config import derive_seed
 from trainables.space import Choice, Domain, Float, Int, Scalar
 from tuner.arms import Arm
-from tuner.errors import ServiceError
+from tuner.errors import ServiceError, without_password
 from tuner.limits import SamplerSpec
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -129,7 +129,7 @@ def open_storage(url: str) -> BaseStorage:
         return RDBStorage(url, skip_compatibility_check=False)
     except (SQLAlchemyError, ImportError, RuntimeError) as error:
         raise ServiceError(
-            f"cannot open the studies' database {_without_password(url)}: {_first_line(error)}"
+            f"cannot open the studies' database {without_password(url)}: {_first_line(error)}"
         ) from error
 
 
@@ -204,11 +204,6 @@ def _from_search(space: Mapping[str, Domain], params: Mapping[str, Scalar]) -> M
 
 def _is_one_minus(domain: Domain) -> bool:
     return isinstance(domain, Float) and domain.scale == "one-minus-log"
-
-
-def _without_password(url: str) -> str:
-    head, at, tail = url.rpartition("@")
-    return f"{head.split('://')[0]}://***@{tail}" if at else url
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from tuner.errors import ServiceError
+from tuner.errors import ServiceError, without_password
 from tuner.home import JobFolder
 from tuner.journal import Event, read_from
 from tuner.record import Stage, State
@@ -67,7 +67,7 @@ class Writer:
 
     def __init__(self, job: JobFolder, uri: str, experiment: str, artifacts: Path | None) -> None:
         self._job = job
-        self._uri = uri
+        self._shown = without_password(uri)
         self._client = MlflowClient(tracking_uri=uri)
         self._experiment_name = experiment
         self._artifacts = artifacts
@@ -88,7 +88,7 @@ class Writer:
                 self._offset = batch[-1][1]
                 self._note()
         except UNREACHABLE as error:
-            raise ServiceError(f"MLflow at {self._uri} cannot be written: {_first_line(error)}") from error
+            raise ServiceError(f"MLflow at {self._shown} cannot be written: {_first_line(error)}") from error
 
     def attach(self, files: Mapping[str, Path], description: str) -> None:
         """Put files (artifact folder and file) and a description in Markdown on the parent run.
@@ -101,7 +101,7 @@ class Writer:
                 self._client.log_artifact(self._runs[""], str(file), os.path.dirname(name) or None)
             self._client.set_tag(self._runs[""], "mlflow.note.content", description)
         except UNREACHABLE as error:
-            raise ServiceError(f"MLflow at {self._uri} cannot be written: {_first_line(error)}") from error
+            raise ServiceError(f"MLflow at {self._shown} cannot be written: {_first_line(error)}") from error
 
     @property
     def runs(self) -> Mapping[str, str]:
@@ -198,6 +198,7 @@ class Writer:
     def _kill_running(self, ms: int) -> None:
         for key, run_id in self._runs.items():
             if key and self._client.get_run(run_id).info.status == "RUNNING":
+                self._client.set_tag(run_id, "tuner.state", "interrupted")
                 self._client.set_terminated(run_id, "KILLED", end_time=ms)
 
     def _make_experiment(self) -> str:
@@ -224,13 +225,14 @@ def _metrics(event: Mapping[str, Any], names: Mapping[str, str], step: int) -> l
     return [Metric(name, float(event[key]), event["ms"], step) for key, name in names.items() if key in event]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """``section.key`` to value; what is nested deeper as JSON, since its keys may be no names for MLflow."""
     flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
+    for section, values in sections.items():
+        pairs = values.items() if isinstance(values, Mapping) else [("", values)]
+        for key, value in pairs:
+            name = f"{section}.{key}" if key else section
+            flat[name] = json.dumps(value) if isinstance(value, list | Mapping) else value
     return flat
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from trainables.catalog import is_dotted
 from trainables.config import ModelConfig, TrialConfig
 from trainables.data.cache import DataRequest
+from trainables.data.splits import Splits
 from trainables.hyper import Hyper
+from tuner.errors import IntegrityError
 from tuner.spec import SearchSpec
 
 
@@ -23,6 +25,15 @@ def data_request(spec: SearchSpec) -> DataRequest:
         validation=data.validation_share,
         seed=spec.seed,
     )
+
+
+def check_fingerprint(splits: Splits, recorded: str) -> None:
+    """Raise ``IntegrityError`` unless the data is the recorded one."""
+    if splits.fingerprint != recorded:
+        raise IntegrityError(
+            f"the data is not what the search used: its fingerprint is {splits.fingerprint[:16]}…, "
+            f"the search's {recorded[:16]}…"
+        )
 
 
 def trial_config(spec: SearchSpec, hyper: Hyper, seed: int) -> TrialConfig:

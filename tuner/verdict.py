@@ -18,6 +18,9 @@ from scipy.special import stdtr, stdtrit
 MOST_SEEDS = 1000
 """No more seeds than this are ever suggested."""
 
+LEAST_SEEDS = 3
+"""Fewer pairs give no verdict: with two, equal differences on a small test set have no spread and look certain."""
+
 POINTS = 100.0
 """Points in the fraction 1."""
 
@@ -218,7 +221,7 @@ def _half_width(sample: _Sample, alpha: float) -> float:
 
 
 def _p_value(sample: _Sample | None) -> float | None:
-    if sample is None or sample.n < 2:
+    if sample is None or sample.n < LEAST_SEEDS:
         return None
     if sample.sd == 0:
         return 0.0 if sample.mean else 1.0
@@ -248,7 +251,7 @@ def _judge(arm: str, sample: _Sample | None, p: float | None, p_holm: float, los
 
 def _unjudged(arm: str, sample: _Sample | None, lost: str, margin: float) -> Comparison:
     n, mean = (0, None) if sample is None else (sample.n, sample.mean)
-    reason = "no seed to compare" if sample is None else "one seed has no spread to judge by"
+    reason = "no seed to compare" if sample is None else f"fewer than {LEAST_SEEDS} seeds to judge by"
     return Comparison(arm, n, mean, None, None, None, None, margin, Outcome.NOT_ENOUGH, None, _join(reason, lost))
 
 
@@ -296,7 +299,7 @@ def _phrase(c: Comparison) -> str:
     if c.mean_diff is None:
         return c.outcome.value
     if c.low is None or c.high is None or c.p_holm is None:
-        return f"{c.outcome.value}: {c.mean_diff:+z.2f} points on one seed"
+        return f"{c.outcome.value}: {c.mean_diff:+z.2f} points, {c.n} seed{'s' if c.n > 1 else ''}"
     half = f"{(c.high - c.low) / 2:.2f}"
     evidence = f"{_p_text(c.p_holm)}, {c.n} seeds"
     match c.outcome:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -99,10 +99,11 @@ class Progress:
 
     def line(self) -> str:
         """Trials done of all, time spent and left."""
-        search, confirm = self._done(Stage.SEARCH), self._done(Stage.CONFIRM)
-        parts = [f"search {search}/{self._search_trials()}"]
+        parts = [f"search {self._done(Stage.SEARCH)}/{self._search_trials()}"]
+        if self._selection_runs():
+            parts.append(f"select {self._done(Stage.SELECT)}/{self._selection_runs()}")
         if self._record.rounds:
-            parts.append(f"confirm {confirm}/{self._confirm_runs()}")
+            parts.append(f"confirm {self._confirmed()}/{self._confirm_runs()}")
         return f"{', '.join(parts)}, {_duration(time.monotonic() - self._started)} spent, {self._eta()}"
 
     def table(self) -> "Table":
@@ -126,9 +127,7 @@ class Progress:
         return table
 
     def _cells(self, arm: str) -> list[str]:
-        # A copy: the writer of the record is another thread.
-        trials = [t for t in list(self._record.trials.values()) if t.arm == arm and t.stage == Stage.SEARCH]
-        confirm = [t for t in list(self._record.trials.values()) if t.arm == arm and t.stage == Stage.CONFIRM]
+        trials = self._trials(Stage.SEARCH, arm)
         states = [trial.state for trial in trials]
         best = self._best(trials)
         return [
@@ -138,7 +137,7 @@ class Progress:
             str(states.count(State.FAILED) + states.count(State.DIVERGED)),
             str(sum(len(trial.epochs) for trial in trials)),
             "–" if best is None else f"{best:.4f}",
-            f"{sum(trial.state == State.COMPLETE for trial in confirm)}/{self._spec.confirm.seeds}",
+            f"{self._confirmed(arm)}/{len(self._seeds())}",
         ]
 
     def _best(self, trials: list[Trial]) -> float | None:
@@ -147,24 +146,46 @@ class Progress:
             return None
         return max(values) if self._spec.metric.goal == "maximize" else min(values)
 
-    def _done(self, stage: Stage) -> int:
-        return sum(t.stage == stage and t.state != State.RUNNING for t in list(self._record.trials.values()))
+    def _trials(self, stage: Stage, arm: str | None = None, round_number: int | None = None) -> list[Trial]:
+        # The record grows in another thread, and a dictionary must not grow while it is walked through.
+        trials = list(self._record.trials.values())
+        return [t for t in trials if t.stage == stage and arm in (None, t.arm) and round_number in (None, t.round)]
+
+    def _done(self, stage: Stage, arm: str | None = None, round_number: int | None = None) -> int:
+        return sum(trial.state != State.RUNNING for trial in self._trials(stage, arm, round_number))
+
+    def _confirmed(self, arm: str | None = None) -> int:
+        rounds = self._record.rounds
+        return self._done(Stage.CONFIRM, arm, rounds[-1].number) if rounds else 0
 
     def _search_trials(self) -> int:
         return self._spec.budget.trials * len(self._record.arms)
 
+    def _selection_runs(self) -> int:
+        confirm = self._spec.confirm
+        return confirm.top_k * confirm.selection_seeds * len(self._record.arms) if confirm.top_k > 1 else 0
+
+    def _seeds(self) -> Sequence[int]:
+        rounds = self._record.rounds
+        return rounds[-1].seeds if rounds else range(self._spec.confirm.seeds)
+
     def _confirm_runs(self) -> int:
-        return self._spec.confirm.seeds * len(self._record.arms)
+        rounds = self._record.rounds
+        return len(self._seeds()) * len(rounds[-1].winners if rounds else self._record.arms)
 
     def _eta(self) -> str:
-        epochs = [epoch["seconds"] for t in list(self._record.trials.values()) for epoch in list(t.epochs)]
-        ended = [t for t in list(self._record.trials.values()) if t.stage == Stage.SEARCH and t.state != State.RUNNING]
-        if not ended:
+        searched = [trial for trial in self._trials(Stage.SEARCH) if trial.state != State.RUNNING]
+        epochs = [epoch["seconds"] for trial in list(self._record.trials.values()) for epoch in list(trial.epochs)]
+        if not searched or not epochs:
             return "time left unknown yet"
-        mean_epochs = sum(len(t.epochs) for t in ended) / len(ended)
-        left = max(0, self._search_trials() - self._done(Stage.SEARCH)) * mean_epochs
-        left += max(0, self._confirm_runs() - self._done(Stage.CONFIRM)) * self._spec.budget.epochs
-        seconds = left * sum(epochs) / len(epochs) / self._concurrent
+        # Once confirm runs have begun, the search is over, also one that a cap ended early.
+        search_left = 0 if self._record.rounds else self._search_trials() - len(searched)
+        whole_left = self._confirm_runs() - self._confirmed()
+        if not self._record.rounds:
+            whole_left += self._selection_runs() - self._done(Stage.SELECT)
+        mean_epochs = sum(len(trial.epochs) for trial in searched) / len(searched)
+        left = search_left * mean_epochs + whole_left * self._spec.budget.epochs
+        seconds = max(0.0, left) * sum(epochs) / len(epochs) / self._concurrent
         budget = self._spec.budget.max_hours
         cap = "" if budget is None else f" (search capped at {budget:g} h)"
         return f"about {_duration(seconds)} left{cap}"

@@ -20,6 +20,7 @@ class Work:
         number: of the setting in the arm's study.
         trial: what to train.
         round: of confirm runs, 0 before them.
+        bracket: of HyperBand; trials are only held against others of theirs.
         judged, comparable: epochs for the scheduler.
         weights_path: where to leave the final weights.
     """
@@ -30,6 +31,7 @@ class Work:
     number: int
     trial: TrialConfig
     round: int = 0
+    bracket: int = 0
     judged: tuple[int, ...] = ()
     comparable: tuple[int, ...] = ()
     weights_path: Path | None = None

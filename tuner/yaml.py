@@ -78,13 +78,13 @@ def read(path: Path) -> Document:
     return read_text(text, str(path))
 
 
-def read_text(text: str, name: str) -> Document:
+def read_text(text: str, name: str, max_values: int = MAX_VALUES) -> Document:
     """The document in ``text``; ``name`` stands for the file in messages. Raises ``SpecError``."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if bad := _CONTROL.search(text):
         line = text.count("\n", 0, bad.start()) + 1
         raise SpecError(f"{name}:{line}: control character U+{ord(bad[0]):04X}; only printable text is allowed")
-    builder = _Builder(name)
+    builder = _Builder(name, max_values)
     for event in _events(text, name):
         builder.take(event)
     return builder.document()
@@ -130,8 +130,9 @@ class _Open:
 class _Builder:
     """Puts events together; holds what is open in a list of its own instead of the call stack."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, max_values: int) -> None:
         self._name = name
+        self._max_values = max_values
         self._open: list[_Open] = []
         self._root: Any = None
         self._lines: dict[KeyPath, int] = {}
@@ -146,8 +147,8 @@ class _Builder:
         elif isinstance(event, NodeEvent):
             self._refuse_extras(event)
             self._values += 1
-            if self._values > MAX_VALUES:
-                self._refuse(event, f"more than {MAX_VALUES} keys and values; a spec is a small file")
+            if self._values > self._max_values:
+                self._refuse(event, f"more than {self._max_values} keys and values; a spec is a small file")
             if isinstance(event, ScalarEvent):
                 self._take_scalar(event)
             elif isinstance(event, MappingStartEvent | SequenceStartEvent):

@@ -164,14 +164,17 @@ def test_a_schedule_as_a_table_is_short(tuner: Tuner) -> None:
     [
         (("noan",), "no variant named 'noan'; there are: adam_l2, "),
         (("noan",), "did you mean 'noam'?"),
-        (("noam", "--set", "warmpu=3"), "no knob named 'warmpu'"),
-        (("noam", "--set", "warmup=3.5"), "warmup is 3.5; must be a whole number"),
-        (("noam", "--set", "warmup=many"), "warmup is 'many'"),
+        (("noam", "--set", "warmpu=3"), "--set warmpu: no knob has this name; there are: lr"),
+        (("noam", "--set", "warmup=3.5"), "--set warmup: is 3.5; must be a whole number"),
+        (("noam", "--set", "warmup=many"), "--set warmup: is 'many'"),
         (("noam", "--set", "warmup=2000"), "warmup of 2000 updates must be at least 1 and shorter than the training"),
-        (("noam", "--set", "lr=-1"), "lr is -1"),
+        (("noam", "--set", "lr=-1"), "--set lr: is -1; must be above 0"),
         (("noam", "--set", "lr"), "'lr' is not KNOB=VALUE"),
         (("adamw_restarts", "--set", "restarts=ten"), "restarts must be written T_0xT_mult"),
         (("adam_l2", "--set", "schedule=cosin"), "no schedule named 'cosin'"),
+        (("adam_l2", "--set", "lr=1e999"), "--set lr: is inf; must be finite"),
+        (("adamw", "--set", "warmup=5"), "--set warmup: does nothing for adamw"),
+        (("noam", "--set", "schedule=cosine"), "--set schedule: is what makes noam"),
         (("noam", "--epochs", "0"), "--epochs"),
         (("noam", "--plot", "noam.docx"), "cannot draw to noam.docx"),
     ],
@@ -294,13 +297,13 @@ def test_a_job_that_died_before_its_first_event_is_not_there(tuner: Tuner, made_
     assert tuner("leaderboard", "dead-1").code == 4
 
 
-def test_only_a_finished_job_is_confirmed_again(tuner: Tuner, made_up_job: MakeJob) -> None:
+def test_only_a_job_that_has_ended_is_confirmed_again(tuner: Tuner, made_up_job: MakeJob) -> None:
     history = finished(BASE)
-    history.add("state", state="interrupted")
+    history.add("state", state="running")
     made_up_job("job-1", history)
     ended = tuner("confirm", "--seeds", "3")
     assert ended.code == 2
-    assert "job job-1 is interrupted; only a finished job can be confirmed again" in ended.err
+    assert "job job-1 is running; only a job whose search has ended can be confirmed again" in ended.err
 
 
 def test_no_color_is_obeyed_on_a_terminal(made_up_job: MakeJob) -> None:

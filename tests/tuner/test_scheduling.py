@@ -111,7 +111,7 @@ class Trial(SimpleNamespace):
     """As much of Tune's trial as the scheduler reads."""
 
     def __init__(self, name: str, arm: str, judged: tuple[int, ...], comparable: tuple[int, ...] | None = None) -> None:
-        place = {"arm": arm, "judged": judged, "comparable": judged if comparable is None else comparable}
+        place = {"arm": arm, "bracket": 0, "judged": judged, "comparable": judged if comparable is None else comparable}
         super().__init__(trial_id=name, config={"place": place})
 
 

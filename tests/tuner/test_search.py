@@ -35,7 +35,7 @@ def spec_with(budget: str = "", *sections: str) -> SearchSpec:
 class Search:
     """A source over real studies, with a clock and the trials that run."""
 
-    def __init__(self, spec: SearchSpec, storage: BaseStorage | None = None) -> None:
+    def __init__(self, spec: SearchSpec, storage: BaseStorage | None = None, concurrent: int = 1) -> None:
         self.now = 1000.0
         self.storage = storage or InMemoryStorage()
         studies = [
@@ -43,7 +43,7 @@ class Search:
             for arm in arms(spec, PLAN)
         ]
         self.source = SearchSource(
-            spec, PLAN, studies, lambda hyper, seed: trial_config(spec, hyper, seed), lambda: self.now
+            spec, PLAN, studies, lambda hyper, seed: trial_config(spec, hyper, seed), concurrent, lambda: self.now
         )
         self.started: Counter[str] = Counter({study.arm.name: 0 for study in studies})
         self.running: list[Work] = []

@@ -337,8 +337,8 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         "leave it out",
     ),
     "top_k above trials": (more("confirm: {top_k: 5}\n"), 13, "confirm.top_k", "at most budget.trials (4)"),
-    "one seed": (more("confirm: {seeds: 1}\n"), 13, "confirm.seeds", "at least 2"),
-    "too many seeds": (more("confirm: {seeds: 101}\n"), 13, "confirm.seeds", "at most 100"),
+    "two seeds": (more("confirm: {seeds: 2}\n"), 13, "confirm.seeds", "at least 3"),
+    "too many seeds": (more("confirm: {seeds: 1001}\n"), 13, "confirm.seeds", "at most 1000"),
     "margin below 0": (more("confirm: {margin: -0.1}\n"), 13, "confirm.margin", "at least 0"),
     # secrets
     "password in the storage": (

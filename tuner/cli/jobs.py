@@ -13,7 +13,7 @@ import click
 from tuner.cli.output import data_option, home_option, job_argument, output_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from tuner.home import Home, JobFolder
+    from tuner.home import JobFolder
     from tuner.leaderboard import Leaderboard
     from tuner.work import Stop
 
@@ -30,14 +30,14 @@ def run(spec: Path, data_path: str | None, home: Path | None, quiet: bool, outpu
     Starts Ray in this process tree and ends it. Ctrl-C stops and keeps what was done.
     """
     from tuner.checks import check
-    from tuner.code import import_from
+    from tuner.code import own_code
     from tuner.home import Home
     from tuner.preflight import preflight
     from tuner.spec import load
     from tuner.view import choose_view
 
     loaded = load(spec, data_path)
-    code = import_from(spec)
+    code = own_code(loaded, spec.absolute().parent)
     view = choose_view(quiet)
     for warning in check(loaded, view.say).warnings:
         view.say(f"warning: {warning}")
@@ -48,7 +48,7 @@ def run(spec: Path, data_path: str | None, home: Path | None, quiet: bool, outpu
 
     with _stoppable() as stop:
         folder = run_job(loaded, spec.read_text(encoding="utf-8-sig"), place, view, stop, code)
-    _show_result(folder, place, output)
+    _show_result(folder, home, output)
 
 
 @click.command(epilog="Example: tuner confirm latest --seeds 20")
@@ -60,20 +60,24 @@ def run(spec: Path, data_path: str | None, home: Path | None, quiet: bool, outpu
 @output_option
 def confirm(job: str, seeds: int, data_path: str | None, home: Path | None, quiet: bool, output: str) -> None:
     """Confirm JOB's winners again, on fresh seeds only; the new verdict stands alone."""
-    from tuner.code import import_folder
+    from tuner.code import own_code
     from tuner.home import Home
+    from tuner.preflight import preflight
     from tuner.publish import spec_of
+    from tuner.spec import data_path_of
     from tuner.view import choose_view
 
     place = Home.find(home)
     folder = place.job(job)
-    written_in = folder.record().job["code"]
-    code = None if written_in is None else import_folder(Path(written_in))
+    data_name = folder.record().job["spec"]["data"]["name"]
+    spec = spec_of(folder, data_path_of(data_name, data_path))
+    code = own_code(spec, Path(folder.record().job["folder"]))
+    preflight(spec, place)
     from tuner.run import confirm_again
 
     with _stoppable() as stop:
-        confirm_again(spec_of(folder, data_path), place, folder, seeds, choose_view(quiet), stop, code)
-    _show_result(folder, place, output)
+        confirm_again(spec, place, folder, seeds, choose_view(quiet), stop, code)
+    _show_result(folder, home, output)
 
 
 @click.command(name="list", epilog="Example: tuner list -o json")
@@ -223,22 +227,23 @@ def _show_board(board: "Leaderboard", output: str) -> None:
             )
             for row in board.rows
         ],
-        title=f"{board.job}: {board.state}",
+        title=f"{board.job}: {board.state}" + (f", round {board.round} of confirm runs" if board.round > 1 else ""),
     )
     for warning in board.warnings:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _show_result(folder: "JobFolder", home: "Home", output: str) -> None:
+def _show_result(folder: "JobFolder", home: Path | None, output: str) -> None:
     from tuner.publish import board_of
 
     board = board_of(folder)
     _show_board(board, output)
-    for what, where in (
-        ("report", folder.report),
-        ("best config", folder.export(board.best())),
-        ("studies", home.path / "studies.db"),
+    best = folder.export(board.best())
+    there = "" if home is None else f" --home {home}"
+    for what, text in (
+        ("report", str(folder.report)),
+        ("best config", str(best)),
+        ("reproduce", f"tuner reproduce {best}{there}"),
+        ("browse", f"tuner ui {folder.id}{there}"),
     ):
-        click.echo(f"{what + ':':13}{where}", err=True)
-    click.echo(f"reproduce:   tuner reproduce {folder.export(board.best())}", err=True)
-    click.echo(f"browse:      tuner ui {folder.id}", err=True)
+        click.echo(f"{what + ':':13}{text}", err=True)

@@ -38,15 +38,18 @@ def export(job: str, arm: str | None, best: bool, every: bool, file: Path, force
     """Write JOB's winning settings, with their evidence, to a file that `tuner reproduce` reads."""
     if (arm is not None) + best + every != 1:
         raise click.UsageError("give one of --best, --arm ARM and --all")
+    from tuner.errors import NotFound
     from tuner.home import Home
     from tuner.publish import board_of, export_arm
 
     folder = Home.find(home).job(job)
     board = board_of(folder)
     if every:
-        for row in board.rows:
-            if row.tests:
-                click.echo(export_arm(folder, row.arm, file / f"{row.arm}.yaml", force))
+        tested = [row.arm for row in board.rows if row.tests]
+        if not tested:
+            raise NotFound(f"nothing to export: job {folder.id} has no finished confirm run yet")
+        for tested_arm in tested:
+            click.echo(export_arm(folder, tested_arm, file / f"{tested_arm}.yaml", force))
     else:
         click.echo(export_arm(folder, arm or board.best(), file, force))
 
@@ -61,29 +64,35 @@ def export(job: str, arm: str | None, best: bool, every: bool, file: Path, force
 )
 @click.option("--allow-code", is_flag=True, help="Run the model or data code that the file names.")
 @data_option
+@home_option
 @output_option
-def reproduce(file: Path, fresh_seed: int | None, allow_code: bool, data_path: str | None, output: str) -> None:
+def reproduce(
+    file: Path, fresh_seed: int | None, allow_code: bool, data_path: str | None, home: Path | None, output: str
+) -> None:
     """Train an exported winner again and compare: exit 0 if reproduced, 5 if not.
 
     Equal to the last bit on the same device, threads and versions; elsewhere the test accuracy must lie in the 99 %
     prediction interval of the recorded seeds.
     """
     import dataclasses
-    import os
-    import sys
 
+    from tuner.code import import_from
     from tuner.errors import IntegrityError
     from tuner.export import read_export
+    from tuner.home import Home
+    from tuner.spec import data_path_of
 
     found = read_export(file)
-    sys.path.insert(0, str(Path.cwd()))
+    if allow_code:
+        import_from(Path.cwd())
+    data = data_path_of(found.config.data.name, data_path)
     from tuner.reproduce import reproduce as train_again
 
     def show(report: "EpochReport") -> None:
         done = f"epoch {report.epoch}/{found.config.epochs}"
         click.echo(f"{done}: train/loss {report.train_loss:.4f}, val/acc {report.val_acc:.4f}", err=True)
 
-    result = train_again(found, fresh_seed, data_path or os.environ.get("TUNER_DATA"), allow_code, show)
+    result = train_again(found, Home.find(home), fresh_seed, data, allow_code, show)
     if output == "json":
         print_json(dataclasses.asdict(result) | {"reproduced": result.ok})
     else:
