@@ -5,7 +5,6 @@ a plain one for a given ``Plan``. Nothing here imports torch or optuna.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -155,7 +154,6 @@ class Cycles:
 
 Domain = Float | Int | Choice
 PlannedDomain = Domain | UpdateShare | Cycles
-Space = Mapping[str, Domain]
 
 
 def middle(domain: Domain) -> Scalar:

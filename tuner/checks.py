@@ -1,6 +1,5 @@
 """What can be said of a spec before anything is trained: what ``tuner validate`` and ``plan`` show."""
 
-import hashlib
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -8,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.catalog import DATASETS, is_dotted, load_object
-from trainables.errors import TrainableError
+from trainables.data.checksums import check_file
+from trainables.errors import DataError, TrainableError
 from trainables.space import Choice, Plan
 from tuner.arms import Arm, arms, plan, warnings
 from tuner.problems import Wrong
@@ -134,15 +134,8 @@ def _check_sums(spec: SearchSpec, progress: Callable[[str], None]) -> None:
     assert spec.data.path is not None
     root = Path(spec.data.path)
     for name, expected in spec.data.sha256.items():
-        file = root.parent / name if root.is_file() else root / name
-        progress(f"hashing {file}")
+        progress(f"hashing {name} of {root}")
         try:
-            with file.open("rb") as opened:
-                actual = hashlib.file_digest(opened, "sha256").hexdigest()
-        except OSError as error:
-            text = f"{file}: cannot be read: {error.strerror}"
-        else:
-            if actual == expected.lower():
-                continue
-            text = f"{file}: sha256 is {actual}, not {expected.lower()}; fetch the file again"
-        raise spec.origin.error(Wrong(text, "data", "sha256", name))
+            check_file(root, name, expected)
+        except DataError as error:
+            raise spec.origin.error(Wrong(str(error), "data", "sha256", name)) from None

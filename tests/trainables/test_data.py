@@ -254,7 +254,7 @@ class TestCache:
         assert [len(part) for part in (splits.train, splits.val, splits.test)] == [1078, 360, 359]
         shares = [np.bincount(part.labels_B) / len(part) for part in (splits.train, splits.val, splits.test)]
         assert np.ptp(shares, axis=0).max() < 0.005
-        assert (splits.num_classes, splits.image_shape) == (10, (3, 32, 32))
+        assert (splits.num_classes, splits.train.images_BHWC.shape[1:]) == (10, (32, 32, 3))
 
     def test_the_second_load_does_not_decode(self, parquet_folder: Path, tmp_path: Path) -> None:
         lines: list[str] = []
@@ -325,7 +325,7 @@ class TestCache:
         file = parquet_folder / "train.parquet"
         good, bad = hashlib.sha256(file.read_bytes()).hexdigest(), "0" * 64
         load(request_for(parquet_folder, sha256=((file.name, good),)), tmp_path / "cache")
-        with pytest.raises(DataError, match=f"{file}: sha256 is {good}, expected {bad}"):
+        with pytest.raises(DataError, match=f"{file}: sha256 is {good}, not {bad}; fetch the file again"):
             load(request_for(parquet_folder, sha256=((file.name, bad),)), tmp_path / "cache")
 
     def test_arrays_are_maps_that_torch_takes_without_a_warning(self, parquet_folder: Path, tmp_path: Path) -> None:

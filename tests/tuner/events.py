@@ -39,7 +39,7 @@ class History:
             versions={"python": "3.11.0", "torch": "2.15.0"},
             machine={"system": "Linux", "cpus": "2"},
             git_commit="none",
-            code=None,
+            folder=".",
         )
 
     def add(self, kind: str, **fields: Any) -> None:

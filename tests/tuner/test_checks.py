@@ -89,7 +89,7 @@ def test_checksums_are_compared(tmp_path: Path) -> None:
         return spec_of(("digits", f"math:sqrt\n  path: '{tmp_path}'\n  sha256: {{{name}: '{digest}'}}"))
 
     check(spec("a.bin", good.upper()), told.append)
-    assert told == [f"hashing {file}"]
+    assert told == [f"hashing a.bin of {tmp_path}"]
     message = error_of(spec("a.bin", "0" * 64))
     assert message.startswith(f"job.yaml:5: data.sha256.'a.bin': {file}: sha256 is {good}, not 000")
     assert "cannot be read" in error_of(spec("b.bin", good))

@@ -21,6 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from trainables.catalog import DATASETS, is_dotted, load_object
+from trainables.data.checksums import check_file
 from trainables.data.request import DataRequest
 from trainables.data.splits import Arrays, Raw, Splits, split
 from trainables.errors import CodeError, DataError, TrainableError
@@ -144,12 +145,7 @@ def _check_sums(request: DataRequest, source: Path | None) -> None:
     if source is None:
         raise DataError(f"{request.name}: checksums are given, but no path to check")
     for name, expected in request.sha256:
-        file = source.parent / name if source.is_file() else source / name
-        if not file.is_file():
-            raise DataError(f"{file}: no such file, but a checksum is given for it")
-        actual = _sha256(file)
-        if actual != expected.lower():
-            raise DataError(f"{file}: sha256 is {actual}, expected {expected}")
+        check_file(source, name, expected)
 
 
 def _write(splits: Splits, entry: Path) -> None:
@@ -174,7 +170,7 @@ def _named_arrays(splits: Splits) -> dict[str, NDArray[Any]]:
 
 def _save(array: NDArray[Any], file: Path) -> dict[str, object]:
     np.save(file, array, allow_pickle=False)
-    return {"shape": list(array.shape), "bytes": file.stat().st_size, "sha256": _sha256(file)}
+    return {"shape": list(array.shape), "bytes": file.stat().st_size}
 
 
 def _open(entry: Path) -> Splits | None:
@@ -197,8 +193,3 @@ def _map(entry: Path, meta: dict[str, Any], name: str) -> NDArray[Any]:
     if list(array.shape) != expected["shape"]:
         raise ValueError(f"{file}: wrong shape")
     return array
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -73,12 +73,6 @@ class Splits:
         """K."""
         return len(self.classes)
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W), the order that models take."""
-        height, width, channels = self.train.images_BHWC.shape[1:]
-        return channels, height, width
-
 
 def stratified_subset(labels_B: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
     """Draw ``count`` indices, every class in its share (largest remainder; ties go to the lower class).
