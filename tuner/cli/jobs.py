@@ -1,6 +1,8 @@
 """Commands about jobs: run, confirm, list, leaderboard, report, sync, ui."""
 
+import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -240,10 +242,11 @@ def _show_result(folder: "JobFolder", home: Path | None, output: str) -> None:
     _show_board(board, output)
     best = folder.export(board.best())
     there = "" if home is None else f" --home {home}"
+    command = "tuner" if shutil.which("tuner") else sys.argv[0]
     for what, text in (
         ("report", str(folder.report)),
         ("best config", str(best)),
-        ("reproduce", f"tuner reproduce {best}{there}"),
-        ("browse", f"tuner ui {folder.id}{there}"),
+        ("reproduce", f"{command} reproduce {best}{there}"),
+        ("browse", f"{command} ui {folder.id}{there}"),
     ):
         click.echo(f"{what + ':':13}{text}", err=True)
