@@ -2,8 +2,10 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,7 +88,10 @@ def test_a_search_ends_well_and_prints_only_its_table(searched: Searched) -> Non
     lines = [line.split()[0] for line in ended.out.splitlines() if line.split()]
     assert lines == [f"{where.job.id}:", "arm", lines[2], "adam_l2", "adamw_restarts", "noam"]
     assert "Traceback" not in ended.err
-    assert f"tuner ui {where.job.id}" in ended.err
+    printed = dict(line.split(":", 1) for line in ended.err.splitlines() if line.startswith(("reproduce:", "browse:")))
+    assert set(printed) == {"reproduce", "browse"}
+    for command in printed.values():
+        subprocess.run([*shlex.split(command), "--help"], check=True, cwd=where.cwd, env=where.env())
 
 
 def test_studies_journal_and_mlflow_agree_and_nothing_is_left_running(searched: Searched) -> None:

@@ -1,5 +1,6 @@
 """Commands about jobs: run, confirm, list, leaderboard, report, sync, ui."""
 
+import shlex
 import shutil
 import signal
 import sys
@@ -241,12 +242,19 @@ def _show_result(folder: "JobFolder", home: Path | None, output: str) -> None:
     board = board_of(folder)
     _show_board(board, output)
     best = folder.export(board.best())
-    there = "" if home is None else f" --home {home}"
-    command = "tuner" if shutil.which("tuner") else sys.argv[0]
+    there = [] if home is None else ["--home", str(home)]
     for what, text in (
         ("report", str(folder.report)),
         ("best config", str(best)),
-        ("reproduce", f"{command} reproduce {best}{there}"),
-        ("browse", f"{command} ui {folder.id}{there}"),
+        ("reproduce", shlex.join([*_command(), "reproduce", str(best), *there])),
+        ("browse", shlex.join([*_command(), "ui", folder.id, *there])),
     ):
         click.echo(f"{what + ':':13}{text}", err=True)
+
+
+def _command() -> list[str]:
+    """The words that start this program again from the shell that started it."""
+    if shutil.which("tuner"):
+        return ["tuner"]
+    started = Path(sys.argv[0])
+    return [sys.executable, "-m", "tuner.cli"] if started.name == "__main__.py" else [str(started)]
