@@ -1,12 +1,15 @@
 # make demo  sets up and runs the quickstart search
 # make test  sets up and runs all that CI runs
+# make audit asks for known vulnerabilities of the pinned packages
+# make faults causes every fault that a job is said to survive: minutes
+# make chaos causes random ones for minutes; SEED=7, or several
 # make proofs runs the long tests, GPU tests among them where there is a GPU
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint proofs clean
+.PHONY: setup demo test lint audit faults chaos proofs clean
 
 setup: $(VENV)/.ready
 
@@ -24,8 +27,18 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+audit: setup
+	$(BIN)/python .ci/audit.py
+
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu" --durations=10
+	$(BIN)/python -m pytest -m "not slow and not gpu and not faults" --durations=10
+
+faults: setup
+	$(BIN)/python -m pytest tests/faults/test_faults.py --durations=0
+
+SEED ?= 1
+chaos: setup
+	$(BIN)/python -m tests.faults.chaos $(SEED)
 
 proofs: setup
 	$(BIN)/python -m pytest -m "slow or gpu" --timeout=3600

@@ -3,9 +3,7 @@
 import logging
 import os
 import secrets
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +15,8 @@ from cluster.errors import ClusterError
 SETTINGS: Mapping[str, str] = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    # Takes 127.0.0.1 as it is, where Ray would take the interface's address instead and listen on every one.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -45,12 +45,13 @@ def usable_gpus() -> int:
 
 
 @contextmanager
-def embedded_ray(cpus: int, gpus: int, python_path: tuple[Path, ...] = ()) -> Iterator[None]:
+def embedded_ray(cpus: int, gpus: int, scratch: Path, python_path: tuple[Path, ...] = ()) -> Iterator[None]:
     """Start Ray here and end it, and all it started, on the way out.
 
     Args:
         cpus: CPUs that trials may ask for; may be more than there are.
         gpus: GPUs that trials may ask for.
+        scratch: a folder for Ray's own files, removed by whoever made it; its name is short, for sockets lie in it.
         python_path: folders whose modules trials may import (the user's own models and data).
 
     Raises:
@@ -59,7 +60,6 @@ def embedded_ray(cpus: int, gpus: int, python_path: tuple[Path, ...] = ()) -> It
     import ray
 
     handlers = _handlers()
-    scratch = Path(tempfile.mkdtemp(prefix="tuner-ray-"))
     before = os.environ.get("PYTHONPATH", "")
     # Workers inherit it: the folder of the spec is where the user's own models and data are.
     os.environ["PYTHONPATH"] = os.pathsep.join([*(str(path) for path in python_path), *filter(None, [before])])
@@ -83,7 +83,6 @@ def embedded_ray(cpus: int, gpus: int, python_path: tuple[Path, ...] = ()) -> It
     finally:
         ray.shutdown()
         _put_back(handlers)
-        shutil.rmtree(scratch, ignore_errors=True)
         os.environ["PYTHONPATH"] = before
 
 

@@ -2,7 +2,8 @@
 
 TrainableError
 ├── DataError   data is missing, truncated, altered or of the wrong form
-└── CodeError   a dotted path cannot be imported, or is not what it should be
+├── CodeError   a dotted path cannot be imported, or is not what it should be
+└── DiskFull    a checkpoint or weights do not fit on the disk
 """
 
 
@@ -16,3 +17,7 @@ class DataError(TrainableError):
 
 class CodeError(TrainableError):
     """A dotted path cannot be imported, or what it names is not what it should be."""
+
+
+class DiskFull(TrainableError):
+    """No room, or no quota, for a file; the message names the path and the bytes that are needed."""

@@ -1,36 +1,59 @@
 """The Ray Tune ``Trainable`` around one trial's training: the one file here that imports ray."""
 
 import dataclasses
+import logging
+import math
 import os
+import sys
+import threading
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from ray import tune
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from trainables import checkpoints
 from trainables.config import TrialConfig
 from trainables.data.cache import load
+from trainables.data.splits import Splits
 from trainables.training import Training, device_name, digest
 
-CHECKPOINT_FILE = "state.safetensors"
+LONELY_EXIT = 75
+"""Exit status of a worker that its driver has stopped calling (``EX_TEMPFAIL``: another attempt may do better)."""
+
+_log = logging.getLogger(__name__)
 
 
 class TrialTrainable(tune.Trainable):
-    """Trains the trial described by its config, reporting once an epoch.
+    """Makes one attempt at the trial described by its config, reporting once an epoch.
 
-    Config keys: ``trial`` (``TrialConfig.to_dict``), ``cache_dir`` (decoded data of this node), ``read_test``
-    (evaluate on the test images after the last epoch, once), ``weights_path`` (where to leave the final weights,
-    or None). An actor is reused for the next trial: nothing but the mapped data outlives one.
+    An actor is reused for the next trial: nothing but the mapped data outlives one. Tune's own checkpoints are not
+    used: which of them is the newest only Tune knows, and it forgets when the driver dies.
+
+    Config keys:
+        trial: ``TrialConfig.to_dict``.
+        cache_dir: decoded data of this node.
+        read_test: evaluate on the test images after the last epoch, once.
+        weights_path: where to leave the final weights, or None.
+        attempt: fencing number of this attempt at the trial, from 1; it is in every report.
+        checkpoints: folder of the trial's checkpoints, shared by its attempts.
+        accepted: (epoch, attempt) of the reports on record, newest first: the checkpoints that may be continued.
+        lonely_s: seconds without a call after which the process ends itself, if the trial is not done.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Build the training of a new trial."""
+        """Build the training, where the newest checkpoint that is accepted and whole left it, else at epoch 0."""
+        _watchdog.called()
         self._options = config
+        self._folder = Path(config["checkpoints"])
         trial = TrialConfig.from_dict(config["trial"])
         torch.set_num_threads(trial.threads)
         splits = load(trial.data, Path(config["cache_dir"]))
-        self.training = Training(trial, splits, "cuda" if trial.gpu else "cpu")
+        self.training = continued(trial, splits, checkpoints.newest(self._folder, config["accepted"]))
+        _watchdog.expect_call(config["lonely_s"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial in the same process."""
@@ -38,22 +61,25 @@ class TrialTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch."""
+        """Train one epoch; what it reports can be continued, for its checkpoint is on disk by then."""
+        _watchdog.called()
+        attempt = self._options["attempt"]
         report = self.training.run_epoch()
-        result = dataclasses.asdict(report)
-        finished = report.epoch == self.training.config.epochs
-        if finished and report.diverged is None:
+        done = report.epoch == self.training.config.epochs or report.diverged is not None
+        result = dataclasses.asdict(report) | {"attempt": attempt, "done": done}
+        if not done:
+            checkpoints.save(self._folder, self.training.state(), report.epoch, attempt)
+            _watchdog.expect_call(self._options["lonely_s"])
+        elif report.diverged is None:
             result |= self._finish()
-        result["done"] = finished or report.diverged is not None
         return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the state as tensors; no pickle."""
-        save_file(self.training.state(), Path(checkpoint_dir) / CHECKPOINT_FILE)
+        """Nothing: Tune asks for a checkpoint when a trial is done, and goes on from none."""
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Continue from a saved state."""
-        self.training.load_state(load_file(Path(checkpoint) / CHECKPOINT_FILE))
+    def cleanup(self) -> None:
+        """Let the process wait for its end in peace."""
+        _watchdog.called()
 
     def _finish(self) -> dict[str, Any]:
         if not self._options["read_test"]:
@@ -61,7 +87,7 @@ class TrialTrainable(tune.Trainable):
         test = self.training.evaluate("test")
         weights = self.training.weights()
         if self._options["weights_path"]:
-            save_weights(weights, Path(self._options["weights_path"]))
+            checkpoints.write(Path(self._options["weights_path"]), weights, self._options["attempt"])
         return {
             "test_loss": test.loss,
             "test_acc": test.acc,
@@ -70,9 +96,60 @@ class TrialTrainable(tune.Trainable):
         }
 
 
-def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Write ``weights`` to a safetensors file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(weights, partial)
-    partial.replace(path)
+def continued(trial: TrialConfig, splits: Splits, states: Iterable[dict[str, Tensor]]) -> Training:
+    """The trial's training at the first of ``states`` that fits it; at epoch 0 if none does."""
+    device = "cuda" if trial.gpu else "cpu"
+    for state in states:
+        training = Training(trial, splits, device)
+        if _loaded(training, state):
+            return training
+        _log.warning("a checkpoint was refused: it does not fit the model")
+    return Training(trial, splits, device)
+
+
+def _loaded(training: Training, state: dict[str, Tensor]) -> bool:
+    """Load a state into a new training; False, with the training in pieces, if it is one of another net."""
+    try:
+        training.load_state(state)
+    except (KeyError, RuntimeError):
+        return False
+    moments = ((p, value) for p, values in training.optimizer.state.items() for value in values.values())
+    fit = all(value.shape in (p.shape, torch.Size()) for p, value in moments)
+    return fit and set(training.state()) == set(state)
+
+
+class _Watchdog:
+    """Ends this process when a call that is expected does not come: its driver is dead, or cut off from it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._patience_s = math.inf
+        self._deadline = math.inf
+        self._thread: threading.Thread | None = None
+
+    def expect_call(self, within_s: float) -> None:
+        with self._changed:
+            self._patience_s, self._deadline = within_s, time.monotonic() + within_s
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def called(self) -> None:
+        with self._changed:
+            self._deadline = math.inf
+
+    def _watch(self) -> NoReturn:
+        with self._changed:
+            while (left_s := self._deadline - time.monotonic()) > 0:
+                self._changed.wait(min(left_s, threading.TIMEOUT_MAX))
+            # Still under the lock: a call that comes now waits, and trains nothing that nobody would hear of.
+            try:
+                message = f"tuner: no call for {self._patience_s:g} s, is the driver gone? This worker ends itself."
+                print(message, file=sys.stderr, flush=True)
+            finally:
+                os._exit(LONELY_EXIT)
+
+
+_watchdog = _Watchdog()
+"""One for the process, as it is the process that it ends."""

@@ -91,6 +91,10 @@ def _check_code(spec: SearchSpec) -> None:
             found = load_object(name)
         except TrainableError as error:
             raise spec.origin.error(Wrong(str(error), section, "name")) from None
+        except (Exception, SystemExit) as error:
+            # The user's module may do anything when it is imported or asked for a name.
+            text = f"{name!r}: importing it raised {type(error).__name__}: {' '.join(str(error).split())}"
+            raise spec.origin.error(Wrong(text, section, "name")) from None
         if not callable(found):
             text = f"{name!r} is a {type(found).__name__}; must be a callable"
             raise spec.origin.error(Wrong(text, section, "name"))
@@ -99,17 +103,16 @@ def _check_code(spec: SearchSpec) -> None:
 def _images(spec: SearchSpec) -> Images | None:
     data = spec.data
     path = Path(data.path) if data.path is not None else None
-    if is_dotted(data.name):
-        if path is not None and not path.exists():
-            raise spec.origin.error(Wrong(f"{path}: no such file or folder", "data", "path"))
-        return None
     try:
-        counts: tuple[int, int] | None = importlib.import_module(DATASETS[data.name]).count(path)
+        if is_dotted(data.name):
+            if path is not None and not path.exists():
+                raise spec.origin.error(Wrong(f"{path}: no such file or folder", "data", "path"))
+            return None
+        every, test = importlib.import_module(DATASETS[data.name]).count(path)
     except TrainableError as error:
         raise spec.origin.error(Wrong(str(error), "data", "path")) from None
-    if counts is None:
-        return None
-    every, test = counts
+    except OSError as error:
+        raise spec.origin.error(Wrong(f"{path}: cannot be read: {error.strerror}", "data", "path")) from None
     val = round(data.validation_share * every)
     return Images(
         _subset(spec, "train_images", every - val),

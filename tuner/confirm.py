@@ -17,10 +17,11 @@ MakeTrial = Callable[[Hyper, int], TrialConfig]
 
 
 class ListSource:
-    """Gives a fixed list of trials; what becomes of them is read from the record."""
+    """Gives those of a fixed list of trials that have not ended; what becomes of them is read from the record."""
 
-    def __init__(self, works: Sequence[Work]) -> None:
-        self._works = iter(works)
+    def __init__(self, works: Sequence[Work], record: Record) -> None:
+        ended = {key for key, trial in record.trials.items() if trial.state != State.RUNNING}
+        self._works = iter([work for work in works if work.key not in ended])
 
     def next(self) -> Work | None:
         """The next of the list."""

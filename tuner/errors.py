@@ -7,7 +7,8 @@ TunerError                       1  (never raised itself)
 ├── IntegrityError               5  altered, truncated or newer file; not reproduced
 ├── GateError                    6  ``--fail-unless`` was not met
 ├── SearchFailed                 7  no arm finished, or failures over the limit
-└── Interrupted                  130 / 143
+├── Interrupted                  130 / 143
+└── DriverLost                  75  the driver cannot go on, but another on the same job can
 
 Errors of the two leaves (``TrainableError``, ``ClusterError``) are user errors too: 2 and 3.
 Everything else is a bug of ours and exits 1 with its traceback.
@@ -65,6 +66,12 @@ class Interrupted(TunerError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class DriverLost(TunerError):
+    """What runs the trials died under this driver; the job's supervisor starts another."""
+
+    exit_code = 75
 
 
 def without_password(url: str) -> str:

@@ -1,172 +1,130 @@
-"""Runs a stream of trials on Ray Tune and writes what they report to the journal; it decides nothing itself."""
+"""Runs a dispatcher's attempts on Ray Tune: one Tune trial an attempt. It decides nothing itself."""
 
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import ray
 from ray import tune
+from ray.exceptions import OutOfMemoryError
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from trainables.trainable import TrialTrainable
-from tuner.journal import Journal
+from tuner.dispatch import Attempt, Dispatcher
+from tuner.errors import DriverLost, ServiceError
+from tuner.home import JobFolder
+from tuner.lease import Lease
 from tuner.limits import ResourcesSpec
-from tuner.record import Stage, State
-from tuner.work import Ended, Source, Stop, Work
-
-T = TypeVar("T")
+from tuner.record import Stage
+from tuner.scheduling import Judge
+from tuner.work import Stop
 
 # A trial's error is journaled, and told once; Tune would print each with its traceback, several times.
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
-REPORTED = ("epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "weight_decay", "seconds")
-RESULT = ("test_acc", "test_loss", "weights_sha256", "device")
+# Tune hands these secrets to its workers on their command line, where all of the machine can read them, and in a log.
+# Workers have the environment that Ray was started with.
+class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+
+LONELY_S = 60.0
+"""A worker that is not called for so long stops itself: its node is cut off, or its driver is gone."""
+_DISK_FULL = re.compile(r"^(?:trainables\.errors\.)?DiskFull: (.+)$", re.MULTILINE)
+_OOM = ("OutOfMemoryError", "out of memory")
 
 
 class _Stopped(Exception):
     """Raised inside Tune's loop to leave it."""
 
 
-@dataclass
-class _Running:
-    work: Work
-    epochs: list[Mapping[str, Any]] = field(default_factory=list)
-
-
 def execute(
-    source: Source,
+    dispatcher: Dispatcher,
     *,
-    journal: Journal,
+    folder: JobFolder,
+    cache: Path,
+    scratch: Path,
     resources: ResourcesSpec,
     concurrent: int,
-    cache_dir: Path,
     stop: Stop,
-    scheduler: FIFOScheduler | None = None,
+    lease: Lease,
+    judge: Judge | None = None,
+    metric: str = "",
 ) -> None:
-    """Run all of ``source``'s trials; returns when they have ended, or soon after ``stop`` is set.
+    """Run all attempts; returns when every trial has ended, or soon after ``stop`` is set.
 
-    Raises whatever ``source`` raised. Tune's own files go to a folder that is removed: the truth is elsewhere.
+    Args:
+        dispatcher: what runs.
+        folder: the job's; checkpoints and weights go there.
+        cache: decoded data.
+        scratch: a folder for Tune's own files, which are worth nothing afterwards.
+        resources: what each trial gets.
+        concurrent: trials at once.
+        stop: asks it to stop.
+        lease: is told that the driver lives.
+        judge: stops trials early, by their reported ``metric``.
+
+    Raises:
+        DriverLost: Tune died, and Ray with it has to be started again; the trials that ran continue then.
+        Exception: what the dispatcher's source or journal raised.
     """
-    loop = _Loop(source, journal, cache_dir, stop)
-    with tempfile.TemporaryDirectory(prefix="tuner-tune-") as scratch:
-        experiment = tune.Tuner(
-            tune.with_resources(TrialTrainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
-            tune_config=tune.TuneConfig(
-                search_alg=_Feed(loop),
-                scheduler=scheduler or FIFOScheduler(),
-                num_samples=-1,
-                max_concurrent_trials=concurrent,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
-            ),
-            run_config=tune.RunConfig(
-                name="trials",
-                storage_path=scratch,
-                callbacks=[_Watch(loop)],
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=resources.retries),
-            ),
-        )
-        try:
-            experiment.fit()
-        except Exception:
-            # Tune wraps what a callback raises; the loop kept the original.
-            if loop.failure is None and not stop:
-                raise
-    if loop.failure is not None:
-        raise loop.failure
+    watch = _Watch(dispatcher, folder, stop, lease)
+    experiment = tune.Tuner(
+        tune.with_resources(TrialTrainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+        tune_config=tune.TuneConfig(
+            search_alg=_Feed(dispatcher, folder, cache),
+            scheduler=FIFOScheduler() if judge is None else _Scheduler(dispatcher, judge, metric),
+            num_samples=-1,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(scratch),
+            callbacks=[watch],
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            # Another attempt is a trial of Tune's own: its number is in its config.
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+    try:
+        experiment.fit()
+    except Exception as error:
+        if dispatcher.failure is None and not stop:
+            watch.blame(error)
+            raise DriverLost(f"Ray Tune died: {' '.join(str(error).split())}") from error
+    if dispatcher.failure is not None:
+        raise dispatcher.failure
 
 
-class _Loop:
-    """The state shared by the searcher (asks) and the callback (hears) of one Tune run."""
-
-    def __init__(self, source: Source, journal: Journal, cache_dir: Path, stop: Stop) -> None:
-        self.failure: Exception | None = None
-        self._source = source
-        self._journal = journal
-        self._cache_dir = cache_dir
-        self._stop = stop
-        self._running: dict[str, _Running] = {}
+class _Unsaved:
+    """Tune saves what it is given so that it can restore a run; ours continue from the studies and the journal."""
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
-        # Tune saves what it is given so that it can restore a run; ours continue from the studies and the journal.
         return object, ()
 
-    def check(self) -> None:
-        if self._stop or self.failure is not None:
-            raise _Stopped
 
-    def start(self, trial_id: str) -> dict[str, Any] | None:
-        work = self._guarded(self._source.next)
-        if work is None:
-            return None
-        self._running[trial_id] = _Running(work)
-        self._journal.append(
-            "trial",
-            trial=work.key,
-            stage=work.stage,
-            arm=work.arm,
-            number=work.number,
-            seed=work.trial.seed,
-            round=work.round,
-            hyper=work.trial.to_dict()["hyper"],
-        )
-        return {
-            "trial": work.trial.to_dict(),
-            "cache_dir": str(self._cache_dir),
-            "read_test": work.stage == Stage.CONFIRM,
-            "weights_path": None if work.weights_path is None else str(work.weights_path),
-            "place": {"arm": work.arm, "bracket": work.bracket, "judged": work.judged, "comparable": work.comparable},
-        }
-
-    def report(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        running = self._running[trial_id]
-        # A retried attempt trains its first epochs again, to the same bits: they are already on record.
-        if result["epoch"] > len(running.epochs):
-            report = {key: result[key] for key in REPORTED}
-            running.epochs.append(report)
-            self._journal.append("epoch", trial=running.work.key, **report)
-
-    def end(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        work = self._running[trial_id].work
-        if result["diverged"]:
-            self._end(trial_id, State.DIVERGED, result["diverged"])
-        elif result["epoch"] == work.trial.epochs:
-            self._end(trial_id, State.COMPLETE, None, {key: result[key] for key in RESULT if key in result})
-        else:
-            self._end(trial_id, State.PRUNED, None)
-
-    def fail(self, trial_id: str, error: str) -> None:
-        self._end(trial_id, State.FAILED, error)
-
-    def _end(self, trial_id: str, state: State, reason: str | None, result: Mapping[str, Any] | None = None) -> None:
-        running = self._running.pop(trial_id)
-        self._journal.append("end", trial=running.work.key, state=state, reason=reason, result=result or {})
-        ended = Ended(state, tuple(running.epochs), reason)
-        self._guarded(lambda: self._source.ended(running.work, ended))
-
-    def _guarded(self, call: Callable[[], T]) -> T | None:
-        # Tune turns an exception in a hook into a failed trial; it is ours, so keep it and leave the loop.
-        try:
-            return call()
-        except Exception as error:
-            self.failure = self.failure or error
-            return None
-
-
-class _Feed(Searcher):
-    def __init__(self, loop: _Loop) -> None:
+class _Feed(_Unsaved, Searcher):
+    def __init__(self, dispatcher: Dispatcher, folder: JobFolder, cache: Path) -> None:
         super().__init__()
-        self._loop = loop
+        self._dispatcher = dispatcher
+        self._folder = folder
+        self._cache = cache
 
     # FINISHED is a string, which Searcher's own annotation forgets.
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
-        return self._loop.start(trial_id) or Searcher.FINISHED
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        attempt = self._dispatcher.start(trial_id)
+        if attempt is not None:
+            return self._config(attempt)
+        # While others run, one of them may have to be tried again: Tune asks later.
+        return None if self._dispatcher.busy else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Heard by the callback, which is also told the error."""
@@ -177,24 +135,89 @@ class _Feed(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: a fresh Tune run continues from the studies and the journal."""
 
+    def _config(self, attempt: Attempt) -> dict[str, Any]:
+        work = attempt.work
+        weights = None if work.weights_path is None else str(_unfinished(work.weights_path, attempt))
+        return {
+            "trial": work.trial.to_dict(),
+            "cache_dir": str(self._cache),
+            "read_test": work.stage == Stage.CONFIRM,
+            "weights_path": weights,
+            "attempt": attempt.number,
+            "checkpoints": str(self._folder.checkpoints(work.key)),
+            "accepted": attempt.accepted,
+            "lonely_s": LONELY_S,
+        }
 
-class _Watch(tune.Callback):
-    def __init__(self, loop: _Loop) -> None:
-        self._loop = loop
+
+class _Scheduler(_Unsaved, FIFOScheduler):
+    def __init__(self, dispatcher: Dispatcher, judge: Judge, metric: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._dispatcher = dispatcher
+        self._judge = judge
+        self._key = metric
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: Mapping[str, Any]) -> str:
+        place = self._dispatcher.attempt(trial.trial_id).work.place
+        stop = place is not None and self._judge.stops(place, result["epoch"], result[self._key])
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+
+class _Watch(_Unsaved, tune.Callback):
+    def __init__(self, dispatcher: Dispatcher, folder: JobFolder, stop: Stop, lease: Lease) -> None:
+        self._dispatcher = dispatcher
+        self._folder = folder
+        self._stop = stop
+        self._lease = lease
+        self._actors: dict[str, str] = {}
+
+    def blame(self, error: BaseException) -> None:
+        """End the trial that Ray killed for memory: Tune does not survive that, and says which only in words."""
+        text = f"{error} {error.__cause__}"
+        for trial_id, actor in self._actors.items():
+            if isinstance(error.__cause__, OutOfMemoryError) and actor in text:
+                self._dispatcher.fail(trial_id, text, oom=True)
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        self._loop.check()
+        self._lease.beat()
+        if self._stop or self._dispatcher.failure is not None:
+            raise _Stopped
+        overdue = set(self._dispatcher.overdue())
+        for trial in trials:
+            actor = trial.temporary_state.ray_actor
+            if actor is not None:
+                self._actors[trial.trial_id] = actor._actor_id.hex()
+                if trial.trial_id in overdue:
+                    ray.kill(actor)
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._loop.report(trial.trial_id, result)
+        self._dispatcher.report(trial.trial_id, result)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._loop.end(trial.trial_id, trial.last_result)
+        attempt = self._dispatcher.attempt(trial.trial_id)
+        weights = attempt.work.weights_path
+        if weights is not None and _unfinished(weights, attempt).exists():
+            _unfinished(weights, attempt).replace(weights)
+        self._dispatcher.end(trial.trial_id, trial.last_result)
+        self._forget_checkpoints(attempt)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._loop.fail(trial.trial_id, _error_text(trial))
+        error = _error_text(trial)
+        if full := _DISK_FULL.search(error):
+            self._dispatcher.failure = ServiceError(full[1])
+        attempt = self._dispatcher.attempt(trial.trial_id)
+        if self._dispatcher.fail(trial.trial_id, error, oom=any(sign in error for sign in _OOM)):
+            self._forget_checkpoints(attempt)
+
+    def _forget_checkpoints(self, attempt: Attempt) -> None:
+        shutil.rmtree(self._folder.checkpoints(attempt.work.key), ignore_errors=True)
+
+
+def _unfinished(weights: Path, attempt: Attempt) -> Path:
+    """Where an attempt leaves its weights: one that was given up must not write over those of a later one."""
+    return weights.with_name(f".{weights.name}.{attempt.number}")
 
 
 def _error_text(trial: TuneTrial) -> str:

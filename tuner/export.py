@@ -1,39 +1,48 @@
 """Exports: a winner's full settings and evidence as one file that ``tuner reproduce`` and ``load_config`` read.
 
 A file holds nothing that depends on when or where it was written: the same search exports to the same bytes. Its
-``sha256`` covers everything else in it, as canonical JSON.
+``sha256`` covers everything else in it, as canonical JSON, and so is the same in every format. What is read must also
+be, byte for byte, what is written for its content: no changed byte passes, not even one that changes no value. Another
+way to write the same content is therefore a new ``SCHEMA``.
 """
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import pprint
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from ruamel.yaml import YAML
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from trainables.catalog import is_dotted
 from trainables.config import TrialConfig
 from trainables.errors import TrainableError
 from trainables.hyper import Hyper
+from trainables.schedules import Schedule
+from trainables.space import Plan
 from tuner.errors import IntegrityError, NotFound, ServiceError, SpecError
 from tuner.leaderboard import Leaderboard, Row
 from tuner.record import Record, Stage, State, Trial
-from tuner.spec import SearchSpec
+from tuner.spec import BudgetSpec, DataSpec, ModelSpec, ResourcesSpec, SearchSpec
 from tuner.trials import trial_config
-from tuner.yaml import read_text
+from tuner.yaml import read_text, scalar
 
 if TYPE_CHECKING:
     from trainables.training import Training
 
 SCHEMA = 1
-MAX_VALUES = 100_000
-"""Keys and values of an export with the most confirm seeds, and more."""
+MAX_VALUES = 30_000
+MAX_BYTES = 2 * 2**20
+"""Keys and values, and bytes, of an export with the most confirm seeds, and more."""
+LONGEST = 10**9
+"""Updates in an epoch, at most: how many there are, only the data tells."""
 WEIGHTS_SUFFIX = ".safetensors"
+_PLAIN = re.compile(r"[A-Za-z_][\w./+-]*( [\w./+-]+)*", re.ASCII)
+_TRIAL: TypeAdapter[TrialConfig] = TypeAdapter(TrialConfig)
 
 
 class _Strict(BaseModel):
@@ -43,9 +52,9 @@ class _Strict(BaseModel):
 class ConfirmRun(_Strict):
     """One confirm run: what one seed came to, test accuracy in [0, 1]; ``mlflow_run`` is None until tracked."""
 
-    seed: int
-    val_acc: float
-    test_acc: float
+    seed: int = Field(ge=0)
+    val_acc: float = Field(ge=0, le=1)
+    test_acc: float = Field(ge=0, le=1)
     test_loss: float
     weights_sha256: str
     device: str
@@ -64,7 +73,7 @@ class Export(_Strict):
     search_value: float
     trial: dict[str, Any]
     confirm_round: int
-    confirm_runs: tuple[ConfirmRun, ...]
+    confirm_runs: tuple[ConfirmRun, ...] = Field(min_length=1)
     test_mean_points: float
     test_sd_points: float | None
     baseline: str
@@ -81,6 +90,12 @@ class Export(_Strict):
     def config(self) -> TrialConfig:
         """The trial, with the first confirm seed."""
         return TrialConfig.from_dict(self.trial)
+
+    @classmethod
+    def sealed(cls, content: Mapping[str, Any]) -> Self:
+        """The export with this content and its checksum."""
+        bare = cls(**json.loads(json.dumps(content)), sha256="")
+        return bare.model_copy(update={"sha256": _checksum(bare.model_dump(mode="json", exclude={"sha256"}))})
 
 
 def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str, runs: Mapping[str, str]) -> Export:
@@ -121,8 +136,7 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
         "mlflow_parent_run": runs.get(""),
         "mlflow_search_run": runs.get(winner.key),
     }
-    content = json.loads(json.dumps(content))
-    return Export(**content, sha256=_checksum(content))
+    return Export.sealed(content)
 
 
 def render(export: Export, suffix: str) -> str:
@@ -146,8 +160,21 @@ def write_new(path: Path, content: str | bytes, force: bool) -> None:
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(path)
-    except OSError as error:
-        raise ServiceError(f"cannot write {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise ServiceError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def check_allowed(export: Export, fresh_seed: int | None, allow_code: bool) -> None:
+    """Refuse what may not be trained.
+
+    Raises:
+        SpecError: the export names code and ``allow_code`` is off, or the fresh seed is a recorded one.
+    """
+    code = [name for name in (export.config.model.name, export.config.data.name) if is_dotted(name)]
+    if code and not allow_code:
+        raise SpecError(f"the export names code to run ({', '.join(code)}); give --allow-code if you trust it")
+    if fresh_seed in [run.seed for run in export.confirm_runs]:
+        raise SpecError(f"seed {fresh_seed} is one of the recorded seeds; name another")
 
 
 def check_new(path: Path, force: bool) -> None:
@@ -155,10 +182,15 @@ def check_new(path: Path, force: bool) -> None:
 
     Raises:
         SpecError: it exists and ``force`` is off, or it is a folder.
+        ServiceError: the path cannot be looked at.
     """
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise ServiceError(f"cannot write {path}: {error.strerror}") from error
+    if is_folder:
         raise SpecError(f"{path} is a folder; name a file")
-    if path.exists() and not force:
+    if exists and not force:
         raise SpecError(f"{path} exists already; give --force to overwrite it")
 
 
@@ -169,12 +201,7 @@ def read_export(path: Path) -> Export:
         NotFound: no such file.
         IntegrityError: it is cut short, altered, of a newer schema, or no export at all.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise NotFound(f"no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"{path}: cannot be read as an export: {error}") from None
+    text = _read(path)
     values = _parse(path, text)
     version = values.get("schema_version")
     if isinstance(version, int) and version > SCHEMA:
@@ -185,9 +212,11 @@ def read_export(path: Path) -> Export:
         raise IntegrityError(f"{path}: altered or cut short: its sha256 is not that of its content")
     try:
         export = Export(**values)
-        _ = export.config
+        _check_trial(export)
     except (ValidationError, TrainableError, TypeError, KeyError, ValueError) as error:
         raise IntegrityError(f"{path}: not an export of this version: {_reason(error)}") from None
+    if text not in (render(export, ".yaml"), render(export, ".json")):
+        raise IntegrityError(f"{path}: altered: it says what was exported, but not in the same bytes; export it again")
     return export
 
 
@@ -206,7 +235,7 @@ def load_config(path: str | Path, data_path: str | None = None, allow_code: bool
         NotFound, IntegrityError: as ``read_export``; or the data is not what the search used.
     """
     from tuner.home import Home
-    from tuner.reproduce import start
+    from tuner.reproduce import start  # imports torch: seconds
 
     export = read_export(Path(path))
     return start(export, export.config, Home.find(), data_path, allow_code)
@@ -234,23 +263,59 @@ def _chosen_by(spec: SearchSpec, row: Row) -> str:
     return how
 
 
+def _check_trial(export: Export) -> None:
+    """Refuse a trial of the wrong form, or one that no spec could ask for; raises many kinds of error."""
+    trial, data, model = export.trial, dict(export.trial["data"]), export.trial["model"]
+    _ = export.config  # knows all keys
+    _TRIAL.validate_json(json.dumps(trial), strict=True)
+    Schedule(Hyper.of(trial["hyper"]), Plan(trial["epochs"], LONGEST))
+    path, seed, sums = (data.pop(key) for key in ("path", "seed", "sha256"))
+    if path is not None:
+        raise ValueError("trial.data.path: an export names no path")
+    place = None if data["name"] == "digits" else "."
+    DataSpec(**data, path=place, sha256=dict(sums) or None, augment=trial["augment"])
+    own = is_dotted(model["name"])
+    ModelSpec(name=model["name"], **({"options": model["options"]} if own else model["options"]))
+    BudgetSpec(trials=1, epochs=trial["epochs"], batch_size=trial["batch_size"])
+    ResourcesSpec(cpus=trial["threads"], precision=trial["precision"], deterministic=trial["deterministic"])
+    seeds = [run.seed for run in export.confirm_runs]
+    if seed < 0 or trial["seed"] != seeds[0] or len(set(seeds)) < len(seeds):
+        raise ValueError("trial.seed: must be that of the first confirm run, and no seed may be there twice")
+
+
 def _checksum(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _yaml(values: Mapping[str, Any]) -> str:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.width = 110
-    stream = io.StringIO()
-    yaml.dump(dict(values), stream)
-    return stream.getvalue()
+    return "".join(f"{line}\n" for line in _block(values))
+
+
+def _block(values: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of block YAML. Written here, so that no library's new taste changes the bytes of an export."""
+    for key, value in values.items():
+        if value and isinstance(value, dict):
+            yield f"{_scalar(key)}:"
+            yield from (f"  {line}" for line in _block(value))
+        elif value and isinstance(value, list) and isinstance(value[0], dict):
+            yield f"{_scalar(key)}:"
+            for item in value:
+                yield from (f"{'  ' if n else '- '}{line}" for n, line in enumerate(_block(item)))
+        else:
+            yield f"{_scalar(key)}: {_scalar(value)}"
+
+
+def _scalar(value: Any) -> str:
+    """A value on one line: plain words as they are, all else as JSON, which is YAML."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and scalar(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=2) + "\n"
+    # YAML, whose reader reads this too, has no escapes for half a character.
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
 def _python(values: Mapping[str, Any]) -> str:
@@ -270,6 +335,23 @@ RENDERERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     ".py": _python,
 }
 """Text formats by suffix."""
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise NotFound(f"no file {path}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise IntegrityError(f"{path}: cannot be read as an export: {reason}") from None
+    if len(data) > MAX_BYTES:
+        raise IntegrityError(f"{path}: larger than {MAX_BYTES // 2**20} MiB; no export is")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"{path}: cannot be read as an export: {error}") from None
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:

@@ -1,17 +1,24 @@
 """Where things lie on this machine: one folder, and one folder in it for each job."""
 
+import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tuner.durable import durably
 from tuner.errors import IntegrityError, NotFound, ServiceError, did_you_mean
-from tuner.journal import read
+from tuner.lease import holder
 from tuner.record import Record, load_record
 
 LATEST = "latest"
+_START = {"ms": int, "spec": dict, "folder": str, "simulate": bool}
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 
 
@@ -30,6 +37,16 @@ class JobFolder:
     def spec(self) -> Path:
         """The spec as the user wrote it."""
         return self.path / "spec.yaml"
+
+    @property
+    def start(self) -> Path:
+        """What was asked for; written before anything else is."""
+        return self.path / "start.json"
+
+    @property
+    def lease(self) -> Path:
+        """Locked by the driver that works on the job."""
+        return self.path / "lease"
 
     @property
     def journal(self) -> Path:
@@ -55,20 +72,56 @@ class JobFolder:
         """An arm's exported winner."""
         return self.path / "exports" / f"{arm}.yaml"
 
+    def checkpoints(self, trial: str = "") -> Path:
+        """Checkpoints of a trial, by its key; of all trials without."""
+        return self.path / "checkpoints" / trial
+
     def weights(self, arm: str, round_number: int) -> Path:
         """The weights of an arm's winner, from the first seed of a round of confirm runs."""
         return self.path / "weights" / f"{arm}-round{round_number}.safetensors"
+
+    def started(self) -> Mapping[str, Any]:
+        """What was asked for: ``ms``, ``spec`` (all its values), ``folder`` (of the user's code) and ``simulate``.
+
+        Raises:
+            IntegrityError: the file is damaged.
+        """
+        try:
+            start = json.loads(self.start.read_bytes())
+        except ValueError:
+            start = None
+        if not isinstance(start, dict) or not all(isinstance(start.get(key), kind) for key, kind in _START.items()):
+            raise IntegrityError(f"{self.start}: damaged")
+        return start
 
     def record(self) -> Record:
         """What the journal says.
 
         Raises:
-            IntegrityError: the journal is damaged, or ended before it said what runs.
+            NotFound: the job has not begun.
+            IntegrityError: the journal is damaged.
         """
-        record = load_record(self.journal)
+        record = load_record(self.journal) if self.journal.exists() else Record()
         if not record.job:
-            raise IntegrityError(f"{self.journal}: says nothing of its job; it ended before anything began")
+            raise NotFound(f"job {self.id} has done nothing yet; start it again with: tuner resume {self.id}")
         return record
+
+    def state(self) -> str:
+        """The job's state in a word: ``new`` before it has done anything, ``crashed`` if what ran it died.
+
+        ``damaged`` if its journal is: whoever resumes it goes back to the last good state.
+        """
+        try:
+            state = load_record(self.journal).state if self.journal.exists() else "new"
+        except IntegrityError:
+            return "damaged"
+        return "crashed" if state == "running" and holder(self.lease) is None else state
+
+    def forget(self) -> None:
+        """Remove the folder of a job that did nothing, and the folder of jobs if it was the only one."""
+        shutil.rmtree(self.path)
+        with suppress(OSError):
+            self.path.parent.rmdir()
 
 
 @dataclass(frozen=True)
@@ -88,9 +141,14 @@ class Home:
         return self.path / "cache"
 
     @property
-    def storage_url(self) -> str:
+    def studies(self) -> Path:
         """The default database of the studies."""
-        return f"sqlite:///{self.path / 'studies.db'}"
+        return self.path / "studies.db"
+
+    @property
+    def storage_url(self) -> str:
+        """Its URL."""
+        return f"sqlite:///{self.studies}"
 
     @property
     def tracking_uri(self) -> str:
@@ -102,29 +160,35 @@ class Home:
         """Artifacts of the default MLflow store."""
         return self.path / "artifacts"
 
-    def new_job(self, name: str) -> JobFolder:
-        """Make the folder of a new job; its id is the spec's name and six random digits."""
-        while True:
-            folder = self.path / "jobs" / f"{name}-{secrets.token_hex(3)}"
-            try:
-                folder.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise ServiceError(f"cannot write to {self.path}: {error.strerror}") from error
-            return JobFolder(folder)
+    def new_job(self, name: str, spec_text: str, start: Mapping[str, Any]) -> JobFolder:
+        """Make the folder of a new job, whole or not at all; its id is the spec's name and six random digits.
+
+        Args:
+            name: the spec's name.
+            spec_text: the spec as the user wrote it.
+            start: what ``JobFolder.started`` gives back.
+
+        Raises:
+            ServiceError: the folder cannot be written.
+        """
+        made = self.path / "jobs" / f".new-{secrets.token_hex(8)}"
+        try:
+            made.mkdir(parents=True)
+            durably(made / "spec.yaml", spec_text.encode())
+            durably(made / "start.json", json.dumps({"ms": time.time_ns() // 1_000_000, **start}).encode())
+            while True:
+                folder = made.with_name(f"{name}-{secrets.token_hex(3)}")
+                if not folder.exists():
+                    made.rename(folder)
+                    return JobFolder(folder)
+        except OSError as error:
+            shutil.rmtree(made, ignore_errors=True)
+            raise ServiceError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def jobs(self) -> Iterator[JobFolder]:
-        """All jobs that have begun, oldest first; one whose beginning is damaged is as if it were older than all."""
-        begun = []
-        for journal in self.path.glob("jobs/*/journal.jsonl"):
-            try:
-                first = next(read(journal), None)
-            except IntegrityError:
-                first = {"ms": 0}
-            if first is not None:
-                begun.append((first["ms"], journal.parent))
-        return (JobFolder(path) for _, path in sorted(begun))
+        """All jobs, oldest first; one whose beginning cannot be read is as if it were older than all."""
+        folders = [JobFolder(start.parent) for start in self.path.glob("jobs/[!.]*/start.json")]
+        return iter(sorted(folders, key=_begun_ms))
 
     def job(self, job_id: str = LATEST) -> JobFolder:
         """A job by its id, a prefix of it that no other has, or ``latest``.
@@ -143,3 +207,10 @@ class Home:
             many = f"; several begin so: {', '.join(job.id for job in found)}" if len(found) > 1 else ""
             raise NotFound(f"no job {job_id!r} in {self.path}{many or did_you_mean(job_id, known)}")
         return found[0]
+
+
+def _begun_ms(folder: JobFolder) -> int:
+    try:
+        return int(folder.started()["ms"])
+    except (IntegrityError, OSError):
+        return 0

@@ -1,14 +1,20 @@
 """The journal: an append-only file of everything a job did, one JSON object a line.
 
 It and the Optuna storage are the truth of a job; MLflow, the leaderboard and the report are made from it.
-Every event has ``n`` (its number, from 0), ``ms`` (wall clock, Unix milliseconds) and ``kind``:
+Every event has ``n`` (its number, from 0 without a gap: the order of things), ``ms`` (wall clock, Unix milliseconds),
+``up`` (seconds since its driver opened the journal, by a clock that never steps back) and ``kind``:
 
 job      what runs: spec, arms, versions, machine, data fingerprint
-trial    a trial started: trial, stage, arm, number, seed, hyper
-epoch    a trial reported: trial and an ``EpochReport``'s fields
+trial    a trial started: trial, stage, arm, number, seed, hyper, and knobs: what its study proposed
+attempt  an attempt at a trial begins: trial, attempt (from 1), epoch (how many are on record)
+epoch    an attempt reported: trial, attempt and an ``EpochReport``'s fields
+again    an attempt trained an epoch that was on record: trial, attempt, epoch
 end      a trial ended: trial, state, reason, and for confirm runs the test result
 confirm  a round of confirm runs begins: round, seeds, winners
-state    the job's own state: running, finished, failed, interrupted
+state    the job's own state: running (each time a driver starts), finished, failed, interrupted
+
+In the file each line ends with ``sum``, the CRC-32 of the bytes before it: a line that was altered in any byte is
+refused. Only a last line without its end is no damage, but a write that was cut short, which no one was told of.
 """
 
 import json
@@ -16,92 +22,266 @@ import math
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
-from tuner.errors import IntegrityError, NotFound
+from tuner.durable import durably, sync_folder
+from tuner.errors import IntegrityError, NotFound, ServiceError
 
 Event = dict[str, Any]
+
+MOST_LINE = 16 * 2**20
+"""Bytes of a line, its end among them; what is longer is no event and is not read into memory."""
+
+_FRAME = frozenset(("n", "ms", "up", "kind", "sum"))
 
 
 class Journal:
     """Appends events to a file; safe to call from several threads of one process.
 
+    There must be no other on the same file: whoever runs a job holds its lease.
+
     Args:
         path: the file; made if it is not there, cut after its last whole line if it is.
         heard: called with every event written.
+        durable: whether an event is on the disk before ``append`` returns. A search that is only simulated writes
+            hundreds of thousands of events that nobody will miss.
+        clock: seconds, monotonic.
+        now: the wall clock, Unix seconds.
+
+    Raises:
+        IntegrityError: the file is damaged: see ``salvage``.
+        ServiceError: the file cannot be read or written.
     """
 
-    def __init__(self, path: Path, heard: Callable[[Event], None] = lambda event: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        heard: Callable[[Event], None] = lambda event: None,
+        *,
+        durable: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.path = path
         self._heard = heard
+        self._durable = durable
+        self._clock = clock
+        self._now = now
+        self._opened = clock()
         self._lock = threading.Lock()
-        self._number = sum(1 for _ in read(path)) if path.exists() else 0
+        self._number = self._end = 0
+        self._torn = True
         if path.exists():
-            _cut_torn_line(path)
-        self._file = path.open("ab")
+            for event, end in read_from(path, 0):
+                self._number, self._end = event["n"] + 1, end
+        try:
+            self._file = path.open("ab", buffering=0)
+            self._cut()
+            if durable:
+                sync_folder(path.parent)
+        except OSError as error:
+            raise ServiceError(f"{path}: cannot be written: {error.strerror}") from error
 
     def append(self, kind: str, **fields: Any) -> None:
-        """Write one event; it is on disk when a later ``sync`` returns.
+        """Write one event; once this returns it is on disk, if the journal is durable.
 
         Numbers that are not finite are written as strings: JSON has none.
+
+        Raises:
+            ServiceError: the disk is full or broken. Nothing of the event is kept, and the journal is as it was
+                before: a later append writes on if there is room by then.
         """
+        assert not fields.keys() & _FRAME
         with self._lock:
-            event = {"n": self._number, "ms": time.time_ns() // 1_000_000, "kind": kind, **_finite(fields)}
-            self._file.write(json.dumps(event, allow_nan=False).encode() + b"\n")
-            self._file.flush()
-            self._number += 1
-            if kind != "epoch":
-                os.fsync(self._file.fileno())
+            frame = {
+                "n": self._number,
+                "ms": round(self._now() * 1000),
+                "up": round(self._clock() - self._opened, 3),
+                "kind": kind,
+            }
+            event = frame | _finite(fields)
+            self._write(encode(event))
             self._heard(event)
 
     def close(self) -> None:
-        """Flush to disk and close."""
+        """Close the file; every event is in it already."""
         with self._lock:
-            self._file.flush()
-            os.fsync(self._file.fileno())
             self._file.close()
+
+    def _write(self, line: bytes) -> None:
+        try:
+            if self._torn:
+                self._cut()
+            self._torn = True
+            _write_all(self._file, line)
+            self._sync()
+            self._number, self._end, self._torn = self._number + 1, self._end + len(line), False
+        except OSError as error:
+            raise ServiceError(
+                f"{self.path}: cannot write {len(line)} bytes: {error.strerror}; once it can be written the job can be"
+                " resumed"
+            ) from error
+        finally:
+            # Also a signal that came in between must leave no line that the next one would be glued to. If even this
+            # fails, the next append tries again, and so does whoever opens the file next.
+            if self._torn:
+                with suppress(OSError):
+                    self._cut()
+
+    def _cut(self) -> None:
+        self._file.truncate(self._end)
+        self._sync()
+        self._torn = False
+
+    def _sync(self) -> None:
+        if self._durable:
+            os.fsync(self._file.fileno())
+
+
+def encode(event: Event) -> bytes:
+    """An event's line in the file."""
+    body = json.dumps(event, allow_nan=False).encode()[:-1]
+    line = body + _seal(body)
+    if len(line) > MOST_LINE:
+        raise ValueError(f"an event of kind {event['kind']} is longer than {MOST_LINE} bytes")
+    return line
 
 
 def read(path: Path) -> Iterator[Event]:
-    """All whole events of a journal.
+    """All whole events of a journal, without their checksums.
 
     Raises:
         NotFound: no such file.
-        IntegrityError: a line that is no event, other than a torn last one.
+        IntegrityError: a line that is no event, was altered, or has another number than is due; not a torn last one.
+        ServiceError: the file cannot be read.
     """
     for event, _ in read_from(path, 0):
         yield event
 
 
 def read_from(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
-    """Whole events from a byte offset on, each with the offset after it; a torn last line is left for later."""
+    """Whole events from a byte offset on, each with the offset after it; a torn last line is left for later.
+
+    Raises:
+        NotFound, IntegrityError, ServiceError: as ``read``; and IntegrityError where no line starts at ``offset``,
+            as when what stood there was lost.
+    """
+    due = 0 if offset == 0 else None
     try:
-        file = path.open("rb")
+        with path.open("rb") as file:
+            _seek_line(path, file, offset)
+            while line := file.readline(MOST_LINE):
+                if not line.endswith(b"\n") and len(line) < MOST_LINE:
+                    return
+                event = _decode(line)
+                if event is None:
+                    raise _damage(path, offset, "it is no event, or was altered")
+                if due not in (None, event["n"]):
+                    raise _damage(path, offset, f"its number is {event['n']} where {due} is due")
+                due = event["n"] + 1
+                offset += len(line)
+                yield event, offset
     except FileNotFoundError:
         raise NotFound(f"no journal at {path}") from None
-    with file:
-        file.seek(offset)
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            offset += len(line)
-            yield _event(path, line, offset), offset
+    except OSError as error:
+        raise ServiceError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _event(path: Path, line: bytes, end: int) -> Event:
+class Salvaged(NamedTuple):
+    """What became of a damaged journal: how many events were kept, and where the original now is."""
+
+    events: int
+    original: Path
+
+
+def salvage(path: Path) -> Salvaged | None:
+    """Keep the good beginning of a damaged journal as the journal, and all of the original beside it.
+
+    At every moment a journal is at ``path``: the damaged one or its good beginning. What was noted about later
+    lines, as how far a tracker was told, no longer holds. Only whoever holds the job's lease may do this.
+
+    Returns:
+        None if nothing is damaged.
+
+    Raises:
+        NotFound: no such file.
+        ServiceError: there is no room, or the file cannot be read.
+    """
+    events = good_end = 0
     try:
-        event = json.loads(line)
+        for event, end in read_from(path, 0):
+            events, good_end = event["n"] + 1, end
+        return None
+    except IntegrityError:
+        pass
+    try:
+        with path.open("rb") as file:
+            good = file.read(good_end)
+        original = _second_name(path)
+        durably(path, good)
+    except OSError as error:
+        raise ServiceError(f"{path}: its good beginning cannot be written: {error.strerror}") from error
+    return Salvaged(events, original)
+
+
+def _second_name(path: Path) -> Path:
+    number = 1
+    while True:
+        name = path.with_name(f"{path.name}.damaged-{number}")
+        try:
+            os.link(path, name)
+        except FileExistsError:
+            # Whoever salvaged it before and died at it has left the name that is wanted.
+            if not name.samefile(path):
+                number += 1
+                continue
+        return name
+
+
+def _seal(body: bytes) -> bytes:
+    return b', "sum": "%08x"}\n' % zlib.crc32(body)
+
+
+_SEAL = len(_seal(b""))
+
+
+def _decode(line: bytes) -> Event | None:
+    """The event of a line, or None if it is no line that ``encode`` made."""
+    body, seal = line[:-_SEAL], line[-_SEAL:]
+    if seal != _seal(body):
+        return None
+    try:
+        event: Event = json.loads(line)
     except ValueError:
-        event = None
-    if not isinstance(event, dict) or not event.keys() >= {"n", "ms", "kind"}:
-        raise IntegrityError(f"{path}: the line that ends at byte {end} is damaged")
-    return event
+        return None
+    del event["sum"]
+    return event if isinstance(event.get("n"), int) else None
 
 
-def _cut_torn_line(path: Path) -> None:
-    os.truncate(path, max((end for _, end in read_from(path, 0)), default=0))
+def _seek_line(path: Path, file: IO[bytes], offset: int) -> None:
+    if offset == 0:
+        return
+    file.seek(offset - 1)
+    if file.read(1) != b"\n":
+        size = os.fstat(file.fileno()).st_size
+        raise IntegrityError(f"{path}: no line starts at byte {offset} of {size}; what was read before is gone")
+
+
+def _damage(path: Path, start: int, wrong: str) -> IntegrityError:
+    with path.open("rb") as file:
+        number = 1
+        while file.tell() < start and file.readline(MOST_LINE):
+            number += 1
+    return IntegrityError(f"{path}: line {number}, which starts at byte {start}, is damaged: {wrong}")
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
 
 
 def _finite(value: Any) -> Any:

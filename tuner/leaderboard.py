@@ -168,7 +168,7 @@ def _row(
         complete=states.count(State.COMPLETE),
         pruned=states.count(State.PRUNED),
         diverged=states.count(State.DIVERGED),
-        failed=states.count(State.FAILED),
+        failed=states.count(State.FAILED) + states.count(State.OOM),
         epochs=sum(len(trial.epochs) for trial in trials),
         seconds=sum(trial.seconds for trial in trials),
         winner=None if winner is None else winner.number,

@@ -72,7 +72,18 @@ class ResourcesSpec(Frozen):
     )
     deterministic: bool = Field(default=False, description="only deterministic algorithms on a GPU; a CPU always is")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16 is mixed precision")
-    retries: int = Field(default=1, ge=0, le=100, description="how often a failed trial is tried again")
+    retries: int = Field(
+        default=1, ge=0, le=100, description="how often a trial that fails without getting further is tried again"
+    )
+    trial_hours: float | None = Field(
+        default=None, gt=0, le=100_000, description="a trial that takes longer fails; no limit, if not given"
+    )
+    silent_minutes: float = Field(
+        default=30.0,
+        gt=0,
+        le=100_000,
+        description="a trial, or the whole search, that reports nothing for so long is ended and tried again",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -1,15 +1,12 @@
 """Where in the spec a mistake stands, and how it is told: ``FILE:LINE: KEY.PATH: what is wrong``."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.errors import SpecError
-from tuner.yaml import Document, KeyPath
-
-_PLAIN_KEY = re.compile(r"[\w-]{1,64}")
+from tuner.yaml import Document, KeyPath, key_text
 
 
 class Wrong(ValueError):
@@ -52,12 +49,6 @@ class Origin:
         return SpecError(self.tell(wrong.path, wrong.text) + rest)
 
 
-def key_text(path: KeyPath) -> str:
-    """``arms[1].parameters.lr``; a key that is no plain word is quoted and cut short."""
-    parts = [f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in path]
-    return "".join(parts).removeprefix(".")
-
-
 def shown(value: Any) -> str:
     """A value as a person wrote it, on one line and cut short."""
     if isinstance(value, Mapping):
@@ -70,7 +61,3 @@ def shown(value: Any) -> str:
         return json.dumps(value)
     except TypeError:
         return type(value).__name__
-
-
-def _key(key: str) -> str:
-    return key if _PLAIN_KEY.fullmatch(key) else shown(key)

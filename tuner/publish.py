@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner.errors import NotFound
+from tuner.errors import NotFound, SpecError
 from tuner.export import WEIGHTS_SUFFIX, build_export, check_new, render, write_new
 from tuner.home import JobFolder
 from tuner.leaderboard import Leaderboard, build
@@ -30,14 +30,6 @@ def _results(folder: JobFolder) -> _Results:
     return _Results(folder, record, spec, build(record, spec))
 
 
-def spec_of(folder: JobFolder, data_path: str | None = None) -> SearchSpec:
-    """The spec a job was started with; ``data_path`` says where its data lies now."""
-    values = folder.record().job["spec"]
-    if data_path is not None:
-        values = values | {"data": values["data"] | {"path": data_path}}
-    return from_dict(values)
-
-
 def board_of(folder: JobFolder) -> Leaderboard:
     """A job's leaderboard as it stands."""
     return _results(folder).board
@@ -57,7 +49,7 @@ def publish(folder: JobFolder) -> dict[str, Path]:
     write_new(folder.leaderboard, json.dumps(board.to_dict(), indent=2) + "\n", force=True)
     files = {"spec.yaml": folder.spec, "report.md": folder.report, "leaderboard.json": folder.leaderboard}
     for row in board.rows:
-        if row.winner is not None and row.tests:
+        if row.winner is not None and row.tests and not results.record.simulated:
             files[f"exports/{row.arm}.yaml"] = _export_arm(results, row.arm, folder.export(row.arm), force=True)
     return files
 
@@ -75,6 +67,8 @@ def export_arm(folder: JobFolder, arm: str, file: Path, force: bool) -> Path:
 def _export_arm(results: _Results, arm: str, file: Path, force: bool) -> Path:
     check_new(file, force)
     folder = results.folder
+    if results.record.simulated:
+        raise SpecError(f"job {folder.id} is a simulation: nothing was trained that could be exported")
     export = build_export(results.record, results.spec, results.board, arm, _runs(folder))
     if file.suffix != WEIGHTS_SUFFIX:
         write_new(file, render(export, file.suffix), force)

@@ -53,7 +53,7 @@ class Range(Frozen):
     )
     step: int | None = Field(default=None, ge=1, le=10**9, description="distance of whole-number values, from min")
     values: tuple[ScalarValue, ...] | None = Field(
-        default=None, max_length=1000, description="the values to choose from"
+        default=None, max_length=100, description="the values to choose from"
     )
 
     def domain(self, knob: str, own: PlannedDomain | None = None) -> Domain:

@@ -17,6 +17,11 @@ class State(StrEnum):
     PRUNED = "pruned"
     DIVERGED = "diverged"
     FAILED = "failed"
+    OOM = "oom"
+
+
+LOST = (State.DIVERGED, State.FAILED, State.OOM)
+"""Ends of a trial that gave no result."""
 
 
 class Stage(StrEnum):
@@ -39,7 +44,10 @@ class Trial:
         seed: of weights, order and augmentation.
         round: of confirm runs, from 1; 0 in the search.
         hyper: every knob.
+        knobs: those that the arm's study proposed.
         epochs: one dict an epoch, the fields of ``EpochReport``.
+        reporters: the attempt that trained each of these epochs last.
+        attempts: how many attempts were begun.
         state: where it stands.
         reason: why it failed or diverged.
         result: of a confirm run: ``test_acc``, ``test_loss``, ``weights_sha256``.
@@ -53,8 +61,11 @@ class Trial:
     seed: int
     round: int
     hyper: Mapping[str, Any]
+    knobs: Mapping[str, Any]
     started_ms: int
     epochs: list[dict[str, Any]] = field(default_factory=list)
+    reporters: list[int] = field(default_factory=list)
+    attempts: int = 0
     state: State = State.RUNNING
     reason: str | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
@@ -84,11 +95,23 @@ class Record:
     rounds: list[Round] = field(default_factory=list)
     state: str = "new"
     reason: str | None = None
+    _earlier_s: float = 0.0
+    _driver_s: float = 0.0
+
+    @property
+    def active_s(self) -> float:
+        """Seconds that drivers worked on the job, by clocks that never step back."""
+        return self._earlier_s + self._driver_s
 
     @property
     def name(self) -> str:
         """The job's id."""
         return str(self.job["job"])
+
+    @property
+    def simulated(self) -> bool:
+        """Whether nothing was trained."""
+        return bool(self.job["simulated"])
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -121,14 +144,24 @@ class Record:
 
     def add(self, event: Event) -> None:
         """Take one more event."""
+        if event["kind"] == "state" and event["state"] == "running":
+            # Another driver: its clock began anew.
+            self._earlier_s += self._driver_s
+        self._driver_s = event["up"]
         match event["kind"]:
             case "job":
                 self.job = event
             case "trial":
                 self.trials[event["trial"]] = _started(event)
+            case "attempt":
+                self.trials[event["trial"]].attempts = event["attempt"]
             case "epoch":
-                metrics = {key: _number(value) for key, value in event.items() if key not in _FRAME}
-                self.trials[event["trial"]].epochs.append(metrics)
+                trial = self.trials[event["trial"]]
+                trial.epochs.append({key: _number(value) for key, value in event.items() if key not in _FRAME})
+                trial.reporters.append(event["attempt"])
+            case "again":
+                # Its checkpoint is the one that is whole.
+                self.trials[event["trial"]].reporters[event["epoch"] - 1] = event["attempt"]
             case "end":
                 trial = self.trials[event["trial"]]
                 trial.state, trial.reason = State(event["state"]), event["reason"]
@@ -140,7 +173,7 @@ class Record:
                 self.state, self.reason = event["state"], event.get("reason")
 
 
-_FRAME = ("n", "ms", "kind", "trial")
+_FRAME = ("n", "ms", "up", "sum", "kind", "trial", "attempt")
 
 
 def replay(events: Iterable[Event]) -> Record:
@@ -165,6 +198,7 @@ def _started(event: Event) -> Trial:
         seed=event["seed"],
         round=event["round"],
         hyper=event["hyper"],
+        knobs=event["knobs"],
         started_ms=event["ms"],
     )
 

@@ -14,6 +14,7 @@ def markdown(record: Record, spec: SearchSpec, board: Leaderboard) -> str:
     """The report of a job, finished or not."""
     parts = (
         _head(board),
+        _simulated(record),
         _table(board),
         _notes(board),
         _settings(record, board),
@@ -33,6 +34,12 @@ def _head(board: Leaderboard) -> Iterator[str]:
     else:
         yield f"No variant is shown to beat {board.baseline}."
     yield ""
+
+
+def _simulated(record: Record) -> Iterator[str]:
+    if record.simulated:
+        yield "**Simulated**: nothing was trained, and every number below is made up."
+        yield ""
 
 
 def _table(board: Leaderboard) -> Iterator[str]:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 
-from trainables.catalog import is_dotted
 from trainables.config import TrialConfig
 from trainables.data.cache import load
 from trainables.training import EpochReport, Training, device_name, digest
-from tuner.errors import IntegrityError, SpecError
-from tuner.export import ConfirmRun, Export
+from tuner.errors import IntegrityError
+from tuner.export import ConfirmRun, Export, check_allowed
 from tuner.home import Home
 from tuner.provenance import versions
 from tuner.trials import check_fingerprint
@@ -77,12 +76,11 @@ def reproduce(
 
     Raises:
         IntegrityError: the data is not what the search used, or training diverged.
-        SpecError: the export names code and ``allow_code`` is off, or the fresh seed is a recorded one.
+        SpecError: as ``check_allowed``.
     """
     recorded = {run.seed: run for run in export.confirm_runs}
     seed = export.confirm_runs[0].seed if fresh_seed is None else fresh_seed
-    if fresh_seed in recorded:
-        raise SpecError(f"seed {fresh_seed} is one of the recorded seeds; name another")
+    check_allowed(export, fresh_seed, allow_code)
     training = start(export, replace(export.config, seed=seed), home, data_path, allow_code)
     for _ in range(training.config.epochs):
         report = training.run_epoch()
@@ -109,13 +107,11 @@ def start(export: Export, config: TrialConfig, home: Home, data_path: str | None
         SpecError: it names code by dotted path and ``allow_code`` is off.
         IntegrityError: the data is not what the search used.
     """
-    code = [name for name in (config.model.name, config.data.name) if is_dotted(name)]
-    if code and not allow_code:
-        raise SpecError(f"the export names code to run ({', '.join(code)}); give --allow-code if you trust it")
+    check_allowed(export, None, allow_code)
     if data_path is not None:
         config = replace(config, data=replace(config.data, path=str(Path(data_path).absolute())))
     splits = load(config.data, home.cache)
-    check_fingerprint(splits, export.data_fingerprint)
+    check_fingerprint(splits.fingerprint, export.data_fingerprint)
     torch.set_num_threads(config.threads)
     gpu = config.gpu and torch.cuda.is_available()
     return Training(config, splits, "cuda" if gpu else "cpu")

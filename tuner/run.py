@@ -1,7 +1,14 @@
-"""One job from spec to verdict, in this process tree."""
+"""The driver: one job from where it stands to its verdict, in this process tree.
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+What a job came to is in its journal and its studies. The driver reads both, does what is still to be done and may die
+at any moment: the next one goes on from there.
+"""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,28 +16,40 @@ from typing import Any
 from cluster.runtime import embedded_ray, usable_cpus, usable_gpus
 from trainables.config import TrialConfig
 from trainables.data.cache import load as load_data
-from trainables.data.splits import Splits
 from trainables.hyper import Hyper
 from trainables.space import Plan
 from trainables.training import build_model
 from tuner import arms as arms_
-from tuner.checks import check_sampler
+from tuner.checks import Images, check, check_sampler
+from tuner.code import own_code
 from tuner.confirm import ListSource, confirm_seeds, confirm_works, selection_works, test_accuracies, winners
-from tuner.errors import Interrupted, SearchFailed, SpecError, without_password
+from tuner.dispatch import Dispatcher
+from tuner.errors import DriverLost, Interrupted, SearchFailed, ServiceError, SpecError, without_password
 from tuner.execution import execute
 from tuner.home import Home, JobFolder
-from tuner.journal import Event, Journal
+from tuner.jobs import spec_of
+from tuner.journal import Event, Journal, salvage
+from tuner.lease import Lease, hold
 from tuner.provenance import git_commit, machine, versions
 from tuner.publish import publish
-from tuner.record import Record, Stage, State, Trial, replay
-from tuner.scheduling import ArmScheduler
-from tuner.search import SearchSource
+from tuner.record import LOST, Record, Round, Stage, Trial, load_record
+from tuner.scheduling import Judge
+from tuner.search import SearchSource, judge_of
 from tuner.sender import Sender, tracking_uri
+from tuner.simulation import Clock, simulate
 from tuner.spec import SearchSpec, fingerprint, to_dict
-from tuner.study import ArmStudy, open_storage
+from tuner.study import IN_MEMORY, ArmStudy, open_storage, set_aside_if_damaged
 from tuner.trials import check_fingerprint, data_request, trial_config
 from tuner.view import View
-from tuner.work import Source, Stop, Work
+from tuner.work import Source, Stop
+
+
+@dataclass(frozen=True)
+class NewRound:
+    """A round of confirm runs to add, unless a driver before this one has: its number, and how many fresh seeds."""
+
+    number: int
+    seeds: int
 
 
 @dataclass
@@ -43,170 +62,253 @@ class Job:
     journal: Journal
     record: Record
     concurrent: int
+    scratch: Path
+    lease: Lease
     stop: Stop
-    view: View
+    plan: Plan
+    simulated: Clock | None
+    """The made-up time of a simulated job."""
 
     def make_trial(self, hyper: Hyper, seed: int) -> TrialConfig:
         """A trial of this job."""
         return trial_config(self.spec, hyper, seed)
 
-    def ray(self, code: Path | None) -> AbstractContextManager[None]:
-        """A Ray with room for this job's trials."""
-        cpus = self.concurrent * self.spec.resources.cpus
-        gpus = usable_gpus() if self.spec.resources.gpus else 0
-        return embedded_ray(cpus, gpus, (code,) if code else ())
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Seconds of this job's time, monotonic."""
+        return self.simulated or time.monotonic
 
-    def execute(self, source: Source, scheduler: ArmScheduler | None = None) -> None:
+    def ray(self, code: Path | None) -> AbstractContextManager[None]:
+        """What the trials run on."""
+        if self.simulated is not None:
+            return nullcontext()
+        resources = self.spec.resources
+        gpus = usable_gpus() if resources.gpus else 0
+        return embedded_ray(self.concurrent * resources.cpus, gpus, self.scratch, (code,) if code else ())
+
+    def execute(self, source: Source, judge: Judge | None = None) -> None:
         """Run a stream of trials.
 
         Raises:
             Interrupted: a signal came; everything done so far is in the journal.
+            DriverLost: Ray Tune died.
         """
-        execute(
-            source,
-            journal=self.journal,
-            resources=self.spec.resources,
-            concurrent=self.concurrent,
-            cache_dir=self.home.cache,
-            stop=self.stop,
-            scheduler=scheduler,
-        )
-        if self.stop.signal_number is not None:
-            raise Interrupted(f"job {self.folder.id} was interrupted", self.stop.signal_number)
-
-
-def run(spec: SearchSpec, spec_text: str, home: Home, view: View, stop: Stop, code: Path | None = None) -> JobFolder:
-    """Search, confirm, judge, export and report.
-
-    Args:
-        spec: what to run.
-        spec_text: the spec as the user wrote it; kept with the job.
-        home: where things go.
-        view: where progress is shown.
-        stop: set from a signal handler.
-        code: folder of the user's own modules.
-
-    Returns:
-        The job's folder.
-
-    Raises:
-        TrainableError: the data or the user's code are not right; nothing was started.
-        SearchFailed: the baseline, or every variant, has no winner; or the first trials all failed.
-        Interrupted: a signal came.
-    """
-    concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
-    splits = load_data(data_request(spec), home.cache, view.say)
-    plan = arms_.plan(spec, len(splits.train))
-    arms = arms_.arms(spec, plan)
-    check_sampler(spec, arms)
-    _check_model(spec, splits, arms)
-    storage_url = spec.storage or _local_storage(home)
-    storage = open_storage(storage_url)
-    folder = home.new_job(spec.name)
-    folder.spec.write_text(spec_text)
-    view.say(f"job {folder.id}, {concurrent} trials at once, journal in {folder.path}")
-    view.say(f"studies in {without_password(storage_url)}, tracked in {without_password(tracking_uri(spec, home))}")
-    with _job(spec, home, folder, concurrent, stop, view) as job:
-        job.journal.append("job", **_job_event(job, arms, plan, splits, code))
-        studies = [
-            ArmStudy(
-                storage,
-                folder.id,
-                arm,
-                spec.sampler,
-                spec.seed,
-                spec.budget.trials,
-                spec.metric.goal == "maximize",
+        dispatcher = Dispatcher(source, self.journal, self.record, self.spec.resources, self.clock)
+        if self.simulated is None:
+            execute(
+                dispatcher,
+                folder=self.folder,
+                cache=self.home.cache,
+                scratch=self.scratch,
+                resources=self.spec.resources,
+                concurrent=self.concurrent,
+                stop=self.stop,
+                lease=self.lease,
+                judge=judge,
+                metric=self.spec.metric.key,
             )
-            for arm in arms
-        ]
-        with job.ray(code), view.watching(spec, job.record, concurrent):
-            _search(job, studies, plan)
-            if works := selection_works(job.record, spec, job.make_trial):
-                job.execute(ListSource(works))
-            _confirm(job, round_number=1, count=spec.confirm.seeds)
-    return folder
+        else:
+            simulate(
+                dispatcher,
+                plan=self.plan,
+                concurrent=self.concurrent,
+                clock=self.simulated,
+                stop=self.stop,
+                judge=judge,
+                metric=self.spec.metric.key,
+            )
+        if self.stop.signal_number is not None:
+            raise Interrupted(
+                f"job {self.folder.id} was interrupted; go on with: tuner resume {self.folder.id}",
+                self.stop.signal_number,
+            )
 
 
-def confirm_again(
-    spec: SearchSpec,
+def drive(
     home: Home,
     folder: JobFolder,
-    seeds: int,
+    scratch: Path,
     view: View,
     stop: Stop,
-    code: Path | None = None,
+    data_path: str | None = None,
+    new_round: NewRound | None = None,
 ) -> None:
-    """A new round of confirm runs of the same winners, on fresh seeds only; its verdict stands alone.
+    """Do what is still to be done of a job: search, confirm, judge, export and report.
+
+    Args:
+        home: where its data, studies and runs are.
+        folder: the job's.
+        scratch: a folder for files that are worth nothing afterwards; sockets lie in it, so its name is short.
+        view: where progress is shown.
+        stop: set from a signal handler.
+        data_path: where its data lies now, if not where it did.
+        new_round: a round of confirm runs to add.
 
     Raises:
-        SpecError: the job has no verdict yet.
+        TrainableError: the data or the user's code are not right; if the job had not begun, its folder is gone.
+        SearchFailed: the baseline, or every variant, has no winner; or the first trials all failed.
+        Interrupted: a signal came.
+        DriverLost: another driver has to go on.
     """
-    record = folder.record()
-    if not record.rounds or record.state not in ("finished", "interrupted", "failed"):
-        raise SpecError(f"job {folder.id} is {record.state}; only a job whose search has ended can be confirmed again")
+    with hold(folder.lease, folder.id) as lease:
+        _mend(folder, view)
+        begun = folder.journal.exists() and bool(load_record(folder.journal).job)
+        try:
+            prepared = _prepare(home, folder, begun, data_path, view)
+        except Exception:
+            if not begun:
+                folder.forget()
+            raise
+        with _job(prepared, home, folder, scratch, lease, stop, view) as job:
+            if not job.record.job:
+                job.journal.append("job", **_job_event(job, prepared))
+            job.journal.append("state", state="running")
+            with job.ray(prepared.code), view.watching(job.spec, job.record, job.concurrent):
+                if not job.record.rounds:
+                    _search(job, prepared)
+                    _begin_round(job, NewRound(1, job.spec.confirm.seeds))
+                elif new_round is not None and len(job.record.rounds) < new_round.number:
+                    _begin_round(job, new_round)
+                _confirm(job, job.record.rounds[-1])
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """All that a job needs before it starts, checked."""
+
+    spec: SearchSpec
+    simulated: bool
+    code: Path | None
+    images: Images
+    fingerprint: str
+    plan: Plan
+    arms: tuple[arms_.Arm, ...]
+    studies: tuple[ArmStudy, ...]
+    concurrent: int
+
+
+def _prepare(home: Home, folder: JobFolder, begun: bool, data_path: str | None, view: View) -> _Prepared:
+    spec, simulated = spec_of(folder, data_path), bool(folder.started()["simulate"])
+    code = own_code(spec, Path(folder.started()["folder"]))
+    images, data_fingerprint = _made_up(spec) if simulated else _data(spec, home, view)
+    if begun:
+        check_fingerprint(data_fingerprint, folder.record().job["data_fingerprint"])
+    plan = arms_.plan(spec, images.train)
+    arms = arms_.arms(spec, plan)
+    check_sampler(spec, arms)
+    storage_url = IN_MEMORY if simulated else spec.storage or home.storage_url
+    if spec.storage is None and (damaged := set_aside_if_damaged(home.studies)):
+        view.say(f"warning: {home.studies} is damaged and now {damaged}; the studies are made again from the journal")
+    storage = open_storage(storage_url)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
-    check_fingerprint(load_data(data_request(spec), home.cache, view.say), record.job["data_fingerprint"])
-    with _job(spec, home, folder, concurrent, stop, view) as job:
-        job.journal.append("state", state="running")
-        with job.ray(code), view.watching(spec, job.record, concurrent):
-            _confirm(job, round_number=len(record.rounds) + 1, count=seeds)
+    maximize = spec.metric.goal == "maximize"
+    view.say(f"job {folder.id}, {concurrent} trials at once, journal in {folder.path}")
+    view.say(f"studies in {without_password(storage_url)}, tracked in {without_password(tracking_uri(spec, home))}")
+    studies = tuple(
+        ArmStudy(storage, folder.id, arm, spec.sampler, spec.seed, spec.budget.trials, maximize) for arm in arms
+    )
+    return _Prepared(spec, simulated, code, images, data_fingerprint, plan, arms, studies, concurrent)
+
+
+def _data(spec: SearchSpec, home: Home, view: View) -> tuple[Images, str]:
+    """Decode the data and build the model once, so that one that does not fit is told before anything starts."""
+    splits = load_data(data_request(spec), home.cache, view.say)
+    if spec.data.augment == "flip_crop" and not splits.flips:
+        raise SpecError("data.augment: is 'flip_crop', but a mirrored image of this data set changes its label")
+    plan = arms_.plan(spec, len(splits.train))
+    baseline = arms_.arms(spec, plan)[0]
+    trial = trial_config(spec, baseline.hyper(baseline.default), spec.seed)
+    build_model(trial, splits.num_classes, splits.train.images_BHWC.shape[1:])
+    return Images(len(splits.train), len(splits.val), len(splits.test)), splits.fingerprint
+
+
+def _made_up(spec: SearchSpec) -> tuple[Images, str]:
+    checked = check(spec)
+    if checked.images is None:
+        raise SpecError("data: how many images there are only reading tells; simulate a spec of another data set")
+    return checked.images, "simulated"
+
+
+def _mend(folder: JobFolder, view: View) -> None:
+    """Go back to the last good state of a damaged journal, and say so."""
+    if folder.journal.exists() and (salvaged := salvage(folder.journal)):
+        # How far MLflow was told no longer holds; what it has is found by tag and step.
+        folder.tracked.unlink(missing_ok=True)
+        view.say(
+            f"warning: {folder.journal} is damaged; going on from its first {salvaged.events} events, all of it is "
+            f"kept as {salvaged.original}"
+        )
 
 
 @contextmanager
-def _job(spec: SearchSpec, home: Home, folder: JobFolder, concurrent: int, stop: Stop, view: View) -> Iterator[Job]:
+def _job(
+    prepared: _Prepared, home: Home, folder: JobFolder, scratch: Path, lease: Lease, stop: Stop, view: View
+) -> Iterator[Job]:
     """A job whose journal is open and followed by MLflow; its end, whatever it is, is written and published."""
-    record = folder.record() if folder.journal.exists() else replay(())
+    spec = prepared.spec
+    record = load_record(folder.journal) if folder.journal.exists() else Record()
 
     def heard(event: Event) -> None:
         record.add(event)
         view.heard(event, record)
 
-    journal = Journal(folder.journal, heard)
+    # A simulation writes an event every few microseconds, and can be had again.
+    journal = Journal(folder.journal, heard, durable=not prepared.simulated)
     sender = Sender(spec, home, folder)
+    clock = Clock() if prepared.simulated else None
     try:
-        yield Job(spec, home, folder, journal, record, concurrent, stop, view)
+        yield Job(spec, home, folder, journal, record, prepared.concurrent, scratch, lease, stop, prepared.plan, clock)
         journal.append("state", state="finished")
-    except BaseException as error:
-        interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
-        if record.job:
-            journal.append("state", state="interrupted" if interrupted else "failed", reason=str(error))
-        raise
-    finally:
+        shutil.rmtree(folder.checkpoints(), ignore_errors=True)
+    except DriverLost:
         journal.close()
-        if record.job:
-            sender.drain()
-            sender.attach(publish(folder), folder.report.read_text())
-            if sender.problem:
-                view.say(f"warning: {sender.problem}; nothing is lost: tuner sync {folder.id} sends the rest")
+        raise
+    except BaseException as error:
+        state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        # Where the disk is full, the end of the job cannot be written either; that it was full is what matters.
+        with suppress(ServiceError):
+            journal.append("state", state=state, reason=str(error))
+            _close(journal, sender, folder, view)
+        raise
+    _close(journal, sender, folder, view)
 
 
-def _search(job: Job, studies: Sequence[ArmStudy], plan: Plan) -> None:
-    spec = job.spec
-    scheduler = None
-    if spec.scheduler.name != "none":
-        scheduler = ArmScheduler(spec.metric.key, spec.metric.goal == "maximize", spec.scheduler.reduction_factor)
-    job.execute(SearchSource(spec, plan, studies, job.make_trial, job.concurrent), scheduler)
+def _close(journal: Journal, sender: Sender, folder: JobFolder, view: View) -> None:
+    journal.close()
+    sender.drain()
+    sender.attach(publish(folder), folder.report.read_text())
+    if sender.problem:
+        view.say(f"warning: {sender.problem}; nothing is lost: tuner sync {folder.id} sends the rest")
+
+
+def _search(job: Job, prepared: _Prepared) -> None:
+    spec, plan = job.spec, prepared.plan
+    source = SearchSource(spec, plan, prepared.studies, job.make_trial, job.concurrent, job.record, job.clock)
+    job.execute(source, judge_of(spec, plan, job.record))
+    if works := selection_works(job.record, spec, job.make_trial):
+        job.execute(ListSource(works, job.record))
     chosen = winners(job.record, spec)
     if spec.baseline not in chosen or len(chosen) < 2:
         raise SearchFailed(_why_no_winners(job.record, chosen))
 
 
-def _confirm(job: Job, round_number: int, count: int) -> None:
-    spec = job.spec
-    seeds = confirm_seeds(spec, round_number, count)
-    chosen = winners(job.record, spec)
+def _begin_round(job: Job, new: NewRound) -> None:
     job.journal.append(
         "confirm",
-        round=round_number,
-        seeds=seeds,
-        winners={arm: trial.number for arm, trial in chosen.items()},
+        round=new.number,
+        seeds=confirm_seeds(job.spec, new.number, new.seeds),
+        winners={arm: trial.number for arm, trial in winners(job.record, job.spec).items()},
     )
-    works: list[Work] = confirm_works(spec, chosen, seeds, round_number, job.make_trial, job.folder.weights)
-    job.execute(ListSource(works))
-    tested = [arm for arm in chosen if test_accuracies(job.record, arm, round_number)]
+
+
+def _confirm(job: Job, confirm_round: Round) -> None:
+    spec, number = job.spec, confirm_round.number
+    chosen = winners(job.record, spec)
+    works = confirm_works(spec, chosen, confirm_round.seeds, number, job.make_trial, job.folder.weights)
+    job.execute(ListSource(works, job.record))
+    tested = [arm for arm in chosen if test_accuracies(job.record, arm, number)]
     if spec.baseline not in tested or len(tested) < 2:
-        raise SearchFailed(_why_no_verdict(job.record, [arm for arm in chosen if arm not in tested], round_number))
+        raise SearchFailed(_why_no_verdict(job.record, [arm for arm in chosen if arm not in tested], number))
 
 
 def _why_no_winners(record: Record, chosen: Mapping[str, object]) -> str:
@@ -221,14 +323,16 @@ def _why_no_verdict(record: Record, missing: Sequence[str], round_number: int) -
 
 
 def _first_failure(trials: Sequence[Trial]) -> str:
-    lost = [trial for trial in trials if trial.state in (State.FAILED, State.DIVERGED)]
+    lost = [trial for trial in trials if trial.state in LOST]
     return f"; the first of {len(lost)} failures:\n{lost[0].reason}" if lost else ""
 
 
-def _job_event(job: Job, arms: Sequence[arms_.Arm], plan: Plan, splits: Splits, code: Path | None) -> Event:
+def _job_event(job: Job, prepared: _Prepared) -> Event:
+    plan, images, folder = prepared.plan, prepared.images, job.folder.started()["folder"]
     return {
         "job": job.folder.id,
-        "spec": _portable(job.spec),
+        "simulated": prepared.simulated,
+        "spec": to_dict(job.spec),
         "spec_sha256": fingerprint(job.spec),
         "arms": [
             {
@@ -238,33 +342,14 @@ def _job_event(job: Job, arms: Sequence[arms_.Arm], plan: Plan, splits: Splits, 
                 "fixed": dict(arm.fixed),
                 "default": dict(arm.default),
             }
-            for arm in arms
+            for arm in prepared.arms
         ],
         "plan": {"epochs": plan.epochs, "steps_per_epoch": plan.steps_per_epoch},
-        "data_fingerprint": splits.fingerprint,
-        "data_images": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+        "data_fingerprint": prepared.fingerprint,
+        "data_images": dataclasses.asdict(images),
         "concurrent": job.concurrent,
         "versions": dict(versions()),
         "machine": dict(machine()),
-        "git_commit": git_commit(code or Path.cwd()),
-        "folder": str(code or Path.cwd()),
+        "git_commit": git_commit(Path(folder)),
+        "folder": folder,
     }
-
-
-def _portable(spec: SearchSpec) -> dict[str, Any]:
-    """The spec's values, its data path absolute: the job may be confirmed again from another folder."""
-    values = to_dict(spec)
-    return values | {"data": values["data"] | {"path": data_request(spec).path}}
-
-
-def _check_model(spec: SearchSpec, splits: Splits, arms: Sequence[arms_.Arm]) -> None:
-    """Build the model once, so that one that does not fit the data is told before anything starts."""
-    trial = trial_config(spec, arms[0].hyper(arms[0].default), spec.seed)
-    build_model(trial, splits.num_classes, splits.train.images_BHWC.shape[1:])
-    if spec.data.augment == "flip_crop" and not splits.flips:
-        raise SpecError("data.augment: is 'flip_crop', but a mirrored image of this data set changes its label")
-
-
-def _local_storage(home: Home) -> str:
-    home.path.mkdir(parents=True, exist_ok=True)
-    return home.storage_url

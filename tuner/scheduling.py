@@ -6,10 +6,7 @@ it stops anyone, and a trial is judged only at epochs where its value means some
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from dataclasses import dataclass
 
 from trainables.schedules import Schedule
 
@@ -77,32 +74,41 @@ class Rungs:
         return better < -(-len(seen) // self._factor)
 
 
-class ArmScheduler(FIFOScheduler):
-    """Stops a trial that does not survive a rung of its own arm and bracket.
-
-    Reads ``arm``, ``bracket``, ``judged`` and ``comparable`` (epochs) from the trial's config.
+@dataclass(frozen=True)
+class Place:
+    """Where a trial is judged, and against whom.
 
     Args:
-        metric: the reported key to compare.
-        maximize: whether larger is better.
+        key: the trial's name in the job.
+        arm, bracket: it is held against trials of the same two.
+        judged, comparable: epochs; see ``judged_epochs`` and ``comparable_epochs``.
+    """
+
+    key: str
+    arm: str
+    bracket: int
+    judged: tuple[int, ...]
+    comparable: tuple[int, ...]
+
+
+class Judge:
+    """Stops a trial that does not survive a rung of its own arm and bracket.
+
+    Args:
+        maximize: whether larger values are better.
         reduction_factor: 1 in so many goes on at each rung.
     """
 
-    def __init__(self, metric: str, maximize: bool, reduction_factor: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._key = metric
+    def __init__(self, maximize: bool, reduction_factor: int) -> None:
         self._sign = 1.0 if maximize else -1.0
         self._peers: dict[tuple[str, int], Rungs] = defaultdict(lambda: Rungs(reduction_factor))
         self._heard: set[tuple[str, int]] = set()
 
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: Mapping[str, Any]) -> str:
-        """STOP or CONTINUE."""
-        epoch, place = result["epoch"], trial.config["place"]
-        # A retried trial reports its first epochs again: it went on there, and must not count twice.
-        if epoch not in place["comparable"] or (trial.trial_id, epoch) in self._heard:
-            return str(TrialScheduler.CONTINUE)
-        self._heard.add((trial.trial_id, epoch))
-        peers, value = self._peers[place["arm"], place["bracket"]], self._sign * result[self._key]
-        peers.record(epoch, value)
-        stop = epoch in place["judged"] and not peers.survives(epoch, value)
-        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+    def stops(self, place: Place, epoch: int, value: float) -> bool:
+        """Hear a value and say whether the trial ends here; it does not where it has reported before: there it went on."""
+        if epoch not in place.comparable or (place.key, epoch) in self._heard:
+            return False
+        self._heard.add((place.key, epoch))
+        peers = self._peers[place.arm, place.bracket]
+        peers.record(epoch, self._sign * value)
+        return epoch in place.judged and not peers.survives(epoch, self._sign * value)

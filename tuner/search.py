@@ -2,17 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from trainables.config import TrialConfig
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
 from trainables.space import Plan
 from tuner.errors import SearchFailed
-from tuner.record import Stage, State
-from tuner.scheduling import bracket, comparable_epochs, judged_epochs, rungs
+from tuner.record import Record, Stage, State, Trial
+from tuner.scheduling import Judge, Place, bracket, comparable_epochs, judged_epochs, rungs
 from tuner.spec import SearchSpec
-from tuner.study import ArmStudy
+from tuner.study import ArmStudy, Asked, Past
 from tuner.work import Ended, Work
 
 HOPELESS = 5
@@ -28,7 +30,11 @@ class SearchSource:
         studies: one an arm.
         make_trial: hyperparameters and seed to a trial.
         concurrent: trials that run at once.
+        record: what the job's journal says: a search that was interrupted goes on where it stood.
         clock: seconds, monotonic.
+
+    Raises:
+        ServiceError: the studies' database stays away.
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class SearchSource:
         studies: Sequence[ArmStudy],
         make_trial: Callable[[Hyper, int], TrialConfig],
         concurrent: int,
+        record: Record,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
@@ -47,26 +54,31 @@ class SearchSource:
         self._make_trial = make_trial
         self._concurrent = concurrent
         self._clock = clock
-        self._started_at = clock()
-        self._given = 0
+        self._record = record
+        self._started_at = clock() - record.active_s
         self._running: dict[str, float] = {}
         self._ended_s = 0.0
         self._errors: list[str] = []
         self._fine = False
+        self._unfinished: deque[Work] = deque()
+        self._take_up()
+        self._given = sum(study.asked for study in studies)
 
     def next(self) -> Work | None:
-        """The next trial, from the arm whose turn it is."""
+        """The next trial: one that was interrupted, else a new one from the arm whose turn it is."""
+        work = self._unfinished.popleft() if self._unfinished else self._ask()
+        if work is not None:
+            self._running[work.key] = self._clock()
+        return work
+
+    def _ask(self) -> Work | None:
         done, turn = divmod(self._given, len(self._turns))
         # Only a whole round may begin, so that every arm ends with as many started trials.
         if turn == 0 and (done == self._spec.budget.trials or self._no_time_for_another_round()):
             return None
         study = self._studies[self._turns[turn]]
-        asked = study.ask()
-        hyper = study.arm.hyper(asked.knobs)
         self._given += 1
-        work = self._work(study.arm.name, asked.number, hyper)
-        self._running[work.key] = self._clock()
-        return work
+        return self._work(study, study.ask())
 
     def ended(self, work: Work, ended: Ended) -> None:
         """Tell the study what became of its setting.
@@ -75,17 +87,27 @@ class SearchSource:
             SearchFailed: the first trials all raised.
         """
         self._ended_s += self._clock() - self._running.pop(work.key)
-        study = self._studies[work.arm]
-        metric = self._spec.metric.key
-        reports = [(int(epoch["epoch"]), float(epoch[metric])) for epoch in ended.epochs]
-        match ended.state:
-            case State.COMPLETE:
-                study.tell_complete(work.number, reports)
-            case State.PRUNED:
-                study.tell_pruned(work.number, reports)
-            case _:
-                study.tell_failed(work.number)
+        self._studies[work.arm].tell(work.number, ended.state, self._reports(ended.epochs))
         self._give_up_if_hopeless(ended)
+
+    def _take_up(self) -> None:
+        """Go on from where the journal and the studies stand; what a study lacks, the journal has."""
+        unfinished = []
+        for arm, study in self._studies.items():
+            known = {trial.number: trial for trial in self._record.of(Stage.SEARCH, arm)}
+            study.restore([self._past(known[number]) for number in range(len(known))])
+            unfinished += [self._work(study, asked) for asked in study.unfinished()]
+            for trial in known.values():
+                if trial.state != State.RUNNING:
+                    self._ended_s += trial.seconds
+                    self._fine = self._fine or trial.state != State.FAILED
+        self._unfinished.extend(sorted(unfinished, key=lambda work: (work.number, self._turns.index(work.arm))))
+
+    def _past(self, trial: Trial) -> Past:
+        return Past(trial.knobs, trial.state, self._reports(trial.epochs))
+
+    def _reports(self, epochs: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
+        return [(int(epoch["epoch"]), float(epoch[self._spec.metric.key])) for epoch in epochs]
 
     def _give_up_if_hopeless(self, ended: Ended) -> None:
         if ended.state != State.FAILED:
@@ -101,30 +123,49 @@ class SearchSource:
             return False
         now, arms, budget = self._clock(), len(self._turns), self._spec.budget
         ages = [now - begun for begun in self._running.values()]
-        ended = self._given - len(ages)
+        ended = self._given - len(ages) - len(self._unfinished)
         # Running trials will get older: they raise the estimate, never lower it.
         trial_s = max(self._ended_s / max(1, ended), (self._ended_s + sum(ages)) / self._given)
         clock_s = now - self._started_at + trial_s * math.ceil(arms / self._concurrent)
         gpu_s = trial_s * (self._given + arms) * self._spec.resources.gpus
         return _over(clock_s, budget.max_hours) or _over(gpu_s, budget.max_gpu_hours)
 
-    def _work(self, arm: str, number: int, hyper: Hyper) -> Work:
-        scheduler = self._spec.scheduler
-        at: tuple[int, ...] = ()
-        if scheduler.name != "none":
-            at = rungs(self._spec.first_rung, scheduler.reduction_factor, self._plan.epochs)
-        of_bracket = bracket(number, scheduler.reduction_factor, len(at)) if scheduler.name == "hyperband" else 0
-        schedule = Schedule(hyper, self._plan)
+    def _work(self, study: ArmStudy, asked: Asked) -> Work:
+        arm, number, hyper = study.arm.name, asked.number, study.arm.hyper(asked.knobs)
         return Work(
             key=f"{Stage.SEARCH}/{arm}/{number}",
             stage=Stage.SEARCH,
             arm=arm,
             number=number,
             trial=self._make_trial(hyper, self._spec.seed),
-            bracket=of_bracket,
-            judged=judged_epochs(schedule, at[of_bracket:]),
-            comparable=comparable_epochs(schedule, at[of_bracket:]),
+            knobs=asked.knobs,
+            place=_place(self._spec, self._plan, arm, number, hyper),
         )
+
+
+def judge_of(spec: SearchSpec, plan: Plan, record: Record) -> Judge | None:
+    """The judge of a search's trials, who has heard all that is on record; None if the spec has no scheduler."""
+    if spec.scheduler.name == "none":
+        return None
+    judge = Judge(spec.metric.goal == "maximize", spec.scheduler.reduction_factor)
+    for trial in record.of(Stage.SEARCH):
+        place = _place(spec, plan, trial.arm, trial.number, Hyper(**trial.hyper))
+        for epoch in trial.epochs:
+            judge.stops(place, epoch["epoch"], epoch[spec.metric.key])
+    return judge
+
+
+def _place(spec: SearchSpec, plan: Plan, arm: str, number: int, hyper: Hyper) -> Place:
+    scheduler, schedule = spec.scheduler, Schedule(hyper, plan)
+    at = () if scheduler.name == "none" else rungs(spec.first_rung, scheduler.reduction_factor, plan.epochs)
+    in_bracket = bracket(number, scheduler.reduction_factor, len(at)) if scheduler.name == "hyperband" else 0
+    return Place(
+        key=f"{Stage.SEARCH}/{arm}/{number}",
+        arm=arm,
+        bracket=in_bracket,
+        judged=judged_epochs(schedule, at[in_bracket:]),
+        comparable=comparable_epochs(schedule, at[in_bracket:]),
+    )
 
 
 def _over(seconds: float, cap_hours: float | None) -> bool:

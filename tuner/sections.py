@@ -43,7 +43,14 @@ def _one_of_or_own(kind: str, value: str, known: list[str]) -> str:
     return value
 
 
+def _file_name(value: str) -> str:
+    if value.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", value):
+        raise Wrong(f"is {shown(value)}; a file is named relative to data.path, without '..'")
+    return value
+
+
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,1000}$")]
+FileName = Annotated[Line, AfterValidator(_file_name)]
 Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": NAME_PATTERN})]
 DataName = Annotated[str, AfterValidator(lambda value: _one_of_or_own("data set", value, list(DATASETS)))]
 ModelName = Annotated[str, AfterValidator(lambda value: _one_of_or_own("model", value, list(MODELS)))]
@@ -62,7 +69,7 @@ class DataSpec(Frozen):
         description="file or folder of the data; TUNER_DATA and --data win over it; cifar10 downloads to it",
     )
     size: int | None = Field(default=None, ge=8, le=1024, description="side in pixels that images are resized to")
-    sha256: dict[Line, Sha256] | None = Field(
+    sha256: dict[FileName, Sha256] | None = Field(
         default=None, description="file name, relative to path -> expected checksum in hexadecimal digits"
     )
     train_images: Images | None = Field(

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,12 @@ if TYPE_CHECKING:
     from tuner.tracking import Writer
 
 POLL_S = 1.0
+LONGEST_PAUSE_S = 10.0
+"""Between two tries of a tracker that is away; the first pause is ``POLL_S``, each next one twice as long."""
+AWAY_S = 15.0
+"""How long a tracker must have failed without a break for a job that has ended to stop trying."""
 PATIENCE_S = 60.0
-"""How long a job that has ended waits for a tracker that is away."""
+"""How long a job that has ended waits for a tracker that takes its time."""
 
 
 def open_writer(spec: SearchSpec, home: Home, folder: JobFolder) -> "Writer":
@@ -45,11 +50,15 @@ class Sender:
         self._thread.start()
 
     def drain(self) -> None:
-        """Send what is left; ``problem`` says what failed."""
+        """Send what is left; ``problem`` says what failed.
+
+        A tracker that fails is given ``AWAY_S`` since it first did, or one more try if these have passed; one that is
+        slow gets ``PATIENCE_S``.
+        """
         self._ending.set()
         self._thread.join(PATIENCE_S)
         if self._thread.is_alive():
-            self.problem = self.problem or ServiceError(f"MLflow did not answer within {PATIENCE_S:g} s")
+            self.problem = self.problem or ServiceError(f"MLflow did not take everything within {PATIENCE_S:g} s")
 
     def attach(self, files: Mapping[str, Path], description: str) -> None:
         """Put the files and the description on the parent run, unless sending failed before."""
@@ -60,15 +69,22 @@ class Sender:
                 self.problem = error
 
     def _run(self) -> None:
+        failing_since: float | None = None
+        pause_s = POLL_S
         while True:
             ending = self._ending.is_set()
             try:
                 self._writer = self._writer or self._open()
                 self._writer.send()
-                self.problem = None
+                self.problem, failing_since, pause_s = None, None, POLL_S
             except Exception as error:
                 # The thread must not die of an error that the next try, or ``tuner sync``, may not meet.
                 self.problem = error
-            if ending:
+                failing_since = failing_since or time.monotonic()
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            if not ending:
+                self._ending.wait(pause_s)
+            elif failing_since is None or time.monotonic() - failing_since >= AWAY_S:
                 return
-            self._ending.wait(POLL_S)
+            else:
+                time.sleep(POLL_S)

@@ -38,8 +38,10 @@ def _check_free(port: int) -> None:
 
 
 def _become_server(uri: str, artifacts: Path, port: int) -> None:
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--default-artifact-root", artifacts.as_uri(), "--host", HOST, "--port", str(port), "--workers", "1"]
+    # The URI may hold a password, which others could read from a command line.
+    store = {"MLFLOW_BACKEND_STORE_URI": uri}
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     sys.stdout.flush()
-    os.execve(sys.executable, command, os.environ | quiet)
+    os.execve(sys.executable, command, os.environ | quiet | store)

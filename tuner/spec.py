@@ -40,7 +40,12 @@ __all__ = [
     "to_dict",
 ]
 
-_PASSWORD = re.compile(r"://[^:/@\s]{0,300}:[^@\s]{0,300}@|[?&](?:password|passwd|pwd|token|secret)=", re.IGNORECASE)
+_SECRET_WORD = r"(?:pass(?:word|wd|phrase)|pwd|secret|(?:api|access|secret)_?key|(?:access|auth)_token)"
+_PASSWORD = re.compile(
+    rf"://[^:/@\s]{{0,300}}:[^@\s]{{0,300}}@|(?:^|[?&;\s])(?:[a-z]{{1,20}}_)*(?:{_SECRET_WORD}|sslpassword|token)\s?=",
+    re.IGNORECASE,
+)
+_SECRET_KEY = re.compile(rf"(?:[a-z]{{1,20}}_)*{_SECRET_WORD}", re.IGNORECASE)
 
 
 class SearchSpec(Frozen):
@@ -112,7 +117,9 @@ class SearchSpec(Frozen):
 
     def _check_shared(self, knob: str, range_: Range) -> None:
         searching: list[PlannedDomain] = [
-            VARIANTS[arm.variant].space[knob] for arm in self.arms if knob in VARIANTS[arm.variant].space
+            VARIANTS[variant].space[knob]
+            for variant in dict.fromkeys(arm.variant for arm in self.arms)
+            if knob in VARIANTS[variant].space
         ]
         known = {other for arm in self.arms for other in VARIANTS[arm.variant].space}
         try:
@@ -172,9 +179,12 @@ def from_dict(value: Mapping[str, Any], origin: Origin | None = None) -> SearchS
     """The spec with these plain values: the inverse of ``to_dict``; raises ``SpecError``."""
     origin = origin or Origin()
     for path, text in _texts(dict(value)):
-        if _PASSWORD.search(text):
-            hint = "set MLFLOW_TRACKING_PASSWORD or PGPASSWORD, or use ~/.pgpass"
-            raise origin.error(Wrong(f"a password in a URL; write the URL without it and {hint}", *path))
+        if _PASSWORD.search(text) or (path and _SECRET_KEY.fullmatch(str(path[-1]))):
+            what = "a password in a URL" if "://" in text else "a password"
+            hint = (
+                "a spec is shown to all: leave it out and set MLFLOW_TRACKING_PASSWORD or PGPASSWORD, or use ~/.pgpass"
+            )
+            raise origin.error(Wrong(f"{what}; {hint}", *path))
     try:
         return SearchSpec.model_validate(_in_full(dict(value))).from_origin(origin)
     except ValidationError as error:
@@ -227,9 +237,13 @@ def _tuples(value: Any) -> Any:
 
 
 def _texts(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict | list | tuple):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, part in items:
+    """Every key, text and number as text, with its place; a key's is that of its mapping."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield path, str(value)
+    elif isinstance(value, dict):
+        yield from ((path, key) for key in value)
+        for key, part in value.items():
             yield from _texts(part, (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from _texts(part, (*path, index))

@@ -1,31 +1,45 @@
 """MLflow: the record people read, written from the journal by one batched writer. The one module that imports mlflow.
 
-The writer reads the journal file itself and notes how far it came beside it, so a tracker that is down stops nothing
-and loses nothing: the next writer goes on where the last one ended. Runs are found by tag before they are made, and
-a metric's timestamp is the journal's, so sending an event twice leaves one run and one row.
+The writer reads the journal file itself and notes beside it how far it came, so a tracker that is down stops nothing
+and loses nothing: the next writer goes on where the last one ended, or begins anew where the note is lost or does not
+fit. Whatever died in between, a trial has one run and a step one row: a run is looked for by its tags before it is
+made, one that was found is asked which steps it has before more are sent, and a metric's time is the journal's, so that
+a call which was given up, and done after all, comes to the same row.
 """
 
-import json
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+# It prints a link on stdout for every run that ends.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# It tries again for minutes, and blindly: a run that is made again is a second one.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
+from urllib3.exceptions import HTTPError
 
-from tuner.errors import ServiceError, without_password
+from tuner.changes import JOB, Change, fold
+from tuner.errors import IntegrityError, ServiceError, without_password
 from tuner.home import JobFolder
 from tuner.journal import Event, read_from
-from tuner.record import Stage, State
+from tuner.record import State
+from tuner.runs import job_run, trial_run
+from tuner.tracked import Tracked, load, save
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -40,19 +54,37 @@ METRICS: Mapping[str, str] = {
     "seconds": "epoch_seconds",
 }
 RESULTS: Mapping[str, str] = {"test_acc": "test/acc", "test_loss": "test/loss"}
-RUN_STATUS: Mapping[State, str] = {
+NAMES = {**METRICS, **RESULTS}
+RUNNING = "RUNNING"
+RUN_STATUS: Mapping[str, str] = {
+    State.RUNNING: RUNNING,
     State.COMPLETE: "FINISHED",
     State.PRUNED: "KILLED",
     State.DIVERGED: "FAILED",
     State.FAILED: "FAILED",
+    State.OOM: "FAILED",
+    "finished": "FINISHED",
+    "interrupted": "KILLED",
 }
-JOB_STATUS: Mapping[str, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+"""States of trials and of jobs."""
+JOB_ENDS = ("finished", "failed", "interrupted")
 
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Opens an experiment in the UI on its runs; without it the UI takes it for a collection of language-model traces."""
-BATCH = 1000
+BATCH = 2000
+"""Events that are sent before it is noted that they were."""
+STEPS_A_CALL = 140
+PARAMS_A_CALL = 100
+"""MLflow takes 1000 things a call, and 100 of them parameters."""
 MOST_TAG = 5000
+ALONE_S = 10.0
+"""How long another process may be sending the same journal."""
+KNOCK_S = 5.0
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 UNREACHABLE = (MlflowException, RequestException, SQLAlchemyError, OSError)
+LOST, REFUSED, FORBIDDEN = "RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED"
+"""MLflow's words for: no such run or experiment, a run that was deleted (among other things), and status 403."""
+_CREDENTIALS = re.compile(r"://[^/@\s]+@")
 
 
 class Writer:
@@ -63,32 +95,42 @@ class Writer:
         uri: the tracking URI.
         experiment: the experiment's name; made if it is not there.
         artifacts: where a new experiment keeps its artifacts, or None to leave it to the server.
+
+    Raises:
+        ServiceError: the tracker's database cannot be reached; a server is first tried by ``send``.
     """
 
     def __init__(self, job: JobFolder, uri: str, experiment: str, artifacts: Path | None) -> None:
         self._job = job
         self._shown = without_password(uri)
-        self._client = MlflowClient(tracking_uri=uri)
         self._experiment_name = experiment
         self._artifacts = artifacts
-        noted = json.loads(job.tracked.read_text()) if job.tracked.exists() else {}
-        self._offset: int = noted.get("offset", 0)
-        self._experiment: str = noted.get("experiment", "")
-        self._runs: dict[str, str] = noted.get("runs", {})
+        self._note = Tracked()
+        self._steps: dict[str, set[int]] = {}
+        """Run id to the steps it is known to have."""
+        with self._explained():
+            _knock(uri)
+            self._client = MlflowClient(tracking_uri=uri)
 
     def send(self) -> None:
         """Send everything in the journal.
 
         Raises:
-            ServiceError: the tracker cannot be reached; what was sent before is noted.
+            ServiceError: the tracker cannot be reached, or another process is sending; what was sent is noted.
+            IntegrityError: the journal is damaged; what stands before that was sent.
         """
-        try:
-            while batch := self._next_batch():
-                self._send(event for event, _ in batch)
-                self._offset = batch[-1][1]
-                self._note()
-        except UNREACHABLE as error:
-            raise ServiceError(f"MLflow at {self._shown} cannot be written: {_first_line(error)}") from error
+        with self._alone(), self._explained():
+            self._note = load(self._job.tracked)
+            if self._note.tracker != self._shown or not self._note.fits(self._job.journal):
+                self._begin_anew()
+            try:
+                self._send_all()
+            except MlflowException as error:
+                if error.error_code != LOST or not self._note.offset:
+                    raise
+                # What was noted is gone: the tracker was set up anew.
+                self._begin_anew()
+                self._send_all()
 
     def attach(self, files: Mapping[str, Path], description: str) -> None:
         """Put files (artifact folder and file) and a description in Markdown on the parent run.
@@ -96,110 +138,145 @@ class Writer:
         Raises:
             ServiceError: the tracker cannot be reached.
         """
-        try:
+        with self._explained():
             for name, file in files.items():
-                self._client.log_artifact(self._runs[""], str(file), os.path.dirname(name) or None)
-            self._client.set_tag(self._runs[""], "mlflow.note.content", description)
-        except UNREACHABLE as error:
-            raise ServiceError(f"MLflow at {self._shown} cannot be written: {_first_line(error)}") from error
+                self._client.log_artifact(self.runs[JOB], str(file), os.path.dirname(name) or None)
+            self._client.set_tag(self.runs[JOB], "mlflow.note.content", description)
 
     @property
     def runs(self) -> Mapping[str, str]:
-        """Trial key to MLflow run id; the parent's key is the empty string."""
-        return self._runs
+        """Trial key to MLflow run id; the parent's is ``JOB``."""
+        return self._note.runs
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        lock = FileLock(self._job.tracked.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=ALONE_S)
+        except Timeout:
+            raise ServiceError(f"another process is sending job {self._job.id} to MLflow; try again later") from None
+        except OSError as error:
+            raise ServiceError(f"{lock.lock_file}: cannot be locked: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except UNREACHABLE as error:
+            # Whether the call was done is not known.
+            self._steps.clear()
+            if isinstance(error, MlflowException) and error.error_code == FORBIDDEN:
+                raise ServiceError(
+                    f"MLflow at {self._shown} refuses us (403: {_reason(error)}); if this is not the name that it knows"
+                    " itself by, start it with --allowed-hosts"
+                ) from error
+            raise ServiceError(f"MLflow at {self._shown} cannot be written: {_reason(error)}") from error
+
+    def _begin_anew(self) -> None:
+        self._note = Tracked(tracker=self._shown)
+
+    def _send_all(self) -> None:
+        while batch := self._next_batch():
+            self._send([event for event, _ in batch])
+            event, end = batch[-1]
+            self._note.start = batch[-2][1] if len(batch) > 1 else self._note.offset
+            self._note.offset, self._note.n, self._note.ms = end, event["n"], event["ms"]
+            save(self._job.tracked, self._note)
 
     def _next_batch(self) -> list[tuple[Event, int]]:
-        batch = []
-        for pair in read_from(self._job.journal, self._offset):
-            batch.append(pair)
-            if len(batch) == BATCH // len(METRICS):
-                break
+        batch: list[tuple[Event, int]] = []
+        try:
+            for pair in read_from(self._job.journal, self._note.offset):
+                batch.append(pair)
+                if len(batch) == BATCH:
+                    break
+        except IntegrityError:
+            if not batch:
+                raise
         return batch
 
     def _send(self, events: Iterable[Event]) -> None:
-        metrics: dict[str, list[Metric]] = defaultdict(list)
-        for event in events:
-            match event["kind"]:
-                case "job":
-                    self._start_parent(event)
-                case "trial":
-                    self._start_child(event)
-                case "epoch":
-                    metrics[event["trial"]] += _metrics(event, METRICS, event["epoch"])
-                case "end":
-                    # The run's rows go before its end, so that a finished run is a whole one.
-                    self._log(event["trial"], metrics.pop(event["trial"], []))
-                    self._end_child(event)
-                case "state" if event["state"] in JOB_STATUS:
-                    self._end_parent(event)
-        for key, rows in metrics.items():
-            self._log(key, rows)
+        changes, running = fold(events, self._note.running)
+        for key, change in sorted(changes.items(), key=lambda item: item[0] != JOB):
+            if change.begin is not None and self._begin(key, change.begin) and change.state == State.RUNNING:
+                # It was made so.
+                change.state = ""
+        for key, change in changes.items():
+            self._apply(self.runs[key], change)
+        if JOB in changes and changes[JOB].state in JOB_ENDS:
+            self._delete_twins()
+        self._note.running = running
 
-    def _log(self, key: str, rows: list[Metric]) -> None:
-        for start in range(0, len(rows), BATCH):
-            self._client.log_batch(self._runs[key], metrics=rows[start : start + BATCH])
+    def _apply(self, run_id: str, change: Change) -> None:
+        try:
+            self._log(run_id, change)
+            if status := RUN_STATUS.get(change.state):
+                if status == RUNNING:
+                    self._client.update_run(run_id, status)
+                else:
+                    self._client.set_terminated(run_id, status, end_time=change.ms)
+        except MlflowException as error:
+            # The user may throw a run away, and of the others there is still to be told.
+            if error.error_code != REFUSED or self._client.get_run(run_id).info.lifecycle_stage != "deleted":
+                raise
 
-    def _start_parent(self, event: Event) -> None:
-        found = self._client.get_experiment_by_name(self._experiment_name)
-        self._experiment = found.experiment_id if found else self._make_experiment()
-        tags = {"tuner.job": self._job.id, "tuner.stage": "job", "tuner.trial": ""}
-        tags |= {f"tuner.{name}": str(event[name]) for name in ("data_fingerprint", "git_commit")}
-        params = _flat(event["spec"]) | {f"versions.{name}": v for name, v in event["versions"].items()}
-        self._start("", self._job.id, tags, params, event["ms"])
+    def _log(self, run_id: str, change: Change) -> None:
+        there = self._steps_of(run_id) if change.steps else set()
+        steps = [(step, values) for step, values in change.steps.items() if step not in there]
+        tags = _tags(change)
+        for start in range(0, max(len(steps), len(tags)), STEPS_A_CALL):
+            part = steps[start : start + STEPS_A_CALL]
+            rows = [row for step, values in part for row in _metrics(values, step)]
+            self._client.log_batch(run_id, metrics=rows, tags=tags)
+            there.update(step for step, _ in part)
 
-    def _start_child(self, event: Event) -> None:
-        stage = event["stage"]
-        name = f"{event['arm']}-{event['number']}"
-        if stage != Stage.SEARCH:
-            name += f"-{stage}-{event['seed']}"
-        tags = {
-            "mlflow.parentRunId": self._runs[""],
-            "tuner.job": self._job.id,
-            "tuner.trial": event["trial"],
-            "tuner.arm": event["arm"],
-            "tuner.stage": stage,
-            "tuner.state": State.RUNNING.value,
-            "tuner.number": str(event["number"]),
-        }
-        self._start(event["trial"], name, tags, {**event["hyper"], "seed": event["seed"]}, event["ms"])
+    def _steps_of(self, run_id: str) -> set[int]:
+        if run_id not in self._steps:
+            witnesses = METRICS["train_loss"], RESULTS["test_acc"]
+            rows = [row for name in witnesses for row in self._client.get_metric_history(run_id, name)]
+            self._steps[run_id] = {row.step for row in rows}
+        return self._steps[run_id]
 
-    def _start(self, key: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], ms: int) -> None:
-        if key in self._runs:
-            return
-        run_id = (
-            self._find(key)
-            or self._client.create_run(self._experiment, start_time=ms, tags=dict(tags), run_name=name).info.run_id
+    def _begin(self, key: str, event: Event) -> bool:
+        """Make a run and give it its parameters; returns False if it was there."""
+        if key == JOB:
+            self._note.experiment = self._find_experiment() or self._make_experiment()
+        name, tags, params = (
+            job_run(event, self._job.id) if key == JOB else trial_run(event, self._job.id, self.runs[JOB])
         )
-        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-        self._runs[key] = run_id
+        found = self._find(key)
+        run = found or self._client.create_run(self._note.experiment, start_time=event["ms"], tags=tags, run_name=name)
+        if found is None:
+            self._steps[run.info.run_id] = set()
+        missing = [Param(name, str(value)) for name, value in params.items() if name not in run.data.params]
+        for start in range(0, len(missing), PARAMS_A_CALL):
+            self._client.log_batch(run.info.run_id, params=missing[start : start + PARAMS_A_CALL])
+        self._note.runs[key] = run.info.run_id
+        return found is None
 
-    def _find(self, key: str) -> str | None:
-        where = f"tags.`tuner.job` = '{self._job.id}' and tags.`tuner.trial` = '{key}'"
-        if key == "":
-            where = f"tags.`tuner.job` = '{self._job.id}' and tags.`tuner.stage` = 'job'"
-        runs = self._client.search_runs([self._experiment], where, max_results=1)
-        return str(runs[0].info.run_id) if runs else None
+    def _find(self, key: str) -> Run | None:
+        tag, value = ("tuner.stage", "job") if key == JOB else ("tuner.trial", key)
+        runs = self._search(f"tags.`{tag}` = '{value}'")
+        return max(runs, key=lambda run: len(run.data.metrics), default=None)
 
-    def _end_child(self, event: Event) -> None:
-        run_id, state = self._runs[event["trial"]], State(event["state"])
-        tags = {"tuner.state": state.value}
-        if event["reason"]:
-            tags["tuner.reason"] = event["reason"][-MOST_TAG:]
-        rows = _metrics({**event["result"], "ms": event["ms"]}, RESULTS, 0)
-        self._client.log_batch(run_id, metrics=rows, tags=[RunTag(key, value) for key, value in tags.items()])
-        self._client.set_terminated(run_id, RUN_STATUS[state], end_time=event["ms"])
+    def _search(self, where: str) -> Sequence[Run]:
+        ours = f"tags.`tuner.job` = '{self._job.id}'"
+        found: Sequence[Run] = self._client.search_runs([self._note.experiment], f"{ours} and {where}")
+        return found
 
-    def _end_parent(self, event: Event) -> None:
-        if event["state"] != "finished":
-            self._kill_running(event["ms"])
-        self._client.set_tag(self._runs[""], "tuner.state", event["state"])
-        self._client.set_terminated(self._runs[""], JOB_STATUS[event["state"]], end_time=event["ms"])
+    def _delete_twins(self) -> None:
+        """A call that makes a run may be given up, and done after all: nothing is ever sent to what it made."""
+        for run in self._search(f"attributes.status = '{RUNNING}'"):
+            if run.info.run_id not in self.runs.values() and not run.data.metrics:
+                self._client.delete_run(run.info.run_id)
 
-    def _kill_running(self, ms: int) -> None:
-        for key, run_id in self._runs.items():
-            if key and self._client.get_run(run_id).info.status == "RUNNING":
-                self._client.set_tag(run_id, "tuner.state", "interrupted")
-                self._client.set_terminated(run_id, "KILLED", end_time=ms)
+    def _find_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self._experiment_name)
+        return str(found.experiment_id) if found else ""
 
     def _make_experiment(self) -> str:
         location = None if self._artifacts is None else self._artifacts.as_uri()
@@ -209,33 +286,43 @@ class Writer:
             )
         except MlflowException:
             # Another job made it a moment ago, or it was deleted: the name tells.
-            found = self._client.get_experiment_by_name(self._experiment_name)
-            if found is None:
-                raise
-            return str(found.experiment_id)
-
-    def _note(self) -> None:
-        noted = {"offset": self._offset, "experiment": self._experiment, "runs": self._runs}
-        partial = self._job.tracked.with_suffix(".partial")
-        partial.write_text(json.dumps(noted))
-        partial.replace(self._job.tracked)
+            if found := self._find_experiment():
+                return found
+            raise
 
 
-def _metrics(event: Mapping[str, Any], names: Mapping[str, str], step: int) -> list[Metric]:
-    return [Metric(name, float(event[key]), event["ms"], step) for key, name in names.items() if key in event]
+def _metrics(values: Mapping[str, Any], step: int) -> list[Metric]:
+    return [Metric(name, float(values[key]), values["ms"], step) for key, name in NAMES.items() if key in values]
 
 
-def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """``section.key`` to value; what is nested deeper as JSON, since its keys may be no names for MLflow."""
-    flat: dict[str, Any] = {}
-    for section, values in sections.items():
-        pairs = values.items() if isinstance(values, Mapping) else [("", values)]
-        for key, value in pairs:
-            name = f"{section}.{key}" if key else section
-            flat[name] = json.dumps(value) if isinstance(value, list | Mapping) else value
-    return flat
+def _tags(change: Change) -> list[RunTag]:
+    tags = {
+        "tuner.state": change.state,
+        "tuner.reason": change.reason[-MOST_TAG:],
+        "tuner.attempts": str(change.attempt) if change.attempt > 1 else "",
+    }
+    return [RunTag(key, value) for key, value in tags.items() if value]
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _knock(uri: str) -> None:
+    """Fail at once if a database is away: MLflow would wait for it for minutes."""
+    parts = urlsplit(uri)
+    port = PORTS.get(parts.scheme.partition("+")[0])
+    if port and parts.hostname:
+        socket.create_connection((parts.hostname, parts.port or port), KNOCK_S).close()
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong at the root where it is the network's word, else the message's first line; without passwords."""
+    network = [cause for cause in _causes(error) if isinstance(cause, OSError | HTTPError)]
+    root = network[-1] if network else error
+    lines = str(getattr(root, "strerror", None) or root).strip().splitlines()
+    return _CREDENTIALS.sub("://***@", lines[0]) if lines else type(root).__name__
+
+
+def _causes(error: BaseException | None) -> Iterable[BaseException]:
+    """What led to an error, one by one; urllib3 hands some of it on as an argument only."""
+    while error is not None:
+        yield error
+        handed = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+        error = error.__cause__ or error.__context__ or handed

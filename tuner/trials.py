@@ -5,7 +5,6 @@ from pathlib import Path
 from trainables.catalog import is_dotted
 from trainables.config import ModelConfig, TrialConfig
 from trainables.data.cache import DataRequest
-from trainables.data.splits import Splits
 from trainables.hyper import Hyper
 from tuner.errors import IntegrityError
 from tuner.spec import SearchSpec
@@ -27,11 +26,11 @@ def data_request(spec: SearchSpec) -> DataRequest:
     )
 
 
-def check_fingerprint(splits: Splits, recorded: str) -> None:
+def check_fingerprint(found: str, recorded: str) -> None:
     """Raise ``IntegrityError`` unless the data is the recorded one."""
-    if splits.fingerprint != recorded:
+    if found != recorded:
         raise IntegrityError(
-            f"the data is not what the search used: its fingerprint is {splits.fingerprint[:16]}…, "
+            f"the data is not what the search used: its fingerprint is {found[:16]}…, "
             f"the search's {recorded[:16]}…"
         )
 

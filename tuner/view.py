@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from tuner.journal import Event
-from tuner.record import Record, Stage, State, Trial
+from tuner.record import LOST, Record, Stage, State, Trial
 from tuner.spec import SearchSpec
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Progress:
             f"{len(trials)}/{self._spec.budget.trials}",
             str(states.count(State.RUNNING)),
             str(states.count(State.PRUNED)),
-            str(states.count(State.FAILED) + states.count(State.DIVERGED)),
+            str(sum(state in LOST for state in states)),
             str(sum(len(trial.epochs) for trial in trials)),
             "–" if best is None else f"{best:.4f}",
             f"{self._confirmed(arm)}/{len(self._seeds())}",
@@ -197,7 +197,7 @@ def trial_line(trial: Trial) -> str:
     what = f"{trial.key} {trial.state} after {len(trial.epochs)} epochs"
     if trial.result:
         return f"{what}, test/acc {trial.result['test_acc']:.4f}"
-    if trial.state == State.FAILED:
+    if trial.state in (State.FAILED, State.OOM):
         return f"{what}: {(trial.reason or 'no reason given').strip().splitlines()[-1]}"
     return what if last is None else f"{what}, val/acc {last['val_acc']:.4f}"
 

@@ -1,12 +1,14 @@
 """One trial to run and how it ended: what a source of trials and the loop that runs them say to each other."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from trainables.config import TrialConfig
+from trainables.space import Scalar
 from tuner.record import Stage, State
+from tuner.scheduling import Place
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,9 @@ class Work:
         arm: the arm's name.
         number: of the setting in the arm's study.
         trial: what to train.
+        knobs: what the arm's study proposed; empty where the setting comes from a trial.
         round: of confirm runs, 0 before them.
-        bracket: of HyperBand; trials are only held against others of theirs.
-        judged, comparable: epochs for the scheduler.
+        place: for the scheduler; None where no trial is stopped early.
         weights_path: where to leave the final weights.
     """
 
@@ -30,10 +32,9 @@ class Work:
     arm: str
     number: int
     trial: TrialConfig
+    knobs: Mapping[str, Scalar] = field(default_factory=dict)
     round: int = 0
-    bracket: int = 0
-    judged: tuple[int, ...] = ()
-    comparable: tuple[int, ...] = ()
+    place: Place | None = None
     weights_path: Path | None = None
 
 

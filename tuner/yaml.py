@@ -33,6 +33,7 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
 MAX_VALUES = 10_000
+_PLAIN_KEY = re.compile(r"[\w-]{1,64}", re.ASCII)
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -186,7 +187,7 @@ class _Builder:
         top = self._open[-1] if self._open else None
         if top is None:
             if value is not None:
-                self._refuse(event, f"{_short(event.value)} at the top; a spec is a mapping of keys to values")
+                self._refuse(event, "a single value at the top; a spec is a mapping of keys to values")
         elif isinstance(top.value, dict) and top.key is None:
             self._take_key(event, top, value)
         else:
@@ -205,7 +206,7 @@ class _Builder:
     def _start_collection(self, event: Any) -> None:
         value: dict[str, Any] | list[Any] = {} if isinstance(event, MappingStartEvent) else []
         if len(self._open) >= MAX_DEPTH:
-            self._refuse(event, f"nested deeper than {MAX_DEPTH}; a spec is a shallow mapping")
+            raise self._error(event, f"nested deeper than {MAX_DEPTH}; a spec is a shallow mapping")
         if not self._open:
             if isinstance(value, list):
                 self._refuse(event, "a list at the top; a spec is a mapping of keys to values")
@@ -232,7 +233,30 @@ class _Builder:
         return path
 
     def _refuse(self, event: Any, problem: str) -> NoReturn:
-        raise SpecError(f"{self._name}:{event.start_mark.line + 1}: {problem}")
+        path = key_text(self._here())
+        raise self._error(event, f"{path}: {problem}" if path else problem)
+
+    def _here(self) -> KeyPath:
+        """Where the value that is due will stand; where a key is due, the mapping."""
+        if not self._open:
+            return ()
+        top = self._open[-1]
+        if isinstance(top.value, list):
+            return (*top.path, len(top.value))
+        return top.path if top.key is None else (*top.path, top.key)
+
+    def _error(self, event: Any, problem: str) -> SpecError:
+        return SpecError(f"{self._name}:{event.start_mark.line + 1}: {problem}")
+
+
+def key_text(path: KeyPath) -> str:
+    """``arms[1].parameters.lr``; a key that is no plain word is quoted and cut short."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in path]
+    return "".join(parts).removeprefix(".")
+
+
+def _key(key: str) -> str:
+    return key if _PLAIN_KEY.fullmatch(key) else _short(key)
 
 
 def _short(text: str) -> str:

@@ -12,6 +12,7 @@ from tests.tuner.jobs import Ended, Place, place
 from tests.tuner.spec_texts import SPEC
 from tuner.cli import main
 from tuner.home import Home, JobFolder
+from tuner.journal import encode
 
 Tuner = Callable[..., Ended]
 
@@ -62,8 +63,11 @@ def made_up_job(home: Home) -> Callable[[str, History], JobFolder]:
         folder = JobFolder(home.path / "jobs" / job)
         folder.path.mkdir(parents=True)
         folder.spec.write_text(SPEC)
-        history.events[0]["job"] = job
-        folder.journal.write_text("".join(json.dumps(event) + "\n" for event in history.events))
+        first = history.events[0]
+        first["job"] = job
+        start = {"ms": first["ms"], "spec": first["spec"], "folder": first["folder"], "simulate": False}
+        folder.start.write_text(json.dumps(start))
+        folder.journal.write_bytes(b"".join(map(encode, history.events)))
         return folder
 
     return write

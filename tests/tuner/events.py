@@ -35,6 +35,7 @@ class History:
             plan={"epochs": spec.budget.epochs, "steps_per_epoch": 10},
             data_fingerprint="f" * 64,
             data_images={"train": 200, "val": 100, "test": 100},
+            simulated=False,
             concurrent=2,
             versions={"python": "3.11.0", "torch": "2.15.0"},
             machine={"system": "Linux", "cpus": "2"},
@@ -45,7 +46,7 @@ class History:
     def add(self, kind: str, **fields: Any) -> None:
         """One event; its time is its number in seconds."""
         number = len(self.events)
-        self.events.append({"n": number, "ms": 1000 * number, "kind": kind, **fields})
+        self.events.append({"n": number, "ms": 1000 * number, "up": float(number), "kind": kind, **fields})
 
     def trial(
         self,
@@ -68,11 +69,20 @@ class History:
         sampled = dict(self.arms[arm].default) | {"lr": 0.001 + 0.0001 * number}
         hyper = self.arms[arm].hyper(sampled)
         self.add(
-            "trial", trial=key, stage=stage, arm=arm, number=number, seed=seed, round=round_number, hyper=vars(hyper)
+            "trial",
+            trial=key,
+            stage=stage,
+            arm=arm,
+            number=number,
+            seed=seed,
+            round=round_number,
+            hyper=vars(hyper),
+            knobs=sampled if stage == Stage.SEARCH else {},
         )
+        self.add("attempt", trial=key, attempt=1, epoch=0)
         for epoch, val in enumerate(vals, start=1):
             loss = 1 - val if losses is None else losses[epoch - 1]
-            self.add("epoch", trial=key, **report(epoch, val, loss))
+            self.add("epoch", trial=key, attempt=1, **report(epoch, val, loss))
         if state is not None:
             result: Mapping[str, Any] = {}
             if test is not None:

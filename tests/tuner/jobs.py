@@ -19,7 +19,7 @@ from tuner.home import Home, JobFolder
 
 ROOT = Path(__file__).parents[2]
 MARK = "TUNER_TEST_MARK"
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 
 SPEC = """\
 name: tiny
@@ -67,13 +67,19 @@ class Place:
             MARK: self.mark,
         }
 
-    def start(self, *args: str) -> "subprocess.Popen[str]":
-        """``tuner`` with these arguments, in a session of its own; stdout and stderr go to files beside ``cwd``."""
-        with (self.root / "out").open("w") as out, (self.root / "err").open("w") as err:
+    def start(self, *args: str, env: Mapping[str, str] | None = None, name: str = "") -> "subprocess.Popen[str]":
+        """``tuner`` with these arguments, in a session of its own; stdout and stderr go to files beside ``cwd``.
+
+        Args:
+            args: the command line.
+            env: what else stands in its environment.
+            name: of those files, where several run at once.
+        """
+        with (self.root / f"out{name}").open("w") as out, (self.root / f"err{name}").open("w") as err:
             return subprocess.Popen(
                 [sys.executable, "-m", "tuner.cli", *args],
                 cwd=self.cwd,
-                env=self.env(),
+                env=self.env() | dict(env or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -81,10 +87,10 @@ class Place:
                 start_new_session=True,
             )
 
-    def ended(self, process: "subprocess.Popen[str]") -> "Ended":
+    def ended(self, process: "subprocess.Popen[str]", name: str = "") -> "Ended":
         """What a started command came to."""
         code = process.wait(PATIENCE_S)
-        return Ended(code, (self.root / "out").read_text(), (self.root / "err").read_text())
+        return Ended(code, (self.root / f"out{name}").read_text(), (self.root / f"err{name}").read_text())
 
     def tuner(self, *args: str) -> "Ended":
         """Run ``tuner`` with these arguments to its end."""

@@ -37,7 +37,7 @@ def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[t
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from commands(command, (*path, name))
-        else:
+        elif not command.hidden:
             yield (*path, name)
 
 
@@ -281,7 +281,7 @@ def test_a_job_with_a_damaged_journal_is_named_and_hides_no_other(
     bad.journal.write_text("".join([*lines[:damaged], "garbage\n", *lines[damaged + 1 :]]))
     ended = tuner("list", "-o", "json")
     assert {row["job"]: row["state"] for row in json.loads(ended.out)} == {"good-1": "finished", "bad-1": "damaged"}
-    assert f"{bad.journal}: the line that ends at byte" in ended.err
+    assert f"{bad.journal}: line {damaged + 1}, which starts at byte" in ended.err
     assert tuner("leaderboard", "good-1").code == 0
     ended = tuner("leaderboard", "bad-1")
     assert ended.code == 5
@@ -289,12 +289,14 @@ def test_a_job_with_a_damaged_journal_is_named_and_hides_no_other(
 
 
 @pytest.mark.parametrize("text", ["", '{"n": 0, "ms"'])
-def test_a_job_that_died_before_its_first_event_is_not_there(tuner: Tuner, made_up_job: MakeJob, text: str) -> None:
+def test_a_job_that_died_before_its_first_event_can_be_resumed(tuner: Tuner, made_up_job: MakeJob, text: str) -> None:
     made_up_job("good-1", finished(BASE))
     made_up_job("dead-1", finished(BASE)).journal.write_text(text)
-    assert [row["job"] for row in json.loads(tuner("list", "-o", "json").out)] == ["good-1"]
-    assert tuner("leaderboard", "latest").out.startswith("good-1")
-    assert tuner("leaderboard", "dead-1").code == 4
+    rows = json.loads(tuner("list", "-o", "json").out)
+    assert {row["job"]: row["state"] for row in rows} == {"good-1": "finished", "dead-1": "new"}
+    ended = tuner("leaderboard", "dead-1")
+    assert ended.code == 4
+    assert "job dead-1 has done nothing yet; start it again with: tuner resume dead-1" in ended.err
 
 
 def test_only_a_job_that_has_ended_is_confirmed_again(tuner: Tuner, made_up_job: MakeJob) -> None:
@@ -303,7 +305,7 @@ def test_only_a_job_that_has_ended_is_confirmed_again(tuner: Tuner, made_up_job:
     made_up_job("job-1", history)
     ended = tuner("confirm", "--seeds", "3")
     assert ended.code == 2
-    assert "job job-1 is running; only a job whose search has ended can be confirmed again" in ended.err
+    assert "job job-1 is crashed; only a job whose search has ended can be confirmed again" in ended.err
 
 
 def test_no_color_is_obeyed_on_a_terminal(made_up_job: MakeJob) -> None:

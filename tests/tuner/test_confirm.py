@@ -7,6 +7,7 @@ import pytest
 from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
 from tuner.confirm import (
+    ListSource,
     confirm_seeds,
     confirm_works,
     ranked,
@@ -147,7 +148,7 @@ def test_all_arms_get_the_same_fresh_seeds_and_the_winners_own_settings() -> Non
         assert {work.number for work in own} == {number}
         assert {work.trial.hyper.lr for work in own} == {history.record().trials[f"search/{arm}/{number}"].hyper["lr"]}
         assert {work.trial.epochs for work in own} == {SPEC.budget.epochs}
-    assert {(work.stage, work.round, work.judged) for work in works} == {(Stage.CONFIRM, 1, ())}
+    assert {(work.stage, work.round, work.place) for work in works} == {(Stage.CONFIRM, 1, None)}
 
 
 def test_only_the_first_seeds_weights_are_kept() -> None:
@@ -168,3 +169,37 @@ def test_a_confirm_run_that_failed_has_no_test_accuracy() -> None:
     assert test_accuracies(record, "noam", 1) == {5: 0.7}
     assert test_accuracies(record, "adam_l2", 1) == {5: 0.4, 6: 0.5}
     assert test_accuracies(record, "noam", 2) == {8: 0.2}
+
+
+def searched(*extra: tuple[str, int]) -> History:
+    history = History(SPEC)
+    for arm, number in (("adam_l2", 0), ("noam", 0), *extra):
+        history.trial(arm, number, [0.5])
+    return history
+
+
+def keys_left(history: History) -> list[str]:
+    works = works_of_round(SPEC, history, 1, confirm_seeds(SPEC, 1, 2))
+    source = ListSource(works, history.record())
+    return [work.key for work in iter(source.next, None)]
+
+
+def test_a_list_gives_its_trials_once_in_their_order() -> None:
+    assert keys_left(searched()) == [
+        f"confirm/{arm}/1/{seed}" for seed in (100_000, 100_001) for arm in ("adam_l2", "noam")
+    ]
+
+
+@pytest.mark.parametrize("state", [state for state in State if state != State.RUNNING])
+def test_a_list_gives_no_trial_again_that_has_ended(state: State) -> None:
+    history = searched()
+    history.trial("adam_l2", 0, [0.5], state, Stage.CONFIRM, 100_000, 1)
+    history.trial("noam", 0, [0.5], None, Stage.CONFIRM, 100_000, 1)
+    assert keys_left(history) == ["confirm/noam/1/100000", "confirm/adam_l2/1/100001", "confirm/noam/1/100001"]
+
+
+def test_an_interrupted_round_goes_on_with_the_same_winners_and_settings() -> None:
+    history = searched(("noam", 1))
+    before = works_of_round(SPEC, history, 1, seeds := confirm_seeds(SPEC, 1, 3))
+    history.trial("noam", 0, [0.9], State.COMPLETE, Stage.CONFIRM, seeds[0], 1, 0.9)
+    assert works_of_round(SPEC, history, 1, seeds) == before

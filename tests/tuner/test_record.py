@@ -1,8 +1,12 @@
 """The record: what a journal's events come to."""
 
-from tests.tuner.events import History
+import math
+from pathlib import Path
+
+from tests.tuner.events import History, report
 from tests.tuner.spec_texts import spec_of
-from tuner.record import Stage, State, replay
+from tuner.journal import Journal
+from tuner.record import Stage, State, load_record, replay
 
 
 def test_a_trial_is_running_until_its_end_is_told() -> None:
@@ -45,3 +49,42 @@ def test_the_jobs_state_is_the_last_one_told() -> None:
 def test_an_empty_journal_comes_to_an_empty_record() -> None:
     record = replay(())
     assert (record.job, record.trials, record.rounds, record.state) == ({}, {}, [], "new")
+
+
+def test_attempts_are_counted_and_every_epoch_has_its_reporter() -> None:
+    history = History(spec_of())
+    history.trial("noam", 0, [0.1, 0.2], state=None)
+    key = "search/noam/0"
+    history.add("attempt", trial=key, attempt=2, epoch=2)
+    history.add("epoch", trial=key, attempt=2, **report(3, 0.3, 0.7))
+    trial = history.record().trials[key]
+    assert (trial.attempts, trial.reporters) == (2, [1, 1, 2])
+    assert trial.epochs == [report(epoch, epoch / 10, 1 - epoch / 10) for epoch in (1, 2, 3)]
+
+
+def test_a_trials_knobs_are_those_its_study_proposed() -> None:
+    history = History(spec_of())
+    history.trial("noam", 3, [0.1])
+    trial = history.record().trials["search/noam/3"]
+    assert trial.knobs.keys() == history.arms["noam"].space.keys() < trial.hyper.keys()
+    assert trial.knobs["lr"] == trial.hyper["lr"]
+
+
+def test_the_time_worked_on_a_job_is_that_of_all_its_drivers() -> None:
+    drivers = [(0.0, 5.0, 60.0), (0.0, 7.0), (0.0, 100.0)]
+    kinds = {True: {"kind": "state", "state": "running"}, False: {"kind": "confirm", "round": 1, "seeds": []}}
+    ups = [up for driver in drivers for up in driver]
+    events = [{"n": n, "ms": 0, "up": up, "winners": {}, **kinds[up == 0]} for n, up in enumerate(ups)]
+    assert replay(events).active_s == 60 + 7 + 100
+    assert replay(()).active_s == 0
+
+
+def test_numbers_that_are_not_finite_come_back_from_the_journal(tmp_path: Path) -> None:
+    history = History(spec_of())
+    history.trial("noam", 0, [0.1], state=None, losses=[float("nan")])
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    for event in history.events:
+        journal.append(event["kind"], **{key: event[key] for key in event.keys() - {"n", "ms", "up", "kind"}})
+    journal.close()
+    assert math.isnan(load_record(path).trials["search/noam/0"].epochs[0]["val_loss"])

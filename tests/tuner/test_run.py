@@ -19,7 +19,7 @@ from trainables.space import Plan
 from tuner.confirm import confirm_seeds
 from tuner.journal import read
 from tuner.leaderboard import build
-from tuner.publish import spec_of
+from tuner.jobs import spec_of
 from tuner.record import Record, Stage, State, Trial
 from tuner.sender import open_writer
 from tuner.tracking import METRICS

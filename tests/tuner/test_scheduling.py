@@ -1,20 +1,16 @@
 """Which trials go on: rungs and brackets by hand, where a value means something, and no arm against another."""
 
-from types import SimpleNamespace
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
-import cluster.runtime  # isort: skip  (before ray: it sets what ray reads when it is imported)
 import pytest
-from ray.tune.schedulers import TrialScheduler
 
 from trainables.hyper import Hyper
 from trainables.schedules import LR_SCHEDULES, Schedule
 from trainables.space import Plan
-from tuner.scheduling import ArmScheduler, Rungs, bracket, comparable_epochs, judged_epochs, rungs
+from tuner.scheduling import Judge, Place, Rungs, bracket, comparable_epochs, judged_epochs, rungs
 
-assert cluster.runtime.SETTINGS
-
-STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
+STOP, CONTINUE = True, False
 
 
 def schedule(epochs: int, steps_per_epoch: int = 10, **knobs: Any) -> Schedule:
@@ -107,71 +103,88 @@ def test_a_value_survives_among_the_best_of_its_rung(
     assert kept.survives(9, value)  # nothing was recorded there
 
 
-class Trial(SimpleNamespace):
-    """As much of Tune's trial as the scheduler reads."""
-
-    def __init__(self, name: str, arm: str, judged: tuple[int, ...], comparable: tuple[int, ...] | None = None) -> None:
-        place = {"arm": arm, "bracket": 0, "judged": judged, "comparable": judged if comparable is None else comparable}
-        super().__init__(trial_id=name, config={"place": place})
+def place(
+    name: str, arm: str, judged: tuple[int, ...], comparable: tuple[int, ...] | None = None, in_bracket: int = 0
+) -> Place:
+    return Place(name, arm, in_bracket, judged, judged if comparable is None else comparable)
 
 
-def decide(scheduler: ArmScheduler, trial: Trial, epoch: int, value: float) -> str:
-    return scheduler.on_trial_result(None, cast(Any, trial), {"epoch": epoch, "val_acc": value})
-
-
-def halving_scheduler(maximize: bool = True) -> ArmScheduler:
-    return ArmScheduler("val_acc", maximize, reduction_factor=2)
+def halving_judge(maximize: bool = True) -> Judge:
+    return Judge(maximize, reduction_factor=2)
 
 
 def test_the_worse_of_two_trials_of_an_arm_is_stopped() -> None:
-    scheduler = halving_scheduler()
-    assert decide(scheduler, Trial("a", "adam", (3,)), 3, 0.9) == CONTINUE
-    assert decide(scheduler, Trial("b", "adam", (3,)), 3, 0.8) == STOP
-    assert decide(scheduler, Trial("c", "adam", (3,)), 3, 0.95) == CONTINUE
+    judge = halving_judge()
+    assert judge.stops(place("a", "adam", (3,)), 3, 0.9) == CONTINUE
+    assert judge.stops(place("b", "adam", (3,)), 3, 0.8) == STOP
+    assert judge.stops(place("c", "adam", (3,)), 3, 0.95) == CONTINUE
 
 
 def test_two_arms_are_never_held_against_each_other() -> None:
-    scheduler = halving_scheduler()
-    decisions = [decide(scheduler, Trial(f"{arm}", arm, (3,)), 3, value) for arm, value in (("a", 0.9), ("b", 0.1))]
+    judge = halving_judge()
+    decisions = [judge.stops(place(f"{arm}", arm, (3,)), 3, value) for arm, value in (("a", 0.9), ("b", 0.1))]
     assert decisions == [CONTINUE, CONTINUE]
-    assert decide(scheduler, Trial("b2", "b", (3,)), 3, 0.05) == STOP
-    assert decide(scheduler, Trial("b3", "b", (3,)), 3, 0.2) == CONTINUE
+    assert judge.stops(place("b2", "b", (3,)), 3, 0.05) == STOP
+    assert judge.stops(place("b3", "b", (3,)), 3, 0.2) == CONTINUE
+
+
+def test_two_brackets_are_never_held_against_each_other() -> None:
+    judge = halving_judge()
+    assert judge.stops(place("a", "adam", (3,)), 3, 0.9) == CONTINUE
+    assert judge.stops(place("b", "adam", (3,), in_bracket=1), 3, 0.1) == CONTINUE
+    assert judge.stops(place("c", "adam", (3,)), 3, 0.5) == STOP
 
 
 def test_nobody_is_stopped_between_rungs() -> None:
-    scheduler = halving_scheduler()
+    judge = halving_judge()
     for name, value in (("a", 0.9), ("b", 0.1), ("c", 0.0)):
-        assert decide(scheduler, Trial(name, "adam", (3,)), 2, value) == CONTINUE
+        assert judge.stops(place(name, "adam", (3,)), 2, value) == CONTINUE
 
 
 def test_cycles_are_compared_only_with_cycles_that_end_at_the_same_epoch() -> None:
-    scheduler = halving_scheduler()
+    judge = halving_judge()
     five, ten = (5, 10, 15), (10,)
-    assert decide(scheduler, Trial("a", "restarts", five), 5, 0.9) == CONTINUE
+    assert judge.stops(place("a", "restarts", five), 5, 0.9) == CONTINUE
     # Its cycle ends at 10: at 5 it is in mid-cycle, so a low value neither stops it nor counts.
-    assert decide(scheduler, Trial("b", "restarts", ten), 5, 0.1) == CONTINUE
-    assert decide(scheduler, Trial("c", "restarts", five), 5, 0.95) == CONTINUE
-    assert decide(scheduler, Trial("b", "restarts", ten), 10, 0.2) == CONTINUE
-    assert decide(scheduler, Trial("a", "restarts", five), 10, 0.1) == STOP
+    assert judge.stops(place("b", "restarts", ten), 5, 0.1) == CONTINUE
+    assert judge.stops(place("c", "restarts", five), 5, 0.95) == CONTINUE
+    assert judge.stops(place("b", "restarts", ten), 10, 0.2) == CONTINUE
+    assert judge.stops(place("a", "restarts", five), 10, 0.1) == STOP
 
 
 def test_a_cycle_end_that_is_no_rung_counts_for_others_but_stops_no_one() -> None:
-    scheduler = halving_scheduler()
-    assert decide(scheduler, Trial("a", "restarts", (30,), (10, 30)), 10, 0.9) == CONTINUE
-    assert decide(scheduler, Trial("b", "restarts", (30,), (10, 30)), 10, 0.1) == CONTINUE
-    assert decide(scheduler, Trial("c", "restarts", (10,)), 10, 0.05) == STOP
+    judge = halving_judge()
+    assert judge.stops(place("a", "restarts", (30,), (10, 30)), 10, 0.9) == CONTINUE
+    assert judge.stops(place("b", "restarts", (30,), (10, 30)), 10, 0.1) == CONTINUE
+    assert judge.stops(place("c", "restarts", (10,)), 10, 0.05) == STOP
 
 
 def test_a_loss_is_minimized() -> None:
-    scheduler = halving_scheduler(maximize=False)
-    assert decide(scheduler, Trial("a", "adam", (3,)), 3, 0.9) == CONTINUE
-    assert decide(scheduler, Trial("b", "adam", (3,)), 3, 0.95) == STOP
-    assert decide(scheduler, Trial("c", "adam", (3,)), 3, 0.1) == CONTINUE
+    judge = halving_judge(maximize=False)
+    assert judge.stops(place("a", "adam", (3,)), 3, 0.9) == CONTINUE
+    assert judge.stops(place("b", "adam", (3,)), 3, 0.95) == STOP
+    assert judge.stops(place("c", "adam", (3,)), 3, 0.1) == CONTINUE
 
 
 def test_a_retried_trial_neither_counts_twice_nor_is_judged_again() -> None:
-    scheduler = halving_scheduler()
-    first = Trial("a", "adam", (3,))
-    assert [decide(scheduler, first, 3, 0.5) for _ in range(3)] == [CONTINUE] * 3
-    assert decide(scheduler, Trial("b", "adam", (3,)), 3, 0.9) == CONTINUE
-    assert decide(scheduler, first, 3, 0.5) == CONTINUE
+    judge = halving_judge()
+    first = place("a", "adam", (3,))
+    assert [judge.stops(first, 3, 0.5) for _ in range(3)] == [CONTINUE] * 3
+    assert judge.stops(place("b", "adam", (3,)), 3, 0.9) == CONTINUE
+    assert judge.stops(first, 3, 0.5) == CONTINUE
+
+
+def test_a_judge_who_hears_the_past_again_decides_as_one_who_never_forgot() -> None:
+    trials = [place(name, "adam", (1, 3)) for name in "abcdef"]
+    values = [(trial, epoch, (7 * index + epoch) % 5) for epoch in (1, 3) for index, trial in enumerate(trials)]
+    for cut in range(len(values)):
+        whole, before, after = halving_judge(), halving_judge(), halving_judge()
+        said = [whole.stops(*value) for value in values]
+        assert hear(before, values[:cut]) == said[:cut]
+        # In another order, as the record tells it.
+        hear(after, sorted(values[:cut], key=lambda value: value[0].key))
+        assert hear(after, values[cut:]) == said[cut:]
+
+
+def hear(judge: Judge, values: Sequence[tuple[Place, int, float]]) -> list[bool]:
+    return [judge.stops(*value) for value in values]

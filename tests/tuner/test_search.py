@@ -16,8 +16,9 @@ from trainables.config import derive_seed
 from trainables.space import Plan
 from tuner.arms import arms
 from tuner.errors import SearchFailed
-from tuner.record import State
-from tuner.search import HOPELESS, SearchSource
+from tuner.record import Record, State
+from tuner.scheduling import Place
+from tuner.search import HOPELESS, SearchSource, judge_of
 from tuner.spec import SearchSpec
 from tuner.study import ArmStudy, open_storage
 from tuner.trials import trial_config
@@ -35,7 +36,13 @@ def spec_with(budget: str = "", *sections: str) -> SearchSpec:
 class Search:
     """A source over real studies, with a clock and the trials that run."""
 
-    def __init__(self, spec: SearchSpec, storage: BaseStorage | None = None, concurrent: int = 1) -> None:
+    def __init__(
+        self,
+        spec: SearchSpec,
+        storage: BaseStorage | None = None,
+        concurrent: int = 1,
+        record: Record | None = None,
+    ) -> None:
         self.now = 1000.0
         self.storage = storage or InMemoryStorage()
         studies = [
@@ -43,7 +50,13 @@ class Search:
             for arm in arms(spec, PLAN)
         ]
         self.source = SearchSource(
-            spec, PLAN, studies, lambda hyper, seed: trial_config(spec, hyper, seed), concurrent, lambda: self.now
+            spec,
+            PLAN,
+            studies,
+            lambda hyper, seed: trial_config(spec, hyper, seed),
+            concurrent,
+            Record() if record is None else record,
+            lambda: self.now,
         )
         self.started: Counter[str] = Counter({study.arm.name: 0 for study in studies})
         self.running: list[Work] = []
@@ -192,20 +205,24 @@ def test_trials_are_judged_at_their_rungs_and_after_warm_up() -> None:
     search = Search(spec_with("", "scheduler: {name: asha, first_rung: 1, reduction_factor: 2}\n"))
     plain, noam, _ = (search.start() for _ in range(3))
     assert plain is not None
+    assert plain.place is not None
     assert noam is not None
-    assert plain.judged == (1, 2, 4)
+    assert noam.place is not None
+    assert plain.place == Place("search/adam_l2/0", "adam_l2", 0, (1, 2, 4), (1, 2, 4))
     warmup_epochs = -(-noam.trial.hyper.warmup // PLAN.steps_per_epoch)
-    assert noam.judged == tuple(rung for rung in (1, 2, 4) if rung >= warmup_epochs)
+    assert noam.place.judged == tuple(rung for rung in (1, 2, 4) if rung >= warmup_epochs)
 
 
 def test_without_a_scheduler_no_trial_is_judged() -> None:
     work = Search(spec_with("", "scheduler: none\n")).start()
     assert work is not None
-    assert work.judged == work.comparable == ()
+    assert work.place is not None
+    assert work.place.judged == work.place.comparable == ()
 
 
 def test_hyperband_lets_some_trials_pass_the_first_rung() -> None:
     search = Search(spec_with("", "scheduler: {name: hyperband, first_rung: 1, reduction_factor: 2}\n"))
     works = [search.start() for _ in range(12)]
-    first = [work.judged[0] for work in works if work and work.arm == "adam_l2"]
-    assert first == [1, 2, 1, 4]
+    places = [work.place for work in works if work and work.place and work.arm == "adam_l2"]
+    assert [place.judged[0] for place in places] == [1, 2, 1, 4]
+    assert [place.bracket for place in places] == [0, 1, 0, 2]

@@ -14,6 +14,7 @@ from trainables.space import Choice, Domain, Float, Int, Plan, Scalar
 from tuner.arms import Arm, arms
 from tuner.errors import ServiceError
 from tuner.limits import SamplerSpec
+from tuner.record import State
 from tuner.spec import from_dict
 from tuner.study import SAMPLERS, ArmStudy, _from_search, _to_search, open_storage
 
@@ -59,7 +60,7 @@ def ask_and_tell(study: ArmStudy, count: int) -> list[Mapping[str, Scalar]]:
     found = []
     for _ in range(count):
         asked = study.ask()
-        study.tell_complete(asked.number, [(1, 0.1), (2, score(asked.knobs))])
+        study.tell(asked.number, State.COMPLETE, [(1, 0.1), (2, score(asked.knobs))])
         found.append(asked.knobs)
     return found
 
@@ -121,7 +122,7 @@ def test_settings_differ_even_if_all_trials_fail(sampler: str) -> None:
     seen = set()
     for _ in range(6):
         asked = study.ask()
-        study.tell_failed(asked.number)
+        study.tell(asked.number, State.FAILED, [])
         seen.add(tuple(asked.knobs.values()))
     assert len(seen) == 6
 
@@ -134,7 +135,7 @@ def test_qmc_spreads_its_points_more_evenly_than_chance() -> None:
         points = []
         for _ in range(33):
             asked = study.ask()
-            study.tell_complete(asked.number, [(1, 0.5)])
+            study.tell(asked.number, State.COMPLETE, [(1, 0.5)])
             points.append((float(asked.knobs["beta1"]) / 0.9, float(asked.knobs["eps"])))
         assert len(set(points)) == 33
         return float(qmc.discrepancy(points[1:]))

@@ -16,19 +16,19 @@ def job_of(*events: Event) -> Record:
     arms: list[Event] = [
         {"name": name, "variant": name, "space": {}, "fixed": {}, "default": {}} for name in ("adam_l2", "noam")
     ]
-    first: Event = {"n": 0, "ms": 0, "kind": "job", "job": "job-1", "spec": {"baseline": "adam_l2"}, "arms": arms}
-    return replay([first, *({"n": n, "ms": n, **event} for n, event in enumerate(events, 1))])
+    first: Event = {"kind": "job", "job": "job-1", "spec": {"baseline": "adam_l2"}, "arms": arms}
+    return replay({"n": n, "ms": n, "up": n / 1000, **event} for n, event in enumerate([first, *events]))
 
 
 def begun(key: str) -> Event:
     stage, arm, *rest = key.split("/")
     round_number, seed = (int(rest[0]), int(rest[1])) if stage == "confirm" else (0, 0)
-    settings: Event = {"stage": stage, "arm": arm, "number": 0, "seed": seed, "round": round_number, "hyper": {}}
-    return {"kind": "trial", "trial": key, **settings}
+    settings: Event = {"number": 0, "seed": seed, "round": round_number, "hyper": {}, "knobs": {}}
+    return {"kind": "trial", "trial": key, "stage": stage, "arm": arm, **settings}
 
 
 def reported(key: str, epoch: int = 1) -> Event:
-    return {"kind": "epoch", "trial": key, "epoch": epoch, "val_acc": 0.5, "seconds": 60.0}
+    return {"kind": "epoch", "trial": key, "attempt": 1, "epoch": epoch, "val_acc": 0.5, "seconds": 60.0}
 
 
 def ended(key: str, state: str = "complete", reason: str | None = None) -> Event:

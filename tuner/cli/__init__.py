@@ -88,7 +88,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-from tuner.cli import jobs, results, specs  # noqa: E402
+from tuner.cli import jobs, results, running, specs  # noqa: E402
 
-for command in (*specs.COMMANDS, *jobs.COMMANDS, *results.COMMANDS):
+for command in (*specs.COMMANDS, *running.COMMANDS, *jobs.COMMANDS, *results.COMMANDS):
     cli.add_command(command)

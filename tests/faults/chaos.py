@@ -1,0 +1,216 @@
+"""Random faults every few seconds against a real search with Postgres and an MLflow server: ``make chaos SEED=7``.
+
+Odd seeds search with random sampling and no pruning: settings and values must equal those of a run without faults. Even
+ones search with TPE and ASHA, where what is asked depends on what came before: the end-state checker must hold.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.faults.checker import check_end_state, values
+from tests.faults.services import MlflowServer, Postgres, running
+from tests.faults.test_faults import driver, kill_all, newest_checkpoints, truncate, workers
+from tests.tuner.jobs import Place, place
+from tuner.record import Record
+
+PAUSE_S = (10.0, 20.0)
+OUTAGE_S = (2.0, 15.0)
+MOST_FAULTS = 12
+SPEC = """\
+name: chaos
+data: {{name: digits}}
+model: {{name: elu_net, width: 0.0625}}
+baseline: adam_l2
+arms: [adam_l2, adamw, noam]
+budget: {{trials: 4, epochs: 12, batch_size: 50}}
+sampler: {sampler}
+scheduler: {scheduler}
+resources: {{silent_minutes: 0.5}}
+confirm: {{seeds: 3}}
+storage: {storage}
+tracking: {{uri: '{tracker}', experiment: {experiment}}}
+"""
+
+
+class Chaos:
+    """One job, and what happens to it.
+
+    Args:
+        where: its place.
+        services: Postgres and MLflow.
+        seed: of everything that is random.
+    """
+
+    def __init__(self, where: Place, postgres: Postgres, tracker: MlflowServer, seed: int) -> None:
+        self._where = where
+        self._postgres = postgres
+        self._tracker = tracker
+        self._random = random.Random(seed)
+        self._process: subprocess.Popen[str] | None = None
+        self.faults: list[str] = []
+
+    def run(self) -> Record:
+        """Run the job to its end, whatever it takes."""
+        self._process = self._where.start("run", "spec.yaml", "-q")
+        while True:
+            try:
+                code = self._process.wait(self._random.uniform(*PAUSE_S))
+            except subprocess.TimeoutExpired:
+                if len(self.faults) < MOST_FAULTS:
+                    self._cause(self._random.choice(FAULTS))
+                continue
+            if code == 0:
+                break
+            # 3: a service was away for longer than the job waits. Otherwise only what we did may have ended it.
+            assert code in (3, 143, -signal.SIGKILL), (code, (self._where.root / "err").read_text())
+            self._process = self._where.start("resume", "-q")
+        synced = self._where.tuner("sync")
+        assert synced.code == 0, synced.err
+        return check_end_state(self._where)
+
+    def _cause(self, fault: Callable[["Chaos"], None]) -> None:
+        if not list(self._where.home.jobs()) or not self._where.job.journal.exists():
+            return
+        try:
+            fault(self)
+        except (AssertionError, IndexError, ProcessLookupError, FileNotFoundError):
+            # Its victim was not there.
+            return
+        self.faults.append(fault.__name__)
+        print(f"  {fault.__name__}", file=sys.stderr, flush=True)
+
+    def kill_a_worker(self) -> None:
+        os.kill(self._random.choice(workers(self._where)), signal.SIGKILL)
+
+    def freeze_a_worker(self) -> None:
+        os.kill(self._random.choice(workers(self._where)), signal.SIGSTOP)
+
+    def kill_the_driver(self) -> None:
+        os.kill(driver(self._where), signal.SIGKILL)
+
+    def freeze_the_driver(self) -> None:
+        os.kill(driver(self._where), signal.SIGSTOP)
+
+    def kill_everything(self) -> None:
+        assert self._process is not None
+        kill_all(self._where, self._process)
+
+    def ask_it_to_stop(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+
+    def damage_checkpoints(self) -> None:
+        for files in newest_checkpoints(self._where):
+            truncate(files[0])
+        self.kill_everything()
+
+    def take_the_tracker_away(self) -> None:
+        self._tracker.stop()
+        time.sleep(self._random.uniform(*OUTAGE_S))
+        self._tracker.start()
+
+    def take_the_database_away(self) -> None:
+        self._postgres.stop()
+        time.sleep(self._random.uniform(*OUTAGE_S))
+        self._postgres.start()
+
+
+FAULTS: tuple[Callable[[Chaos], None], ...] = (
+    Chaos.kill_a_worker,
+    Chaos.freeze_a_worker,
+    Chaos.kill_the_driver,
+    Chaos.freeze_the_driver,
+    Chaos.kill_everything,
+    Chaos.ask_it_to_stop,
+    Chaos.damage_checkpoints,
+    Chaos.take_the_tracker_away,
+    Chaos.take_the_database_away,
+)
+
+
+@contextmanager
+def services() -> Iterator[tuple[Postgres, MlflowServer]]:
+    """Postgres, and an MLflow server on it."""
+    with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as made, ExitStack() as stack:
+        folder = Path(made)
+        folder.chmod(0o755)
+        postgres = Postgres(folder / "postgres")
+        stack.enter_context(running(postgres))
+        os.environ["PGPASSFILE"] = postgres.env["PGPASSFILE"]
+        tracker = MlflowServer(postgres.create("mlflow"), folder / "mlflow", postgres.env)
+        stack.enter_context(running(tracker))
+        yield postgres, tracker
+
+
+@contextmanager
+def job_place(seed: int, postgres: Postgres, tracker: MlflowServer) -> Iterator[Place]:
+    """A fresh place for a seed's job."""
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-job-") as folder,
+        place(Path(folder) / "place", spec_of(seed, postgres, tracker)) as where,
+    ):
+        yield where
+
+
+def survive(seed: int, undisturbed: Record | None, postgres: Postgres, tracker: MlflowServer) -> dict[str, object]:
+    """One seed's job under faults, checked."""
+    begun = time.monotonic()
+    with job_place(seed, postgres, tracker) as where:
+        chaos = Chaos(where, postgres, tracker, seed)
+        record = chaos.run()
+        if undisturbed is not None:
+            assert values(record) == values(undisturbed), "settings or values differ from those without faults"
+        assert where.processes_left() == []
+    return {
+        "seed": seed,
+        "sampler": "random" if seed % 2 else "tpe",
+        "faults": chaos.faults,
+        "attempts": sum(trial.attempts for trial in record.trials.values()),
+        "trials": len(record.trials),
+        "seconds": round(time.monotonic() - begun),
+    }
+
+
+def spec_of(seed: int, postgres: Postgres, tracker: MlflowServer) -> str:
+    """A job with studies in a database of its own."""
+    return SPEC.format(
+        sampler="random" if seed % 2 else "tpe",
+        scheduler="none" if seed % 2 else "{name: asha, first_rung: 3, reduction_factor: 3}",
+        storage=postgres.create(f"studies_{seed}_{time.time_ns()}"),
+        tracker=tracker.uri,
+        experiment=f"chaos-{seed}-{time.time_ns()}",
+    )
+
+
+def main() -> None:
+    """Run the seeds that were asked for, one after the other; a JSON object a seed on stdout."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seeds", type=int, nargs="+")
+    seeds = parser.parse_args().seeds
+    warnings.simplefilter("ignore")
+    with services() as (postgres, tracker):
+        undisturbed = None
+        if any(seed % 2 for seed in seeds):
+            with job_place(1, postgres, tracker) as where:
+                ended = where.tuner("run", "spec.yaml", "-q")
+                assert ended.code == 0, ended.err
+                undisturbed = check_end_state(where)
+        for seed in seeds:
+            print(f"seed {seed}", file=sys.stderr, flush=True)
+            result = survive(seed, undisturbed if seed % 2 else None, postgres, tracker)
+            print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

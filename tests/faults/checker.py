@@ -1,0 +1,98 @@
+"""The end-state checker: what must hold of a finished job whatever happened on the way."""
+
+import warnings
+from collections import Counter
+from typing import Any
+
+import optuna
+
+from tests.tuner.jobs import Place
+from tuner.confirm import ranked
+from tuner.jobs import spec_of
+from tuner.journal import read
+from tuner.record import Record, Stage, State, Trial
+from tuner.sender import tracking_uri
+from tuner.tracking import METRICS
+
+STATUS = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED"}
+OPTUNA = {State.COMPLETE: "COMPLETE", State.PRUNED: "PRUNED"}
+
+
+def check_end_state(where: Place) -> Record:
+    """Trials asked for = MLflow's child runs = our record; steps 1..n of each once; nothing running; best = best."""
+    record = where.job.record()
+    assert record.state == "finished", (record.state, record.reason)
+    _check_journal(where, record)
+    _check_studies(where, record)
+    _check_mlflow(where, record)
+    return record
+
+
+def values(record: Record) -> dict[str, Any]:
+    """Settings and accuracies of every trial, by its key: equal wherever nothing went wrong that matters."""
+    return {
+        key: (dict(trial.hyper), [(epoch["val_acc"], epoch["train_loss"]) for epoch in trial.epochs], trial.result)
+        for key, trial in record.trials.items()
+    }
+
+
+def _check_journal(where: Place, record: Record) -> None:
+    spec = spec_of(where.job)
+    for trial in record.trials.values():
+        assert trial.state != State.RUNNING, trial.key
+        assert [epoch["epoch"] for epoch in trial.epochs] == list(range(1, len(trial.epochs) + 1)), trial.key
+        if trial.state == State.COMPLETE:
+            assert len(trial.epochs) == spec.budget.epochs
+    told = Counter(event["trial"] for event in read(where.job.journal) if event["kind"] == "end")
+    assert set(told.values()) == {1}
+    assert set(told) == set(record.trials)
+    for arm in record.arms:
+        assert [trial.number for trial in record.of(Stage.SEARCH, arm)] == list(range(spec.budget.trials))
+    for confirm_round in record.rounds:
+        runs = [(run.arm, run.seed) for run in record.of(Stage.CONFIRM, round_number=confirm_round.number)]
+        assert sorted(runs) == sorted((arm, seed) for arm in confirm_round.winners for seed in confirm_round.seeds)
+        for arm, winner in confirm_round.winners.items():
+            assert winner == ranked(record, spec, arm)[0].number
+
+
+def _check_studies(where: Place, record: Record) -> None:
+    spec = spec_of(where.job)
+    for arm in record.arms:
+        name = f"{where.job.id}/{arm}"
+        study = optuna.load_study(study_name=name, storage=spec.storage or where.home.storage_url)
+        asked = {trial.number: trial for trial in study.trials}
+        ours = {trial.number: trial for trial in record.of(Stage.SEARCH, arm)}
+        assert {number: trial.state.name for number, trial in asked.items()} == {
+            number: OPTUNA.get(trial.state, "FAIL") for number, trial in ours.items()
+        }
+        complete = {n: trial.epochs[-1]["val_acc"] for n, trial in ours.items() if trial.state == State.COMPLETE}
+        assert {n: trial.value for n, trial in asked.items() if trial.value is not None} == complete
+        if complete:
+            assert study.best_value == max(complete.values())
+
+
+def _check_mlflow(where: Place, record: Record) -> None:
+    # SQLAlchemy and mlflow disagree about deprecations; that is theirs.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=tracking_uri(spec_of(where.job), where.home))
+        experiments = [found.experiment_id for found in client.search_experiments()]
+        wanted = f"tags.`tuner.job` = '{where.job.id}'"
+        runs = list(client.search_runs(experiments, wanted, max_results=5000))
+        by_key = {run.data.tags["tuner.trial"]: run for run in runs}
+        assert len(by_key) == len(runs), "a trial has two runs"
+        assert set(by_key) == {"", *record.trials}
+        assert by_key[""].info.status == "FINISHED"
+        for key, trial in record.trials.items():
+            _check_run(client, by_key[key], trial)
+
+
+def _check_run(client: Any, run: Any, trial: Trial) -> None:
+    assert (run.data.tags["tuner.stage"], run.data.tags["tuner.arm"]) == (trial.stage, trial.arm)
+    assert (run.info.status, run.data.tags["tuner.state"]) == (STATUS.get(trial.state, "FAILED"), trial.state)
+    for ours, theirs in METRICS.items():
+        rows = client.get_metric_history(run.info.run_id, theirs)
+        told = sorted((row.step, row.value) for row in rows)
+        assert told == [(epoch["epoch"], epoch[ours]) for epoch in trial.epochs], (trial.key, theirs)

@@ -1,0 +1,57 @@
+"""The services that fault tests use, up when a test begins; a test may leave them stopped or frozen."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tests.faults.services import MlflowServer, Postgres, Service, running
+
+Up = TypeVar("Up", bound=Service)
+
+
+@pytest.fixture(scope="session")
+def services_folder() -> Iterator[Path]:
+    """Where services lie: not in pytest's own folder, which only its user can enter, and Postgres may be another's."""
+    folder = Path(tempfile.mkdtemp(prefix="tuner-services-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def session_postgres(services_folder: Path) -> Iterator[Postgres]:
+    """The Postgres of ``postgres``."""
+    postgres = Postgres(services_folder / "postgres")
+    with pytest.MonkeyPatch.context() as patch, running(postgres):
+        patch.setenv("PGPASSFILE", postgres.env["PGPASSFILE"])
+        yield postgres
+
+
+@pytest.fixture(scope="session")
+def session_mlflow_server(session_postgres: Postgres, services_folder: Path) -> Iterator[MlflowServer]:
+    """The server of ``mlflow_server``."""
+    server = MlflowServer(session_postgres.create("mlflow"), services_folder / "mlflow", session_postgres.env)
+    with running(server):
+        yield server
+
+
+@pytest.fixture
+def postgres(session_postgres: Postgres) -> Postgres:
+    """A Postgres that is up; ``PGPASSFILE`` names its password to this process and those it starts."""
+    return _up(session_postgres)
+
+
+@pytest.fixture
+def mlflow_server(postgres: Postgres, session_mlflow_server: MlflowServer) -> MlflowServer:
+    """An MLflow server that is up, on the database ``mlflow`` of ``postgres``."""
+    return _up(session_mlflow_server)
+
+
+def _up(service: Up) -> Up:
+    service.thaw()
+    service.start()
+    return service

@@ -1,0 +1,481 @@
+"""Faults caused to real jobs with real training: afterwards everything is there, once, as if nothing had happened."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.faults.checker import check_end_state, values
+from tests.faults.services import MlflowServer, Postgres
+from tests.tuner.jobs import Ended, Place, place, wait_for
+from tuner.journal import read
+from tuner.lease import holder
+from tuner.record import Record, State
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+EPOCHS = 40
+SPEC = f"""\
+name: tiny
+data: {{name: digits, train_images: 200, val_images: 100, test_images: 100}}
+model: {{name: elu_net, width: 0.03}}
+baseline: adam_l2
+arms: [adam_l2, noam]
+budget: {{trials: 2, epochs: {EPOCHS}, batch_size: 20}}
+sampler: random
+scheduler: none
+confirm: {{seeds: 3}}
+"""
+ALL_EPOCHS = 2 * (2 + 3) * EPOCHS
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Record]]:
+    """A job that no fault came to, and its record."""
+    with place(tmp_path_factory.mktemp("undisturbed"), SPEC) as where:
+        ended = where.tuner("run", "spec.yaml", "-q")
+        assert ended.code == 0, ended.err
+        yield where, check_end_state(where)
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Iterator[Place]:
+    with place(tmp_path, SPEC) as made:
+        yield made
+
+
+def epochs(where: Place) -> int:
+    """How many epochs are on record."""
+    journals = list(where.home.path.glob("jobs/*/journal.jsonl"))
+    return sum(journal.read_bytes().count(b'"kind": "epoch"') for journal in journals)
+
+
+def begin(where: Place, count: int = 8, *options: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+    """A job that has trained ``count`` epochs in all."""
+    process = where.start("run", "spec.yaml", *options, env=env)
+    wait_for(lambda: epochs(where) >= count, process)
+    return process
+
+
+def driver(where: Place) -> int:
+    """The driver's process id."""
+    found = holder(where.job.lease)
+    assert found is not None
+    return found.pid
+
+
+def workers(where: Place) -> list[int]:
+    """Process ids of the workers that train."""
+    return [pid for pid in where.processes() if b"Trainable" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def kill_all(where: Place, process: "subprocess.Popen[str]") -> None:
+    """As a machine that loses its power, but for what lies on the disk."""
+    os.kill(process.pid, signal.SIGKILL)
+    for pid in where.processes():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    assert where.processes_left() == []
+
+
+def resumed(where: Place, *options: str) -> Ended:
+    ended = where.tuner("resume", "-q", *options)
+    assert ended.code == 0, ended.err
+    assert "Traceback" not in ended.err
+    return ended
+
+
+def check_as_undisturbed(where: Place, undisturbed: tuple[Place, Record], at_most_twice: int) -> Record:
+    """The same settings and values as without faults, each epoch once, few trained again, and nothing left over."""
+    record = check_end_state(where)
+    assert values(record) == values(undisturbed[1])
+    assert where.processes_left() == []
+    assert not where.job.checkpoints().exists()
+    assert len(trained_again(where)) <= at_most_twice
+    return record
+
+
+def trained_again(where: Place) -> list[str]:
+    """Epochs that were on record and trained again, by their trials."""
+    return [event["trial"] for event in read(where.job.journal) if event["kind"] == "again"]
+
+
+def test_a_worker_is_killed(where: Place, undisturbed: tuple[Place, Record]) -> None:
+    process = begin(where)
+    victim = workers(where)[0]
+    os.kill(victim, signal.SIGKILL)
+    ended = where.ended(process)
+    assert ended.code == 0, ended.err
+    record = check_as_undisturbed(where, undisturbed, at_most_twice=0)
+    # The other trial never noticed, and the driver stayed.
+    assert sorted(trial.attempts for trial in record.trials.values())[-2:] == [1, 2]
+    assert "driver" not in ended.err
+
+
+def test_the_driver_is_killed_and_another_goes_on(where: Place, undisturbed: tuple[Place, Record]) -> None:
+    process = begin(where)
+    os.kill(driver(where), signal.SIGKILL)
+    ended = where.ended(process)
+    assert ended.code == 0, ended.err
+    assert f"the driver of job {where.job.id} was killed by SIGKILL; another one goes on" in ended.err
+    record = check_as_undisturbed(where, undisturbed, at_most_twice=0)
+    assert sum(trial.attempts == 2 for trial in record.trials.values()) in (1, 2)
+
+
+def test_everything_is_killed_twice_and_resumed(where: Place, undisturbed: tuple[Place, Record]) -> None:
+    kill_all(where, begin(where))
+    assert where.job.state() == "crashed"
+    done = epochs(where)
+    process = where.start("resume", "-q")
+    # In the confirm runs this time.
+    wait_for(lambda: epochs(where) > max(done, 5 * EPOCHS), process)
+    kill_all(where, process)
+    resumed(where)
+    check_as_undisturbed(where, undisturbed, at_most_twice=0)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("delay_s", [0.3, 2.0, 5.0, 8.0])
+def test_everything_is_killed_before_anything_was_trained(
+    where: Place, undisturbed: tuple[Place, Record], delay_s: float
+) -> None:
+    process = where.start("run", "spec.yaml", "-q")
+    time.sleep(delay_s)
+    kill_all(where, process)
+    if list(where.home.jobs()):
+        resumed(where)
+    else:
+        # Nothing was written down: there is nothing to resume, and nothing in the way.
+        assert where.tuner("resume").code == 4
+        assert where.tuner("run", "spec.yaml", "-q").code == 0
+    check_as_undisturbed(where, undisturbed, at_most_twice=0)
+
+
+@pytest.mark.faults
+def test_the_supervisor_is_killed_and_its_driver_stops_by_itself(where: Place) -> None:
+    process = begin(where)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert where.processes_left(patience_s=60) == []
+    assert where.job.state() == "interrupted"
+    resumed(where)
+    check_end_state(where)
+
+
+@pytest.mark.faults
+def test_stop_then_resume(where: Place, undisturbed: tuple[Place, Record]) -> None:
+    process = begin(where)
+    stopped = where.start("stop", name="-stop")
+    assert where.ended(stopped, "-stop").code == 0
+    assert where.ended(process).code == 143
+    assert where.processes_left() == []
+    assert where.job.state() == "interrupted"
+    again = where.tuner("stop")
+    assert (again.code, again.err.count("\n")) == (2, 1)
+    resumed(where)
+    check_as_undisturbed(where, undisturbed, at_most_twice=0)
+    finished = where.tuner("resume")
+    assert finished.code == 2
+    assert "is finished" in finished.err
+
+
+def test_two_resumes_at_once_have_one_holder(where: Place, undisturbed: tuple[Place, Record]) -> None:
+    kill_all(where, begin(where))
+    both = {name: where.start("resume", "-q", name=name) for name in ("-a", "-b")}
+    ended = {name: where.ended(process, name) for name, process in both.items()}
+    assert sorted(end.code for end in ended.values()) == [0, 2]
+    refused = next(end for end in ended.values() if end.code == 2)
+    assert f"error: job {where.job.id} is held by pid" in refused.err
+    assert refused.err.count("\n") == 1
+    check_as_undisturbed(where, undisturbed, at_most_twice=0)
+
+
+@pytest.mark.faults
+def test_runs_left_running_by_a_crash_are_closed_by_doctor(where: Place) -> None:
+    kill_all(where, begin(where))
+    found = where.tuner("doctor")
+    assert found.code == 5
+    assert f"tuner resume {where.job.id}" in found.out
+    assert where.tuner("doctor", "--fix").err.startswith(f"{where.job.id}: closed")
+    assert where.job.state() == "interrupted"
+    assert where.tuner("doctor").code == 0
+    resumed(where)
+    check_end_state(where)
+
+
+def flip(file: Path, offset: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[offset] ^= 0x40
+    file.write_bytes(content)
+
+
+def newest_checkpoints(where: Place) -> list[list[Path]]:
+    """Of every trial that has some, the newest first."""
+    folders = {file.parent for file in where.job.checkpoints().rglob("*.safetensors")}
+    return [sorted(folder.glob("*.safetensors"), reverse=True) for folder in sorted(folders)]
+
+
+def truncate(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.truncate(1000)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("damage", "trained_twice"),
+    [
+        (lambda files: flip(files[0], len(files[0].read_bytes()) // 2), 2),
+        (lambda files: truncate(files[0]), 2),
+        (lambda files: [truncate(file) for file in files], ALL_EPOCHS),
+        (lambda files: shutil.rmtree(files[0].parent), ALL_EPOCHS),
+    ],
+    ids=["a-byte-flipped", "truncated", "all-truncated", "all-gone"],
+)
+def test_a_damaged_checkpoint_is_refused(
+    where: Place,
+    undisturbed: tuple[Place, Record],
+    damage: Callable[[list[Path]], object],
+    trained_twice: int,
+) -> None:
+    kill_all(where, begin(where, count=20))
+    for files in newest_checkpoints(where):
+        damage(files)
+    resumed(where)
+    check_as_undisturbed(where, undisturbed, at_most_twice=trained_twice)
+    assert trained_again(where)
+
+
+@pytest.mark.faults
+def test_a_damaged_journal_is_named_and_its_good_beginning_goes_on(
+    where: Place, undisturbed: tuple[Place, Record]
+) -> None:
+    kill_all(where, begin(where, count=20))
+    journal = where.job.journal
+    flip(journal, journal.stat().st_size * 2 // 3)
+    damaged = journal.read_bytes()
+    named = where.tuner("leaderboard")
+    assert named.code == 5
+    assert str(journal) in named.err
+    ended = where.tuner("resume")
+    assert ended.code == 0, ended.err
+    assert f"warning: {journal} is damaged; going on from its first" in ended.err
+    assert journal.with_name("journal.jsonl.damaged-1").read_bytes() == damaged
+    check_as_undisturbed(where, undisturbed, at_most_twice=0)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", ["overwritten", "gone"])
+def test_a_damaged_database_of_studies_is_named_and_made_again(
+    where: Place, undisturbed: tuple[Place, Record], damage: str
+) -> None:
+    kill_all(where, begin(where, count=20))
+    database = where.home.studies
+    if damage == "gone":
+        database.unlink()
+    else:
+        content = bytearray(database.read_bytes())
+        content[4096:] = bytes(len(content) - 4096)
+        database.write_bytes(content)
+    ended = where.tuner("resume")
+    assert ended.code == 0, ended.err
+    assert (f"warning: {database} is damaged" in ended.err) == (damage == "overwritten")
+    check_as_undisturbed(where, undisturbed, at_most_twice=0)
+
+
+@pytest.mark.faults
+def test_resume_refuses_a_changed_spec_and_says_what_differs(where: Place) -> None:
+    kill_all(where, begin(where))
+    spec = where.job.spec
+    spec.write_text(spec.read_text().replace("batch_size: 20", "batch_size: 25"))
+    ended = where.tuner("resume")
+    assert ended.code == 2
+    assert "budget.batch_size was 20 and is 25" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+IMPATIENT = SPEC + "resources: {silent_minutes: 0.15}\n"
+
+
+@pytest.mark.faults
+def test_a_trial_that_hangs_is_ended_and_tried_again(tmp_path: Path, undisturbed: tuple[Place, Record]) -> None:
+    with place(tmp_path, IMPATIENT) as where:
+        process = begin(where)
+        os.kill(workers(where)[0], signal.SIGSTOP)
+        ended = where.ended(process)
+        assert ended.code == 0, ended.err
+        check_as_undisturbed(where, undisturbed, at_most_twice=0)
+
+
+@pytest.mark.faults
+def test_a_driver_that_hangs_is_killed_and_another_goes_on(tmp_path: Path, undisturbed: tuple[Place, Record]) -> None:
+    with place(tmp_path, IMPATIENT) as where:
+        process = begin(where)
+        os.kill(driver(where), signal.SIGSTOP)
+        ended = where.ended(process)
+        assert ended.code == 0, ended.err
+        assert "showed no sign of life and was killed; another one goes on" in ended.err
+        check_as_undisturbed(where, undisturbed, at_most_twice=0)
+
+
+@pytest.mark.faults
+def test_a_trial_that_takes_too_long_fails(tmp_path: Path) -> None:
+    spec = SPEC.replace(f"epochs: {EPOCHS}", "epochs: 5000") + "resources: {trial_hours: 0.001}\n"
+    with place(tmp_path, spec) as where:
+        ended = where.tuner("run", "spec.yaml", "-q")
+        assert ended.code == 7, ended.err
+        assert "took longer than resources.trial_hours (0.001 h)" in ended.err
+        assert {trial.state for trial in where.job.record().trials.values()} == {State.FAILED}
+        assert where.processes_left() == []
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A disk of its own, in a mount of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.faults
+def test_a_full_disk_ends_the_job_early_and_it_is_resumed_once_there_is_room(where: Place) -> None:
+    with small_disk(where.home.path, megabytes=40):
+        process = begin(where)
+        filler = where.home.path / "filler"
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+        ended = where.ended(process)
+        assert ended.code == 3, ended.err
+        assert "Traceback" not in ended.err
+        assert str(where.home.path) in ended.err
+        assert where.processes_left() == []
+        filler.unlink()
+        resumed(where)
+        check_end_state(where)
+
+
+DEADLY = """\
+import os
+import pathlib
+import signal
+
+
+def build(classes, shape):
+    with pathlib.Path(__file__).with_name("deaths").open("a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_driver_that_dies_before_it_gets_anything_done_is_not_started_for_ever(tmp_path: Path) -> None:
+    with place(
+        tmp_path, SPEC.replace("{name: elu_net, width: 0.03}", "{name: 'mine:build'}"), {"mine.py": DEADLY}
+    ) as where:
+        ended = where.tuner("run", "spec.yaml", "-q")
+        assert ended.code == 1
+        assert (where.cwd / "deaths").read_text() == "xx"
+        last = ended.err.splitlines()[-1]
+        assert last.startswith(
+            f"error: the driver of job {where.job.id} was killed by SIGKILL; try again with: tuner resume"
+        )
+        assert where.processes_left() == []
+
+
+HUNGRY = """\
+import pathlib
+from torch import nn
+import torch
+
+
+class Net(nn.Module):
+    def __init__(self, classes, shape):
+        super().__init__()
+        self.linear = nn.Linear(shape[0] * shape[1] * shape[2], classes)
+        self.kept = []
+
+    def forward(self, images):
+        if self.training and not pathlib.Path(__file__).with_name("fed").exists():
+            pathlib.Path(__file__).with_name("fed").touch()
+            while True:
+                self.kept.append(torch.ones(2**25))
+        return self.linear(images.flatten(1))
+
+
+def build(classes, shape):
+    return Net(classes, shape)
+"""
+
+
+@pytest.mark.faults
+def test_a_trial_that_is_killed_for_memory_ends_alone(tmp_path: Path) -> None:
+    spec = SPEC.replace("{name: elu_net, width: 0.03}", "{name: 'mine:build'}")
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total, free = (int(meminfo[key].split()[0]) for key in ("MemTotal", "MemAvailable"))
+    env = {"RAY_memory_usage_threshold": str((total - free) / total + 4 * 2**20 / total)}
+    with place(tmp_path, spec, {"mine.py": HUNGRY}) as where:
+        process = where.start("run", "spec.yaml", env=env)
+        ended = where.ended(process)
+        assert ended.code == 0, ended.err
+        record = check_end_state(where)
+        states = [trial.state for trial in record.trials.values()]
+        assert states.count(State.OOM) == 1
+        assert states.count(State.COMPLETE) == len(states) - 1
+
+
+def test_a_job_survives_a_tracker_that_is_away_and_is_told_everything(
+    tmp_path: Path, undisturbed: tuple[Place, Record], mlflow_server: MlflowServer
+) -> None:
+    with place(tmp_path, SPEC + f"tracking: {{uri: '{mlflow_server.uri}', experiment: {tmp_path.name}}}\n") as where:
+        process = begin(where)
+        mlflow_server.stop()
+        wait_for(lambda: epochs(where) > ALL_EPOCHS // 2, process)
+        mlflow_server.start()
+        ended = where.ended(process)
+        assert ended.code == 0, ended.err
+        assert "warning" not in ended.err
+        check_as_undisturbed(where, undisturbed, at_most_twice=0)
+
+
+@pytest.mark.faults
+def test_a_tracker_that_never_comes_back_is_filled_by_sync(
+    tmp_path: Path, undisturbed: tuple[Place, Record], mlflow_server: MlflowServer
+) -> None:
+    with place(tmp_path, SPEC + f"tracking: {{uri: '{mlflow_server.uri}', experiment: {tmp_path.name}}}\n") as where:
+        process = begin(where)
+        mlflow_server.stop()
+        ended = where.ended(process)
+        assert ended.code == 0, ended.err
+        assert f"tuner sync {where.job.id} sends the rest" in ended.err
+        assert json.loads(where.job.leaderboard.read_text())["state"] == "finished"
+        mlflow_server.start()
+        assert where.tuner("sync").code == 0
+        check_as_undisturbed(where, undisturbed, at_most_twice=0)
+
+
+@pytest.mark.faults
+def test_a_job_survives_a_database_that_is_stopped_at_once_for_15_seconds(
+    tmp_path: Path, undisturbed: tuple[Place, Record], postgres: Postgres
+) -> None:
+    url = postgres.create(f"studies_{os.getpid()}_{time.time_ns()}")
+    with place(tmp_path, SPEC + f"storage: {url}\n") as where:
+        process = begin(where)
+        postgres.stop()
+        time.sleep(15)
+        postgres.start()
+        ended = where.ended(process)
+        assert ended.code == 0, ended.err
+        check_as_undisturbed(where, undisturbed, at_most_twice=0)

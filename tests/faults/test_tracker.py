@@ -1,0 +1,414 @@
+"""A tracker that dies, freezes and comes back, and writers that die at any moment: one run a trial, one row a step."""
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.faults.services import MlflowServer, Postgres, free_port
+from tests.tuner.small_journals import Told, due, held
+from tests.tuner.spec_texts import spec_of
+from tuner import sender as sender_module
+from tuner import tracking
+from tuner.errors import ServiceError
+from tuner.home import Home, JobFolder
+from tuner.sender import Sender
+from tuner.tracking import Writer
+
+# mlflow and SQLAlchemy disagree about deprecations; that is theirs.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+SHORT_S = 2.0
+
+
+class Died(Exception):
+    """Stands for the death of the process."""
+
+
+class Mortal:
+    """A client whose nth call fails, before it was done or after."""
+
+    def __init__(self, client: Any, nth: int, done: bool, error: Exception) -> None:
+        self._client = client
+        self._left = nth
+        self._done = done
+        self._error = error
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self._client, name)
+
+        def mortal(*args: Any, **kwargs: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and not self._done:
+                raise self._error
+            answer = call(*args, **kwargs)
+            if self._left == 0:
+                raise self._error
+            return answer
+
+        return mortal
+
+
+def begins(told: Told) -> None:
+    told.job()
+    told.trial("search/noam/0")
+    told.epochs("search/noam/0", 1, 2)
+    told.trial("search/adam_l2/0")
+
+
+def is_interrupted(told: Told) -> None:
+    told.epochs("search/adam_l2/0", 1, 3)
+    told.epochs("search/noam/0", 3, 4)
+    told.end("search/noam/0")
+    told.state("interrupted")
+
+
+def goes_on(told: Told) -> None:
+    told.state("running")
+    told.attempt("search/adam_l2/0", 2, 3)
+    told.epochs("search/adam_l2/0", 4, 5, attempt=2)
+    told.end("search/adam_l2/0", "oom", "out of memory")
+    told.trial("confirm/noam/0")
+    told.epochs("confirm/noam/0", 1, 2)
+
+
+def finishes(told: Told) -> None:
+    told.end("confirm/noam/0", test_acc=0.5, test_loss=0.25, weights_sha256="a")
+    told.state("finished")
+
+
+STRETCHES = (begins, is_interrupted, goes_on, finishes)
+"""A whole job, in the stretches in which a thread may meet its journal."""
+
+
+@pytest.fixture(scope="module")
+def store(session_postgres: Postgres) -> str:
+    """A database for runs, used without a server."""
+    return session_postgres.create("kept")
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender_module, "POLL_S", 0.05)
+    monkeypatch.setattr(sender_module, "LONGEST_PAUSE_S", 0.5)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender_module, "AWAY_S", SHORT_S)
+    monkeypatch.setattr(sender_module, "PATIENCE_S", 3 * SHORT_S)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+
+
+def start_sender(told: Told, uri: str, monkeypatch: pytest.MonkeyPatch) -> Sender:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return Sender(spec_of(), Home(told.folder.path.parent), told.folder)
+
+
+def send(folder: JobFolder, uri: str) -> None:
+    Writer(folder, uri, "job", None).send()
+
+
+def client_of(uri: str) -> Any:
+    return MlflowClient(tracking_uri=uri)
+
+
+def check(folder: JobFolder, uri: str) -> None:
+    assert held(client_of(uri), folder) == due(folder)
+
+
+@contextmanager
+def reporting(told: Told, key: str, a_second: float = 20) -> Iterator[None]:
+    """Another thread reports epochs of a trial meanwhile."""
+    ending = threading.Event()
+
+    def report() -> None:
+        epoch = 0
+        while not ending.wait(1 / a_second):
+            epoch += 1
+            told.epochs(key, epoch, epoch)
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+def begun(folder: Path) -> Told:
+    told = Told(folder)
+    told.job()
+    told.trial("search/noam/0")
+    return told
+
+
+def ended(told: Told, sender: Sender) -> None:
+    told.end("search/noam/0")
+    told.state("finished")
+    sender.drain()
+
+
+def is_sent(told: Told) -> bool:
+    return told.folder.tracked.exists()
+
+
+def wait_for(seen: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not seen():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_server_that_is_killed_and_comes_back_is_told_everything_once(
+    mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = begun(tmp_path / "killed")
+    sender = start_sender(told, mlflow_server.uri, monkeypatch)
+    with reporting(told, "search/noam/0"):
+        wait_for(lambda: is_sent(told))
+        mlflow_server.stop()
+        wait_for(lambda: f"{mlflow_server.uri} cannot be written: Connection refused" in str(sender.problem))
+        time.sleep(SHORT_S)
+        mlflow_server.start()
+        wait_for(lambda: sender.problem is None)
+    ended(told, sender)
+    assert sender.problem is None
+    assert capfd.readouterr().out == ""
+    check(told.folder, mlflow_server.uri)
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_database_that_is_stopped_at_once_and_comes_back_has_everything_once(
+    postgres: Postgres, mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = begun(tmp_path / "stopped")
+    sender = start_sender(told, mlflow_server.uri, monkeypatch)
+    with reporting(told, "search/noam/0"):
+        for _ in range(2):
+            wait_for(lambda: is_sent(told) and sender.problem is None)
+            postgres.stop()
+            wait_for(lambda: sender.problem is not None)
+            time.sleep(SHORT_S)
+            postgres.start()
+    ended(told, sender)
+    assert sender.problem is None
+    check(told.folder, mlflow_server.uri)
+
+
+@pytest.mark.usefixtures("no_pause", "impatient")
+def test_a_server_that_does_what_was_given_up_leaves_no_second_run(
+    postgres: Postgres, mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_run = MlflowClient.create_run
+    made: list[str] = []
+    database = postgres.connect("mlflow")
+
+    def kept_waiting(client: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        if not made:
+            # Reads go on: whoever looks whether the run is there finds none.
+            database.execute("begin; lock table runs in share mode")
+            threading.Timer(2.5, database.close).start()
+        made.append(kwargs["run_name"])
+        return create_run(client, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "create_run", kept_waiting)
+    told = begun(tmp_path / "twins")
+    sender = start_sender(told, mlflow_server.uri, monkeypatch)
+    wait_for(lambda: is_sent(told))
+    assert made[:2] == ["twins", "twins"]
+    ended(told, sender)
+    assert sender.problem is None
+    check(told.folder, mlflow_server.uri)
+
+
+@pytest.mark.usefixtures("no_pause", "impatient")
+@pytest.mark.parametrize("how", ["away", "frozen"])
+def test_a_job_does_not_wait_long_for_a_server_that_never_comes_back_and_a_later_writer_tells_it(
+    how: str, mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = begun(tmp_path / f"never-{how}")
+    uri = mlflow_server.uri
+    if how == "away":
+        uri = f"http://127.0.0.1:{free_port()}"
+    else:
+        mlflow_server.freeze()
+    sender = start_sender(told, uri, monkeypatch)
+    with reporting(told, "search/noam/0"):
+        wait_for(lambda: sender.problem is not None)
+    started = time.monotonic()
+    ended(told, sender)
+    assert time.monotonic() - started < 4 * SHORT_S
+    assert uri in str(sender.problem)
+    mlflow_server.thaw()
+    send(told.folder, mlflow_server.uri)
+    check(told.folder, mlflow_server.uri)
+
+
+def test_a_server_that_does_not_know_its_name_is_told_how_to_learn_it(
+    mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *args, **kwargs: asked("127.0.0.1" if host == "tracker.example" else host, *args, **kwargs),
+    )
+    told = begun(tmp_path / "named")
+    uri = mlflow_server.uri.replace("127.0.0.1", "someone:hunter2@tracker.example")
+    with pytest.raises(ServiceError, match=r"tracker\.example:.* refuses us \(403.*--allowed-hosts") as refused:
+        send(told.folder, uri)
+    assert "hunter2" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_database_that_is_away_is_said_so_at_once_and_without_its_password(tmp_path: Path) -> None:
+    told = begun(tmp_path / "refused")
+    started = time.monotonic()
+    with pytest.raises(ServiceError, match=r"\*\*\*@127\.0\.0\.1.*cannot be written: Connection refused"):
+        send(told.folder, f"postgresql+psycopg://someone:hunter2@127.0.0.1:{free_port()}/mlflow")
+    assert time.monotonic() - started < SHORT_S
+
+
+def dies_once(store: str, folder: Path, nth: int, done: bool, error: Exception) -> bool:
+    """Send a job's stretches; the nth call of all fails, and what failed is tried again.
+
+    Returns whether there were so many calls.
+    """
+    told = Told(folder)
+    mortal = Mortal(client_of(store), nth, done, error)
+    failed = False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "MlflowClient", lambda tracking_uri: mortal)
+        for stretch in STRETCHES:
+            stretch(told)
+            writer = Writer(told.folder, store, "job", None)
+            try:
+                writer.send()
+            except ServiceError:
+                failed = True
+                writer.send()
+            except Died:
+                failed = True
+                send(told.folder, store)
+    check(told.folder, store)
+    return failed
+
+
+def die(*args: Any) -> None:
+    raise Died
+
+
+@pytest.mark.usefixtures("postgres")
+@pytest.mark.parametrize(
+    ("done", "error"),
+    [(False, Died()), (True, Died()), (True, ConnectionError("reset by peer"))],
+    ids=["dies before", "dies after", "fails after"],
+)
+def test_a_writer_may_die_or_fail_at_any_call(store: str, tmp_path: Path, done: bool, error: Exception) -> None:
+    nth = 1
+    while dies_once(store, tmp_path / f"{type(error).__name__}-{done}-{nth}", nth, done, error):
+        nth += 1
+    assert nth > 20
+
+
+@pytest.mark.usefixtures("postgres")
+def test_after_every_stretch_the_tracker_holds_what_the_journal_says(store: str, tmp_path: Path) -> None:
+    told = Told(tmp_path / "stretches")
+    for stretch in STRETCHES:
+        stretch(told)
+        send(told.folder, store)
+        check(told.folder, store)
+
+
+@pytest.mark.usefixtures("postgres")
+def test_a_writer_may_die_before_it_notes_what_it_sent(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for nth in range(1, len(STRETCHES) + 1):
+        told = Told(tmp_path / f"unnoted-{nth}")
+        for number, stretch in enumerate(STRETCHES, start=1):
+            stretch(told)
+            if number == nth:
+                monkeypatch.setattr(tracking, "save", die)
+                with pytest.raises(Died):
+                    send(told.folder, store)
+                monkeypatch.undo()
+            send(told.folder, store)
+        check(told.folder, store)
+
+
+@pytest.mark.usefixtures("postgres")
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_became_of_the_note_and_of_the_journals_end_a_step_has_one_row(
+    seed: int, store: str, tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    told, notes = Told(tmp_path / f"chance-{seed}", now=lambda: 1e9), [b"", b"{", b"[]", b"null", b"\xff"]
+    told.job()
+    told.trial("search/noam/0")
+    sent = epoch = 0
+    for clock in range(2, 12):
+        told.epochs("search/noam/0", epoch + 1, epoch := epoch + chance.randrange(4))
+        for _ in range(chance.randrange(3)):
+            send(told.folder, store)
+            sent = max(sent, epoch)
+            notes.append(told.folder.tracked.read_bytes())
+        match chance.randrange(4):
+            case 0:
+                told.folder.tracked.unlink(missing_ok=True)
+            case 1:
+                note = chance.choice(notes)
+                told.folder.tracked.write_bytes(note[: chance.randrange(len(note) + 1)])
+            case 2:
+                told.folder.tracked.write_bytes(chance.choice(notes))
+            case 3:
+                lines = told.folder.journal.read_bytes().splitlines(keepends=True)
+                told.folder.journal.write_bytes(b"".join(lines[: chance.randrange(4, len(lines) + 1)]))
+        told = Told(told.folder.path, now=partial(float, 1e9 * clock))
+        epoch = max((step for step, _ in due(told.folder)["search/noam/0"].rows.get("train/loss", [])), default=0)
+    told.epochs("search/noam/0", epoch + 1, sent + 1)
+    told.end("search/noam/0")
+    told.state("finished")
+    send(told.folder, store)
+    check(told.folder, store)
+
+
+@pytest.mark.usefixtures("postgres")
+def test_several_that_send_the_same_journal_at_once_send_it_once(store: str, tmp_path: Path) -> None:
+    told = Told(tmp_path / "several")
+    for stretch in STRETCHES:
+        stretch(told)
+        threads = [threading.Thread(target=send, args=(told.folder, store)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    check(told.folder, store)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("away_s", [30, 120])
+def test_a_server_may_be_away_for_long(
+    away_s: float, mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = begun(tmp_path / f"long-{away_s}")
+    sender = start_sender(told, mlflow_server.uri, monkeypatch)
+    with reporting(told, "search/noam/0"):
+        wait_for(lambda: is_sent(told))
+        mlflow_server.stop()
+        time.sleep(away_s)
+        mlflow_server.start()
+    ended(told, sender)
+    assert sender.problem is None
+    check(told.folder, mlflow_server.uri)

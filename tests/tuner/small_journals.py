@@ -1,0 +1,143 @@
+"""Small jobs told to a real journal by hand, and what a tracker must hold of them, worked out event by event."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.tuner.events import report
+from tuner.home import JobFolder
+from tuner.journal import Journal, read
+
+NUMBERS = {"train_loss": "train/loss", "val_acc": "val/acc", "seconds": "epoch_seconds"}
+"""Some of what a trial reports, by the tracker's names."""
+
+
+class Told:
+    """A job's folder, and its journal as it grows.
+
+    Args:
+        folder: made if it is not there.
+        now: the journal's clock.
+    """
+
+    def __init__(self, folder: Path, now: Callable[[], float] = time.time) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = JobFolder(folder)
+        self._now = now
+
+    def job(self) -> None:
+        """What runs."""
+        spec = {"name": "told", "budget": {"trials": 2}, "arms": ["adam_l2", "noam"]}
+        self._tell(
+            "job",
+            job=self.folder.id,
+            spec=spec,
+            versions={"python": "3.11"},
+            data_fingerprint="f" * 64,
+            git_commit="none",
+        )
+        self.state("running")
+
+    def state(self, state: str) -> None:
+        """The job's state."""
+        self._tell("state", state=state)
+
+    def trial(self, key: str) -> None:
+        """A trial starts, and its first attempt: ``stage/arm/number``."""
+        stage, arm, number = key.split("/")
+        self._tell(
+            "trial",
+            trial=key,
+            stage=stage,
+            arm=arm,
+            number=int(number),
+            seed=1,
+            round=0,
+            hyper={"lr": 0.1, "l2": 0.0},
+            knobs={"lr": 0.1},
+        )
+        self.attempt(key, 1, 0)
+
+    def attempt(self, key: str, attempt: int, epoch: int) -> None:
+        """An attempt begins, after an epoch."""
+        self._tell("attempt", trial=key, attempt=attempt, epoch=epoch)
+
+    def epochs(self, key: str, first: int, last: int, attempt: int = 1) -> None:
+        """A trial reports some epochs."""
+        for epoch in range(first, last + 1):
+            self._tell("epoch", trial=key, attempt=attempt, **report(epoch, epoch / 100, 1 / epoch))
+
+    def end(self, key: str, state: str = "complete", reason: str | None = None, **result: Any) -> None:
+        """A trial ends."""
+        self._tell("end", trial=key, state=state, reason=reason, result=result)
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        with closing(Journal(self.folder.journal, durable=False, now=self._now)) as journal:
+            journal.append(kind, **fields)
+
+
+@dataclass
+class Held:
+    """What a tracker holds of a run: its status, some tags, and each metric's rows as (step, value)."""
+
+    status: str = "RUNNING"
+    tags: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+
+TAGS = ("tuner.state", "tuner.attempts", "tuner.reason")
+ENDS = {"complete": "FINISHED", "pruned": "KILLED", "diverged": "FAILED", "failed": "FAILED", "oom": "FAILED"}
+
+
+def due(folder: JobFolder) -> dict[str, Held]:
+    """What a tracker must hold of a job, by the trial's key; the parent's is empty."""
+    runs: dict[str, Held] = {}
+    for event in read(folder.journal):
+        key = event.get("trial", "")
+        held = runs.setdefault(key, Held())
+        match event["kind"]:
+            case "trial":
+                held.tags["tuner.state"] = "running"
+            case "attempt":
+                held.status, held.tags["tuner.state"] = "RUNNING", "running"
+                if event["attempt"] > 1:
+                    held.tags["tuner.attempts"] = str(event["attempt"])
+            case "epoch":
+                for ours, theirs in NUMBERS.items():
+                    held.rows.setdefault(theirs, []).append((event["epoch"], event[ours]))
+            case "end":
+                held.status, held.tags["tuner.state"] = ENDS[event["state"]], event["state"]
+                if event["reason"]:
+                    held.tags["tuner.reason"] = event["reason"][-5000:]
+                if event["result"]:
+                    held.rows["test/acc"] = [(0, event["result"]["test_acc"])]
+            case "state":
+                held.tags["tuner.state"] = event["state"]
+                held.status = {"running": "RUNNING", "interrupted": "KILLED"}.get(event["state"], "FINISHED")
+                if event["state"] == "interrupted":
+                    for other in runs.values():
+                        if other.tags.get("tuner.state") == "running":
+                            other.status, other.tags["tuner.state"] = "KILLED", "interrupted"
+    return runs
+
+
+def held(client: Any, folder: JobFolder) -> dict[str, Held]:
+    """What a tracker holds of a job; fails if a trial has two runs."""
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    runs: dict[str, Held] = {}
+    for run in client.search_runs(experiments, f"tags.`tuner.job` = '{folder.id}'"):
+        key = run.data.tags["tuner.trial"]
+        assert key not in runs, f"{key!r} has two runs"
+        tags = {name: run.data.tags[name] for name in TAGS if name in run.data.tags}
+        runs[key] = Held(run.info.status, tags, dict(_rows(client, run)))
+    return runs
+
+
+def _rows(client: Any, run: Any) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+    for name in (*NUMBERS.values(), "test/acc"):
+        if name in run.data.metrics:
+            history = client.get_metric_history(run.info.run_id, name)
+            yield name, sorted((row.step, row.value) for row in history)

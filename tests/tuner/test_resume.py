@@ -1,0 +1,518 @@
+"""A search whose driver may die at any write, on real studies and a real journal, run to its end by the next one."""
+
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import event
+
+from tests.tuner.spec_texts import more, spec_of
+from trainables.simulated import SimulatedTraining
+from trainables.space import Plan
+from tuner.arms import Arm, arms
+from tuner.dispatch import Attempt, Dispatcher
+from tuner.errors import TunerError
+from tuner.journal import Event, Journal, read, salvage
+from tuner.limits import ResourcesSpec
+from tuner.record import Record, Stage, State, Trial, load_record
+from tuner.search import SearchSource, judge_of
+from tuner.spec import SearchSpec
+from tuner.study import TOLD, ArmStudy, _from_search, open_storage, set_aside_if_damaged
+from tuner.trials import trial_config
+
+EPOCHS = 4
+PLAN = Plan(EPOCHS, 10)
+TRIALS = 3
+CONCURRENT = 3
+
+
+def spec_with(scheduler: str = "none", sampler: str = "random", trials: int = TRIALS) -> SearchSpec:
+    """Two arms, few and short trials."""
+    return spec_of(
+        ("trials: 4", f"trials: {trials}"),
+        more(f"scheduler: {scheduler}\nsampler: {sampler}\n"),
+        ("epochs: 8", f"epochs: {EPOCHS}"),
+    )
+
+
+ASHA = "{name: asha, first_rung: 1, reduction_factor: 2}"
+
+
+class Crash(BaseException):
+    """Here the driver dies: no handler of errors may see it."""
+
+
+@dataclass
+class Fuse:
+    """Lets the driver die at a write.
+
+    Args:
+        left: so many writes come before; None: it never dies.
+        share: how much of that write is done, from 0 to 1; a study's is done whole or not at all.
+        burnt: writes so far.
+    """
+
+    left: int | None = None
+    share: float = 0.0
+    burnt: int = 0
+
+    def burns_out(self) -> bool:
+        """One more write comes; whether it is the last."""
+        self.burnt += 1
+        return self.left is not None and self.burnt > self.left
+
+
+class MortalJournal(Journal):
+    """A journal of a driver that may die in the middle of a line."""
+
+    fuse: Fuse
+
+    def _write(self, line: bytes) -> None:
+        if self.fuse.burns_out():
+            self._file.write(line[: math.ceil(self.fuse.share * len(line))])
+            raise Crash
+        super()._write(line)
+
+
+WRITES = (
+    "create_new_study",
+    "delete_study",
+    "set_study_system_attr",
+    "create_new_trial",
+    "set_trial_param",
+    "set_trial_state_values",
+    "set_trial_intermediate_value",
+    "set_trial_system_attr",
+)
+
+
+def make_mortal(storage: BaseStorage, fuse: Callable[[], Fuse]) -> None:
+    """Let the driver die before or after any write to the studies."""
+    for name in WRITES:
+        # What optuna's cache calls has an underscore where there is such a method.
+        name = f"_{name}" if hasattr(storage, f"_{name}") else name
+        setattr(storage, name, _mortal(getattr(storage, name), fuse))
+
+
+def _mortal(call: Callable[..., Any], fuse: Callable[[], Fuse]) -> Callable[..., Any]:
+    @wraps(call)
+    def mortal(*args: Any, **kwargs: Any) -> Any:
+        last = fuse().burns_out()
+        if last and fuse().share < 0.5:
+            raise Crash
+        answer = call(*args, **kwargs)
+        if last:
+            raise Crash
+        return answer
+
+    return mortal
+
+
+@dataclass
+class World:
+    """What outlasts a driver: the journal's file and the studies' database."""
+
+    folder: Path
+    spec: SearchSpec
+    memory: BaseStorage | None = None
+    fuse: Fuse = field(default_factory=Fuse)
+
+    def __post_init__(self) -> None:
+        if self.memory is not None:
+            make_mortal(self.memory, lambda: self.fuse)
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal.jsonl"
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "studies.db"
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        return arms(self.spec, PLAN)
+
+    def open_studies(self) -> BaseStorage:
+        if self.memory is not None:
+            return self.memory
+        storage = open_storage(f"sqlite:///{self.database}")
+        assert isinstance(storage, RDBStorage)
+        # A file system that keeps what it was given: no test cuts the power.
+        event.listen(storage.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+        storage.engine.dispose()
+        make_mortal(storage, lambda: self.fuse)
+        return storage
+
+    def trials(self, arm: str) -> list[FrozenTrial]:
+        storage = self.memory or f"sqlite:///{self.database}"
+        return optuna.load_study(study_name=f"job/{arm}", storage=storage).trials
+
+    def knobs(self) -> dict[str, list[dict[str, Any]]]:
+        """Each arm's settings, by their number, as the journal has them."""
+        record = load_record(self.journal)
+        return {
+            arm.name: [dict(trial.knobs) for trial in sorted(record.of(Stage.SEARCH, arm.name), key=_number)]
+            for arm in self.arms
+        }
+
+
+def _number(trial: Trial) -> int:
+    return trial.number
+
+
+class Driver:
+    """One driver of the search, from opening its files to its death; trains made-up curves."""
+
+    def __init__(self, world: World) -> None:
+        spec = self.spec = world.spec
+        self.record = load_record(world.journal) if world.journal.exists() else Record()
+        self.journal = MortalJournal(world.journal, self.record.add, durable=False)
+        self.journal.fuse = world.fuse
+        self.storage = world.open_studies()
+        self.dispatcher: Dispatcher
+        self.running: dict[str, tuple[Attempt, int]] = {}
+        self.fenced_off: list[tuple[str, Attempt]] = []
+        self.given = 0
+
+    def open(self, world: World) -> None:
+        spec = self.spec
+        studies = [
+            ArmStudy(self.storage, "job", arm, spec.sampler, spec.seed, spec.budget.trials, True) for arm in world.arms
+        ]
+        self.judge = judge_of(spec, PLAN, self.record)
+        source = SearchSource(
+            spec,
+            PLAN,
+            studies,
+            lambda hyper, seed: trial_config(spec, hyper, seed),
+            CONCURRENT,
+            self.record,
+            lambda: 0.0,
+        )
+        limits = ResourcesSpec(retries=1)
+        self.dispatcher = Dispatcher(source, self.journal, self.record, limits, lambda: 0.0)
+
+    def close(self) -> None:
+        self.journal.close()
+        if isinstance(self.storage, RDBStorage):
+            self.storage.engine.dispose()
+
+    def start(self, which: int = 0) -> bool:
+        """Start an attempt; ``which`` of the accepted checkpoints is whole, none if there are not so many."""
+        if len(self.running) == CONCURRENT:
+            return False
+        name = str(self.given)
+        attempt = self.dispatcher.start(name)
+        if attempt is None:
+            return False
+        self.given += 1
+        epoch = attempt.accepted[which][0] if which < len(attempt.accepted) else 0
+        self.running[name] = attempt, epoch
+        return True
+
+    def train(self, which: int = 0) -> None:
+        """One of the attempts trains an epoch."""
+        if not self.running:
+            return
+        name = self._pick(which)
+        attempt, epoch = self.running[name]
+        result = self._result(attempt, epoch + 1)
+        place = attempt.work.place
+        stopped = self.judge is not None and place is not None and self.judge.stops(place, epoch + 1, result["val_acc"])
+        self.dispatcher.report(name, result)
+        if stopped or result["diverged"] or epoch + 1 == EPOCHS:
+            del self.running[name]
+            self.dispatcher.end(name, result)
+        else:
+            self.running[name] = attempt, epoch + 1
+
+    def fail(self, which: int = 0, oom: bool = False) -> None:
+        """One of the attempts dies; its worker may live on, cut off."""
+        if self.running:
+            name = self._pick(which)
+            attempt, _ = self.running.pop(name)
+            self.fenced_off.append((name, attempt))
+            self.dispatcher.fail(name, "it broke", oom)
+
+    def oom(self, which: int = 0) -> None:
+        """One of the attempts is killed for memory."""
+        self.fail(which, oom=True)
+
+    def stale(self, which: int = 0) -> None:
+        """A worker that was cut off speaks, under its own name and under that of one that runs."""
+        if self.fenced_off:
+            name, attempt = self.fenced_off[which % len(self.fenced_off)]
+            others = [other for other, (now, _) in self.running.items() if now.number != attempt.number]
+            for speaks_as in (name, *others[:1]):
+                result = self._result(attempt, EPOCHS)
+                self.dispatcher.report(speaks_as, result)
+                self.dispatcher.end(speaks_as, result)
+
+    def finish(self) -> None:
+        """Run what is left, in turn."""
+        while True:
+            while self.start():
+                pass
+            if not self.running:
+                return
+            self.train(1)
+
+    def _pick(self, which: int) -> str:
+        return list(self.running)[which % len(self.running)]
+
+    def _result(self, attempt: Attempt, epoch: int) -> dict[str, Any]:
+        return SimulatedTraining(attempt.work.trial, PLAN).report(epoch) | {"attempt": attempt.number}
+
+
+@contextmanager
+def driving(world: World) -> Iterator[Driver]:
+    driver = Driver(world)
+    try:
+        driver.open(world)
+        yield driver
+        assert driver.dispatcher.failure is None
+    finally:
+        driver.close()
+
+
+Step = tuple[str, int]
+
+
+def run(world: World, steps: Sequence[Step] = (), crashes: Sequence[tuple[int, float]] = ()) -> None:
+    """Run a search to its end: these steps first, with a driver's death after so many writes each."""
+    left = list(steps)
+    for fuse in (*(Fuse(*crash) for crash in crashes), Fuse()):
+        world.fuse = fuse
+        try:
+            with driving(world) as driver:
+                while left:
+                    action, which = left.pop(0)
+                    getattr(driver, action)(which)
+                    if driver.dispatcher.failure is not None:
+                        raise driver.dispatcher.failure
+                driver.finish()
+                return
+        except Crash:
+            continue
+
+
+def check(world: World) -> None:
+    """Nothing is lost, nothing is there twice, and the journal and the studies say the same."""
+    events = list(read(world.journal))
+    record = load_record(world.journal)
+    begun = Counter(event["trial"] for event in events if event["kind"] == "trial")
+    ended = Counter(event["trial"] for event in events if event["kind"] == "end")
+    assert begun == ended == Counter(record.trials.keys())
+    for trial in record.trials.values():
+        _check_trial(trial, [event for event in events if event.get("trial") == trial.key])
+    for arm in world.arms:
+        known = sorted(record.of(Stage.SEARCH, arm.name), key=_number)
+        told = world.trials(arm.name)
+        numbers = list(range(world.spec.budget.trials))
+        assert [trial.number for trial in known] == [trial.number for trial in told] == numbers
+        for ours, theirs in zip(known, told, strict=True):
+            assert _from_search(arm.space, theirs.params) == ours.knobs
+            assert theirs.state == TOLD[ours.state]
+            result = theirs.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            values = {epoch["epoch"]: epoch["val_acc"] for epoch in ours.epochs}
+            assert theirs.intermediate_values == (values if result else {})
+            assert theirs.value == (values[max(values)] if result else None)
+
+
+def _check_trial(trial: Trial, events: Sequence[Event]) -> None:
+    assert trial.state != State.RUNNING
+    assert events[0]["kind"] == "trial"
+    assert events[-1]["kind"] == "end"
+    attempts = [event["attempt"] for event in events if event["kind"] == "attempt"]
+    assert attempts == list(range(1, len(attempts) + 1))
+    epochs = [event["epoch"] for event in events if event["kind"] == "epoch"]
+    assert epochs == list(range(1, len(epochs) + 1))
+    if trial.state == State.COMPLETE:
+        assert len(epochs) == EPOCHS
+    # What is reported comes from the attempt that was the last to begin.
+    now = 0
+    for event_ in events:
+        now = event_["attempt"] if event_["kind"] == "attempt" else now
+        assert event_.get("attempt", now) == now
+
+
+@pytest.fixture(autouse=True)
+def no_search_is_hopeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches here may lose all their trials."""
+    monkeypatch.setattr("tuner.search.HOPELESS", 10**6)
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A studies' database with its tables: to make them takes as long as a search."""
+    path = tmp_path_factory.mktemp("empty") / "studies.db"
+    storage = open_storage(f"sqlite:///{path}")
+    assert isinstance(storage, RDBStorage)
+    storage.engine.dispose()
+    return path
+
+
+@pytest.fixture
+def world(tmp_path: Path, empty_database: Path) -> Callable[..., World]:
+    """Makes worlds, one after the other, each with its studies in memory or in a file."""
+    made: list[World] = []
+
+    def make(spec: SearchSpec, in_memory: bool = True) -> World:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(World(folder, spec, InMemoryStorage() if in_memory else None))
+        if not in_memory:
+            shutil.copy(empty_database, made[-1].database)
+        return made[-1]
+
+    return make
+
+
+Make = Callable[..., World]
+
+
+def settings_of(world: World) -> dict[str, list[dict[str, Any]]]:
+    """The settings of a search that nothing befalls."""
+    run(world)
+    check(world)
+    return world.knobs()
+
+
+@pytest.mark.parametrize("scheduler", ["none", ASHA])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_driver_may_die_at_any_write(world: Make, scheduler: str, share: float) -> None:
+    spec = spec_with(scheduler, trials=2)
+    whole = world(spec)
+    expected = settings_of(whole)
+    for write in range(whole.fuse.burnt):
+        torn = world(spec)
+        run(torn, crashes=[(write, share)])
+        check(torn)
+        assert torn.knobs() == expected, write
+
+
+@pytest.mark.parametrize("write", range(0, 80, 7))
+def test_a_driver_may_die_at_any_write_to_a_studies_file(world: Make, write: int) -> None:
+    spec = spec_with(trials=2)
+    torn = world(spec, in_memory=False)
+    run(torn, crashes=[(write, write % 2), (write, (write + 1) % 2)])
+    check(torn)
+    assert torn.knobs() == settings_of(world(spec))
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["start", "start", "train", "train", "train", "train", "fail", "oom", "stale"]),
+        st.integers(0, 3),
+    ),
+    max_size=60,
+)
+CRASHES = st.lists(st.tuples(st.integers(0, 60), st.floats(0, 1)), max_size=5)
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@settings(UNHURRIED, max_examples=60)
+@given(steps=STEPS, crashes=CRASHES, scheduler=st.sampled_from(["none", ASHA]))
+def test_whatever_befalls_a_search_it_comes_to_all_its_trials_once(
+    world: Make, steps: list[Step], crashes: list[tuple[int, float]], scheduler: str
+) -> None:
+    spec = spec_with(scheduler)
+    torn = world(spec)
+    run(torn, steps, crashes)
+    check(torn)
+    assert torn.knobs() == settings_of(world(spec))
+
+
+@settings(UNHURRIED, max_examples=12)
+@given(steps=STEPS, crashes=CRASHES)
+def test_whatever_befalls_a_search_with_its_studies_in_a_file(
+    world: Make, steps: list[Step], crashes: list[tuple[int, float]]
+) -> None:
+    torn = world(spec_with(ASHA), in_memory=False)
+    run(torn, steps, crashes)
+    check(torn)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "qmc", "cmaes"])
+def test_every_sampler_goes_on_after_a_crash(world: Make, sampler: str) -> None:
+    spec = spec_of(
+        ("variant: noam", "adamw"),
+        ("trials: 4", "trials: 5"),
+        ("epochs: 8", f"epochs: {EPOCHS}"),
+        more(f"scheduler: none\nsampler: {sampler}\n"),
+    )
+    whole = world(spec)
+    run(whole)
+    for write in range(0, whole.fuse.burnt, 9):
+        torn = world(spec)
+        run(torn, crashes=[(write, 0.7), (20, 0.2)])
+        check(torn)
+
+
+def lose(world: World) -> None:
+    world.database.unlink()
+
+
+def cut(world: World) -> None:
+    whole = world.database.read_bytes()
+    world.database.write_bytes(whole[: len(whole) // 2])
+
+
+def overwrite(world: World) -> None:
+    with world.database.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\xa5" * 9000)
+
+
+def no_database_any_more(world: World) -> None:
+    world.database.write_bytes(b"it was a database once " * 2000)
+
+
+@pytest.mark.parametrize("befalls", [lose, cut, overwrite, no_database_any_more])
+@pytest.mark.parametrize("done", [0, 12, 40])
+def test_studies_that_are_lost_are_made_again_from_the_journal(
+    world: Make, done: int, befalls: Callable[[World], None]
+) -> None:
+    spec = spec_with(ASHA)
+    torn = world(spec, in_memory=False)
+    steps = [("start", 0), ("start", 0), ("train", 0), ("train", 1)] * (done // 4)
+    with driving(torn) as driver:
+        for action, which in steps:
+            getattr(driver, action)(which)
+    befalls(torn)
+    assert (set_aside_if_damaged(torn.database) is None) == (befalls == lose)
+    run(torn)
+    check(torn)
+    assert torn.knobs() == settings_of(world(spec))
+
+
+def test_a_journal_that_lost_its_end_is_followed_by_the_studies(world: Make) -> None:
+    spec = spec_with(trials=2)
+    whole = world(spec)
+    expected = settings_of(whole)
+    lines = whole.journal.read_bytes().splitlines(keepends=True)
+    for line in range(0, len(lines), 3):
+        torn = world(spec)
+        run(torn)
+        torn.journal.write_bytes(b"".join([*lines[:line], b"damaged", *lines[line + 1 :]]))
+        with pytest.raises(TunerError):
+            load_record(torn.journal)
+        found = salvage(torn.journal)
+        assert found is not None
+        assert found.events == line
+        run(torn)
+        check(torn)
+        assert torn.knobs() == expected

@@ -1,0 +1,122 @@
+"""The writer on a local store; what services do to it is in ``tests/faults/test_tracker.py``."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.tuner.small_journals import Told, due, held
+from tuner.errors import IntegrityError
+from tuner.home import JobFolder
+from tuner.tracked import load, save
+from tuner.tracking import Writer
+
+# mlflow and SQLAlchemy disagree about deprecations; that is theirs.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store that all tests here share: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def client(store: str) -> Any:
+    """A client of the store."""
+    return MlflowClient(tracking_uri=store)
+
+
+@pytest.fixture
+def told(tmp_path: Path, request: pytest.FixtureRequest) -> Told:
+    """A job with two trials, one of them ended."""
+    told = Told(tmp_path / request.node.name)
+    told.job()
+    for arm in ("noam", "adam_l2"):
+        told.trial(f"search/{arm}/0")
+        told.epochs(f"search/{arm}/0", 1, 3)
+    told.end("search/noam/0", "failed", "a" * 6000)
+    return told
+
+
+def writer_of(folder: JobFolder, store: str) -> Writer:
+    return Writer(folder, store, "job", None)
+
+
+def finish(told: Told) -> None:
+    told.epochs("search/adam_l2/0", 4, 4)
+    told.end("search/adam_l2/0")
+    told.state("finished")
+
+
+def test_every_run_holds_what_it_is(told: Told, store: str, client: Any) -> None:
+    writer = writer_of(told.folder, store)
+    writer.send()
+    parent, child = (client.get_run(writer.runs[key]) for key in ("", "search/noam/0"))
+    assert (parent.info.run_name, child.info.run_name) == (told.folder.id, "noam-0")
+    assert parent.data.params == {
+        "name": "told",
+        "budget.trials": "2",
+        "arms": '["adam_l2", "noam"]',
+        "versions.python": "3.11",
+    }
+    assert child.data.params == {"lr": "0.1", "l2": "0.0", "seed": "1"}
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["tuner.reason"] == "a" * 5000
+    assert (child.info.status, parent.info.status) == ("FAILED", "RUNNING")
+
+
+def test_a_run_that_was_thrown_away_does_not_hold_up_the_others(told: Told, store: str, client: Any) -> None:
+    writer = writer_of(told.folder, store)
+    writer.send()
+    client.delete_run(writer.runs["search/noam/0"])
+    told.attempt("search/noam/0", 2, 3)
+    told.epochs("search/noam/0", 4, 4)
+    finish(told)
+    writer.send()
+    expected = due(told.folder)
+    del expected["search/noam/0"]
+    assert held(client, told.folder) == expected
+
+
+def test_runs_that_the_tracker_has_lost_are_made_again(told: Told, store: str, client: Any) -> None:
+    writer_of(told.folder, store).send()
+    note = load(told.folder.tracked)
+    for run in note.runs.values():
+        client.delete_run(run)
+    save(told.folder.tracked, replace(note, runs=dict.fromkeys(note.runs, "0" * 32)))
+    finish(told)
+    writer_of(told.folder, store).send()
+    assert held(client, told.folder) == due(told.folder)
+
+
+def test_a_damaged_journal_is_named_and_what_stands_before_the_damage_is_sent(
+    told: Told, store: str, client: Any
+) -> None:
+    whole = due(told.folder)
+    with told.folder.journal.open("ab") as journal:
+        journal.write(b"no event\n")
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=r"journal\.jsonl: line \d+"):
+            writer_of(told.folder, store).send()
+    assert held(client, told.folder) == whole
+
+
+def test_a_run_that_was_told_more_than_the_journal_now_says_goes_on(told: Told, store: str, client: Any) -> None:
+    kept = told.folder.journal.read_bytes()
+    told.state("interrupted")
+    writer_of(told.folder, store).send()
+    told.folder.journal.write_bytes(kept)
+    told.state("running")
+    told.attempt("search/adam_l2/0", 2, 3)
+    writer_of(told.folder, store).send()
+    assert held(client, told.folder) == due(told.folder)
+
+
+def test_a_long_trial_is_told_whole(told: Told, store: str, client: Any) -> None:
+    told.trial("search/noam/1")
+    told.epochs("search/noam/1", 1, 300)
+    writer_of(told.folder, store).send()
+    assert held(client, told.folder) == due(told.folder)

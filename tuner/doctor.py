@@ -1,0 +1,56 @@
+"""What crashes leave behind, found and put in order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tuner.errors import IntegrityError
+from tuner.home import Home, JobFolder
+from tuner.jobs import spec_of
+from tuner.journal import Journal
+from tuner.lease import hold
+from tuner.sender import open_writer
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Args:
+        job: the job's id.
+        problem: what is wrong.
+        way_out: what can be done.
+    """
+
+    job: str
+    problem: str
+    way_out: str
+
+
+def examine(home: Home) -> Iterator[Finding]:
+    """Look at every job."""
+    for folder in home.jobs():
+        resume = f"tuner resume {folder.id}"
+        try:
+            folder.started()
+            state = folder.state()
+        except IntegrityError as error:
+            yield Finding(folder.id, str(error), f"{resume} goes on from the last good state")
+            continue
+        if state == "crashed":
+            yield Finding(folder.id, "what ran it died; its runs still look as if they ran", f"{resume}, or --fix")
+        elif state == "new":
+            yield Finding(folder.id, "it was never begun", resume)
+
+
+def close_crashed(home: Home, folder: JobFolder) -> None:
+    """Write down that a crashed job does not run any more, and tell MLflow; it can still be resumed.
+
+    Raises:
+        SpecError: it runs after all.
+        ServiceError: the tracker cannot be reached.
+    """
+    with hold(folder.lease, folder.id):
+        journal = Journal(folder.journal)
+        journal.append("state", state="interrupted", reason="it crashed")
+        journal.close()
+        open_writer(spec_of(folder), home, folder).send()

@@ -1,0 +1,64 @@
+"""How a job is written down, and how what was asked for then is read again."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import SpecError
+from tuner.home import Home, JobFolder
+from tuner.spec import SearchSpec, from_dict, load, to_dict
+from tuner.trials import data_request
+
+
+def new_job(home: Home, spec: SearchSpec, spec_text: str, code: Path, simulate: bool = False) -> JobFolder:
+    """Write down what is to be run.
+
+    Args:
+        home: where things go.
+        spec: what to run.
+        spec_text: the spec as the user wrote it.
+        code: folder of the user's own modules.
+        simulate: train nothing.
+    """
+    values = to_dict(spec)
+    # The job may go on from another folder.
+    values["data"]["path"] = data_request(spec).path
+    name = spec.name
+    if simulate:
+        # Wherever it is shown, it is not to be taken for a real one.
+        name = f"{name}-simulated"
+        values["tracking"]["experiment"] = f"{spec.tracking.experiment or spec.name}-simulated"
+    return home.new_job(name, spec_text, {"spec": values, "folder": str(code), "simulate": simulate})
+
+
+def spec_of(folder: JobFolder, data_path: str | None = None) -> SearchSpec:
+    """The spec a job was started with; ``data_path`` says where its data lies now."""
+    values = folder.started()["spec"]
+    if data_path is not None:
+        values = values | {"data": values["data"] | {"path": data_path}}
+    return from_dict(values)
+
+
+def check_unchanged(folder: JobFolder) -> None:
+    """Refuse a spec that was changed since its job was started: half the trials would be of another search.
+
+    Raises:
+        SpecError: what differs.
+    """
+    then, now = to_dict(spec_of(folder)), to_dict(load(folder.spec))
+    # These two were not the spec's alone to say.
+    then["data"]["path"] = now["data"]["path"] = None
+    then["tracking"]["experiment"] = now["tracking"]["experiment"] = None
+    changes = [f"{key} was {old!r} and is {new!r}" for key, old, new in _differences(then, now)]
+    if changes:
+        raise SpecError(
+            f"{folder.spec}: changed since job {folder.id} was started: {'; '.join(changes)}; start a new job"
+        )
+
+
+def _differences(then: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for name in sorted({*then, *now}):
+            yield from _differences(then.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif then != now:
+        yield key, then, now
