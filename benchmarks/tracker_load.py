@@ -1,7 +1,8 @@
 """How long an MLflow server on Postgres takes to log an epoch while several writers report at once; prints JSON.
 
 Both run here, on loopback, with their data on disk (fsync on). Writers are processes; each logs an epoch's metrics to
-a run of its own at a fixed rate. A latency counts from when the call was due, so waiting behind a slow one counts too.
+a run of its own at a fixed rate. ``call`` is how long a call took; ``due`` counts from when it was due, so that waiting
+behind a slow one counts too.
 
     python -m benchmarks.tracker_load --writers 8 --rate 64 --seconds 60
 """
@@ -49,45 +50,52 @@ def measure(uri: str, writers: int, rate: float, seconds: float) -> dict[str, ob
     calls = round(rate / writers * seconds)
     with multiprocessing.get_context("spawn").Pool(writers) as pool:
         begin = time.time() + 20  # all have imported mlflow by then
-        ended: list[AsyncResult[tuple[list[float], list[str], float]]] = [
+        ended: list[AsyncResult[tuple[list[tuple[float, float]], list[str], float]]] = [
             pool.apply_async(report, (uri, begin + number / rate, writers / rate, calls)) for number in range(writers)
         ]
         results = [one.get() for one in ended]
-    latencies = 1000 * np.array([latency for result in results for latency in result[0]])
+    latencies = {
+        name: 1000 * np.array([pair[number] for result in results for pair in result[0]])
+        for number, name in enumerate(("call", "due"))
+    }
     errors = [error for result in results for error in result[1]]
     last = max(result[2] for result in results)
     return {
         "writers": writers,
         "asked_calls_per_s": rate,
-        "calls_per_s": round(len(latencies) / (last - begin), 1),
+        "calls_per_s": round(len(latencies["due"]) / (last - begin), 1),
         "metrics_per_call": METRICS_A_CALL,
         "seconds": round(last - begin, 1),
-        "calls": len(latencies) + len(errors),
+        "calls": len(latencies["due"]) + len(errors),
         "errors": len(errors),
         "first_error": errors[0] if errors else None,
-        "p50_ms": round(float(np.percentile(latencies, 50)), 1),
-        "p95_ms": round(float(np.percentile(latencies, 95)), 1),
-        "p99_ms": round(float(np.percentile(latencies, 99)), 1),
-        "max_ms": round(float(latencies.max()), 1),
-    }
+    } | {f"{name}_ms": percentiles(values) for name, values in latencies.items()}
 
 
-def report(uri: str, begin: float, every: float, calls: int) -> tuple[list[float], list[str], float]:
-    """One writer: latencies in seconds, errors, and when it was done."""
+def percentiles(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> dict[str, float]:
+    """The middle, the tail and the worst."""
+    found = {f"p{share}": float(np.percentile(values, share)) for share in (50, 95, 99)}
+    return {name: round(value, 1) for name, value in (found | {"max": float(values.max())}).items()}
+
+
+def report(uri: str, begin: float, every: float, calls: int) -> tuple[list[tuple[float, float]], list[str], float]:
+    """One writer: seconds of each call and since it was due, errors, and when it was done."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric
     from mlflow.exceptions import MlflowException
 
     client = MlflowClient(tracking_uri=uri)
     run = client.create_run("0").info.run_id
-    latencies, errors = [], []
+    latencies: list[tuple[float, float]] = []
+    errors: list[str] = []
     for call in range(calls):
         due = begin + call * every
         time.sleep(max(0.0, due - time.time()))
         metrics = [Metric(name, call / calls, round(due * 1000), call + 1) for name in METRICS.values()]
+        sent = time.time()
         try:
             client.log_batch(run, metrics=metrics)
-            latencies.append(time.time() - due)
+            latencies.append((time.time() - sent, time.time() - due))
         except MlflowException as error:
             errors.append(str(error).splitlines()[0])
     return latencies, errors, time.time()

@@ -17,6 +17,8 @@ SETTINGS: Mapping[str, str] = {
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
     # Takes 127.0.0.1 as it is, where Ray would take the interface's address instead and listen on every one.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # An error that nobody waited for any more, as when a run is left because of another, would be printed in full.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

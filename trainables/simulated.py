@@ -1,8 +1,8 @@
 """A training that trains nothing: learning curves made up from the settings and a seed, in no time. No torch.
 
 For trying out a search and for testing one over thousands of trials. The curves have the shape of real ones, not their
-values: accuracy saturates with the epochs, depends on the peak learning rate, dips where the schedule's rate is high, and
-varies from seed to seed; no variant is better than another by design. A rate that is much too large diverges.
+values: accuracy saturates with the epochs, depends on the peak learning rate, dips where the schedule's rate is high,
+and varies from seed to seed; no variant is better than another by design. A rate that is much too large diverges.
 """
 
 import hashlib

@@ -32,11 +32,13 @@ def examine(home: Home) -> Iterator[Finding]:
         resume = f"tuner resume {folder.id}"
         try:
             folder.started()
-            state = folder.state()
         except IntegrityError as error:
-            yield Finding(folder.id, str(error), f"{resume} goes on from the last good state")
+            yield Finding(folder.id, str(error), "put it back from a copy, or start a new job")
             continue
-        if state == "crashed":
+        state = folder.state()
+        if state == "damaged":
+            yield Finding(folder.id, "its journal is damaged", f"{resume} goes on from its good beginning")
+        elif state == "crashed":
             yield Finding(folder.id, "what ran it died; its runs still look as if they ran", f"{resume}, or --fix")
         elif state == "new":
             yield Finding(folder.id, "it was never begun", resume)

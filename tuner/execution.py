@@ -36,6 +36,7 @@ class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_P
 LONELY_S = 60.0
 """A worker that is not called for so long stops itself: its node is cut off, or its driver is gone."""
 _DISK_FULL = re.compile(r"^(?:trainables\.errors\.)?DiskFull: (.+)$", re.MULTILINE)
+_KILLED = re.compile(r"Actor\(([0-9a-f]+)\).*?memory used=([\d.]+)GB")
 _OOM = ("OutOfMemoryError", "out of memory")
 
 
@@ -99,7 +100,7 @@ def execute(
     except Exception as error:
         if dispatcher.failure is None and not stop:
             watch.blame(error)
-            raise DriverLost(f"Ray Tune died: {' '.join(str(error).split())}") from error
+            raise DriverLost(f"Ray Tune died: {str(error).splitlines()[0]}") from error
     if dispatcher.failure is not None:
         raise dispatcher.failure
 
@@ -172,11 +173,17 @@ class _Watch(_Unsaved, tune.Callback):
         self._actors: dict[str, str] = {}
 
     def blame(self, error: BaseException) -> None:
-        """End the trial that Ray killed for memory: Tune does not survive that, and says which only in words."""
-        text = f"{error} {error.__cause__}"
-        for trial_id, actor in self._actors.items():
-            if isinstance(error.__cause__, OutOfMemoryError) and actor in text:
-                self._dispatcher.fail(trial_id, text, oom=True)
+        """End the trial that Ray killed workers for: Tune does not survive it, and Ray says which only in words.
+
+        Of several workers that were killed it is the one that used most; the others' trials continue.
+        """
+        if isinstance(error.__cause__, OutOfMemoryError):
+            used = {actor: float(gb) for actor, gb in _KILLED.findall(str(error.__cause__))}
+            killed = [trial_id for trial_id, actor in self._actors.items() if actor in used]
+            if killed:
+                guilty = max(killed, key=lambda trial_id: used[self._actors[trial_id]])
+                gb = used[self._actors[guilty]]
+                self._dispatcher.fail(guilty, f"killed for memory: its worker used {gb:g} GB", oom=True)
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         self._lease.beat()

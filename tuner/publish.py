@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuner import tracked
 from tuner.errors import NotFound, SpecError
 from tuner.export import WEIGHTS_SUFFIX, build_export, check_new, render, write_new
 from tuner.home import JobFolder
@@ -82,5 +83,4 @@ def _export_arm(results: _Results, arm: str, file: Path, force: bool) -> Path:
 
 def _runs(folder: JobFolder) -> Mapping[str, str]:
     """MLflow's run ids by trial key, as far as the journal has been sent."""
-    runs: dict[str, str] = json.loads(folder.tracked.read_text())["runs"] if folder.tracked.exists() else {}
-    return runs
+    return tracked.load(folder.tracked).runs

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.runtime import embedded_ray, usable_cpus, usable_gpus
 from trainables.config import TrialConfig
@@ -232,8 +231,6 @@ def _made_up(spec: SearchSpec) -> tuple[Images, str]:
 def _mend(folder: JobFolder, view: View) -> None:
     """Go back to the last good state of a damaged journal, and say so."""
     if folder.journal.exists() and (salvaged := salvage(folder.journal)):
-        # How far MLflow was told no longer holds; what it has is found by tag and step.
-        folder.tracked.unlink(missing_ok=True)
         view.say(
             f"warning: {folder.journal} is damaged; going on from its first {salvaged.events} events, all of it is "
             f"kept as {salvaged.original}"

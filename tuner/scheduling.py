@@ -5,7 +5,7 @@ it stops anyone, and a trial is judged only at epochs where its value means some
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainables.schedules import Schedule
@@ -105,7 +105,7 @@ class Judge:
         self._heard: set[tuple[str, int]] = set()
 
     def stops(self, place: Place, epoch: int, value: float) -> bool:
-        """Hear a value and say whether the trial ends here; it does not where it has reported before: there it went on."""
+        """Hear a value and say whether the trial ends here; where it has reported before, it went on."""
         if epoch not in place.comparable or (place.key, epoch) in self._heard:
             return False
         self._heard.add((place.key, epoch))

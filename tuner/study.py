@@ -219,7 +219,10 @@ class ArmStudy:
         return self._complete(self.asked)
 
     def _complete(self, number: int) -> Asked:
-        """Draws what is missing of a trial's knobs, as an ask that was cut short would have drawn it."""
+        """Draws what is missing of a trial's knobs, as an ask that was cut short would have drawn it.
+
+        But for gp, which takes what is there for a setting that it has to keep away from.
+        """
         self._study.sampler = self._sampler_for(number)
         trial = optuna.trial.Trial(self._study, self._id(number))
         there = trial.params
@@ -298,7 +301,7 @@ _TEXTS: Mapping[str, Callable[[str], Any]] = {"distribution_json": json_to_distr
 
 
 def _is_damaged(database: Path) -> bool:
-    engine = create_engine(f"sqlite:///{database}")
+    engine = create_engine(f"sqlite:///{database}", connect_args={"timeout": 1})
     try:
         with engine.connect() as connection:
             if connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar() != "ok":

@@ -41,7 +41,8 @@ from tuner.record import State
 from tuner.runs import job_run, trial_run
 from tuner.tracked import Tracked, load, save
 
-logging.getLogger("mlflow").setLevel(logging.ERROR)
+# What it cannot write is in the exception that it raises; its log adds the traceback.
+logging.getLogger("mlflow").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 
 METRICS: Mapping[str, str] = {

@@ -30,8 +30,7 @@ def check_fingerprint(found: str, recorded: str) -> None:
     """Raise ``IntegrityError`` unless the data is the recorded one."""
     if found != recorded:
         raise IntegrityError(
-            f"the data is not what the search used: its fingerprint is {found[:16]}…, "
-            f"the search's {recorded[:16]}…"
+            f"the data is not what the search used: its fingerprint is {found[:16]}…, the search's {recorded[:16]}…"
         )
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 import optuna
+from optuna.storages import RDBStorage
 
 from tests.tuner.jobs import Place
 from tuner.confirm import ranked
@@ -56,10 +57,9 @@ def _check_journal(where: Place, record: Record) -> None:
 
 
 def _check_studies(where: Place, record: Record) -> None:
-    spec = spec_of(where.job)
+    storage = RDBStorage(spec_of(where.job).storage or where.home.storage_url)
     for arm in record.arms:
-        name = f"{where.job.id}/{arm}"
-        study = optuna.load_study(study_name=name, storage=spec.storage or where.home.storage_url)
+        study = optuna.load_study(study_name=f"{where.job.id}/{arm}", storage=storage)
         asked = {trial.number: trial for trial in study.trials}
         ours = {trial.number: trial for trial in record.of(Stage.SEARCH, arm)}
         assert {number: trial.state.name for number, trial in asked.items()} == {
@@ -69,6 +69,7 @@ def _check_studies(where: Place, record: Record) -> None:
         assert {n: trial.value for n, trial in asked.items() if trial.value is not None} == complete
         if complete:
             assert study.best_value == max(complete.values())
+    storage.engine.dispose()
 
 
 def _check_mlflow(where: Place, record: Record) -> None:
@@ -95,4 +96,8 @@ def _check_run(client: Any, run: Any, trial: Trial) -> None:
     for ours, theirs in METRICS.items():
         rows = client.get_metric_history(run.info.run_id, theirs)
         told = sorted((row.step, row.value) for row in rows)
-        assert told == [(epoch["epoch"], epoch[ours]) for epoch in trial.epochs], (trial.key, theirs)
+        on_record = [(epoch["epoch"], epoch[ours]) for epoch in trial.epochs]
+        if ours == "seconds":
+            # An epoch that was told and then lost with a damaged journal is trained again: it takes another time.
+            told, on_record = ([(step, 0.0) for step, _ in pairs] for pairs in (told, on_record))
+        assert told == on_record, (trial.key, theirs)

@@ -11,7 +11,7 @@ from tests.tuner.events import report
 from tuner.home import JobFolder
 from tuner.journal import Journal, read
 
-NUMBERS = {"train_loss": "train/loss", "val_acc": "val/acc", "seconds": "epoch_seconds"}
+NUMBERS = {"train_loss": "train/loss", "val_acc": "val/acc"}
 """Some of what a trial reports, by the tracker's names."""
 
 

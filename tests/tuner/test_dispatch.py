@@ -109,15 +109,13 @@ def test_a_trial_goes_on_record_before_its_first_attempt(bench: Make) -> None:
 
 def test_when_the_source_is_spent_there_is_something_later_only_while_attempts_run(bench: Make) -> None:
     made = bench()
-    assert not made.dispatcher.busy
     made.start("a")
-    assert made.dispatcher.start("b") is None
-    assert made.dispatcher.busy
+    assert (made.dispatcher.start("b"), made.dispatcher.busy) == (None, True)
     made.dispatcher.fail("a", "it broke")
     assert made.start("b").number == 2
     made.dispatcher.end("b", result(EPOCHS, 2))
-    assert made.dispatcher.start("c") is None
-    assert (made.dispatcher.busy, made.dispatcher.failure) == (False, None)
+    assert (made.dispatcher.start("c"), made.dispatcher.busy) == (None, False)
+    assert made.dispatcher.failure is None
 
 
 @pytest.mark.parametrize(
@@ -144,7 +142,7 @@ def test_the_source_and_the_journal_are_told_how_a_trial_ended(
 def test_a_complete_trial_keeps_its_test_result_and_no_other_field(bench: Make) -> None:
     made = bench()
     made.start("a")
-    found = {"test_acc": 0.5, "test_loss": 1.0, "weights_sha256": "a" * 64, "device": "cpu"}
+    found: dict[str, Any] = {"test_acc": 0.5, "test_loss": 1.0, "weights_sha256": "a" * 64, "device": "cpu"}
     made.dispatcher.end("a", result(EPOCHS, **found, trial_id="a", pid=4))
     assert made.trial().result == found
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.tuner.events import History, report
 from tests.tuner.spec_texts import spec_of
-from tuner.journal import Journal
+from tuner.journal import Event, Journal
 from tuner.record import Stage, State, load_record, replay
 
 
@@ -72,9 +72,10 @@ def test_a_trials_knobs_are_those_its_study_proposed() -> None:
 
 def test_the_time_worked_on_a_job_is_that_of_all_its_drivers() -> None:
     drivers = [(0.0, 5.0, 60.0), (0.0, 7.0), (0.0, 100.0)]
-    kinds = {True: {"kind": "state", "state": "running"}, False: {"kind": "confirm", "round": 1, "seeds": []}}
+    begin: Event = {"kind": "state", "state": "running"}
+    other: Event = {"kind": "confirm", "round": 1, "seeds": [], "winners": {}}
     ups = [up for driver in drivers for up in driver]
-    events = [{"n": n, "ms": 0, "up": up, "winners": {}, **kinds[up == 0]} for n, up in enumerate(ups)]
+    events = [{**(other if up else begin), "n": n, "ms": 0, "up": up} for n, up in enumerate(ups)]
     assert replay(events).active_s == 60 + 7 + 100
     assert replay(()).active_s == 0
 

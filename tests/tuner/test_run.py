@@ -17,9 +17,9 @@ import pytest
 from tests.tuner.jobs import SPEC, Ended, Place, mlflow_rows, mlflow_runs, place, wait_for
 from trainables.space import Plan
 from tuner.confirm import confirm_seeds
+from tuner.jobs import spec_of
 from tuner.journal import read
 from tuner.leaderboard import build
-from tuner.jobs import spec_of
 from tuner.record import Record, Stage, State, Trial
 from tuner.sender import open_writer
 from tuner.tracking import METRICS

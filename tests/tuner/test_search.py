@@ -1,7 +1,9 @@
 """The search: arms asked in turn from real studies, on a clock that the test holds."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import optuna
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from tests.tuner.events import report
+from tests.tuner.events import History, report
 from tests.tuner.spec_texts import more, spec_of
 from trainables.config import derive_seed
 from trainables.space import Plan
@@ -226,3 +228,108 @@ def test_hyperband_lets_some_trials_pass_the_first_rung() -> None:
     places = [work.place for work in works if work and work.place and work.arm == "adam_l2"]
     assert [place.judged[0] for place in places] == [1, 2, 1, 4]
     assert [place.bracket for place in places] == [0, 1, 0, 2]
+
+
+def on_record(spec: SearchSpec, rounds: int, running: Mapping[str, int] = MappingProxyType({})) -> History:
+    """A search that was interrupted after so many whole rounds, and with these trials."""
+    history = History(spec)
+    for number in range(rounds):
+        for arm in history.arms:
+            history.trial(arm, number, [0.1 * epoch for epoch in range(1, 9)])
+    for arm, number in running.items():
+        history.trial(arm, number, [0.1, 0.2], state=None)
+    return history
+
+
+def test_a_search_goes_on_with_what_was_interrupted_and_then_where_it_stood() -> None:
+    spec = spec_with()
+    record = on_record(spec, 2, {"noam": 2, "adam_l2": 2}).record()
+    search = Search(spec, record=record)
+    works = [search.start() for _ in range(7)]
+    assert [work and work.key for work in works] == [
+        "search/adam_l2/2",
+        "search/noam/2",
+        "search/adamw/2",
+        "search/adam_l2/3",
+        "search/noam/3",
+        "search/adamw/3",
+        None,
+    ]
+    for work in works[:2]:
+        assert work is not None
+        assert work.knobs == record.trials[work.key].knobs
+        assert vars(work.trial.hyper) == record.trials[work.key].hyper
+    for arm in search.started:
+        assert [trial.state for trial in search.trials(arm)][:2] == [TrialState.COMPLETE] * 2
+
+
+def test_what_was_asked_for_and_not_put_on_record_is_given_again_in_its_turn() -> None:
+    spec = spec_with("", "sampler: random\n")
+    before = Search(spec)
+    asked = [before.start() for _ in range(2)]
+    record = Record()
+    again = Search(spec, before.storage, record=record)
+    assert [again.start() for _ in range(2)] == asked
+    third = again.start()
+    assert third is not None
+    assert third.key == "search/adamw/0"
+
+
+def test_a_search_that_has_all_its_trials_gives_no_more() -> None:
+    spec = spec_with()
+    search = Search(spec, record=on_record(spec, 4).record())
+    assert search.start() is None
+    assert [trial.state for arm in search.started for trial in search.trials(arm)] == [TrialState.COMPLETE] * 12
+
+
+@pytest.mark.parametrize(("worked_hours", "more"), [(1.0, True), (3.4, True), (3.6, False), (9.0, False)])
+def test_the_time_of_earlier_drivers_counts_under_a_cap(worked_hours: float, more: bool) -> None:
+    # A round takes three half hours.
+    spec = spec_with("  max_hours: 5\n")
+    history = on_record(spec, 1)
+    for event in history.events:
+        if event["kind"] == "epoch":
+            event["seconds"] = HOUR / 16
+    history.events[-1]["up"] = worked_hours * HOUR
+    assert (Search(spec, record=history.record()).start() is not None) == more
+
+
+def test_what_was_interrupted_is_brought_to_its_end_whatever_the_cap() -> None:
+    spec = spec_with("  max_hours: 1\n")
+    history = on_record(spec, 1, {"adam_l2": 1, "noam": 1})
+    history.events[-1]["up"] = 100 * HOUR
+    search = Search(spec, record=history.record())
+    keys = [work.key for work in iter(search.start, None)]
+    # With it the round: every arm gets as many trials.
+    assert keys == ["search/adam_l2/1", "search/noam/1", "search/adamw/1"]
+
+
+def test_a_trial_that_trained_before_an_interruption_gives_the_others_the_benefit_of_the_doubt() -> None:
+    search = Search(spec := spec_with(), record=on_record(spec, 1).record())
+    for _ in range(9):
+        search.start()
+    while search.running:
+        search.end(state=State.FAILED)
+
+
+def test_without_a_scheduler_there_is_no_judge() -> None:
+    spec = spec_with("", "scheduler: none\n")
+    assert judge_of(spec, PLAN, Record()) is None
+
+
+def test_a_judge_has_heard_all_that_is_on_record() -> None:
+    spec = spec_with("", "scheduler: {name: asha, first_rung: 2, reduction_factor: 2}\n")
+    history = on_record(spec, 1, {"adam_l2": 1})
+    judge = judge_of(spec, PLAN, history.record())
+    search = Search(spec, record=history.record())
+    interrupted, new = search.start(), [search.start() for _ in range(3)][-1]
+    assert judge is not None
+    assert interrupted is not None
+    assert interrupted.place is not None
+    assert new is not None
+    assert new.place is not None
+    assert (interrupted.key, new.key) == ("search/adam_l2/1", "search/adam_l2/2")
+    # Trials 0 and 1 had 0.2 at epoch 2, and trial 1 went on from there.
+    assert not judge.stops(interrupted.place, 2, 0.0)
+    assert judge.stops(new.place, 2, 0.1)
+    assert not judge.stops(interrupted.place, 4, 0.5)

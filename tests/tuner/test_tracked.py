@@ -34,9 +34,7 @@ def test_a_note_is_read_as_it_was_written(told: Told) -> None:
     assert load(told.folder.tracked) == note
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"\xff", b'{"offset": 5}', b'{"offset": "5"}', b"9" * 9999]
-)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"offset": "5"}', b"9" * 9999])
 def test_a_note_that_is_no_note_says_that_nothing_was_sent(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "tracked.json").write_bytes(content)
     assert load(tmp_path / "tracked.json") == Tracked()

@@ -83,18 +83,17 @@ def sync(job: str, home: Path | None) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(job: str, home: Path | None, port: int) -> None:
     """Serve MLflow's UI on JOB's store, on this machine only, and print the link to JOB."""
-    import json
-
     from tuner.home import Home
     from tuner.jobs import spec_of
     from tuner.sender import tracking_uri
     from tuner.server import serve
+    from tuner.tracked import load
 
     place = Home.find(home)
     folder = place.job(job)
     uri = tracking_uri(spec_of(folder), place)
-    noted = json.loads(folder.tracked.read_text()) if folder.tracked.exists() else {"runs": {}}
-    serve(uri, place.artifacts, port, noted.get("experiment"), noted["runs"].get(""))
+    noted = load(folder.tracked)
+    serve(uri, place.artifacts, port, noted.experiment, noted.runs.get(""))
 
 
 def _job_row(folder: "JobFolder") -> dict[str, str | int]:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -154,10 +154,9 @@ def doctor(fix: bool, home: Path | None, output: str) -> None:
     place = Home.find(home)
     if fix:
         for folder in place.jobs():
-            with suppress(IntegrityError):
-                if folder.state() == "crashed":
-                    close_crashed(place, folder)
-                    click.echo(f"{folder.id}: closed; go on with: tuner resume {folder.id}", err=True)
+            if folder.state() == "crashed":
+                close_crashed(place, folder)
+                click.echo(f"{folder.id}: closed; go on with: tuner resume {folder.id}", err=True)
     findings = list(examine(place))
     if output == "json":
         print_json([dataclasses.asdict(finding) for finding in findings])

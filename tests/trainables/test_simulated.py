@@ -1,0 +1,55 @@
+"""Made-up curves: the same for the same trial, in the shape of real ones, and fair."""
+
+import dataclasses
+import statistics
+from typing import Any
+
+import pytest
+
+from tests.trainables.small import smallest_trial
+from trainables.hyper import Hyper
+from trainables.simulated import BEST_LR, TOO_LARGE_LR, SimulatedTraining
+from trainables.space import Plan
+from trainables.training import EpochReport
+from trainables.variants import VARIANTS
+
+PLAN = Plan(12, 10)
+
+
+def final(hyper: Hyper, seed: int = 0, plan: Plan = PLAN) -> float:
+    config = dataclasses.replace(smallest_trial("adam_l2"), hyper=hyper, seed=seed, epochs=plan.epochs)
+    return float(SimulatedTraining(config, plan).report(plan.epochs)["val_acc"])
+
+
+def test_a_report_has_the_fields_of_a_real_one_and_is_the_same_again() -> None:
+    training, again = (SimulatedTraining(smallest_trial("adam_l2"), PLAN) for _ in range(2))
+    report = training.report(3)
+    assert set(report) == {field.name for field in dataclasses.fields(EpochReport)}
+    assert [again.report(epoch) for epoch in (1, 2, 3)][-1] == report
+
+
+def test_accuracy_rises_with_the_epochs_and_depends_on_the_learning_rate() -> None:
+    training = SimulatedTraining(dataclasses.replace(smallest_trial("adam_l2"), hyper=Hyper(BEST_LR)), PLAN)
+    assert training.report(12)["val_acc"] > training.report(4)["val_acc"] > training.report(1)["val_acc"]
+    assert final(Hyper(BEST_LR)) > final(Hyper(BEST_LR / 100)) + 0.2
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_variant_is_better_than_another(name: str) -> None:
+    variant = VARIANTS[name]
+    knobs = {knob: domain.resolve(PLAN) for knob, domain in variant.space.items()}
+    settings: dict[str, Any] = {"lr": BEST_LR, **variant.fixed}
+    if "warmup" in knobs:
+        settings["warmup"] = 5
+    if "restarts" in knobs:
+        settings["restarts"] = "4x2"
+    runs = [final(Hyper(**settings), seed) for seed in range(200)]
+    baseline = [final(Hyper(BEST_LR), seed) for seed in range(200)]
+    error = (statistics.variance(runs) / 200 + statistics.variance(baseline) / 200) ** 0.5
+    assert abs(statistics.fmean(runs) - statistics.fmean(baseline)) < 5 * error
+
+
+def test_a_rate_that_is_much_too_large_diverges() -> None:
+    config = dataclasses.replace(smallest_trial("adam_l2"), hyper=Hyper(2 * TOO_LARGE_LR))
+    assert SimulatedTraining(config, PLAN).report(1)["diverged"] is None
+    assert SimulatedTraining(config, PLAN).report(2)["diverged"] == "training loss is nan"
