@@ -4,6 +4,7 @@ The driver is a process of its own (``tuner drive``), so that what ends it leave
 when this one is gone: its standard input is a pipe that nobody then holds.
 """
 
+import ctypes
 import shutil
 import signal
 import subprocess
@@ -11,9 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+
+import psutil
 
 from tuner.errors import DriverLost, TunerError
 from tuner.home import JobFolder
@@ -24,6 +27,9 @@ DRIVERS = 20
 FRUITLESS = 2
 """So many drivers in a row that did not get the job any further are the last."""
 LOOK_S = 0.5
+ORPHANS_S = 10.0
+PR_SET_CHILD_SUBREAPER = 36
+"""Of Linux's prctl."""
 ENDS = (0, 2, 3, 4, 5, 6, 7, 130, 143)
 """Exit codes with which a driver has said what there is to say."""
 
@@ -43,11 +49,14 @@ def supervise(folder: JobFolder, options: Sequence[str], silent_s: float, say: C
         The exit code for this process.
     """
     fruitless = 0
+    strangers = _family()
+    _adopt_orphans()
     with _scratch() as scratch, _Signals() as signals:
         for _ in range(DRIVERS):
             before = _progress(folder)
             driver = _Driver(folder, [*options, "--scratch", str(scratch)], signals)
             code = driver.wait(silent_s)
+            _end_all(_family() - strangers)
             if code in ENDS:
                 return code
             if signals.received is not None:
@@ -112,6 +121,24 @@ class _Driver:
                 self.silent = True
                 self._process.kill()
                 return self._process.wait()
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what a driver that is killed leaves behind: Ray's processes outlive it for a while."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _family() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def _end_all(left: set[psutil.Process]) -> None:
+    """End what a driver left behind, before another one starts and when the job is over."""
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=ORPHANS_S)
 
 
 def _progress(folder: JobFolder) -> int:
