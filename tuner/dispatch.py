@@ -42,7 +42,6 @@ class Attempt:
 @dataclass
 class _Running:
     attempt: Attempt
-    begun: float
     heard: float
     ending: str | None = None
     """Why it was told to end; None while it may go on."""
@@ -181,8 +180,7 @@ class Dispatcher:
         accepted = tuple(reversed(done[: work.trial.epochs - 1][-CONTINUE_FROM:]))
         attempt = Attempt(work, trial.attempts + 1, accepted)
         self._journal.append("attempt", trial=work.key, attempt=attempt.number, epoch=len(done))
-        now = self._clock()
-        self._running[attempt_id] = _Running(attempt, now, now)
+        self._running[attempt_id] = _Running(attempt, self._clock())
         return attempt
 
     def _current(self, attempt_id: str, result: Mapping[str, Any]) -> _Running | None:

@@ -9,7 +9,6 @@ way to write the same content is therefore a new ``SCHEMA``.
 import dataclasses
 import hashlib
 import json
-import os
 import pprint
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from trainables.errors import TrainableError
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
 from trainables.space import Plan
+from tuner.durable import durably
 from tuner.errors import IntegrityError, NotFound, ServiceError, SpecError
 from tuner.leaderboard import Leaderboard, Row
 from tuner.record import Record, Stage, State, Trial
@@ -157,9 +157,7 @@ def write_new(path: Path, content: str | bytes, force: bool) -> None:
     check_new(path, force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
+        durably(path, content.encode() if isinstance(content, str) else content)
     except (OSError, ValueError) as error:
         raise ServiceError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
