@@ -50,7 +50,7 @@ def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Ch
     Raises:
         SpecError: what was found, with its place.
     """
-    _check_code(spec)
+    check_code(spec)
     images = _images(spec)
     _check_sums(spec, progress or (lambda line: None))
     _check_packages(spec)
@@ -83,7 +83,8 @@ def _check_packages(spec: SearchSpec) -> None:
         raise spec.origin.error(Wrong("needs the package 'cmaes'; pip install cmaes, or take tpe", "sampler"))
 
 
-def _check_code(spec: SearchSpec) -> None:
+def check_code(spec: SearchSpec) -> None:
+    """Raise ``SpecError`` if the user's own data or model cannot be imported, or is none."""
     for section, name in (("data", spec.data.name), ("model", spec.model.name)):
         if not is_dotted(name):
             continue

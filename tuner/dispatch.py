@@ -43,6 +43,7 @@ class Attempt:
 class _Running:
     attempt: Attempt
     heard: float
+    reported: bool = False
     ending: str | None = None
     """Why it was told to end; None while it may go on."""
 
@@ -75,17 +76,28 @@ class Dispatcher:
         self._record = record
         self._limits = limits
         self._clock = clock
+        self._more = True
         self._again: deque[Work] = deque()
         self._running: dict[str, _Running] = {}
         self._failures: Counter[tuple[str, int]] = Counter()
 
     @property
-    def busy(self) -> bool:
-        """Whether attempts run, so that one may have to be made again."""
-        return bool(self._running)
+    def running(self) -> int:
+        """How many attempts run; each may have to be made again."""
+        return len(self._running)
+
+    @property
+    def heard(self) -> bool:
+        """Whether an attempt that runs has reported."""
+        return any(running.reported for running in self._running.values())
+
+    @property
+    def more(self) -> bool:
+        """Whether there may be others to start, as far as the last one that was asked for tells."""
+        return self._more
 
     def start(self, attempt_id: str) -> Attempt | None:
-        """The next attempt to run, or None if there is nothing to run now; there is later only if ``busy``."""
+        """The next attempt to run, or None if there is nothing to run now; there is later only if ``running``."""
         return self._guarded(lambda: self._start(attempt_id))
 
     def report(self, attempt_id: str, result: Mapping[str, Any]) -> None:
@@ -93,7 +105,7 @@ class Dispatcher:
         running = self._current(attempt_id, result)
         if running is None:
             return
-        running.heard = self._clock()
+        running.heard, running.reported = self._clock(), True
         work = running.attempt.work
         # An attempt that found no good checkpoint trains epochs again that are on record.
         new = result["epoch"] > len(self._record.trials[work.key].epochs)
@@ -139,6 +151,7 @@ class Dispatcher:
             self._ended(work, State.FAILED, error)
         else:
             self._again.append(work)
+            self._more = True
             return False
         return True
 
@@ -160,6 +173,7 @@ class Dispatcher:
 
     def _start(self, attempt_id: str) -> Attempt | None:
         work = self._again.popleft() if self._again else self._source.next()
+        self._more = work is not None
         if work is None:
             return None
         if work.key not in self._record.trials:

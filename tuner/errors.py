@@ -74,6 +74,12 @@ class DriverLost(TunerError):
     exit_code = 75
 
 
+def error_of(exit_code: int) -> type[TunerError]:
+    """The error that the command line ends with so; for what another ``tuner`` said."""
+    known = (SpecError, ServiceError, NotFound, IntegrityError, GateError, SearchFailed)
+    return next((error for error in known if error.exit_code == exit_code), TunerError)
+
+
 def without_password(url: str) -> str:
     """A URL that may be shown: what stands before its ``@`` is left out."""
     scheme, separator, rest = url.partition("://")

@@ -23,6 +23,7 @@ from tuner.home import JobFolder
 from tuner.lease import Lease
 from tuner.limits import ResourcesSpec
 from tuner.record import Stage
+from tuner.room import Room
 from tuner.scheduling import Judge
 from tuner.work import Stop
 
@@ -51,7 +52,7 @@ def execute(
     cache: Path,
     scratch: Path,
     resources: ResourcesSpec,
-    concurrent: int,
+    room: Room,
     stop: Stop,
     lease: Lease,
     judge: Judge | None = None,
@@ -65,7 +66,7 @@ def execute(
         cache: decoded data.
         scratch: a folder for Tune's own files, which are worth nothing afterwards.
         resources: what each trial gets.
-        concurrent: trials at once.
+        room: says how many may run at once.
         stop: asks it to stop.
         lease: is told that the driver lives.
         judge: stops trials early, by their reported ``metric``.
@@ -74,14 +75,13 @@ def execute(
         DriverLost: Tune died, and Ray with it has to be started again; the trials that ran continue then.
         Exception: what the dispatcher's source or journal raised.
     """
-    watch = _Watch(dispatcher, folder, stop, lease)
+    watch = _Watch(dispatcher, folder, room, stop, lease)
     experiment = tune.Tuner(
         tune.with_resources(TrialTrainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
-            search_alg=_Feed(dispatcher, folder, cache),
+            search_alg=_Feed(dispatcher, folder, cache, room),
             scheduler=FIFOScheduler() if judge is None else _Scheduler(dispatcher, judge, metric),
             num_samples=-1,
-            max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
@@ -113,19 +113,22 @@ class _Unsaved:
 
 
 class _Feed(_Unsaved, Searcher):
-    def __init__(self, dispatcher: Dispatcher, folder: JobFolder, cache: Path) -> None:
+    def __init__(self, dispatcher: Dispatcher, folder: JobFolder, cache: Path, room: Room) -> None:
         super().__init__()
         self._dispatcher = dispatcher
+        self._room = room
         self._folder = folder
         self._cache = cache
 
     # FINISHED is a string, which Searcher's own annotation forgets.
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        if self._dispatcher.running >= _room(self._room, self._dispatcher):
+            return None
         attempt = self._dispatcher.start(trial_id)
         if attempt is not None:
             return self._config(attempt)
         # While others run, one of them may have to be tried again: Tune asks later.
-        return None if self._dispatcher.busy else Searcher.FINISHED
+        return None if self._dispatcher.running else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Heard by the callback, which is also told the error."""
@@ -165,9 +168,10 @@ class _Scheduler(_Unsaved, FIFOScheduler):
 
 
 class _Watch(_Unsaved, tune.Callback):
-    def __init__(self, dispatcher: Dispatcher, folder: JobFolder, stop: Stop, lease: Lease) -> None:
+    def __init__(self, dispatcher: Dispatcher, folder: JobFolder, room: Room, stop: Stop, lease: Lease) -> None:
         self._dispatcher = dispatcher
         self._folder = folder
+        self._room = room
         self._stop = stop
         self._lease = lease
         self._actors: dict[str, str] = {}
@@ -187,6 +191,8 @@ class _Watch(_Unsaved, tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         self._lease.beat()
+        # Tune asks for no trial while one waits for a place, and what it waits for is to be told.
+        _room(self._room, self._dispatcher)
         if self._stop or self._dispatcher.failure is not None:
             raise _Stopped
         overdue = set(self._dispatcher.overdue())
@@ -220,6 +226,10 @@ class _Watch(_Unsaved, tune.Callback):
 
     def _forget_checkpoints(self, attempt: Attempt) -> None:
         shutil.rmtree(self._folder.checkpoints(attempt.work.key), ignore_errors=True)
+
+
+def _room(room: Room, dispatcher: Dispatcher) -> int:
+    return room.trials(dispatcher.running, dispatcher.more, dispatcher.heard)
 
 
 def _unfinished(weights: Path, attempt: Attempt) -> Path:

@@ -1,5 +1,6 @@
 """Where things lie on this machine: one folder, and one folder in it for each job."""
 
+import errno
 import json
 import os
 import re
@@ -9,15 +10,21 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuner.durable import durably
 from tuner.errors import IntegrityError, NotFound, ServiceError, did_you_mean
-from tuner.lease import holder
+from tuner.lease import Holder, holder
 from tuner.record import Record, load_record
 
+if TYPE_CHECKING:
+    from tuner.database import Database
+
 LATEST = "latest"
+STORAGE_VARIABLE = "TUNER_STORAGE"
+"""Names the database of studies and job records; it wins over the spec."""
 _START = {"ms": int, "spec": dict, "folder": str, "simulate": bool}
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 
@@ -72,6 +79,11 @@ class JobFolder:
         """An arm's exported winner."""
         return self.path / "exports" / f"{arm}.yaml"
 
+    @property
+    def code(self) -> Path:
+        """The user's own code, where it came with the job from another machine."""
+        return self.path / "code"
+
     def checkpoints(self, trial: str = "") -> Path:
         """Checkpoints of a trial, by its key; of all trials without."""
         return self.path / "checkpoints" / trial
@@ -115,7 +127,38 @@ class JobFolder:
             state = load_record(self.journal).state if self.journal.exists() else "new"
         except IntegrityError:
             return "damaged"
-        return "crashed" if state == "running" and holder(self.lease) is None else state
+        return "crashed" if state == "running" and self.holder() is None else state
+
+    @property
+    def is_held_here(self) -> bool:
+        """Whether a process on this machine runs the job."""
+        return holder(self.lease) is not None
+
+    def holder(self) -> Holder | None:
+        """Who runs the job, here or, where its record is in a database, anywhere.
+
+        Raises:
+            ServiceError: the lease or the database cannot be read.
+        """
+        if here := holder(self.lease):
+            return here
+        database = self.database()
+        row = database.job(self.id) if database is not None else None
+        return None if row is None else row.holder
+
+    def database(self) -> "Database | None":
+        """Where the job's record is kept beside this folder: the Postgres of its studies.
+
+        Raises:
+            ServiceError: it cannot be reached.
+        """
+        started = self.started()
+        # A simulation can be had again, and needs no service.
+        return (
+            None
+            if started["simulate"]
+            else open_database(os.environ.get(STORAGE_VARIABLE) or started["spec"].get("storage"))
+        )
 
     def forget(self) -> None:
         """Remove the folder of a job that did nothing, and the folder of jobs if it was the only one."""
@@ -171,19 +214,30 @@ class Home:
         Raises:
             ServiceError: the folder cannot be written.
         """
+        beginning = {"ms": time.time_ns() // 1_000_000, **start}
+        while (folder := self.put_job(f"{name}-{secrets.token_hex(3)}", spec_text, beginning)) is None:
+            pass
+        return folder
+
+    def put_job(self, job_id: str, spec_text: str, start: Mapping[str, Any]) -> JobFolder | None:
+        """Make the folder of a job, whole or not at all; None if there is one.
+
+        Raises:
+            ServiceError: the folder cannot be written.
+        """
         made = self.path / "jobs" / f".new-{secrets.token_hex(8)}"
         try:
             made.mkdir(parents=True)
             durably(made / "spec.yaml", spec_text.encode())
-            durably(made / "start.json", json.dumps({"ms": time.time_ns() // 1_000_000, **start}).encode())
-            while True:
-                folder = made.with_name(f"{name}-{secrets.token_hex(3)}")
-                if not folder.exists():
-                    made.rename(folder)
-                    return JobFolder(folder)
+            durably(made / "start.json", json.dumps(dict(start)).encode())
+            # Onto a folder that is not empty there is no renaming.
+            made.rename(made.with_name(job_id))
         except OSError as error:
             shutil.rmtree(made, ignore_errors=True)
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return None
             raise ServiceError(f"cannot write to {self.path}: {error.strerror}") from error
+        return JobFolder(made.with_name(job_id))
 
     def jobs(self) -> Iterator[JobFolder]:
         """All jobs, oldest first; one whose beginning cannot be read is as if it were older than all."""
@@ -207,6 +261,20 @@ class Home:
             many = f"; several begin so: {', '.join(job.id for job in found)}" if len(found) > 1 else ""
             raise NotFound(f"no job {job_id!r} in {self.path}{many or did_you_mean(job_id, known)}")
         return found[0]
+
+
+@cache
+def open_database(url: str | None) -> "Database | None":
+    """The database at a URL, if it is a Postgres: it alone can be shared by machines.
+
+    Raises:
+        ServiceError: it cannot be reached.
+    """
+    if url is None or not url.startswith("postgresql"):
+        return None
+    from tuner.database import Database
+
+    return Database(url)
 
 
 def _begun_ms(folder: JobFolder) -> int:

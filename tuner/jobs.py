@@ -1,11 +1,14 @@
 """How a job is written down, and how what was asked for then is read again."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuner.errors import SpecError
-from tuner.home import Home, JobFolder
+from tuner.bundle import pack
+from tuner.code import names_code
+from tuner.errors import SpecError, TunerError
+from tuner.home import STORAGE_VARIABLE, Home, JobFolder
 from tuner.spec import SearchSpec, from_dict, load, to_dict
 from tuner.trials import data_request
 
@@ -19,7 +22,24 @@ def new_job(home: Home, spec: SearchSpec, spec_text: str, code: Path, simulate: 
         spec_text: the spec as the user wrote it.
         code: folder of the user's own modules.
         simulate: train nothing.
+
+    Raises:
+        ServiceError: the folder, or the record in the database, cannot be written.
     """
+    name, start = beginning(spec, str(code), simulate)
+    folder = home.new_job(name, spec_text, start)
+    try:
+        if database := folder.database():
+            packed = pack(code) if names_code(spec) else None
+            database.register(folder.id, folder.started()["ms"], spec_text, folder.started(), packed)
+    except TunerError:
+        folder.forget()
+        raise
+    return folder
+
+
+def beginning(spec: SearchSpec, code: str, simulate: bool) -> tuple[str, dict[str, Any]]:
+    """A job's name, and what ``JobFolder.started`` is to give."""
     values = to_dict(spec)
     # The job may go on from another folder.
     values["data"]["path"] = data_request(spec).path
@@ -28,7 +48,7 @@ def new_job(home: Home, spec: SearchSpec, spec_text: str, code: Path, simulate: 
         # Wherever it is shown, it is not to be taken for a real one.
         name = f"{name}-simulated"
         values["tracking"]["experiment"] = f"{spec.tracking.experiment or spec.name}-simulated"
-    return home.new_job(name, spec_text, {"spec": values, "folder": str(code), "simulate": simulate})
+    return name, {"spec": values, "folder": code, "simulate": simulate}
 
 
 def spec_of(folder: JobFolder, data_path: str | None = None) -> SearchSpec:
@@ -37,6 +57,29 @@ def spec_of(folder: JobFolder, data_path: str | None = None) -> SearchSpec:
     if data_path is not None:
         values = values | {"data": values["data"] | {"path": data_path}}
     return from_dict(values)
+
+
+def storage_of(spec: SearchSpec, home: Home) -> str:
+    """URL of the database of a job's studies: ``TUNER_STORAGE`` wins over the spec, the spec over the home folder."""
+    return os.environ.get(STORAGE_VARIABLE) or spec.storage or home.storage_url
+
+
+def refuse_finished(job: str, state: str) -> None:
+    """Raise ``SpecError`` if there is nothing to go on with."""
+    if state == "finished":
+        raise SpecError(f"job {job} is finished; see: tuner leaderboard {job}")
+
+
+def next_round(folder: JobFolder) -> int:
+    """The number of the confirm runs' next round.
+
+    Raises:
+        SpecError: the search has not ended, or the job runs.
+    """
+    record, state = folder.record(), folder.state()
+    if not record.rounds or state in ("running", "crashed"):
+        raise SpecError(f"job {folder.id} is {state}; only a job whose search has ended can be confirmed again")
+    return len(record.rounds) + 1
 
 
 def check_unchanged(folder: JobFolder) -> None:

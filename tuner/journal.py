@@ -170,6 +170,20 @@ def read_from(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
         NotFound, IntegrityError, ServiceError: as ``read``; and IntegrityError where no line starts at ``offset``,
             as when what stood there was lost.
     """
+    for line in read_lines(path, offset):
+        yield line.event, line.end
+
+
+class Line(NamedTuple):
+    """An event, the bytes it stands in, and the offset after them."""
+
+    event: Event
+    content: bytes
+    end: int
+
+
+def read_lines(path: Path, offset: int) -> Iterator[Line]:
+    """As ``read_from``, with the bytes of every line."""
     due = 0 if offset == 0 else None
     try:
         with path.open("rb") as file:
@@ -177,14 +191,14 @@ def read_from(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
             while line := file.readline(MOST_LINE):
                 if not line.endswith(b"\n") and len(line) < MOST_LINE:
                     return
-                event = _decode(line)
+                event = decode(line)
                 if event is None:
                     raise _damage(path, offset, "it is no event, or was altered")
                 if due not in (None, event["n"]):
                     raise _damage(path, offset, f"its number is {event['n']} where {due} is due")
                 due = event["n"] + 1
                 offset += len(line)
-                yield event, offset
+                yield Line(event, line, offset)
     except FileNotFoundError:
         raise NotFound(f"no journal at {path}") from None
     except OSError as error:
@@ -249,7 +263,7 @@ def _seal(body: bytes) -> bytes:
 _SEAL = len(_seal(b""))
 
 
-def _decode(line: bytes) -> Event | None:
+def decode(line: bytes) -> Event | None:
     """The event of a line, or None if it is no line that ``encode`` made."""
     body, seal = line[:-_SEAL], line[-_SEAL:]
     if seal != _seal(body):

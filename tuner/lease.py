@@ -87,7 +87,7 @@ def hold(path: Path, job: str) -> Iterator[Lease]:
         try:
             taken = _take(file)
             if taken:
-                _write(file, _me())
+                _write(file, me())
         except OSError as error:
             raise ServiceError(f"{path}: cannot be locked and written: {error.strerror}") from error
         if not taken:
@@ -142,7 +142,8 @@ def _take(file: int) -> bool:
             return True
 
 
-def _me() -> Holder:
+def me() -> Holder:
+    """This process."""
     # ``python -m`` and scripts alike: the program's name, not its path.
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
@@ -150,13 +151,18 @@ def _me() -> Holder:
     return Holder(platform.node(), os.getpid(), command[:500], datetime.now().astimezone().isoformat("T", "seconds"))
 
 
-def _write(file: int, me: Holder) -> None:
+def parse(written: str | bytes) -> Holder:
+    """The holder that was written as JSON; what is no holder is one that has not yet said its name."""
+    try:
+        return Holder(**json.loads(written))
+    except (ValueError, TypeError):
+        return _UNKNOWN
+
+
+def _write(file: int, holder: Holder) -> None:
     os.ftruncate(file, 0)
-    os.pwrite(file, json.dumps(asdict(me)).encode() + b"\n", 0)
+    os.pwrite(file, json.dumps(asdict(holder)).encode() + b"\n", 0)
 
 
 def _read(file: int) -> Holder:
-    try:
-        return Holder(**json.loads(os.pread(file, _MOST, 0)))
-    except (ValueError, TypeError):
-        return _UNKNOWN
+    return parse(os.pread(file, _MOST, 0))

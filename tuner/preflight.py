@@ -37,6 +37,16 @@ def preflight(spec: SearchSpec, home: Home) -> None:
     _check_tracker(tracking_uri(spec, home))
 
 
+def preflight_on_cluster(spec: SearchSpec, home: Home) -> None:
+    """Refuse a job that could not run on the cluster of this head; which nodes there are is the submitter's to see.
+
+    Raises:
+        SpecError, ServiceError: as ``preflight``.
+    """
+    _check_room(spec, home)
+    _check_tracker(tracking_uri(spec, home))
+
+
 def _check_machine(spec: SearchSpec) -> None:
     """Refuse what this machine can never give, instead of waiting for it."""
     cpus, gpus = spec.resources.cpus, spec.resources.gpus

@@ -12,13 +12,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.runtime import embedded_ray, usable_cpus, usable_gpus
+from cluster.runtime import connected_ray, embedded_ray, on_cluster, usable_cpus, usable_gpus
 from trainables.config import TrialConfig
 from trainables.data.cache import load as load_data
 from trainables.hyper import Hyper
 from trainables.space import Plan
 from trainables.training import build_model
 from tuner import arms as arms_
+from tuner.bundle import unpack
 from tuner.checks import Images, check, check_sampler
 from tuner.code import own_code
 from tuner.confirm import ListSource, confirm_seeds, confirm_works, selection_works, test_accuracies, winners
@@ -26,12 +27,14 @@ from tuner.dispatch import Dispatcher
 from tuner.errors import DriverLost, Interrupted, SearchFailed, ServiceError, SpecError, without_password
 from tuner.execution import execute
 from tuner.home import Home, JobFolder
-from tuner.jobs import spec_of
+from tuner.jobs import spec_of, storage_of
 from tuner.journal import Event, Journal, salvage
 from tuner.lease import Lease, hold
+from tuner.mirror import Mirror, mirrored
 from tuner.provenance import git_commit, machine, versions
 from tuner.publish import publish
 from tuner.record import LOST, Record, Round, Stage, Trial, load_record
+from tuner.room import OwnMachine, Room, SharedCluster
 from tuner.scheduling import Judge
 from tuner.search import SearchSource, judge_of
 from tuner.sender import Sender, tracking_uri
@@ -64,6 +67,7 @@ class Job:
     scratch: Path
     lease: Lease
     stop: Stop
+    mirror: Mirror | None
     plan: Plan
     simulated: Clock | None
     """The made-up time of a simulated job."""
@@ -81,9 +85,18 @@ class Job:
         """What the trials run on."""
         if self.simulated is not None:
             return nullcontext()
+        if on_cluster():
+            return connected_ray((code,) if code else ())
         resources = self.spec.resources
         gpus = usable_gpus() if resources.gpus else 0
         return embedded_ray(self.concurrent * resources.cpus, gpus, self.scratch, (code,) if code else ())
+
+    def room(self) -> Room:
+        """How many trials may run at once."""
+        if not on_cluster():
+            return OwnMachine(self.concurrent)
+        assert self.mirror is not None, "a job of a cluster is in its database"
+        return SharedCluster(self.folder.id, self.spec.resources, self.mirror)
 
     def execute(self, source: Source, judge: Judge | None = None) -> None:
         """Run a stream of trials.
@@ -100,7 +113,7 @@ class Job:
                 cache=self.home.cache,
                 scratch=self.scratch,
                 resources=self.spec.resources,
-                concurrent=self.concurrent,
+                room=self.room(),
                 stop=self.stop,
                 lease=self.lease,
                 judge=judge,
@@ -116,6 +129,8 @@ class Job:
                 judge=judge,
                 metric=self.spec.metric.key,
             )
+        if self.stop.failure is not None:
+            raise self.stop.failure
         if self.stop.signal_number is not None:
             raise Interrupted(
                 f"job {self.folder.id} was interrupted; go on with: tuner resume {self.folder.id}",
@@ -149,16 +164,15 @@ def drive(
         Interrupted: a signal came.
         DriverLost: another driver has to go on.
     """
-    with hold(folder.lease, folder.id) as lease:
-        _mend(folder, view)
+    with hold(folder.lease, folder.id) as lease, _mended(folder, stop, view) as mirror:
         begun = folder.journal.exists() and bool(load_record(folder.journal).job)
         try:
             prepared = _prepare(home, folder, begun, data_path, view)
         except Exception:
-            if not begun:
+            if not begun and mirror is None:
                 folder.forget()
             raise
-        with _job(prepared, home, folder, scratch, lease, stop, view) as job:
+        with _job(prepared, home, folder, scratch, lease, mirror, stop, view) as job:
             if not job.record.job:
                 job.journal.append("job", **_job_event(job, prepared))
             job.journal.append("state", state="running")
@@ -188,15 +202,15 @@ class _Prepared:
 
 def _prepare(home: Home, folder: JobFolder, begun: bool, data_path: str | None, view: View) -> _Prepared:
     spec, simulated = spec_of(folder, data_path), bool(folder.started()["simulate"])
-    code = own_code(spec, Path(folder.started()["folder"]))
+    code = own_code(spec, _code(folder))
     images, data_fingerprint = _made_up(spec) if simulated else _data(spec, home, view)
     if begun:
         check_fingerprint(data_fingerprint, folder.record().job["data_fingerprint"])
     plan = arms_.plan(spec, images.train)
     arms = arms_.arms(spec, plan)
     check_sampler(spec, arms)
-    storage_url = IN_MEMORY if simulated else spec.storage or home.storage_url
-    if spec.storage is None and (damaged := set_aside_if_damaged(home.studies)):
+    storage_url = IN_MEMORY if simulated else storage_of(spec, home)
+    if storage_url == home.storage_url and (damaged := set_aside_if_damaged(home.studies)):
         view.say(f"warning: {home.studies} is damaged and now {damaged}; the studies are made again from the journal")
     storage = open_storage(storage_url)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
@@ -228,18 +242,41 @@ def _made_up(spec: SearchSpec) -> tuple[Images, str]:
     return checked.images, "simulated"
 
 
-def _mend(folder: JobFolder, view: View) -> None:
-    """Go back to the last good state of a damaged journal, and say so."""
+def _code(folder: JobFolder) -> Path:
+    """Where the user's own modules are: where the job was started, or here, if it came from another machine."""
+    if (started := Path(folder.started()["folder"])).is_absolute():
+        return started
+    database = folder.database()
+    if not folder.code.exists() and database is not None and (packed := database.code(folder.id)):
+        unpack(packed, folder.code)
+    return folder.code
+
+
+@contextmanager
+def _mended(folder: JobFolder, stop: Stop, view: View) -> Iterator[Mirror | None]:
+    """A job that this process alone runs, its journal whole and up to date; held in its database, if it has one.
+
+    A damaged journal goes back to its last good state.
+    """
     if folder.journal.exists() and (salvaged := salvage(folder.journal)):
         view.say(
             f"warning: {folder.journal} is damaged; going on from its first {salvaged.events} events, all of it is "
             f"kept as {salvaged.original}"
         )
+    with mirrored(folder.database(), folder, stop, view.say) as mirror:
+        yield mirror
 
 
 @contextmanager
 def _job(
-    prepared: _Prepared, home: Home, folder: JobFolder, scratch: Path, lease: Lease, stop: Stop, view: View
+    prepared: _Prepared,
+    home: Home,
+    folder: JobFolder,
+    scratch: Path,
+    lease: Lease,
+    mirror: Mirror | None,
+    stop: Stop,
+    view: View,
 ) -> Iterator[Job]:
     """A job whose journal is open and followed by MLflow; its end, whatever it is, is written and published."""
     spec = prepared.spec
@@ -254,7 +291,9 @@ def _job(
     sender = Sender(spec, home, folder)
     clock = Clock() if prepared.simulated else None
     try:
-        yield Job(spec, home, folder, journal, record, prepared.concurrent, scratch, lease, stop, prepared.plan, clock)
+        yield Job(
+            spec, home, folder, journal, record, prepared.concurrent, scratch, lease, stop, mirror, prepared.plan, clock
+        )
         journal.append("state", state="finished")
         shutil.rmtree(folder.checkpoints(), ignore_errors=True)
     except DriverLost:

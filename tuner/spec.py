@@ -78,6 +78,11 @@ class SearchSpec(Frozen):
         description="SQLAlchemy URL of the studies' storage; one SQLite file for all jobs here, if not given",
     )
 
+    code: Line | None = Field(
+        default=None,
+        description="folder of your own modules, relative to this file; its own folder, if not given",
+    )
+
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
     @property
@@ -153,25 +158,27 @@ class SearchSpec(Frozen):
         return self
 
 
-def load(path: str | Path, data_path: str | None = None) -> SearchSpec:
+def load(path: str | Path, data_path: str | None = None, here: bool = True) -> SearchSpec:
     """The spec in a file.
 
     Args:
         path: the YAML file.
         data_path: takes the place of ``data.path``; the environment's ``TUNER_DATA`` does too, but gives way to it.
+        here: whether it is to run on this machine; ``TUNER_DATA`` says nothing of another.
 
     Raises:
         NotFound: there is no such file.
         SpecError: ``FILE:LINE: KEY.PATH: what is wrong; what is allowed`` of the first mistake.
     """
-    return from_document(read(Path(path)), data_path)
+    return from_document(read(Path(path)), data_path, here)
 
 
-def from_document(document: Document, data_path: str | None = None) -> SearchSpec:
+def from_document(document: Document, data_path: str | None = None, here: bool = True) -> SearchSpec:
     """The spec in a document that was read; as ``load``."""
     value, data = document.value, document.value.get("data")
     if isinstance(data, dict):
-        value = value | {"data": _with_path(data, data_path)}
+        path = data_path_of(data.get("name"), data_path) if here else data_path
+        value = value | {"data": data if path is None else data | {"path": path}}
     return from_dict(value, Origin.of(document))
 
 
@@ -212,11 +219,6 @@ def starter() -> str:
 def data_path_of(name: Any, given: str | None) -> str | None:
     """Where the data set ``name`` lies, but for the spec: as given, else ``TUNER_DATA``, which digits do not need."""
     return given or (os.environ.get("TUNER_DATA") or None if name != "digits" else None)
-
-
-def _with_path(data: dict[str, Any], given: str | None) -> dict[str, Any]:
-    path = data_path_of(data.get("name"), given)
-    return data if path is None else data | {"path": path}
 
 
 def _in_full(value: dict[str, Any]) -> dict[str, Any]:

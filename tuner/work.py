@@ -1,5 +1,6 @@
 """One trial to run and how it ended: what a source of trials and the loop that runs them say to each other."""
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,9 +60,19 @@ class Source(Protocol):
 
 @dataclass
 class Stop:
-    """Asks a run to stop, from a signal handler or another thread."""
+    """Asks a run to stop, from a signal handler or another thread.
+
+    Args:
+        signal_number: the signal that asked.
+        failure: why it must stop, where nobody asked.
+    """
 
     signal_number: int | None = None
+    failure: Exception | None = None
 
     def __bool__(self) -> bool:
-        return self.signal_number is not None
+        return self.signal_number is not None or self.failure is not None
+
+    def ask(self) -> None:
+        """As SIGTERM does."""
+        self.signal_number = self.signal_number or signal.SIGTERM

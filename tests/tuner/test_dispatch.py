@@ -110,11 +110,11 @@ def test_a_trial_goes_on_record_before_its_first_attempt(bench: Make) -> None:
 def test_when_the_source_is_spent_there_is_something_later_only_while_attempts_run(bench: Make) -> None:
     made = bench()
     made.start("a")
-    assert (made.dispatcher.start("b"), made.dispatcher.busy) == (None, True)
+    assert (made.dispatcher.start("b"), made.dispatcher.running) == (None, 1)
     made.dispatcher.fail("a", "it broke")
     assert made.start("b").number == 2
     made.dispatcher.end("b", result(EPOCHS, 2))
-    assert (made.dispatcher.start("c"), made.dispatcher.busy) == (None, False)
+    assert (made.dispatcher.start("c"), made.dispatcher.running) == (None, 0)
     assert made.dispatcher.failure is None
 
 

@@ -7,8 +7,9 @@ from rich.console import Console
 
 from tests.tuner.test_search import spec_with
 from tuner.journal import Event
+from tuner.progress import Progress
 from tuner.record import Record, replay
-from tuner.view import Lines, Progress, trial_line
+from tuner.view import Lines, progress_table, trial_line
 
 
 def job_of(*events: Event) -> Record:
@@ -73,7 +74,7 @@ def test_a_later_round_is_counted_by_itself() -> None:
     assert "confirm 1/6" in progress.line()
     assert "about 40 min 00 s left" in progress.line()
     console = Console(file=io.StringIO(), width=120)
-    console.print(progress.table())
+    console.print(progress_table(progress))
     assert "1/3" in console.file.getvalue()  # type: ignore[attr-defined]
 
 

@@ -18,7 +18,8 @@ Exit codes:
   1 a bug of ours           5 altered file, or not reproduced
   2 usage or invalid spec   6 the gate --fail-unless was not met
   3 cluster, tracker or     7 the search failed
-    storage unreachable     130, 143 interrupted
+    storage unreachable   124 --timeout has passed
+                          130, 143 interrupted
 """
 
 
@@ -50,6 +51,10 @@ def cli() -> None:
       tuner run search.yaml       search, confirm on fresh seeds, judge
       tuner leaderboard           the latest job's verdicts
       tuner ui                    browse its trials in MLflow
+
+    \b
+    On a Ray cluster (--address, or RAY_ADDRESS):
+      tuner submit search.yaml    the same search there; then status, logs, stop, resume, leaderboard, export
 
     Shell completion: eval "$(_TUNER_COMPLETE=bash_source tuner)" (or zsh_source, fish_source).
     """
@@ -88,7 +93,14 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-from tuner.cli import jobs, results, running, specs  # noqa: E402
+from tuner.cli import driving, jobs, results, running, service, specs  # noqa: E402
 
-for command in (*specs.COMMANDS, *running.COMMANDS, *jobs.COMMANDS, *results.COMMANDS):
+for command in (
+    *specs.COMMANDS,
+    *running.COMMANDS,
+    *driving.COMMANDS,
+    *service.COMMANDS,
+    *jobs.COMMANDS,
+    *results.COMMANDS,
+):
     cli.add_command(command)

@@ -6,29 +6,74 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuner.cli.output import home_option, job_argument, output_option, print_json, print_table
+from tuner.cli.output import home_option, job_argument, on_a_cluster, output_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from tuner.home import JobFolder
     from tuner.leaderboard import Leaderboard
+    from tuner.status import Overview
 
 
 @click.command(name="list", epilog="Example: tuner list -o json")
+@on_a_cluster
 @home_option
 @output_option
 def list_jobs(home: Path | None, output: str) -> None:
-    """List the jobs on this machine, oldest first."""
+    """List the jobs here, in the database of TUNER_STORAGE or on a cluster, oldest first."""
     from tuner.home import Home
+    from tuner.status import overview
 
-    rows = [_job_row(folder) for folder in Home.find(home).jobs()]
+    rows = [_job_row(job) for job in overview(Home.find(home))]
     if output == "json":
         print_json(rows)
     else:
-        print_table(("job", "state", "started", "arms>", "trials>"), [[str(v) for v in row.values()] for row in rows])
+        columns = ("job", "state", "started", "arms>", "trials>", "waits for")
+        print_table(columns, [[str(v) for v in row.values()] for row in rows])
+
+
+@click.command(epilog="Example: tuner status latest -o json")
+@job_argument
+@on_a_cluster
+@home_option
+@output_option
+def status(job: str, home: Path | None, output: str) -> None:
+    """Say how JOB stands: its state, each arm's progress, the best so far, what was spent and what is left."""
+    from tuner.arrival import find_job
+    from tuner.home import Home
+    from tuner.progress import duration
+    from tuner.status import status as status_of
+
+    found = status_of(find_job(Home.find(home), job))
+    if output == "json":
+        print_json(found.to_dict())
+        return
+    print_table(
+        ("arm", "trials>", "running>", "pruned>", "failed>", "epochs>", f"best {found.metric}>", "confirmed>"),
+        [
+            (
+                arm.arm,
+                f"{arm.trials}/{arm.of}",
+                str(arm.running),
+                str(arm.pruned),
+                str(arm.failed),
+                str(arm.epochs),
+                "–" if arm.best is None else f"{arm.best:.4f}",
+                f"{arm.confirmed}/{arm.to_confirm}",
+            )
+            for arm in found.arms
+        ],
+        title=f"{found.job}: {found.state}" + (f" ({found.reason.splitlines()[0]})" if found.reason else ""),
+    )
+    lines = [("held by", found.holder), ("waits", found.waits or None)]
+    lines += [("spent", f"{duration(found.spent_s)}, {duration(found.trained_s)} of training")]
+    lines += [("left", None if found.left_s is None else f"about {duration(found.left_s)}")]
+    for what, text in lines:
+        if text is not None:
+            click.echo(f"{what + ':':9}{text}")
 
 
 @click.command(epilog="Example: tuner leaderboard latest --fail-unless beats")
 @job_argument
+@on_a_cluster
 @home_option
 @click.option(
     "--fail-unless",
@@ -38,11 +83,12 @@ def list_jobs(home: Path | None, output: str) -> None:
 @output_option
 def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: str) -> None:
     """Rank JOB's arms against the baseline."""
+    from tuner.arrival import find_job
     from tuner.errors import GateError
     from tuner.home import Home
     from tuner.publish import board_of
 
-    board = board_of(Home.find(home).job(job))
+    board = board_of(find_job(Home.find(home), job))
     show_board(board, output)
     if fail_unless == "beats" and not board.beaten:
         raise GateError(f"no variant of {board.job} is shown to beat {board.baseline}")
@@ -50,30 +96,36 @@ def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: st
 
 @click.command(epilog="Example: tuner report latest > report.md")
 @job_argument
+@on_a_cluster
 @home_option
 def report(job: str, home: Path | None) -> None:
     """Print JOB's report in Markdown."""
+    from tuner.arrival import find_job
     from tuner.home import Home
     from tuner.publish import report_of
 
-    click.echo(report_of(Home.find(home).job(job)))
+    click.echo(report_of(find_job(Home.find(home), job)))
 
 
 @click.command(epilog="Example: tuner sync latest")
 @job_argument
+@on_a_cluster
 @home_option
 def sync(job: str, home: Path | None) -> None:
-    """Send to MLflow what it has not been told of JOB, and write its report and exports again."""
+    """Send to MLflow, and to the database, what they have not been told of JOB; write its report and exports again."""
+    from tuner.arrival import find_job
     from tuner.home import Home
     from tuner.jobs import spec_of
+    from tuner.mirror import mirror_once
     from tuner.publish import publish
     from tuner.sender import open_writer
 
     place = Home.find(home)
-    folder = place.job(job)
+    folder = find_job(place, job)
     writer = open_writer(spec_of(folder), place, folder)
     writer.send()
     writer.attach(publish(folder), folder.report.read_text())
+    mirror_once(folder)
     click.echo(f"{folder.id}: {len(writer.runs)} runs in MLflow are up to date", err=True)
 
 
@@ -83,6 +135,7 @@ def sync(job: str, home: Path | None) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(job: str, home: Path | None, port: int) -> None:
     """Serve MLflow's UI on JOB's store, on this machine only, and print the link to JOB."""
+    from tuner.arrival import find_job
     from tuner.home import Home
     from tuner.jobs import spec_of
     from tuner.sender import tracking_uri
@@ -90,33 +143,24 @@ def ui(job: str, home: Path | None, port: int) -> None:
     from tuner.tracked import load
 
     place = Home.find(home)
-    folder = place.job(job)
+    folder = find_job(place, job)
     uri = tracking_uri(spec_of(folder), place)
     noted = load(folder.tracked)
     serve(uri, place.artifacts, port, noted.experiment, noted.runs.get(""))
 
 
-def _job_row(folder: "JobFolder") -> dict[str, str | int]:
-    from tuner.errors import IntegrityError
-    from tuner.record import Record
-
-    try:
-        ms, state = folder.started()["ms"], folder.state()
-        record = Record() if state == "new" else folder.record()
-    except IntegrityError as error:
-        # One bad job must not hide the others.
-        click.echo(f"warning: {error}", err=True)
-        return {"job": folder.id, "state": "damaged", "started": "", "arms": 0, "trials": 0}
+def _job_row(job: "Overview") -> dict[str, str | int]:
     return {
-        "job": folder.id,
-        "state": state,
-        "started": datetime.fromtimestamp(ms / 1000, UTC).astimezone().isoformat(timespec="seconds"),
-        "arms": len(record.job.get("arms", ())),
-        "trials": len(record.trials),
+        "job": job.job,
+        "state": job.state,
+        "started": datetime.fromtimestamp(job.ms / 1000, UTC).astimezone().isoformat(timespec="seconds"),
+        "arms": job.arms,
+        "trials": job.trials,
+        "waits": job.waits,
     }
 
 
-COMMANDS = (list_jobs, leaderboard, report, sync, ui)
+COMMANDS = (list_jobs, status, leaderboard, report, sync, ui)
 
 
 def show_board(board: "Leaderboard", output: str) -> None:

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuner.cli.output import data_option, home_option, job_argument, output_option, print_json
+from tuner.cli.output import (
+    address_option,
+    cluster_of,
+    data_option,
+    home_option,
+    job_argument,
+    output_option,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from trainables.training import EpochReport
@@ -33,16 +41,34 @@ Examples:
     help=".yaml, .json, .py, .safetensors",
 )
 @click.option("--force", is_flag=True, help="Overwrite.")
+@address_option
 @home_option
-def export(job: str, arm: str | None, best: bool, every: bool, file: Path, force: bool, home: Path | None) -> None:
+def export(
+    job: str,
+    arm: str | None,
+    best: bool,
+    every: bool,
+    file: Path,
+    force: bool,
+    address: str | None,
+    home: Path | None,
+) -> None:
     """Write JOB's winning settings, with their evidence, to a file that `tuner reproduce` reads."""
     if (arm is not None) + best + every != 1:
         raise click.UsageError("give one of --best, --arm ARM and --all")
+    if (url := cluster_of(address)) is not None:
+        from tuner.service import Service
+
+        what = ["--arm", arm] if arm is not None else ["--best" if best else "--all"]
+        for written in Service(url).export([job, *what], file, force):
+            click.echo(written)
+        return
+    from tuner.arrival import find_job
     from tuner.errors import NotFound
     from tuner.home import Home
     from tuner.publish import board_of, export_arm
 
-    folder = Home.find(home).job(job)
+    folder = find_job(Home.find(home), job)
     board = board_of(folder)
     if every:
         tested = [row.arm for row in board.rows if row.tests]

@@ -107,11 +107,11 @@ COMMANDS = (init, schema, validate, plan, schedule)
 
 def _checked(spec: Path, data_path: str | None) -> "Checked":
     from tuner.checks import check
-    from tuner.code import own_code
+    from tuner.code import code_folder, own_code
     from tuner.spec import load
 
     loaded = load(spec, data_path)
-    own_code(loaded, spec.absolute().parent)
+    own_code(loaded, code_folder(loaded, spec.parent))
     return check(loaded, lambda line: click.echo(line, err=True))
 
 

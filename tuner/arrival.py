@@ -1,0 +1,60 @@
+"""A job that arrives on a cluster's head, or that another machine knows of: its folder and its record here."""
+
+import json
+import os
+from pathlib import Path
+
+from tuner.errors import IntegrityError, SpecError
+from tuner.home import LATEST, STORAGE_VARIABLE, Home, JobFolder, open_database
+from tuner.mirror import catch_up
+
+SPEC, START, CODE = "spec.yaml", "start.json", "code.zip"
+"""Files that a submitted job travels in."""
+
+
+def receive(home: Home, travelled: Path) -> JobFolder:
+    """The folder of a job that was submitted, made of what travelled, with its record in the database.
+
+    Raises:
+        SpecError: there is no database that all machines share.
+        ServiceError: it cannot be used.
+        IntegrityError: what travelled is not whole.
+    """
+    try:
+        start = json.loads((travelled / START).read_bytes())
+        job_id, spec_text = str(start.pop("job")), (travelled / SPEC).read_text(encoding="utf-8")
+        code = (travelled / CODE).read_bytes() if (travelled / CODE).exists() else None
+        ms = int(start["ms"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{travelled}: what was submitted is not whole: {error}") from error
+    database = open_database(os.environ.get(STORAGE_VARIABLE) or start["spec"].get("storage"))
+    if database is None:
+        raise SpecError(
+            f"this head keeps no jobs: set {STORAGE_VARIABLE} on it to a postgresql:// URL; an SQLite file lies on one"
+            " machine, is lost with it and cannot be locked over a network"
+        )
+    # Whoever came first has written it down.
+    database.register(job_id, ms, spec_text, start, code)
+    home.put_job(job_id, spec_text, start)
+    return find_job(home, job_id)
+
+
+def find_job(home: Home, job_id: str = LATEST) -> JobFolder:
+    """A job by its id, the beginning of it, or ``latest``; its folder is made, and brought up to date, from the
+    database that ``TUNER_STORAGE`` names, if it is there.
+
+    Raises:
+        NotFound: no such job, or several.
+        ServiceError: the database cannot be used.
+    """
+    database = open_database(os.environ.get(STORAGE_VARIABLE))
+    if database is None:
+        return home.job(job_id)
+    here = {folder.id for folder in home.jobs()}
+    for row in database.jobs():
+        if row.id not in here:
+            home.put_job(row.id, row.spec_text, {**row.start, "ms": row.ms})
+    folder = home.job(job_id)
+    if not folder.is_held_here:
+        catch_up(database, folder)
+    return folder

@@ -1,0 +1,173 @@
+"""Commands of a cluster's service: submit, logs, keep, and what these run on the head."""
+
+import base64
+import json
+import sys
+import tempfile
+from contextlib import chdir, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tuner.cli.driving import data_options, drive_to_its_end
+from tuner.cli.output import (
+    address_option,
+    cluster_of,
+    data_option,
+    home_option,
+    job_argument,
+    output_option,
+    print_json,
+    quiet_option,
+)
+
+if TYPE_CHECKING:
+    from tuner.service import Service
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  tuner submit search.yaml --address http://127.0.0.1:8265
+  tuner submit search.yaml --wait && tuner leaderboard --fail-unless beats
+"""
+)
+@click.argument("spec", type=click.Path(path_type=Path))
+@address_option
+@click.option("--wait", is_flag=True, help="Show its log until it ends, and end with its exit code.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer, and exit 124.")
+@click.option("--queue", is_flag=True, help="Take it even if no node can run its trials yet.")
+@data_option
+@quiet_option
+@output_option
+def submit(
+    spec: Path,
+    address: str | None,
+    wait: bool,
+    timeout: float | None,
+    queue: bool,
+    data_path: str | None,
+    quiet: bool,
+    output: str,
+) -> None:
+    """Have a Ray cluster search SPEC, and print the job's id.
+
+    The same spec, code and name are the same job, however often it is submitted. Nothing but the cluster's address
+    and token are needed here; RAY_AUTH_TOKEN_PATH names the file that holds the token.
+    """
+    from tuner.service import Service
+
+    service = Service(address)
+    submitted = service.submit(spec, data_path, queue)
+    if output == "json":
+        print_json(submitted._asdict())
+    else:
+        click.echo(submitted.job)
+    if not submitted.new:
+        click.echo(f"{submitted.job} was submitted before; see: tuner status {submitted.job}", err=True)
+    if wait or timeout is not None:
+        _wait(service, submitted.job, timeout, quiet)
+
+
+@click.command(epilog="Example: tuner logs latest -f")
+@job_argument
+@address_option
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
+@home_option
+def logs(job: str, address: str | None, follow: bool, home: Path | None) -> None:
+    """Print what JOB did so far: of a job on a cluster what its driver printed, else its journal in words."""
+    if (url := cluster_of(address)) is not None:
+        from tuner.service import Service
+
+        lines = Service(url).logs(job, follow)
+    else:
+        from tuner.arrival import find_job
+        from tuner.home import Home
+        from tuner.log import log_lines
+
+        lines = log_lines(find_job(Home.find(home), job), follow)
+    for line in lines:
+        click.echo(line)
+
+
+@click.command(epilog="Example: tuner keep --address http://head:8265")
+@address_option
+@click.option("--once", is_flag=True, help="Look once, and end.")
+def keep(address: str | None, once: bool) -> None:
+    """Go on with submitted jobs that nobody runs any more, as after the loss of the head; runs until it is ended.
+
+    Needs the database of the jobs' records: TUNER_STORAGE.
+    """
+    import os
+
+    from tuner.errors import SpecError
+    from tuner.home import STORAGE_VARIABLE, open_database
+    from tuner.keeper import Keeper
+
+    database = open_database(os.environ.get(STORAGE_VARIABLE))
+    if database is None:
+        raise SpecError(f"set {STORAGE_VARIABLE} to the postgresql:// URL that the jobs' records are kept in")
+    keeper = Keeper(database, address, lambda text: click.echo(text, err=True))
+    if once:
+        for submission in keeper.look():
+            click.echo(submission)
+    else:
+        keeper.watch()
+
+
+@click.command(hidden=True)
+@click.option("--job", help="A job whose record is there; else the one whose files lie in the current folder.")
+@click.option("--seeds", type=click.IntRange(3, 1000))
+@data_option
+def work(job: str | None, seeds: int | None, data_path: str | None) -> None:
+    """Run a job on the head of the cluster that it was submitted to, from where it stands."""
+    from tuner.arrival import find_job, receive
+    from tuner.home import Home
+    from tuner.jobs import check_unchanged, next_round, spec_of
+    from tuner.preflight import preflight_on_cluster
+
+    place = Home.find()
+    folder = receive(place, Path.cwd()) if job is None else find_job(place, job)
+    if seeds is None and folder.state() == "finished":
+        click.echo(f"{folder.id} is finished")
+        return
+    check_unchanged(folder)
+    spec = spec_of(folder)
+    preflight_on_cluster(spec, place)
+    options = [] if seeds is None else ["--round", str(next_round(folder)), "--seeds", str(seeds)]
+    drive_to_its_end(place, folder, spec, None, False, "table", [*options, *data_options(spec, data_path)])
+
+
+@click.command(hidden=True, context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def forwarded(words: tuple[str, ...]) -> None:
+    """Run a command that writes files, and print these as JSON: name to content in base64."""
+    from tuner.cli import cli
+
+    with tempfile.TemporaryDirectory(prefix="tuner-") as made, chdir(made):
+        with redirect_stdout(StringIO()):
+            cli.main(list(words), standalone_mode=False)
+        files = sorted(file for file in Path().rglob("*") if file.is_file())
+        content = {str(file): base64.b64encode(file.read_bytes()).decode() for file in files}
+    sys.stdout.write(json.dumps(content))
+
+
+def _wait(service: "Service", job: str, timeout: float | None, quiet: bool) -> None:
+    try:
+        if not quiet and timeout is None:
+            for line in service.logs(job, follow=True):
+                click.echo(line, err=True)
+        code = service.wait(job, timeout)
+    except KeyboardInterrupt:
+        click.echo(f"{job} goes on; see: tuner logs -f {job}", err=True)
+        raise
+    if code:
+        raise click.exceptions.Exit(code)
+    board = service.ask(["leaderboard", job])
+    click.echo(board.out, nl=False)
+    click.echo(board.err, nl=False, err=True)
+
+
+COMMANDS = (submit, logs, keep, work, forwarded)
