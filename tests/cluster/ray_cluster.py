@@ -1,0 +1,270 @@
+"""A real Ray cluster on loopback: a head that runs no trials and workers, each a node with its own address and folder.
+
+Nothing is shared with other clusters or embedded Rays of the machine, so that any number can be up at once. Everything
+that a node started, jobs among it, is ended with it.
+"""
+
+import os
+import random
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import requests
+
+ROOT = Path(__file__).parents[2]
+START_S = 120.0
+GONE_S = 20.0
+LOOK_S = 0.1
+OBJECT_STORE_BYTES = 80 * 2**20
+PORTS = range(20_000, 32_000)
+"""Below those that the kernel hands out by itself: a head that is away for a while keeps its ports."""
+INIT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+if os.fork() == 0:
+    os.execv(sys.executable, [sys.executable, "-m", "ray.scripts.scripts", *sys.argv[1:]])
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    pass
+"""
+"""What an init process does for a machine: the new parent of all that others leave behind, it ends as the last."""
+QUIET: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
+    "RAY_enable_metrics_collection": "0",
+    # No worker is started ahead of need: each is an interpreter with ray in it.
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+}
+
+
+@dataclass
+class Node:
+    """One node: its address, and the process that all of its others come from."""
+
+    name: str
+    ip: str
+    folder: Path
+    command: list[str]
+    env: Mapping[str, str]
+    process: "subprocess.Popen[bytes]" = field(repr=False)
+
+    @property
+    def log(self) -> str:
+        """What starting it said."""
+        return (self.folder / "log").read_text()
+
+    def processes(self) -> list[psutil.Process]:
+        """All processes of this node that have not ended, the first is the one that has the others."""
+        try:
+            first = psutil.Process(self.process.pid)
+            family = [first, *first.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+        return [process for process in family if _lives(process)]
+
+    def raylet(self) -> psutil.Process:
+        """The process that makes this a node of Ray's."""
+        return next(process for process in self.processes() if process.name() == "raylet")
+
+
+class RayCluster:
+    """A cluster; ``ray_cluster`` makes and ends it.
+
+    Args:
+        folder: where it keeps everything; a short name, for sockets lie below it.
+        token: whether clients need the token that is in ``token_file``.
+        head_env: environment of the head, and so of jobs that are submitted.
+    """
+
+    def __init__(self, folder: Path, token: bool = True, head_env: Mapping[str, str] | None = None) -> None:
+        self.token_file = folder / "token"
+        self.token_file.touch(mode=0o600)
+        self.token_file.write_text(secrets.token_hex(32))
+        self.workers: list[Node] = []
+        self._folder = folder
+        self._token = token
+        self._head_env = dict(head_env or {})
+        # An address range of its own: several nodes on one address take each other for one that came back.
+        self._net = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
+        self._ports = free_ports(5)
+        self.head = self._start_head()
+
+    @property
+    def address(self) -> str:
+        """URL of the dashboard, and so of the Jobs API."""
+        return f"http://127.0.0.1:{self._ports[1]}"
+
+    @property
+    def client_env(self) -> dict[str, str]:
+        """What a client's environment says of this cluster."""
+        env = {"RAY_API_SERVER_ADDRESS": self.address}
+        return env | ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)} if self._token else {})
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The head, then the workers; those that were killed are gone."""
+        return [self.head, *self.workers]
+
+    def add_worker(self, cpus: int = 2, gpus: int = 0, env: Mapping[str, str] | None = None) -> Node:
+        """Start another worker; ``wait`` until it is part of the cluster."""
+        name = f"w{len(list(self._folder.iterdir()))}"
+        options = [f"--address={self.head.ip}:{self._ports[0]}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
+        node = self._start(name, f"{self._net}.{len(list(self._folder.iterdir())) + 1}", options, env or {})
+        self.workers.append(node)
+        return node
+
+    def wait(self) -> None:
+        """Until all nodes that were started, and no others, are part of the cluster."""
+        deadline = time.monotonic() + START_S
+        while (alive := self._alive()) != {node.ip for node in self.nodes}:
+            for node in self.nodes:
+                assert node.process.poll() is None, f"{node.name} ended: {node.log[-3000:]}"
+            assert time.monotonic() < deadline, f"only {alive} of {self.nodes}: {self.head.log[-3000:]}"
+            time.sleep(LOOK_S)
+
+    def kill(self, node: Node) -> None:
+        """End all processes of a node at once, as a power cut does."""
+        end(node)
+        if node in self.workers:
+            self.workers.remove(node)
+
+    def restart_head(self) -> None:
+        """Start a head where one was killed; it knows nothing of before. Workers that were up end by themselves."""
+        self.kill(self.head)
+        self.head = self._start_head()
+        self._wait_for_jobs_api()
+
+    def close(self) -> None:
+        """End every node, and see that nothing is left of them."""
+        nodes = [*self.workers, self.head]
+        for node in nodes:
+            end(node)
+
+    def _start_head(self) -> Node:
+        options = [
+            *("--head", f"--port={self._ports[0]}", "--num-cpus=0", "--num-gpus=0"),
+            *("--dashboard-host=127.0.0.1", f"--dashboard-port={self._ports[1]}"),
+            f"--ray-client-server-port={self._ports[2]}",
+        ]
+        env = {"DASHBOARD_METRIC_PORT": str(self._ports[3]), "AUTOSCALER_METRIC_PORT": str(self._ports[4])}
+        env |= self._head_env
+        return self._start(f"h{len(list(self._folder.iterdir()))}", f"{self._net}.1", options, env)
+
+    def _start(self, name: str, ip: str, options: list[str], env: Mapping[str, str]) -> Node:
+        folder = self._folder / name
+        folder.mkdir()
+        command = [sys.executable, "-ISc", INIT, "start", "--block", f"--node-ip-address={ip}", *options]
+        command += [f"--temp-dir={folder}", f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
+        # The kernel chooses.
+        command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+        command += ["--include-log-monitor=false"]
+        own = {"RAY_AUTH_MODE": "disabled"}
+        if self._token:
+            own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        whole = {**_clean_environment(), **QUIET, **own, **env}
+        with (folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=whole,
+                cwd=folder,
+                start_new_session=True,
+            )
+        return Node(name, ip, folder, command, whole, process)
+
+    def _alive(self) -> set[str]:
+        headers = {"Authorization": f"Bearer {self.token_file.read_text()}"}
+        with suppress(requests.RequestException, ValueError, KeyError, TypeError):
+            answer = requests.get(f"{self.address}/api/v0/nodes?detail=1", headers=headers, timeout=10).json()
+            return {node["node_ip"] for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"}
+        return set()
+
+    def _wait_for_jobs_api(self) -> None:
+        deadline = time.monotonic() + START_S
+        while self.head.ip not in self._alive():
+            assert self.head.process.poll() is None, f"the head ended: {self.head.log[-3000:]}"
+            assert time.monotonic() < deadline, f"the head does not answer: {self.head.log[-3000:]}"
+            time.sleep(LOOK_S)
+
+
+@contextmanager
+def ray_cluster(
+    workers: Iterable[Mapping[str, int]] = ({}, {}),
+    token: bool = True,
+    head_env: Mapping[str, str] | None = None,
+    worker_env: Mapping[str, str] | None = None,
+) -> Iterator[RayCluster]:
+    """A cluster that is up.
+
+    Args:
+        workers: for each its ``cpus`` and ``gpus``.
+        token: whether clients need the token.
+        head_env: environment of the head.
+        worker_env: environment of every worker.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
+    cluster = RayCluster(folder, token, head_env)
+    try:
+        for worker in workers:
+            cluster.add_worker(**worker, env=worker_env)
+        cluster.wait()
+        yield cluster
+    finally:
+        cluster.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on."""
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            found.append(port)
+        if len(found) == count:
+            break
+    return found
+
+
+def end(node: Node) -> None:
+    """Kill all that a node consists of, and see that it is gone."""
+    deadline = time.monotonic() + GONE_S
+    known: set[psutil.Process] = set()
+    while rest := node.processes()[1:]:
+        known |= set(rest)
+        for process in rest:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(0.02)
+        assert time.monotonic() < deadline, f"{rest} cannot be ended"
+    node.process.wait(GONE_S)
+    left = [process for process in known if _lives(process)]
+    assert not left, f"{left} live on"
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _clean_environment() -> dict[str, str]:
+    """Ours without what Ray, Tune and the service would read from it; and our code first."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_", "TUNER_"))}
+    return kept | {"PYTHONPATH": str(ROOT)}
