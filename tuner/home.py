@@ -1,6 +1,7 @@
 """Where things lie on this machine: one folder, and one folder in it for each job."""
 
 import json
+import logging
 import os
 import re
 import secrets
@@ -12,14 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainables.errors import StoreError
+from trainables.files import files_at, inside
 from tuner.durable import durably
 from tuner.errors import IntegrityError, NotFound, ServiceError, did_you_mean
 from tuner.lease import holder
 from tuner.record import Record, load_record
+from tuner.shared import shared_root
 
 LATEST = "latest"
+SHARED = "shared"
 _START = {"ms": int, "spec": dict, "folder": str, "simulate": bool}
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,13 +79,36 @@ class JobFolder:
         """An arm's exported winner."""
         return self.path / "exports" / f"{arm}.yaml"
 
-    def checkpoints(self, trial: str = "") -> Path:
-        """Checkpoints of a trial, by its key; of all trials without."""
-        return self.path / "checkpoints" / trial
+    @property
+    def shared(self) -> str:
+        """Where its checkpoints, weights and copies of its exports are: a path, or an S3 URL.
 
-    def weights(self, arm: str, round_number: int) -> Path:
-        """The weights of an arm's winner, from the first seed of a round of confirm runs."""
-        return self.path / "weights" / f"{arm}-round{round_number}.safetensors"
+        Below what ``TUNER_SHARED`` names now, else named when the job was made; without either, the job's own folder.
+
+        Raises:
+            SpecError: ``TUNER_SHARED`` names no place.
+        """
+        root = shared_root()
+        if root is None:
+            with suppress(IntegrityError, OSError):
+                root = self.started().get(SHARED)
+        return str(self.path) if root is None else inside(root, "jobs", self.id)
+
+    def checkpoints(self, trial: str = "") -> str:
+        """Folder of a trial's checkpoints, by its key; of all trials' without."""
+        return inside(self.shared, "checkpoints", trial)
+
+    def weights(self, arm: str, round_number: int) -> str:
+        """File of the weights of an arm's winner, from the first seed of a round of confirm runs."""
+        return inside(self.shared, "weights", f"{arm}-round{round_number}.safetensors")
+
+    def forget_checkpoints(self, trial: str = "") -> None:
+        """Remove a trial's checkpoints, or all trials'; where that fails for now, they are left."""
+        folder = self.checkpoints(trial)
+        try:
+            files_at(folder, patience_s=0).clear()
+        except StoreError as error:
+            _log.warning("warning: checkpoints that nobody needs any more are left: %s", error)
 
     def started(self) -> Mapping[str, Any]:
         """What was asked for: ``ms``, ``spec`` (all its values), ``folder`` (of the user's code) and ``simulate``.
@@ -137,8 +167,8 @@ class Home:
 
     @property
     def cache(self) -> Path:
-        """Decoded data."""
-        return self.path / "cache"
+        """Decoded data: ``TUNER_CACHE``, else in the home; a node's own ``TUNER_CACHE`` wins there."""
+        return Path(os.environ.get("TUNER_CACHE") or self.path / "cache").absolute()
 
     @property
     def studies(self) -> Path:
@@ -166,16 +196,19 @@ class Home:
         Args:
             name: the spec's name.
             spec_text: the spec as the user wrote it.
-            start: what ``JobFolder.started`` gives back.
+            start: what ``JobFolder.started`` gives back; where it is set, ``TUNER_SHARED`` is added.
 
         Raises:
             ServiceError: the folder cannot be written.
+            SpecError: ``TUNER_SHARED`` names no place.
         """
+        root = shared_root()
+        begun = {"ms": time.time_ns() // 1_000_000, **start} | ({} if root is None else {SHARED: root})
         made = self.path / "jobs" / f".new-{secrets.token_hex(8)}"
         try:
             made.mkdir(parents=True)
             durably(made / "spec.yaml", spec_text.encode())
-            durably(made / "start.json", json.dumps({"ms": time.time_ns() // 1_000_000, **start}).encode())
+            durably(made / "start.json", json.dumps(begun).encode())
             while True:
                 folder = made.with_name(f"{name}-{secrets.token_hex(3)}")
                 if not folder.exists():

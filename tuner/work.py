@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from trainables.config import TrialConfig
@@ -24,7 +23,7 @@ class Work:
         knobs: what the arm's study proposed; empty where the setting comes from a trial.
         round: of confirm runs, 0 before them.
         place: for the scheduler; None where no trial is stopped early.
-        weights_path: where to leave the final weights.
+        weights_path: where to leave the final weights: a path or an S3 URL.
     """
 
     key: str
@@ -35,7 +34,7 @@ class Work:
     knobs: Mapping[str, Scalar] = field(default_factory=dict)
     round: int = 0
     place: Place | None = None
-    weights_path: Path | None = None
+    weights_path: str | None = None
 
 
 @dataclass(frozen=True)
