@@ -1,5 +1,6 @@
 """An S3-like server kept small: real HTTP on loopback; it can be taken away and put back, and forgets nothing."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,7 @@ class S3Server:
         """Answer, at the same address as before."""
         from moto.server import ThreadedMotoServer
 
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
         self._server = ThreadedMotoServer(ip_address=HOST, port=self._port, verbose=False)
         self._server.start()
         self._port = self._server.get_host_and_port()[1]

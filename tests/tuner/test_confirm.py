@@ -1,6 +1,5 @@
 """Confirm runs: who wins is decided on validation, and how good the winners are on seeds nobody has seen."""
 
-
 import pytest
 
 from tests.tuner.events import History
