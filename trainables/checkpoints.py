@@ -1,22 +1,19 @@
-"""Checkpoints: a trial's state on disk after each epoch, one safetensors file each, and which of them to go on from.
+"""Checkpoints: a trial's state after each epoch, one safetensors file each, and which of them to go on from.
 
 A file is named by its epoch and by the attempt that wrote it, and holds both again beside a sha256 over its tensors.
 Attempts share a trial's folder; what an attempt goes on from is decided by the driver's record, not by what lies there.
 """
 
-import errno
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path
 
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from trainables.errors import DiskFull
+from trainables.errors import StoreError
+from trainables.files import Folder, files_at, inside, split
 from trainables.training import digest
 
 KEEP = 2
@@ -32,7 +29,7 @@ _NAME = re.compile(r"\.?(?P<epoch>\d+)-(?P<attempt>\d+)\.safetensors(\.\d+)?")
 _log = logging.getLogger(__name__)
 
 
-def save(folder: Path, state: Mapping[str, Tensor], epoch: int, attempt: int) -> None:
+def save(folder: Folder, state: Mapping[str, Tensor], epoch: int, attempt: int) -> None:
     """Write the checkpoint of an epoch, and remove those that nobody will go on from.
 
     Removed are the files of this and earlier attempts that are ``KEEP`` epochs older or more; never a later attempt's.
@@ -45,81 +42,75 @@ def save(folder: Path, state: Mapping[str, Tensor], epoch: int, attempt: int) ->
 
     Raises:
         DiskFull: there is no room; what was there before is as it was.
+        StoreError: the bucket is away, or refuses us.
     """
-    write(_path(folder, epoch, attempt), state, attempt, _description(state, epoch, attempt))
-    for path in folder.iterdir():
-        found = _NAME.fullmatch(path.name)
+    write(inside(folder, _name(epoch, attempt)), state, attempt, _description(state, epoch, attempt))
+    files = files_at(folder)
+    for name in files.names():
+        found = _NAME.fullmatch(name)
         if found and int(found["attempt"]) <= attempt and int(found["epoch"]) <= epoch - KEEP:
-            path.unlink(missing_ok=True)
+            files.delete(name)
 
 
-def newest(folder: Path, accepted: Iterable[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
+def newest(folder: Folder, accepted: Iterable[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
     """The states of the checkpoints that are whole, in the order of ``accepted``; read one at a time.
 
     Args:
         folder: of the trial; need not exist.
         accepted: (epoch, attempt) of the checkpoints that may be used, newest first; any other file is ignored.
+
+    Raises:
+        StoreError: the bucket is away, or refuses us: what lies there may well be whole.
     """
     for epoch, attempt in accepted:
-        state = _read(_path(folder, epoch, attempt), epoch, attempt)
+        state = _read(folder, epoch, attempt)
         if state is not None:
             yield state
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], attempt: int, about: Mapping[str, str] | None = None) -> None:
+def write(place: Folder, tensors: Mapping[str, Tensor], attempt: int, about: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all, so that it outlasts a loss of power.
 
     Args:
-        path: of the file; its folder is made if missing.
+        place: of the file; its folder is made if missing.
         tensors: CPU tensors.
         attempt: the writer's fencing number: no two attempts share a partial file.
         about: the file's metadata.
 
     Raises:
         DiskFull: there is no room.
+        StoreError: the bucket is away, or refuses us.
     """
     content = safetensors.save(dict(tensors), None if about is None else dict(about))
-    partial = path.with_name(f".{path.name}.{attempt}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{path}: no room on the disk; {len(content):,} bytes are needed") from error
-        raise
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    folder, name = split(place)
+    files_at(folder).write(name, content, writer=attempt)
 
 
-def _path(folder: Path, epoch: int, attempt: int) -> Path:
-    return folder / f"{epoch:06d}-{attempt:03d}.safetensors"
+def _name(epoch: int, attempt: int) -> str:
+    return f"{epoch:06d}-{attempt:03d}.safetensors"
 
 
 def _description(state: Mapping[str, Tensor], epoch: int, attempt: int) -> dict[str, str]:
     return {"epoch": str(epoch), "attempt": str(attempt), "sha256": digest(dict(state))}
 
 
-def _read(path: Path, epoch: int, attempt: int) -> dict[str, Tensor] | None:
+def _read(folder: Folder, epoch: int, attempt: int) -> dict[str, Tensor] | None:
     """The state in a file; None where there is no file, or one that is damaged."""
+    name = _name(epoch, attempt)
     try:
-        # Read, not mapped: a mapped file that another process shortens would end this one.
-        content = path.read_bytes()
+        content = files_at(folder).read(name)
         state = safetensors.load(content)
         whole = _metadata(content) == _description(state, epoch, attempt)
     except FileNotFoundError:
         return None
+    except StoreError:
+        raise
     except Exception as error:
         # Damage can make a reader raise anything: one flipped byte turns JSON, a type's name or a size into another.
-        _log.warning("%s: refused, it is damaged (%s: %s)", path, type(error).__name__, error)
+        _log.warning("%s: refused, it is damaged (%s: %s)", inside(folder, name), type(error).__name__, error)
         return None
     if not whole:
-        _log.warning("%s: refused, it is not what was written (sha256, epoch or attempt)", path)
+        _log.warning("%s: refused, it is not what was written (sha256, epoch or attempt)", inside(folder, name))
     return state if whole else None
 
 
@@ -127,12 +118,3 @@ def _metadata(content: bytes) -> object:
     """What a safetensors file says about itself: 8 bytes of the header's length, then the header in JSON."""
     end = 8 + int.from_bytes(content[:8], "little")
     return json.loads(content[8:end])["__metadata__"]
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in ``folder`` last."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

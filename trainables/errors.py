@@ -3,7 +3,8 @@
 TrainableError
 ├── DataError   data is missing, truncated, altered or of the wrong form
 ├── CodeError   a dotted path cannot be imported, or is not what it should be
-└── DiskFull    a checkpoint or weights do not fit on the disk
+├── DiskFull    a checkpoint or weights do not fit on the disk
+└── StoreError  the bucket that they are kept in is away for long, or refuses us
 """
 
 
@@ -17,6 +18,10 @@ class DataError(TrainableError):
 
 class CodeError(TrainableError):
     """A dotted path cannot be imported, or what it names is not what it should be."""
+
+
+class StoreError(TrainableError):
+    """A bucket does not answer any more, or refuses us; the message names the file and says why."""
 
 
 class DiskFull(TrainableError):

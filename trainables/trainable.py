@@ -24,6 +24,9 @@ from trainables.training import Training, device_name, digest
 LONELY_EXIT = 75
 """Exit status of a worker that its driver has stopped calling (``EX_TEMPFAIL``: another attempt may do better)."""
 
+CACHE = "TUNER_CACHE"
+"""The variable that names a node's own folder of decoded data: the driver's may not be there, or not be writable."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -35,11 +38,11 @@ class TrialTrainable(tune.Trainable):
 
     Config keys:
         trial: ``TrialConfig.to_dict``.
-        cache_dir: decoded data of this node.
+        cache_dir: folder of decoded data; ``TUNER_CACHE`` in the environment of this node names another.
         read_test: evaluate on the test images after the last epoch, once.
-        weights_path: where to leave the final weights, or None.
+        weights_path: where to leave the final weights (a path or an S3 URL), or None.
         attempt: fencing number of this attempt at the trial, from 1; it is in every report.
-        checkpoints: folder of the trial's checkpoints, shared by its attempts.
+        checkpoints: folder of the trial's checkpoints (a path or an S3 URL), shared by its attempts.
         accepted: (epoch, attempt) of the reports on record, newest first: the checkpoints that may be continued.
         lonely_s: seconds without a call after which the process ends itself, if the trial is not done.
     """
@@ -48,11 +51,11 @@ class TrialTrainable(tune.Trainable):
         """Build the training, where the newest checkpoint that is accepted and whole left it, else at epoch 0."""
         _watchdog.called()
         self._options = config
-        self._folder = Path(config["checkpoints"])
         trial = TrialConfig.from_dict(config["trial"])
         torch.set_num_threads(trial.threads)
-        splits = load(trial.data, Path(config["cache_dir"]))
-        self.training = continued(trial, splits, checkpoints.newest(self._folder, config["accepted"]))
+        splits = load(trial.data, Path(os.environ.get(CACHE) or config["cache_dir"]).absolute())
+        states = checkpoints.newest(config["checkpoints"], config["accepted"])
+        self.training = continued(trial, splits, states)
         _watchdog.expect_call(config["lonely_s"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -61,14 +64,14 @@ class TrialTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; what it reports can be continued, for its checkpoint is on disk by then."""
+        """Train one epoch; what it reports can be continued, for its checkpoint is kept by then."""
         _watchdog.called()
         attempt = self._options["attempt"]
         report = self.training.run_epoch()
         done = report.epoch == self.training.config.epochs or report.diverged is not None
         result = dataclasses.asdict(report) | {"attempt": attempt, "done": done}
         if not done:
-            checkpoints.save(self._folder, self.training.state(), report.epoch, attempt)
+            checkpoints.save(self._options["checkpoints"], self.training.state(), report.epoch, attempt)
             _watchdog.expect_call(self._options["lonely_s"])
         elif report.diverged is None:
             result |= self._finish()
@@ -87,7 +90,7 @@ class TrialTrainable(tune.Trainable):
         test = self.training.evaluate("test")
         weights = self.training.weights()
         if self._options["weights_path"]:
-            checkpoints.write(Path(self._options["weights_path"]), weights, self._options["attempt"])
+            checkpoints.write(self._options["weights_path"], weights, self._options["attempt"])
         return {
             "test_loss": test.loss,
             "test_acc": test.acc,

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from tuner.errors import IntegrityError, SpecError
-from tuner.home import LATEST, STORAGE_VARIABLE, Home, JobFolder, open_database
+from tuner.home import LATEST, STORAGE_VARIABLE, Home, JobFolder, open_database, shared_entry
 from tuner.mirror import catch_up
 
 SPEC, START, CODE = "spec.yaml", "start.json", "code.zip"
@@ -25,6 +25,7 @@ def receive(home: Home, travelled: Path) -> JobFolder:
         job_id, spec_text = str(start.pop("job")), (travelled / SPEC).read_text(encoding="utf-8")
         code = (travelled / CODE).read_bytes() if (travelled / CODE).exists() else None
         ms = int(start["ms"])
+        start |= shared_entry()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{travelled}: what was submitted is not whole: {error}") from error
     database = open_database(os.environ.get(STORAGE_VARIABLE) or start["spec"].get("storage"))

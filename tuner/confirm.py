@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from trainables.config import TrialConfig
 from trainables.hyper import Hyper
@@ -87,7 +86,7 @@ def confirm_works(
     seeds: Sequence[int],
     round_number: int,
     make_trial: MakeTrial,
-    weights: Callable[[str, int], Path],
+    weights: Callable[[str, int], str],
 ) -> list[Work]:
     """Every arm's winner on every seed; the first seed's weights are kept."""
     return [

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from trainables.files import files_at, inside, split
 from trainables.trainable import TrialTrainable
 from tuner.dispatch import Attempt, Dispatcher
 from tuner.errors import DriverLost, ServiceError
@@ -25,6 +25,7 @@ from tuner.limits import ResourcesSpec
 from tuner.record import Stage
 from tuner.room import Room
 from tuner.scheduling import Judge
+from tuner.shared import explained
 from tuner.work import Stop
 
 # A trial's error is journaled, and told once; Tune would print each with its traceback, several times.
@@ -36,7 +37,8 @@ class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_P
 
 LONELY_S = 60.0
 """A worker that is not called for so long stops itself: its node is cut off, or its driver is gone."""
-_DISK_FULL = re.compile(r"^(?:trainables\.errors\.)?DiskFull: (.+)$", re.MULTILINE)
+_NOWHERE_TO_WRITE = re.compile(r"^(?:trainables\.errors\.)?(?:DiskFull|StoreError): (.+)$", re.MULTILINE)
+"""Errors that are the job's, not the trial's: every other one would meet them too."""
 _KILLED = re.compile(r"Actor\(([0-9a-f]+)\).*?memory used=([\d.]+)GB")
 _OOM = ("OutOfMemoryError", "out of memory")
 
@@ -141,14 +143,14 @@ class _Feed(_Unsaved, Searcher):
 
     def _config(self, attempt: Attempt) -> dict[str, Any]:
         work = attempt.work
-        weights = None if work.weights_path is None else str(_unfinished(work.weights_path, attempt))
+        weights = None if work.weights_path is None else _unfinished(work.weights_path, attempt)
         return {
             "trial": work.trial.to_dict(),
             "cache_dir": str(self._cache),
             "read_test": work.stage == Stage.CONFIRM,
             "weights_path": weights,
             "attempt": attempt.number,
-            "checkpoints": str(self._folder.checkpoints(work.key)),
+            "checkpoints": self._folder.checkpoints(work.key),
             "accepted": attempt.accepted,
             "lonely_s": LONELY_S,
         }
@@ -210,31 +212,43 @@ class _Watch(_Unsaved, tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         attempt = self._dispatcher.attempt(trial.trial_id)
-        weights = attempt.work.weights_path
-        if weights is not None and _unfinished(weights, attempt).exists():
-            _unfinished(weights, attempt).replace(weights)
+        try:
+            with explained():
+                _keep_weights(attempt)
+        except ServiceError as error:
+            self._dispatcher.failure = error
+            return
         self._dispatcher.end(trial.trial_id, trial.last_result)
         self._forget_checkpoints(attempt)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         error = _error_text(trial)
-        if full := _DISK_FULL.search(error):
+        if full := _NOWHERE_TO_WRITE.search(error):
             self._dispatcher.failure = ServiceError(full[1])
         attempt = self._dispatcher.attempt(trial.trial_id)
         if self._dispatcher.fail(trial.trial_id, error, oom=any(sign in error for sign in _OOM)):
             self._forget_checkpoints(attempt)
 
     def _forget_checkpoints(self, attempt: Attempt) -> None:
-        shutil.rmtree(self._folder.checkpoints(attempt.work.key), ignore_errors=True)
+        self._folder.forget_checkpoints(attempt.work.key)
 
 
 def _room(room: Room, dispatcher: Dispatcher) -> int:
     return room.trials(dispatcher.running, dispatcher.more, dispatcher.heard)
 
 
-def _unfinished(weights: Path, attempt: Attempt) -> Path:
+def _keep_weights(attempt: Attempt) -> None:
+    """Give what a finished attempt left the name that its weights are looked for under."""
+    weights = attempt.work.weights_path
+    if weights is not None:
+        (folder, name), (_, unfinished) = split(weights), split(_unfinished(weights, attempt))
+        files_at(folder).rename(unfinished, name)
+
+
+def _unfinished(weights: str, attempt: Attempt) -> str:
     """Where an attempt leaves its weights: one that was given up must not write over those of a later one."""
-    return weights.with_name(f".{weights.name}.{attempt.number}")
+    folder, name = split(weights)
+    return inside(folder, f".{name}.{attempt.number}")
 
 
 def _error_text(trial: TuneTrial) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 import secrets
@@ -14,10 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainables.errors import StoreError
+from trainables.files import files_at, inside
 from tuner.durable import durably
 from tuner.errors import IntegrityError, NotFound, ServiceError, did_you_mean
 from tuner.lease import Holder, holder
 from tuner.record import Record, load_record
+from tuner.shared import shared_root
 
 if TYPE_CHECKING:
     from tuner.database import Database
@@ -25,8 +29,11 @@ if TYPE_CHECKING:
 LATEST = "latest"
 STORAGE_VARIABLE = "TUNER_STORAGE"
 """Names the database of studies and job records; it wins over the spec."""
+SHARED = "shared"
 _START = {"ms": int, "spec": dict, "folder": str, "simulate": bool}
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,13 +91,36 @@ class JobFolder:
         """The user's own code, where it came with the job from another machine."""
         return self.path / "code"
 
-    def checkpoints(self, trial: str = "") -> Path:
-        """Checkpoints of a trial, by its key; of all trials without."""
-        return self.path / "checkpoints" / trial
+    @property
+    def shared(self) -> str:
+        """Where its checkpoints, weights and copies of its exports are: a path, or an S3 URL.
 
-    def weights(self, arm: str, round_number: int) -> Path:
-        """The weights of an arm's winner, from the first seed of a round of confirm runs."""
-        return self.path / "weights" / f"{arm}-round{round_number}.safetensors"
+        Below what ``TUNER_SHARED`` names now, else named when the job was made; without either, the job's own folder.
+
+        Raises:
+            SpecError: ``TUNER_SHARED`` names no place.
+        """
+        root = shared_root()
+        if root is None:
+            with suppress(IntegrityError, OSError):
+                root = self.started().get(SHARED)
+        return str(self.path) if root is None else inside(root, "jobs", self.id)
+
+    def checkpoints(self, trial: str = "") -> str:
+        """Folder of a trial's checkpoints, by its key; of all trials' without."""
+        return inside(self.shared, "checkpoints", trial)
+
+    def weights(self, arm: str, round_number: int) -> str:
+        """File of the weights of an arm's winner, from the first seed of a round of confirm runs."""
+        return inside(self.shared, "weights", f"{arm}-round{round_number}.safetensors")
+
+    def forget_checkpoints(self, trial: str = "") -> None:
+        """Remove a trial's checkpoints, or all trials'; where that fails for now, they are left."""
+        folder = self.checkpoints(trial)
+        try:
+            files_at(folder, patience_s=0).clear()
+        except StoreError as error:
+            _log.warning("warning: checkpoints that nobody needs any more are left: %s", error)
 
     def started(self) -> Mapping[str, Any]:
         """What was asked for: ``ms``, ``spec`` (all its values), ``folder`` (of the user's code) and ``simulate``.
@@ -180,8 +210,8 @@ class Home:
 
     @property
     def cache(self) -> Path:
-        """Decoded data."""
-        return self.path / "cache"
+        """Decoded data: ``TUNER_CACHE``, else in the home; a node's own ``TUNER_CACHE`` wins there."""
+        return Path(os.environ.get("TUNER_CACHE") or self.path / "cache").absolute()
 
     @property
     def studies(self) -> Path:
@@ -209,12 +239,13 @@ class Home:
         Args:
             name: the spec's name.
             spec_text: the spec as the user wrote it.
-            start: what ``JobFolder.started`` gives back.
+            start: what ``JobFolder.started`` gives back; where it is set, ``TUNER_SHARED`` is added.
 
         Raises:
             ServiceError: the folder cannot be written.
+            SpecError: ``TUNER_SHARED`` names no place.
         """
-        beginning = {"ms": time.time_ns() // 1_000_000, **start}
+        beginning = {"ms": time.time_ns() // 1_000_000, **start} | shared_entry()
         while (folder := self.put_job(f"{name}-{secrets.token_hex(3)}", spec_text, beginning)) is None:
             pass
         return folder
@@ -261,6 +292,16 @@ class Home:
             many = f"; several begin so: {', '.join(job.id for job in found)}" if len(found) > 1 else ""
             raise NotFound(f"no job {job_id!r} in {self.path}{many or did_you_mean(job_id, known)}")
         return found[0]
+
+
+def shared_entry() -> dict[str, str]:
+    """What is written down of ``TUNER_SHARED`` when a job is made.
+
+    Raises:
+        SpecError: it names no place.
+    """
+    root = shared_root()
+    return {} if root is None else {SHARED: root}
 
 
 @cache

@@ -67,7 +67,7 @@ class Keeper:
             return False
         lengths.append(length)
         if lengths[-FRUITLESS:] == [length] * FRUITLESS:
-            self._say(f"{job}: {FRUITLESS - 1} drivers got no further; one more, then it is left to: tuner resume {job}")
+            self._say(f"{job}: its drivers get no further; after this one it is left to: tuner resume {job}")
         return True
 
     def _go_on(self, api: JobsApi, job: str) -> str:

@@ -50,5 +50,5 @@ def _text(event: Event, record: Record) -> str | None:
             return f"round {event['round']} of confirm runs, {len(event['seeds'])} seeds; winners: {winners}"
         case "state":
             reason = event.get("reason")
-            return event["state"] + (f": {reason.splitlines()[0]}" if reason else "")
+            return f"{event['state']}: {reason.splitlines()[0]}" if reason else str(event["state"])
     return None

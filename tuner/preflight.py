@@ -2,11 +2,14 @@
 
 import os
 import shutil
+from pathlib import Path
 
 from cluster.runtime import usable_cpus, usable_gpus
+from trainables.files import S3
 from tuner.errors import ServiceError, SpecError, without_password
 from tuner.home import Home
 from tuner.sender import tracking_uri
+from tuner.shared import VARIABLE, check_writable, shared_root
 from tuner.spec import SearchSpec
 
 ANSWER_S = 5.0
@@ -29,21 +32,34 @@ def preflight(spec: SearchSpec, home: Home) -> None:
 
     Raises:
         SpecError: a trial asks for more CPUs or GPUs than this machine has, or a store's URL is none.
-        ServiceError: the disk has no room for it, or the tracking server does not answer or refuses us.
+        ServiceError: a disk has no room for it, what ``TUNER_SHARED`` names cannot be written, or the tracking server
+            does not answer or refuses us.
     """
     _check_machine(spec)
-    _check_room(spec, home)
-    _check_storage(spec)
-    _check_tracker(tracking_uri(spec, home))
+    _check_stores(spec, home, shared_root())
 
 
 def preflight_on_cluster(spec: SearchSpec, home: Home) -> None:
     """Refuse a job that could not run on the cluster of this head; which nodes there are is the submitter's to see.
 
     Raises:
-        SpecError, ServiceError: as ``preflight``.
+        SpecError: nothing is named that all nodes can write to.
+        ServiceError: as ``preflight``.
     """
-    _check_room(spec, home)
+    shared = shared_root()
+    if shared is None:
+        raise SpecError(
+            f"set {VARIABLE} on the head to a folder that all nodes mount, or s3://BUCKET/PREFIX: a trial goes on from"
+            " there on another node"
+        )
+    _check_stores(spec, home, shared)
+
+
+def _check_stores(spec: SearchSpec, home: Home, shared: str | None) -> None:
+    if shared is not None:
+        check_writable(shared)
+    _check_room(spec, home, shared)
+    _check_storage(spec)
     _check_tracker(tracking_uri(spec, home))
 
 
@@ -58,21 +74,38 @@ def _check_machine(spec: SearchSpec) -> None:
 
 def bytes_needed(spec: SearchSpec, concurrent: int) -> int:
     """About what a job writes at most, decoded data apart: epochs in journal and stores, checkpoints, kept weights."""
+    return _journal_bytes(spec) + _state_bytes(spec, concurrent)
+
+
+def _journal_bytes(spec: SearchSpec) -> int:
     confirm = spec.confirm
     runs = confirm.seeds + (confirm.top_k * confirm.selection_seeds if confirm.top_k > 1 else 0)
     epochs = len(spec.arms) * (spec.budget.trials + runs) * spec.budget.epochs
+    return STORES_BYTES + EPOCH_BYTES * epochs
+
+
+def _state_bytes(spec: SearchSpec, concurrent: int) -> int:
     # How large the user's own net is only building it tells.
     weights = 4 * round(PARAMETERS * spec.model.width**2) if spec.model.name == "elu_net" else 0
-    checkpoints = concurrent * CHECKPOINTS * STATE_WEIGHTS * weights
-    return STORES_BYTES + EPOCH_BYTES * epochs + checkpoints + len(spec.arms) * weights
+    return (concurrent * CHECKPOINTS * STATE_WEIGHTS + len(spec.arms)) * weights
 
 
-def _check_room(spec: SearchSpec, home: Home) -> None:
-    needed = bytes_needed(spec, spec.concurrent_on(usable_cpus(), usable_gpus()))
-    there = next(folder for folder in (home.path, *home.path.parents) if folder.exists())
+def _check_room(spec: SearchSpec, home: Home, shared: str | None) -> None:
+    concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
+    if shared is None:
+        _check_free(home.path, bytes_needed(spec, concurrent))
+        return
+    _check_free(home.path, _journal_bytes(spec))
+    # A bucket does not say how much room it has.
+    if not shared.startswith(S3):
+        _check_free(Path(shared), _state_bytes(spec, concurrent))
+
+
+def _check_free(folder: Path, needed: int) -> None:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
-        raise ServiceError(f"{home.path}: the job needs about {needed:,} bytes there, and {free:,} are free")
+        raise ServiceError(f"{folder}: the job needs about {needed:,} bytes there, and {free:,} are free")
 
 
 def _check_storage(spec: SearchSpec) -> None:

@@ -90,7 +90,9 @@ class Progress:
     def left_s(self) -> float | None:
         """About how many seconds are left, judged by the trials so far; None before any has ended."""
         searched = [trial for trial in self._trials(Stage.SEARCH) if trial.state != State.RUNNING]
-        epochs = [epoch["seconds"] for trial in list(self._record.trials.values()) for epoch in list(trial.epochs)]
+        epochs: list[float] = [
+            epoch["seconds"] for trial in list(self._record.trials.values()) for epoch in list(trial.epochs)
+        ]
         if not searched or not epochs:
             return None
         # Once confirm runs have begun, the search is over, also one that a cap ended early.

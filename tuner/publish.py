@@ -1,18 +1,23 @@
 """What a job leaves for people: leaderboard, report and exports, made from its journal whenever they are asked for."""
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainables.files import files_at, inside, split
 from tuner import tracked
-from tuner.errors import NotFound, SpecError
+from tuner.errors import NotFound, ServiceError, SpecError
 from tuner.export import WEIGHTS_SUFFIX, build_export, check_new, render, write_new
 from tuner.home import JobFolder
 from tuner.leaderboard import Leaderboard, build
 from tuner.record import Record
 from tuner.report import markdown
+from tuner.shared import explained
 from tuner.spec import SearchSpec, from_dict
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,10 @@ def report_of(folder: JobFolder) -> str:
 
 
 def publish(folder: JobFolder) -> dict[str, Path]:
-    """Write a job's leaderboard, report and exports into its folder; returns the files by artifact name."""
+    """Write a job's leaderboard, report and exports into its folder; returns the files by artifact name.
+
+    Exports are also copied to where the job's weights are, if that is elsewhere.
+    """
     results = _results(folder)
     board = results.board
     write_new(folder.report, markdown(results.record, results.spec, board), force=True)
@@ -52,6 +60,7 @@ def publish(folder: JobFolder) -> dict[str, Path]:
     for row in board.rows:
         if row.winner is not None and row.tests and not results.record.simulated:
             files[f"exports/{row.arm}.yaml"] = _export_arm(results, row.arm, folder.export(row.arm), force=True)
+    _share(folder, [file for name, file in files.items() if name.startswith("exports/")])
     return files
 
 
@@ -61,6 +70,7 @@ def export_arm(folder: JobFolder, arm: str, file: Path, force: bool) -> Path:
     Raises:
         NotFound: no such arm, or nothing to export yet.
         SpecError: the file is there already and ``force`` is off, or the suffix is not known.
+        ServiceError: the store of the weights cannot be reached.
     """
     return _export_arm(_results(folder), arm, file, force)
 
@@ -74,11 +84,32 @@ def _export_arm(results: _Results, arm: str, file: Path, force: bool) -> Path:
     if file.suffix != WEIGHTS_SUFFIX:
         write_new(file, render(export, file.suffix), force)
         return file
-    weights = folder.weights(arm, export.confirm_round)
-    if not weights.exists():
-        raise NotFound(f"job {folder.id} kept no weights of arm {arm}: its first confirm run did not finish")
-    write_new(file, weights.read_bytes(), force)
+    write_new(file, _weights(folder, arm, export.confirm_round), force)
     return file
+
+
+def _weights(folder: JobFolder, arm: str, round_number: int) -> bytes:
+    place = folder.weights(arm, round_number)
+    where, name = split(place)
+    try:
+        with explained():
+            return files_at(where).read(name)
+    except FileNotFoundError:
+        raise NotFound(
+            f"job {folder.id} kept no weights of arm {arm} ({place} is not there): its first confirm run did not finish"
+        ) from None
+
+
+def _share(folder: JobFolder, exports: Iterable[Path]) -> None:
+    """Copy exports for other nodes to read. The job has its own: where that fails, it is told and all else goes on."""
+    if folder.shared == str(folder.path):
+        return
+    try:
+        with explained():
+            for file in exports:
+                files_at(inside(folder.shared, "exports")).write(file.name, file.read_bytes(), writer=0)
+    except ServiceError as error:
+        _log.warning("warning: the exports are in %s only: %s", folder.path, error)
 
 
 def _runs(folder: JobFolder) -> Mapping[str, str]:

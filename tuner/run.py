@@ -5,7 +5,6 @@ at any moment: the next one goes on from there.
 """
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -295,7 +294,7 @@ def _job(
             spec, home, folder, journal, record, prepared.concurrent, scratch, lease, stop, mirror, prepared.plan, clock
         )
         journal.append("state", state="finished")
-        shutil.rmtree(folder.checkpoints(), ignore_errors=True)
+        folder.forget_checkpoints()
     except DriverLost:
         journal.close()
         raise

@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.jobs import JOB, JobsApi, Node, Ran, Submission
-
 from cluster.errors import ClusterError
+from cluster.jobs import JOB, JobsApi, Node, Ran, Submission
 from tuner.arrival import CODE, SPEC, START
 from tuner.bundle import pack
 from tuner.checks import check_code
@@ -117,7 +116,7 @@ class Service:
         submit_again(self._api, found["job"], options)
         return str(found["job"])
 
-    def list(self) -> list[dict[str, Any]]:
+    def jobs(self) -> list[dict[str, Any]]:
         """All jobs, as ``tuner list -o json``."""
         rows: list[dict[str, Any]] = self._json("list")
         return rows

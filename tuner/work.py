@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from trainables.config import TrialConfig
@@ -25,7 +24,7 @@ class Work:
         knobs: what the arm's study proposed; empty where the setting comes from a trial.
         round: of confirm runs, 0 before them.
         place: for the scheduler; None where no trial is stopped early.
-        weights_path: where to leave the final weights.
+        weights_path: where to leave the final weights: a path or an S3 URL.
     """
 
     key: str
@@ -36,7 +35,7 @@ class Work:
     knobs: Mapping[str, Scalar] = field(default_factory=dict)
     round: int = 0
     place: Place | None = None
-    weights_path: Path | None = None
+    weights_path: str | None = None
 
 
 @dataclass(frozen=True)

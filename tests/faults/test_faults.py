@@ -98,7 +98,7 @@ def check_as_undisturbed(where: Place, undisturbed: tuple[Place, Record], at_mos
     record = check_end_state(where)
     assert values(record) == values(undisturbed[1])
     assert where.processes_left() == []
-    assert not where.job.checkpoints().exists()
+    assert not Path(where.job.checkpoints()).exists()
     assert len(trained_again(where)) <= at_most_twice
     return record
 
@@ -219,7 +219,7 @@ def flip(file: Path, offset: int) -> None:
 
 def newest_checkpoints(where: Place) -> list[list[Path]]:
     """Of every trial that has some, the newest first."""
-    folders = {file.parent for file in where.job.checkpoints().rglob("*.safetensors")}
+    folders = {file.parent for file in Path(where.job.checkpoints()).rglob("*.safetensors")}
     return [sorted(folder.glob("*.safetensors"), reverse=True) for folder in sorted(folders)]
 
 

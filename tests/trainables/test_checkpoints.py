@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.s3 import BUCKET, s3_server
 from trainables import checkpoints
 from trainables.checkpoints import newest, save, write
 from trainables.errors import DiskFull
+from trainables.files import Folder, files_at, inside
 from trainables.training import digest
 
 
@@ -34,20 +36,40 @@ def state_at(epoch: int) -> dict[str, Tensor]:
     }
 
 
-def saved(folder: Path, *files: tuple[int, int]) -> None:
+def saved(folder: Folder, *files: tuple[int, int]) -> None:
     for epoch, attempt in files:
         save(folder, state_at(epoch), epoch, attempt)
 
 
-def epochs(folder: Path, accepted: Sequence[tuple[int, int]]) -> list[int]:
+def epochs(folder: Folder, accepted: Sequence[tuple[int, int]]) -> list[int]:
     """The epochs of the states that are found, each checked bit for bit."""
     found = list(newest(folder, accepted))
     assert all(digest(state) == digest(state_at(int(state["epoch"]))) for state in found)
     return [int(state["epoch"]) for state in found]
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+def names(folder: Folder) -> list[str]:
+    return sorted(files_at(folder).names())
+
+
+def put(folder: Folder, name: str, content: bytes = b"") -> None:
+    """Write a file of someone else's making."""
+    files_at(folder).write(name, content, writer=0)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An empty bucket on a real server."""
+    with s3_server():
+        yield f"s3://{BUCKET}"
+
+
+@pytest.fixture(params=["on disk", "in a bucket"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder of each kind."""
+    if request.param == "on disk":
+        return str(tmp_path)
+    return inside(request.getfixturevalue("bucket"), tmp_path.name, "of", "a trial")
 
 
 def flips(content: bytes) -> list[tuple[int, bytes]]:
@@ -60,9 +82,9 @@ def flips(content: bytes) -> list[tuple[int, bytes]]:
     ]
 
 
-def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    saved(tmp_path / "of" / "a trial", (1, 1))
-    (found,) = newest(tmp_path / "of" / "a trial", [(1, 1)])
+def test_a_state_comes_back_bit_for_bit(folder: str) -> None:
+    saved(inside(folder, "of", "a trial"), (1, 1))
+    (found,) = newest(inside(folder, "of", "a trial"), [(1, 1)])
     assert {name: (value.dtype, value.shape) for name, value in found.items()} == {
         name: (value.dtype, value.shape) for name, value in state_at(1).items()
     }
@@ -75,46 +97,46 @@ def test_a_file_says_in_its_header_what_it_is(tmp_path: Path) -> None:
         assert opened.metadata() == {"epoch": "7", "attempt": "2", "sha256": digest(state_at(7))}
 
 
-def test_only_accepted_checkpoints_are_given_and_in_the_order_of_the_record(tmp_path: Path) -> None:
-    saved(tmp_path, (4, 1), (5, 1), (5, 2))
-    assert epochs(tmp_path, [(5, 2), (4, 1), (3, 1)]) == [5, 4]
-    assert epochs(tmp_path, [(4, 1)]) == [4]
-    assert epochs(tmp_path, [(6, 1), (4, 2)]) == []
-    assert epochs(tmp_path, []) == []
-    assert epochs(tmp_path / "no such folder", [(5, 1)]) == []
+def test_only_accepted_checkpoints_are_given_and_in_the_order_of_the_record(folder: str) -> None:
+    saved(folder, (4, 1), (5, 1), (5, 2))
+    assert epochs(folder, [(5, 2), (4, 1), (3, 1)]) == [5, 4]
+    assert epochs(folder, [(4, 1)]) == [4]
+    assert epochs(folder, [(6, 1), (4, 2)]) == []
+    assert epochs(folder, []) == []
+    assert epochs(inside(folder, "no such folder"), [(5, 1)]) == []
 
 
 class TestPruning:
-    def test_the_newest_two_are_kept(self, tmp_path: Path) -> None:
-        saved(tmp_path, *((epoch, 1) for epoch in range(1, 13)))
-        assert names(tmp_path) == ["000011-001.safetensors", "000012-001.safetensors"]
+    def test_the_newest_two_are_kept(self, folder: str) -> None:
+        saved(folder, *((epoch, 1) for epoch in range(1, 13)))
+        assert names(folder) == ["000011-001.safetensors", "000012-001.safetensors"]
 
-    def test_an_older_attempt_leaves_a_newer_ones_files(self, tmp_path: Path) -> None:
-        saved(tmp_path, (3, 2), (4, 2), (8, 1), (9, 1), (10, 1))
-        assert epochs(tmp_path, [(4, 2), (3, 2)]) == [4, 3]
+    def test_an_older_attempt_leaves_a_newer_ones_files(self, folder: str) -> None:
+        saved(folder, (3, 2), (4, 2), (8, 1), (9, 1), (10, 1))
+        assert epochs(folder, [(4, 2), (3, 2)]) == [4, 3]
 
-    def test_a_newer_attempt_removes_what_older_ones_left(self, tmp_path: Path) -> None:
-        saved(tmp_path, (3, 1), (4, 1))
-        (tmp_path / ".000003-001.safetensors.1").write_bytes(b"a write that was cut short")
-        (tmp_path / ".000009-003.safetensors.3").write_bytes(b"a write under way")
-        saved(tmp_path, (5, 2), (6, 2))
-        assert names(tmp_path) == [
+    def test_a_newer_attempt_removes_what_older_ones_left(self, folder: str) -> None:
+        saved(folder, (3, 1), (4, 1))
+        put(folder, ".000003-001.safetensors.1", b"a write that was cut short")
+        put(folder, ".000009-003.safetensors.3", b"a write under way")
+        saved(folder, (5, 2), (6, 2))
+        assert names(folder) == [
             ".000009-003.safetensors.3",
             "000005-002.safetensors",
             "000006-002.safetensors",
         ]
 
-    def test_what_the_driver_has_on_record_outlives_an_epoch_that_never_reached_it(self, tmp_path: Path) -> None:
-        saved(tmp_path, (4, 1), (5, 1))  # the driver heard of 5, then lost the worker, which wrote
-        saved(tmp_path, (6, 1))
-        saved(tmp_path, (6, 2))  # and lost the next one before it heard
-        assert epochs(tmp_path, [(5, 1), (4, 1)]) == [5]
+    def test_what_the_driver_has_on_record_outlives_an_epoch_that_never_reached_it(self, folder: str) -> None:
+        saved(folder, (4, 1), (5, 1))  # the driver heard of 5, then lost the worker, which wrote
+        saved(folder, (6, 1))
+        saved(folder, (6, 2))  # and lost the next one before it heard
+        assert epochs(folder, [(5, 1), (4, 1)]) == [5]
 
-    def test_files_of_others_are_left_alone(self, tmp_path: Path) -> None:
-        (tmp_path / "notes.txt").write_text("")
-        (tmp_path / "weights.safetensors").write_text("")
-        saved(tmp_path, (1, 1), (9, 1))
-        assert names(tmp_path) == ["000009-001.safetensors", "notes.txt", "weights.safetensors"]
+    def test_files_of_others_are_left_alone(self, folder: str) -> None:
+        put(folder, "notes.txt")
+        put(folder, "weights.safetensors")
+        saved(folder, (1, 1), (9, 1))
+        assert names(folder) == ["000009-001.safetensors", "notes.txt", "weights.safetensors"]
 
 
 class TestDamage:
@@ -174,6 +196,30 @@ class TestDamage:
         assert epochs(file.parent, [(9, 1)]) == []
         (record,) = caplog.records
         assert record.getMessage().startswith(f"{file}: refused")
+
+
+class TestDamageInABucket:
+    def test_an_object_that_is_cut_flipped_or_goes_on_is_refused(self, bucket: str, tmp_path: Path) -> None:
+        folder, name = inside(bucket, tmp_path.name), "000002-001.safetensors"
+        saved(folder, (1, 1), (2, 1))
+        content = files_at(folder).read(name)
+        # Every byte of a file on disk is tried above; what the bytes came through is all that differs.
+        damaged = [changed for _, changed in flips(content)[::401]]
+        for changed in [b"", content[:-1], content[: len(content) // 2], content + b"\0", *damaged]:
+            put(folder, name, changed)
+            assert epochs(folder, [(2, 1), (1, 1)]) == [1]
+        put(folder, name, content)
+        assert epochs(folder, [(2, 1), (1, 1)]) == [2, 1]
+
+    def test_a_refusal_is_told_with_its_url(
+        self, bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folder = inside(bucket, tmp_path.name)
+        put(folder, "000001-001.safetensors", b"damaged")
+        assert epochs(folder, [(1, 1)]) == []
+        assert [record.getMessage().partition(": refused")[0] for record in caplog.records] == [
+            f"{folder}/000001-001.safetensors"
+        ]
 
 
 class TestWriting:

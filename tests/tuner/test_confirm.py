@@ -1,7 +1,5 @@
 """Confirm runs: who wins is decided on validation, and how good the winners are on seeds nobody has seen."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.tuner.events import History
@@ -35,7 +33,7 @@ def works_of_round(spec: SearchSpec, history: History, round_number: int, seeds:
         seeds,
         round_number,
         lambda hyper, seed: trial_config(spec, hyper, seed),
-        lambda arm, number: Path(f"{arm}-{number}"),
+        lambda arm, number: f"{arm}-{number}",
     )
 
 

@@ -65,7 +65,9 @@ def load(request: DataRequest, cache_dir: Path, progress: Progress | None = None
                 _make(request, source, entry, progress or (lambda line: None))
                 splits = _open(entry)
     except OSError as error:
-        raise DataError(f"{cache_dir}: cannot write the data cache ({error})") from error
+        raise DataError(
+            f"{cache_dir}: cannot write the data cache ({error}); TUNER_CACHE names another folder"
+        ) from error
     if splits is None:
         raise DataError(f"{entry}: the cache entry cannot be read back")
     return splits

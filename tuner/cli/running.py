@@ -63,9 +63,7 @@ def run(spec: Path, simulate: bool, data_path: str | None, home: Path | None, qu
 @home_option
 @quiet_option
 @output_option
-def resume(
-    job: str, address: str | None, data_path: str | None, home: Path | None, quiet: bool, output: str
-) -> None:
+def resume(job: str, address: str | None, data_path: str | None, home: Path | None, quiet: bool, output: str) -> None:
     """Go on with JOB where it stands: after a stop, a crash or a failure that was put right.
 
     Every unfinished trial continues at its next epoch, with its own settings and MLflow run.
