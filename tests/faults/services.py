@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -100,7 +100,9 @@ class Service:
     def _tell_family(self, number: int) -> None:
         if self._process is not None and self._process.poll() is None:
             for pid in _family(self._process.pid):
-                os.kill(pid, number)
+                # One of Postgres' own may have ended meanwhile.
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     @staticmethod
     def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:

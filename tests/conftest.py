@@ -1,4 +1,4 @@
-"""The services that fault tests use, up when a test begins; a test may leave them stopped or frozen."""
+"""The services that tests use, up when a test begins; a test may leave them stopped or frozen."""
 
 import shutil
 import tempfile
