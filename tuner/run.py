@@ -85,7 +85,7 @@ class Job:
         if self.simulated is not None:
             return nullcontext()
         if on_cluster():
-            return connected_ray((code,) if code else ())
+            return connected_ray(code)
         resources = self.spec.resources
         gpus = usable_gpus() if resources.gpus else 0
         return embedded_ray(self.concurrent * resources.cpus, gpus, self.scratch, (code,) if code else ())

@@ -1,7 +1,6 @@
 """Records of jobs in Postgres: one holder at a time, nothing written by one that was replaced, journals that agree."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ def database(postgres: Postgres) -> Database:
 
 
 @pytest.fixture
-def job(database: Database, tmp_path: Path) -> Iterator[JobFolder]:
+def job(database: Database, tmp_path: Path) -> JobFolder:
     """A job that is on record, and has a folder here."""
     database.register("job-1", 1, "name: job", START, b"code")
     folder = Home(tmp_path).put_job("job-1", "name: job", START)
