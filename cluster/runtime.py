@@ -1,22 +1,25 @@
-"""The Ray that trials run on: one started in this process tree, on loopback, with a token of its own."""
+"""The Ray that trials run on: one started in this process tree, or the cluster whose job this process is.
+
+An embedded Ray listens on loopback and has a token of its own. On a cluster, the address and the token are those of the
+environment, which the cluster gives to its jobs.
+"""
 
 import logging
+import math
 import os
 import secrets
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, first_line
 
 SETTINGS: Mapping[str, str] = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    # Takes 127.0.0.1 as it is, where Ray would take the interface's address instead and listen on every one.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # An error that nobody waited for any more, as when a run is left because of another, would be printed in full.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -26,11 +29,30 @@ SETTINGS: Mapping[str, str] = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+EMBEDDED: Mapping[str, str] = {
+    "RAY_AUTH_MODE": "token",
+    # Takes 127.0.0.1 as it is, where Ray would take the interface's address instead and listen on every one.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+OBJECT_STORE_BYTES = 128 * 2**20
+REACH_S = 5.0
+_TOKEN = secrets.token_hex(32)
+"""Of embedded Rays; one for all of a process, for Ray remembers it."""
+
+
+def on_cluster() -> bool:
+    """Whether this process was started by a job of a Ray cluster, directly or below.
+
+    Workers are not: Ray starts them, on a cluster and embedded alike.
+    """
+    return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") and os.environ.get("RAY_ADDRESS"))
+
+
 # Ray reads these when it is imported, so importing this module, which comes first, must set them.
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
-
-OBJECT_STORE_BYTES = 128 * 2**20
+if not on_cluster() and "ray" not in sys.modules:
+    os.environ.update(EMBEDDED)
 
 
 def usable_cpus() -> int:
@@ -57,35 +79,110 @@ def embedded_ray(cpus: int, gpus: int, scratch: Path, python_path: tuple[Path, .
         python_path: folders whose modules trials may import (the user's own models and data).
 
     Raises:
-        ClusterError: Ray does not start.
+        ClusterError: Ray does not start, or this is a job on a cluster, where the token is the cluster's.
     """
+    if on_cluster():
+        raise ClusterError("this is a job of a Ray cluster: no other Ray is started inside it")
+    path = os.pathsep.join([*map(str, python_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # Workers inherit it: the folder of the spec is where the user's own models and data are.
+    with (
+        _environment({"RAY_AUTH_TOKEN": _TOKEN, "PYTHONPATH": path}),
+        _ray(
+            "start Ray here",
+            address="local",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(scratch),
+        ),
+    ):
+        yield
+
+
+@contextmanager
+def connected_ray() -> Iterator[None]:
+    """Use the cluster that this job runs on, and leave it on the way out.
+
+    Raises:
+        ClusterError: this is no job of a Ray cluster, or its Ray cannot be reached.
+    """
+    if not on_cluster():
+        raise ClusterError("this is no job of a Ray cluster; submit it with: tuner submit")
+    address = os.environ["RAY_ADDRESS"]
+    _check_reachable(address)
+    with _ray(f"connect to the Ray at {address}", address=address):
+        yield
+
+
+def slots(cpus: int, gpus: float) -> int:
+    """How many trials of this size the nodes that are up have room for, were they empty; each node counts by itself."""
+    import ray
+
+    return sum(
+        fitting(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0), cpus, gpus)
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+
+
+def fitting(node_cpus: float, node_gpus: float, cpus: int, gpus: float) -> int:
+    """How many trials fit one node; shares of a GPU never span two.
+
+    Args:
+        node_cpus: CPUs of the node.
+        node_gpus: GPUs of the node.
+        cpus: CPUs of each trial, at least 1.
+        gpus: GPUs of each trial: 0, a share below 1, or a whole number.
+    """
+    by_cpu = int(node_cpus // cpus)
+    if not gpus:
+        return by_cpu
+    # A third is three to a device, whatever binary fractions say.
+    by_gpu = int(node_gpus) * math.floor(1 / gpus + 1e-9) if gpus < 1 else int(node_gpus // gpus)
+    return min(by_cpu, by_gpu)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for more than a minute."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"cannot connect to the Ray at {address}: {first_line(error)}") from error
+
+
+@contextmanager
+def _ray(what: str, **options: Any) -> Iterator[None]:
     import ray
 
     handlers = _handlers()
-    before = os.environ.get("PYTHONPATH", "")
-    # Workers inherit it: the folder of the spec is where the user's own models and data are.
-    os.environ["PYTHONPATH"] = os.pathsep.join([*(str(path) for path in python_path), *filter(None, [before])])
     try:
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(scratch),
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"cannot start Ray here: {str(error).splitlines()[0]}") from error
-        _put_back(handlers)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise ClusterError(f"cannot {what}: {first_line(error)}") from error
+        finally:
+            _put_back(handlers)
         yield
     finally:
         ray.shutdown()
         _put_back(handlers)
-        os.environ["PYTHONPATH"] = before
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 Handlers = Mapping[int, Any]
