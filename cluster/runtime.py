@@ -5,8 +5,10 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 OBJECT_STORE_BYTES = 128 * 2**20
+LOOK_S = 0.002
 
 
 def usable_cpus() -> int:
@@ -61,31 +64,32 @@ def embedded_ray(cpus: int, gpus: int, scratch: Path, python_path: tuple[Path, .
     """
     import ray
 
-    handlers = _handlers()
     before = os.environ.get("PYTHONPATH", "")
     # Workers inherit it: the folder of the spec is where the user's own models and data are.
     os.environ["PYTHONPATH"] = os.pathsep.join([*(str(path) for path in python_path), *filter(None, [before])])
-    try:
+    # What Ray starts ends with the thread that started it.
+    with ThreadPoolExecutor(1, "ray") as starter:
+        elsewhere = partial(_run_elsewhere, starter, _handlers())
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(scratch),
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"cannot start Ray here: {str(error).splitlines()[0]}") from error
-        _put_back(handlers)
-        yield
-    finally:
-        ray.shutdown()
-        _put_back(handlers)
-        os.environ["PYTHONPATH"] = before
+            try:
+                elsewhere(
+                    ray.init,
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(scratch),
+                )
+            except (OSError, RuntimeError, ValueError) as error:
+                raise ClusterError(f"cannot start Ray here: {str(error).splitlines()[0]}") from error
+            yield
+        finally:
+            elsewhere(ray.shutdown)
+            os.environ["PYTHONPATH"] = before
 
 
 Handlers = Mapping[int, Any]
@@ -96,12 +100,21 @@ def _handlers() -> Handlers:
     return {number: handler for number, handler in found.items() if handler is not None}
 
 
-def _put_back(handlers: Handlers) -> None:
-    """Undo what Ray does to signals.
+def _run_elsewhere(thread: ThreadPoolExecutor, handlers: Handlers, call: Callable[..., object], **options: Any) -> None:
+    """Call Ray in a thread that is not the main one, and undo meanwhile what it does to signals.
 
-    It takes SIGTERM in Python to exit with 15, in its core to abort with a stack trace, and leaves the default action
-    behind when it shuts down.
+    In the main thread it takes SIGTERM to exit wherever that comes, for the seconds that it starts: in the middle of a
+    callback the exit goes unheard, and what was asked to stop runs on. Its core, in whatever thread, takes SIGTERM to
+    abort with a stack trace, and leaves the default action behind when it shuts down.
     """
+    called = thread.submit(call, **options)
+    while not called.done():
+        wait([called], LOOK_S)
+        _put_back(handlers)
+    called.result()
+
+
+def _put_back(handlers: Handlers) -> None:
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
             signal.signal(number, handler)
