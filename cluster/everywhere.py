@@ -36,7 +36,7 @@ def on_every_node(
 
     needed = "GPU" if gpus else "CPU"
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(needed, 0) > 0]
-    task = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0)(_call)
+    task: Any = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0)(_call)
     calls = {
         task.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),

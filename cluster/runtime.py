@@ -12,8 +12,10 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ EMBEDDED: Mapping[str, str] = {
 }
 OBJECT_STORE_BYTES = 128 * 2**20
 REACH_S = 5.0
+LOOK_S = 0.002
 _TOKEN = secrets.token_hex(32)
 """Of embedded Rays; one for all of a process, for Ray remembers it."""
 
@@ -102,18 +105,29 @@ def embedded_ray(cpus: int, gpus: int, scratch: Path, python_path: tuple[Path, .
 
 
 @contextmanager
-def connected_ray() -> Iterator[None]:
+def connected_ray(code: Path | None = None) -> Iterator[None]:
     """Use the cluster that this job runs on, and leave it on the way out.
+
+    Args:
+        code: a folder that workers get a copy of, and may import from (the user's own models and data).
 
     Raises:
         ClusterError: this is no job of a Ray cluster, or its Ray cannot be reached.
     """
     if not on_cluster():
         raise ClusterError("this is no job of a Ray cluster; submit it with: tuner submit")
-    address = os.environ["RAY_ADDRESS"]
+    address = cluster_id()
     _check_reachable(address)
-    with _ray(f"connect to the Ray at {address}", address=address):
+    # What the job was submitted with is for the driver: workers get this instead.
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
+    runtime_env = {} if code is None else {"working_dir": str(code)}
+    with _ray(f"connect to the Ray at {address}", address=address, runtime_env=runtime_env):
         yield
+
+
+def cluster_id() -> str:
+    """The address of the Ray that this job runs on, by which two jobs know that they share it."""
+    return os.environ["RAY_ADDRESS"]
 
 
 def slots(cpus: int, gpus: float) -> int:
@@ -157,18 +171,17 @@ def _check_reachable(address: str) -> None:
 def _ray(what: str, **options: Any) -> Iterator[None]:
     import ray
 
-    handlers = _handlers()
-    try:
+    # What Ray starts ends with the thread that started it.
+    with ThreadPoolExecutor(1, "ray") as starter:
+        elsewhere = partial(_run_elsewhere, starter, _handlers())
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise ClusterError(f"cannot {what}: {first_line(error)}") from error
+            try:
+                elsewhere(ray.init, log_to_driver=False, logging_level=logging.ERROR, **options)
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                raise ClusterError(f"cannot {what}: {first_line(error)}") from error
+            yield
         finally:
-            _put_back(handlers)
-        yield
-    finally:
-        ray.shutdown()
-        _put_back(handlers)
+            elsewhere(ray.shutdown)
 
 
 @contextmanager
@@ -193,12 +206,21 @@ def _handlers() -> Handlers:
     return {number: handler for number, handler in found.items() if handler is not None}
 
 
-def _put_back(handlers: Handlers) -> None:
-    """Undo what Ray does to signals.
+def _run_elsewhere(thread: ThreadPoolExecutor, handlers: Handlers, call: Callable[..., object], **options: Any) -> None:
+    """Call Ray in a thread that is not the main one, and undo meanwhile what it does to signals.
 
-    It takes SIGTERM in Python to exit with 15, in its core to abort with a stack trace, and leaves the default action
-    behind when it shuts down.
+    In the main thread it takes SIGTERM to exit wherever that comes, for the seconds that it starts: in the middle of a
+    callback the exit goes unheard, and what was asked to stop runs on. Its core, in whatever thread, takes SIGTERM to
+    abort with a stack trace, and leaves the default action behind when it shuts down.
     """
+    called = thread.submit(call, **options)
+    while not called.done():
+        wait([called], LOOK_S)
+        _put_back(handlers)
+    called.result()
+
+
+def _put_back(handlers: Handlers) -> None:
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
             signal.signal(number, handler)

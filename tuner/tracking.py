@@ -122,7 +122,10 @@ class Writer:
         """
         with self._alone(), self._explained():
             self._note = load(self._job.tracked)
-            if self._note.tracker != self._shown or not self._note.fits(self._job.journal):
+            if self._note.tracker != self._shown:
+                self._begin_anew()
+            elif not self._note.fits(self._job.journal):
+                self._delete_lost()
                 self._begin_anew()
             try:
                 self._send_all()
@@ -274,6 +277,30 @@ class Writer:
         for run in self._search(f"attributes.status = '{RUNNING}'"):
             if run.info.run_id not in self.runs.values() and not run.data.metrics:
                 self._client.delete_run(run.info.run_id)
+
+    def _delete_lost(self) -> None:
+        """The journal was cut back: what runs hold of what it lost may be done otherwise now, and they made again."""
+        known, _ = fold((event for event, _ in read_from(self._job.journal, 0)), ())
+        for run in list(self._children()):
+            change = known.get(run.data.tags.get("tuner.trial", JOB))
+            if change is None or self._holds_more(run, change):
+                self._client.delete_run(run.info.run_id)
+
+    def _holds_more(self, run: Run, change: Change) -> bool:
+        """Whether a run has other parameters than a trial, or steps that the trial did not report."""
+        params = {} if change.begin is None else trial_run(change.begin, self._job.id, "").params
+        differs = any(run.data.params.get(name, str(value)) != str(value) for name, value in params.items())
+        return differs or not self._steps_of(run.info.run_id) <= change.steps.keys()
+
+    def _children(self) -> Iterator[Run]:
+        where = f"tags.`tuner.job` = '{self._job.id}' and tags.`tuner.stage` != 'job'"
+        token = None
+        while True:
+            page = self._client.search_runs([self._note.experiment], where, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def _find_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self._experiment_name)

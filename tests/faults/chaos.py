@@ -2,6 +2,7 @@
 
 Odd seeds search with random sampling and no pruning: settings and values must equal those of a run without faults. Even
 ones search with TPE and ASHA, where what is asked depends on what came before: the end-state checker must hold.
+At most one epoch a fault may be trained twice, unless files were damaged.
 """
 
 import argparse
@@ -20,23 +21,26 @@ from pathlib import Path
 
 from tests.faults.checker import check_end_state, values
 from tests.faults.services import MlflowServer, Postgres, running
-from tests.faults.test_faults import driver, kill_all, newest_checkpoints, truncate, workers
+from tests.faults.test_faults import flip, kill_all, newest_checkpoints, trained_again, truncate, workers
 from tests.tuner.jobs import Place, place
+from tuner.lease import holder
 from tuner.record import Record
 
 PAUSE_S = (10.0, 20.0)
 OUTAGE_S = (2.0, 15.0)
 MOST_FAULTS = 12
+GAVE_UP = "; try again with: tuner resume "
+"""What the supervisor says when two drivers in a row got nothing done: on a busy machine we may kill both."""
 SPEC = """\
 name: chaos
-data: {{name: digits}}
-model: {{name: elu_net, width: 0.0625}}
+data: {{name: digits, train_images: 300, val_images: 100, test_images: 100}}
+model: {{name: elu_net, width: 0.03}}
 baseline: adam_l2
 arms: [adam_l2, adamw, noam]
-budget: {{trials: 4, epochs: 12, batch_size: 50}}
+budget: {{trials: 4, epochs: 24, batch_size: 20}}
 sampler: {sampler}
 scheduler: {scheduler}
-resources: {{silent_minutes: 0.5}}
+resources: {{silent_minutes: 0.5, retries: 9}}
 confirm: {{seeds: 3}}
 storage: {storage}
 tracking: {{uri: '{tracker}', experiment: {experiment}}}
@@ -59,6 +63,7 @@ class Chaos:
         self._random = random.Random(seed)
         self._process: subprocess.Popen[str] | None = None
         self.faults: list[str] = []
+        self.resumes = 0
 
     def run(self) -> Record:
         """Run the job to its end, whatever it takes."""
@@ -72,35 +77,50 @@ class Chaos:
                 continue
             if code == 0:
                 break
-            # 3: a service was away for longer than the job waits. Otherwise only what we did may have ended it.
-            assert code in (3, 143, -signal.SIGKILL), (code, (self._where.root / "err").read_text())
-            self._process = self._where.start("resume", "-q")
+            self._check_end(code, (self._where.root / "err").read_text())
+            self._process = self._where.start(*self._again())
+            self.resumes += 1
         synced = self._where.tuner("sync")
         assert synced.code == 0, synced.err
         return check_end_state(self._where)
 
+    def _again(self) -> tuple[str, ...]:
+        # Killed before anything was written down, there is nothing to resume.
+        return ("resume", "-q") if list(self._where.home.jobs()) else ("run", "spec.yaml", "-q")
+
+    @staticmethod
+    def _check_end(code: int, said: str) -> None:
+        """Only what we did may have ended it; 3: a service was away for longer than the job waits."""
+        assert "Traceback" not in said, said
+        assert code in (3, 143, -signal.SIGKILL) or (code == 1 and GAVE_UP in said), (code, said)
+
     def _cause(self, fault: Callable[["Chaos"], None]) -> None:
-        if not list(self._where.home.jobs()) or not self._where.job.journal.exists():
-            return
         try:
             fault(self)
-        except (AssertionError, IndexError, ProcessLookupError, FileNotFoundError):
-            # Its victim was not there.
+        except NoVictim:
             return
         self.faults.append(fault.__name__)
         print(f"  {fault.__name__}", file=sys.stderr, flush=True)
 
     def kill_a_worker(self) -> None:
-        os.kill(self._random.choice(workers(self._where)), signal.SIGKILL)
+        self._signal_a_worker(signal.SIGKILL)
 
     def freeze_a_worker(self) -> None:
-        os.kill(self._random.choice(workers(self._where)), signal.SIGSTOP)
+        self._signal_a_worker(signal.SIGSTOP)
 
     def kill_the_driver(self) -> None:
-        os.kill(driver(self._where), signal.SIGKILL)
+        self._signal_the_driver(signal.SIGKILL)
 
     def freeze_the_driver(self) -> None:
-        os.kill(driver(self._where), signal.SIGSTOP)
+        self._signal_the_driver(signal.SIGSTOP)
+
+    def kill_the_supervisor(self) -> None:
+        """Its driver has to end by itself before another may begin."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        left = self._where.processes_left(patience_s=60)
+        assert left == [], left
 
     def kill_everything(self) -> None:
         assert self._process is not None
@@ -111,9 +131,20 @@ class Chaos:
         self._process.send_signal(signal.SIGTERM)
 
     def damage_checkpoints(self) -> None:
-        for files in newest_checkpoints(self._where):
-            truncate(files[0])
         self.kill_everything()
+        damaged = newest_checkpoints(self._where) if list(self._where.home.jobs()) else []
+        for files in damaged:
+            truncate(files[0])
+        if not damaged:
+            raise NoVictim
+
+    def damage_the_journal(self) -> None:
+        """In its second half, so that not all is to be done again."""
+        self.kill_everything()
+        journals = [job.journal for job in self._where.home.jobs() if job.journal.exists()]
+        if not journals:
+            raise NoVictim
+        flip(journals[0], int(journals[0].stat().st_size * self._random.uniform(0.5, 1)))
 
     def take_the_tracker_away(self) -> None:
         self._tracker.stop()
@@ -125,15 +156,41 @@ class Chaos:
         time.sleep(self._random.uniform(*OUTAGE_S))
         self._postgres.start()
 
+    def _signal_a_worker(self, number: int) -> None:
+        found = workers(self._where)
+        if not found:
+            raise NoVictim
+        _signal(self._random.choice(found), number)
+
+    def _signal_the_driver(self, number: int) -> None:
+        jobs = list(self._where.home.jobs())
+        found = holder(jobs[0].lease) if jobs else None
+        if found is None or found.pid == 0:
+            raise NoVictim
+        _signal(found.pid, number)
+
+
+class NoVictim(Exception):
+    """What the fault is to befall is not there just now."""
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        raise NoVictim from None
+
 
 FAULTS: tuple[Callable[[Chaos], None], ...] = (
     Chaos.kill_a_worker,
     Chaos.freeze_a_worker,
     Chaos.kill_the_driver,
     Chaos.freeze_the_driver,
+    Chaos.kill_the_supervisor,
     Chaos.kill_everything,
     Chaos.ask_it_to_stop,
     Chaos.damage_checkpoints,
+    Chaos.damage_the_journal,
     Chaos.take_the_tracker_away,
     Chaos.take_the_database_away,
 )
@@ -172,13 +229,20 @@ def survive(seed: int, undisturbed: Record | None, postgres: Postgres, tracker: 
         if undisturbed is not None:
             assert values(record) == values(undisturbed), "settings or values differ from those without faults"
         assert where.processes_left() == []
+        again = len(trained_again(where))
+        damaged = {"damage_checkpoints", "damage_the_journal"} & set(chaos.faults)
+        # One that ends a trial is on record a moment before the trial's end is.
+        assert damaged or again <= len(chaos.faults), "epochs were trained twice"
     return {
         "seed": seed,
         "sampler": "random" if seed % 2 else "tpe",
         "faults": chaos.faults,
+        "resumes": chaos.resumes,
         "attempts": sum(trial.attempts for trial in record.trials.values()),
         "trials": len(record.trials),
+        "epochs_again": again,
         "seconds": round(time.monotonic() - begun),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
@@ -199,6 +263,8 @@ def main() -> None:
     parser.add_argument("seeds", type=int, nargs="+")
     seeds = parser.parse_args().seeds
     warnings.simplefilter("ignore")
+    # Ended, it ends what it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with services() as (postgres, tracker):
         undisturbed = None
         if any(seed % 2 for seed in seeds):

@@ -58,6 +58,12 @@ class Service:
         """Whether it was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The process id of what was started last."""
+        assert self._process is not None, "it was not started"
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, unless it is up, and wait until it can be used."""
         self.launch()

@@ -1,7 +1,7 @@
 """Small jobs told to a real journal by hand, and what a tracker must hold of them, worked out event by event."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,8 @@ from tuner.journal import Journal, read
 
 NUMBERS = {"train_loss": "train/loss", "val_acc": "val/acc"}
 """Some of what a trial reports, by the tracker's names."""
+HYPER = {"lr": 0.1, "l2": 0.0}
+"""A trial's, if no other is given."""
 
 
 class Told:
@@ -45,7 +47,7 @@ class Told:
         """The job's state."""
         self._tell("state", state=state)
 
-    def trial(self, key: str) -> None:
+    def trial(self, key: str, hyper: Mapping[str, float] = HYPER) -> None:
         """A trial starts, and its first attempt: ``stage/arm/number``."""
         stage, arm, number = key.split("/")
         self._tell(
@@ -56,7 +58,7 @@ class Told:
             number=int(number),
             seed=1,
             round=0,
-            hyper={"lr": 0.1, "l2": 0.0},
+            hyper=dict(hyper),
             knobs={"lr": 0.1},
         )
         self.attempt(key, 1, 0)

@@ -115,6 +115,28 @@ def test_a_run_that_was_told_more_than_the_journal_now_says_goes_on(told: Told, 
     assert held(client, told.folder) == due(told.folder)
 
 
+def test_what_a_damaged_journal_has_lost_and_was_told_gives_way_to_what_was_done_instead(
+    told: Told, store: str, client: Any
+) -> None:
+    kept = told.folder.journal.read_bytes()
+    for key, hyper in (("search/noam/1", {"lr": 0.2, "l2": 0.0}), ("search/noam/2", {"lr": 0.3, "l2": 0.0})):
+        told.trial(key, hyper)
+        told.epochs(key, 1, 4)
+        told.end(key)
+    writer_of(told.folder, store).send()
+    told.folder.journal.write_bytes(kept)
+    # What was asked for then was drawn from another history; the last was not asked for again.
+    told.trial("search/noam/1", {"lr": 0.1, "l2": 0.5})
+    told.epochs("search/noam/1", 1, 2)
+    told.end("search/noam/1", "pruned")
+    finish(told)
+    writer = writer_of(told.folder, store)
+    writer.send()
+    assert held(client, told.folder) == due(told.folder)
+    params = client.get_run(writer.runs["search/noam/1"]).data.params
+    assert params == {"lr": "0.1", "l2": "0.5", "seed": "1"}
+
+
 def test_a_long_trial_is_told_whole(told: Told, store: str, client: Any) -> None:
     told.trial("search/noam/1")
     told.epochs("search/noam/1", 1, 300)

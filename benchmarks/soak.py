@@ -1,0 +1,234 @@
+"""What grows while small jobs run back to back in one home, and in the driver of one long simulated job; prints JSON.
+
+Studies lie in a Postgres, runs in an MLflow server on it. Each job is a process of its own, so what can grow is what
+outlasts a job: the services' memory and connections, files, temporary folders, processes and runs that were left. The
+driver's own memory and files are compared all the same, job by job: the home it works in gets fuller.
+
+    python -m benchmarks.soak --minutes 30 --trials 2000
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from benchmarks.conditions import conditions
+from tests.faults.services import MlflowServer, Postgres, running
+from tests.tuner.jobs import Place, place
+from tuner.lease import holder
+
+SPEC = """\
+name: soak
+data: {{name: digits, train_images: 200, val_images: 100, test_images: 100}}
+model: {{name: elu_net, width: 0.03}}
+baseline: adam_l2
+arms: [adam_l2, noam]
+budget: {{trials: 4, epochs: 8, batch_size: 20}}
+scheduler: {{name: asha, first_rung: 2, reduction_factor: 2}}
+confirm: {{seeds: 3}}
+storage: {storage}
+tracking: {{uri: '{tracker}', experiment: soak}}
+"""
+LONG_SPEC = """\
+name: long
+data: {{name: digits}}
+model: {{name: elu_net, width: 0.03}}
+baseline: adam_l2
+arms: [adam_l2, noam]
+budget: {{trials: {trials}, epochs: 12, batch_size: 50}}
+sampler: random
+scheduler: {{name: asha, first_rung: 3, reduction_factor: 3}}
+confirm: {{seeds: 3}}
+"""
+SAMPLE_S = 0.5
+MB = 2**20
+
+
+@dataclass
+class Samples:
+    """What was seen of some processes: their memory (PSS, megabytes) and open files, together, by sample."""
+
+    memory_mb: list[float] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+
+    def add(self, pids: Sequence[int]) -> None:
+        """Look once; nothing is noted unless all are there."""
+        try:
+            processes = [psutil.Process(pid) for pid in pids]
+            memory = sum(process.memory_full_info().pss for process in processes) / MB
+            files = sum(process.num_fds() for process in processes)
+        except psutil.NoSuchProcess:
+            return
+        if pids:
+            self.memory_mb.append(memory)
+            self.files.append(files)
+
+
+@contextmanager
+def sampling(look: Callable[[], None]) -> Iterator[None]:
+    """Look again and again meanwhile."""
+    ending = threading.Event()
+
+    def run() -> None:
+        while not ending.wait(SAMPLE_S):
+            look()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def driver(where: Place) -> list[int]:
+    """The driver of the newest job, while there is one."""
+    jobs = list(where.home.jobs())
+    found = holder(jobs[-1].lease) if jobs else None
+    return [found.pid] if found is not None and found.pid else []
+
+
+def one_job(where: Place, postgres: Postgres, tracker: MlflowServer) -> dict[str, float]:
+    """Run a job to its end; what was seen on the way, and what is left."""
+    seen, connections = Samples(), [connected(postgres)]
+    before = len(list(where.home.jobs()))
+    began = time.monotonic()
+    process = where.start("run", "spec.yaml", "-q")
+
+    def look() -> None:
+        if len(list(where.home.jobs())) > before and (pids := driver(where)):
+            seen.add([process.pid, *pids])
+        connections.append(connected(postgres))
+
+    with sampling(look):
+        ended = where.ended(process)
+    assert ended.code == 0, ended.err
+    seconds = time.monotonic() - began
+    server = Samples()
+    server.add(family(tracker.pid))
+    database = Samples()
+    database.add(family(postgres.pid))
+    return {
+        "seconds": seconds,
+        "driver_and_supervisor_peak_mb": max(seen.memory_mb),
+        "driver_and_supervisor_files": max(seen.files),
+        "connections_most": max(connections),
+        "connections_left": connected(postgres),
+        "mlflow_mb": server.memory_mb[0],
+        "mlflow_files": server.files[0],
+        "postgres_mb": database.memory_mb[0],
+        "processes_left": len(where.processes_left()),
+        "temporary_files_left": len(list(where.scratch.iterdir())),
+        "home_files": sum(len(files) for _, _, files in os.walk(where.home.path)),
+        "home_mb": sum(file.stat().st_size for file in where.home.path.rglob("*") if file.is_file()) / MB,
+    }
+
+
+def connected(postgres: Postgres) -> int:
+    """Connections to the database server, without this one."""
+    with postgres.connect() as connection:
+        found = connection.execute("select count(*) from pg_stat_activity where backend_type = 'client backend'")
+        row = found.fetchone()
+    assert row is not None
+    return int(str(row[0])) - 1
+
+
+def left_running(postgres: Postgres) -> int:
+    """MLflow runs that still look as if they ran."""
+    with postgres.connect("mlflow") as connection:
+        row = connection.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
+    assert row is not None
+    return int(str(row[0]))
+
+
+def back_to_back(minutes: float) -> dict[str, object]:
+    """Jobs one after the other, the first third held against the last."""
+    with tempfile.TemporaryDirectory(prefix="tuner-soak-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        postgres = Postgres(folder / "postgres", {"fsync": "on"})
+        os.environ |= postgres.env
+        with running(postgres):
+            tracker = MlflowServer(postgres.create("mlflow"), folder / "mlflow", postgres.env)
+            spec = SPEC.format(storage=postgres.create("studies"), tracker=tracker.uri)
+            with running(tracker), place(folder / "place", spec) as where:
+                began, jobs = time.monotonic(), []
+                # The first finds nothing decoded and no tables.
+                one_job(where, postgres, tracker)
+                while time.monotonic() - began < 60 * minutes:
+                    jobs.append(one_job(where, postgres, tracker))
+                seconds, runs = time.monotonic() - began, left_running(postgres)
+    third = len(jobs) // 3
+    compared = {key: change([job[key] for job in jobs[:third]], [job[key] for job in jobs[-third:]]) for key in jobs[0]}
+    return {"minutes": round(seconds / 60, 1), "jobs": len(jobs), "runs_left_running": runs, "thirds": compared}
+
+
+def change(first: Sequence[float], last: Sequence[float]) -> dict[str, float | None]:
+    """Medians of the first and the last third of the jobs, the most of both, and the growth in per cent."""
+    then, now = statistics.median(first), statistics.median(last)
+    growth = round(100 * (now / then - 1), 1) if then else None
+    return {"first": round(then, 1), "last": round(now, 1), "most": round(max(*first, *last), 1), "growth_%": growth}
+
+
+def long_driver(trials: int) -> dict[str, object]:
+    """One simulated job of so many trials in two arms: its driver's memory as it goes on."""
+    with (
+        tempfile.TemporaryDirectory(prefix="tuner-long-") as name,
+        place(Path(name) / "place", LONG_SPEC.format(trials=trials // 2)) as where,
+    ):
+        seen: list[tuple[float, float]] = []
+
+        def look() -> None:
+            for pid in driver(where):
+                journal = where.job.journal
+                written = journal.stat().st_size / MB if journal.exists() else 0.0
+                seen.append((written, psutil.Process(pid).memory_info().rss / MB))
+
+        began = time.monotonic()
+        with sampling(look):
+            ended = where.ended(where.start("run", "spec.yaml", "--simulate", "-q"))
+        assert ended.code == 0, ended.err
+        whole = where.job.journal.stat().st_size / MB
+    shares = (0.1, 0.25, 0.5, 0.75, 1.0)
+    return {
+        "trials": trials,
+        "seconds": round(time.monotonic() - began, 1),
+        "journal_mb": round(whole, 1),
+        "rss_mb_peak": round(max(rss for _, rss in seen), 1),
+        "rss_mb_by_share_of_journal": {
+            str(share): round(max(rss for written, rss in seen if written <= share * whole), 1) for share in shares
+        },
+    }
+
+
+def main() -> None:
+    """Print a JSON object."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--trials", type=int, default=2000)
+    asked = parser.parse_args()
+    found: dict[str, object] = {}
+    if asked.trials:
+        found["long_driver"] = long_driver(asked.trials)
+    if asked.minutes:
+        found["back_to_back"] = back_to_back(asked.minutes)
+    print(json.dumps(found | conditions(), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Ray started in place."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SIGNALLED = """\
+import os, signal, sys, threading, time
+from pathlib import Path
+import psutil
+from cluster.runtime import embedded_ray
+import ray
+
+heard = []
+signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+
+def is_starting():
+    return any("gcs_server" in child.name() for child in psutil.Process().children())
+
+def send():
+    while not is_starting():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+@ray.remote
+def answer():
+    return 42
+
+threading.Thread(target=send).start()
+with embedded_ray(1, 0, Path(sys.argv[1])):
+    print("starting:", len(heard))
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("started:", len(heard), ray.get(answer.remote()))
+os.kill(os.getpid(), signal.SIGTERM)
+print("over:", len(heard), is_starting())
+"""
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder with a short name: Ray's sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="tr", dir="/tmp") as name:
+        yield Path(name)
+
+
+def test_a_signal_is_heard_while_ray_starts_runs_and_is_over(scratch: Path) -> None:
+    command = [sys.executable, "-c", SIGNALLED, str(scratch)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "starting: 1\nstarted: 2 42\nover: 3 False\n", "")
