@@ -41,7 +41,7 @@ class S3Server:
             "AWS_ENDPOINT_URL": f"http://{HOST}:{self._port}",
         }
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def objects(self, prefix: str = "") -> list[str]:
         """Names of the objects of the bucket, as the server has them."""
         from moto.core.base_backend import BackendDict
         from moto.s3.models import s3_backends

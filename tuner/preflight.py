@@ -1,11 +1,11 @@
 """What a job needs of this machine and its services, checked before anything heavy is loaded or anything is written."""
 
-import os
 import shutil
 from pathlib import Path
 
 from cluster.runtime import usable_cpus, usable_gpus
 from trainables.files import S3
+from tuner.credentials import tracking_credentials
 from tuner.errors import ServiceError, SpecError, without_password
 from tuner.home import Home
 from tuner.sender import tracking_uri
@@ -140,8 +140,7 @@ def _check_tracker(uri: str) -> None:
         return
     import requests
 
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
+    auth = tracking_credentials()
     page = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"
     try:
         answer = requests.get(page, auth=auth, timeout=ANSWER_S)

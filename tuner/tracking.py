@@ -29,11 +29,15 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.request_auth import registry
+from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestAuthProvider
+from requests.auth import HTTPBasicAuth
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 from urllib3.exceptions import HTTPError
 
 from tuner.changes import JOB, Change, fold
+from tuner.credentials import password_is_in_a_file, tracking_credentials
 from tuner.errors import IntegrityError, ServiceError, without_password
 from tuner.home import JobFolder
 from tuner.journal import Event, read_from
@@ -98,7 +102,8 @@ class Writer:
         artifacts: where a new experiment keeps its artifacts, or None to leave it to the server.
 
     Raises:
-        ServiceError: the tracker's database cannot be reached; a server is first tried by ``send``.
+        ServiceError: the tracker's database cannot be reached, or the file with the password cannot be read; a server
+            is first tried by ``send``.
     """
 
     def __init__(self, job: JobFolder, uri: str, experiment: str, artifacts: Path | None) -> None:
@@ -109,6 +114,7 @@ class Writer:
         self._note = Tracked()
         self._steps: dict[str, set[int]] = {}
         """Run id to the steps it is known to have."""
+        _use_password_file(uri)
         with self._explained():
             _knock(uri)
             self._client = MlflowClient(tracking_uri=uri)
@@ -330,6 +336,28 @@ def _tags(change: Change) -> list[RunTag]:
         "tuner.attempts": str(change.attempt) if change.attempt > 1 else "",
     }
     return [RunTag(key, value) for key, value in tags.items() if value]
+
+
+class _PasswordFile(RequestAuthProvider):
+    """Gives MLflow's requests the password of a file: in the environment, workers would inherit it."""
+
+    NAME = "tuner-password-file"
+
+    def get_name(self) -> str:
+        return self.NAME
+
+    def get_auth(self) -> HTTPBasicAuth | None:
+        found = tracking_credentials()
+        return None if found is None else HTTPBasicAuth(*(part.encode() for part in found))
+
+
+registry._request_auth_provider_registry.register(_PasswordFile)  # type: ignore[no-untyped-call]
+
+
+def _use_password_file(uri: str) -> None:
+    if uri.startswith("http") and password_is_in_a_file():
+        tracking_credentials()  # that it cannot be read is told here, in one line
+        os.environ["MLFLOW_TRACKING_AUTH"] = _PasswordFile.NAME
 
 
 def _knock(uri: str) -> None:

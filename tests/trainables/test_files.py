@@ -72,7 +72,7 @@ def test_clearing_takes_all_below_and_nothing_beside(folder: str, files: Files) 
 
 def test_what_is_asked_of_a_bucket_is_what_is_in_it(server: S3Server, tmp_path: Path) -> None:
     files_at(f"s3://{BUCKET}/{tmp_path.name}/a b/ü#?").write("x%2f", b"", writer=1)
-    assert server.keys(tmp_path.name) == [f"{tmp_path.name}/a b/ü#?/x%2f"]
+    assert server.objects(tmp_path.name) == [f"{tmp_path.name}/a b/ü#?/x%2f"]
 
 
 def test_a_bucket_that_is_away_for_a_moment_is_waited_for(server: S3Server, tmp_path: Path) -> None:

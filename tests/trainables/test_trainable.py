@@ -18,7 +18,7 @@ from tests.trainables.small import EPOCHS, TOY, smallest_trial
 from trainables import checkpoints
 from trainables.config import TrialConfig
 from trainables.data.splits import Splits
-from trainables.errors import DiskFull
+from trainables.errors import DataError, DiskFull
 from trainables.trainable import LONELY_EXIT, TrialTrainable
 from trainables.training import Evaluation, Split, digest
 from trainables.variants import VARIANTS
@@ -75,6 +75,18 @@ def config_of(cache_dir: Path, tiny: Splits, folder: Path) -> Config:
 def make(config_of: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setattr(ray_trainable, "DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
     return lambda *args, **kwargs: TrialTrainable(config_of(*args, **kwargs))
+
+
+def test_a_nodes_own_folder_of_decoded_data_wins(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "made" / "for this"
+    monkeypatch.setenv("TUNER_CACHE", str(own))
+    make(smallest_trial("adam_l2", model=TOY), cache_dir="/proc/of-the-driver")
+    assert list(own.glob("*/meta.json"))
+
+
+def test_a_folder_of_decoded_data_that_cannot_be_written_is_named(make: Make) -> None:
+    with pytest.raises(DataError, match=r"^/proc/of-the-driver: cannot write the data cache .*TUNER_CACHE"):
+        make(smallest_trial("adam_l2", model=TOY), cache_dir="/proc/of-the-driver")
 
 
 def results(trainable: TrialTrainable, count: int) -> list[dict[str, Any]]:
