@@ -43,7 +43,8 @@ class Attempt:
 class _Running:
     attempt: Attempt
     heard: float
-    reported: bool = False
+    waits: bool = False
+    """For a free place on the cluster."""
     ending: str | None = None
     """Why it was told to end; None while it may go on."""
 
@@ -87,9 +88,9 @@ class Dispatcher:
         return len(self._running)
 
     @property
-    def heard(self) -> bool:
-        """Whether an attempt that runs has reported."""
-        return any(running.reported for running in self._running.values())
+    def waits(self) -> bool:
+        """Whether all attempts that run wait for a free place."""
+        return bool(self._running) and all(running.waits for running in self._running.values())
 
     @property
     def more(self) -> bool:
@@ -105,7 +106,7 @@ class Dispatcher:
         running = self._current(attempt_id, result)
         if running is None:
             return
-        running.heard, running.reported = self._clock(), True
+        running.heard = self._clock()
         work = running.attempt.work
         # An attempt that found no good checkpoint trains epochs again that are on record.
         new = result["epoch"] > len(self._record.trials[work.key].epochs)
@@ -154,6 +155,14 @@ class Dispatcher:
             self._more = True
             return False
         return True
+
+    def placed(self, attempt_id: str, waits: bool) -> None:
+        """Whether an attempt still waits for a free place: until it has one, it is not late."""
+        running = self._running.get(attempt_id)
+        if running is not None:
+            if waits or running.waits:
+                running.heard = self._clock()
+            running.waits = waits
 
     def overdue(self) -> Iterator[str]:
         """Ids of attempts whose workers have to be ended: silent for too long, or of a trial that takes too long."""

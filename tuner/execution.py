@@ -199,6 +199,9 @@ class _Watch(_Unsaved, tune.Callback):
             raise _Stopped
         overdue = set(self._dispatcher.overdue())
         for trial in trials:
+            if trial.is_finished():
+                continue
+            self._dispatcher.placed(trial.trial_id, waits=trial.status == TuneTrial.PENDING)
             actor = trial.temporary_state.ray_actor
             if actor is not None:
                 self._actors[trial.trial_id] = actor._actor_id.hex()
@@ -234,7 +237,7 @@ class _Watch(_Unsaved, tune.Callback):
 
 
 def _room(room: Room, dispatcher: Dispatcher) -> int:
-    return room.trials(dispatcher.running, dispatcher.more, dispatcher.heard)
+    return room.trials(dispatcher.running, dispatcher.more, dispatcher.waits)
 
 
 def _keep_weights(attempt: Attempt) -> None:

@@ -9,20 +9,18 @@ from tuner.limits import ResourcesSpec
 from tuner.mirror import Mirror
 
 LOOK_S = 2.0
-UNHEARD_S = 10.0
-"""A trial that has not reported for so long after its start may still wait for a free place."""
 
 
 class Room(Protocol):
     """Says how many trials may run."""
 
-    def trials(self, running: int, more: bool, heard: bool) -> int:
+    def trials(self, running: int, more: bool, waits: bool) -> int:
         """How many trials may run at once now.
 
         Args:
             running: how many were started and have not ended.
             more: whether there may be others to start.
-            heard: whether one of these has reported anything.
+            waits: whether all that run wait for a free place.
         """
 
 
@@ -36,7 +34,7 @@ class OwnMachine:
     def __init__(self, most: int) -> None:
         self._most = most
 
-    def trials(self, running: int, more: bool, heard: bool) -> int:
+    def trials(self, running: int, more: bool, waits: bool) -> int:
         """That number."""
         return self._most
 
@@ -57,14 +55,13 @@ class SharedCluster:
         self._cluster = cluster_id()
         self._looked = -LOOK_S
         self._slots = 0
-        self._begun = time.monotonic()
 
-    def trials(self, running: int, more: bool, heard: bool) -> int:
+    def trials(self, running: int, more: bool, waits: bool) -> int:
         """The share, which changes as other jobs come and go, and nodes."""
         if time.monotonic() - self._looked >= LOOK_S:
             self._looked = time.monotonic()
             self._slots = slots(self._resources.cpus, self._resources.gpus)
-            self._mirror.say(self._cluster, self._wants(running, more), self._waits(running, heard))
+            self._mirror.say(self._cluster, self._wants(running, more), self._waits() if waits else "")
         wants = {**self._mirror.orders.wants, self._job: self._wants(running, more)}
         return fair_share(self._slots, wants, self._job)
 
@@ -73,9 +70,7 @@ class SharedCluster:
             return running
         return self._resources.concurrent or self._slots
 
-    def _waits(self, running: int, heard: bool) -> str:
-        if heard or not running or time.monotonic() - self._begun < UNHEARD_S:
-            return ""
+    def _waits(self) -> str:
         others = [job for job in self._mirror.orders.wants if job != self._job]
         what = f"{self._resources.cpus} CPUs" + (f" and {self._resources.gpus:g} GPUs" if self._resources.gpus else "")
         if not self._slots:

@@ -6,14 +6,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.ray_cluster import RayCluster, ray_cluster
 from tests.faults.services import MlflowServer, Postgres
-from tests.tuner.jobs import Ended, Place, place
+from tests.tuner.jobs import PATIENCE_S, Ended, Place, place
+from tuner.home import JobFolder
+from tuner.record import load_record
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,65 @@ class Stack:
         cluster: the Ray cluster.
         head: the folders of its head: ``home`` is where drivers keep their journals.
         head_env: what the head's environment says of the stores.
+        worker_env: what a worker's says.
         here: where a user works who has nothing but the cluster's address and token.
     """
 
     cluster: RayCluster
     head: Place
     head_env: Mapping[str, str]
+    worker_env: Mapping[str, str]
     here: Place
+
+    def job(self, job_id: str) -> JobFolder:
+        """A job's folder on the head."""
+        return self.head.home.job(job_id)
+
+    def epochs(self, job_id: str) -> int:
+        """How many epochs of a job are on record on the head."""
+        journal = self.head.home.path / "jobs" / job_id / "journal.jsonl"
+        return journal.read_bytes().count(b'"kind": "epoch"') if journal.exists() else 0
+
+    def submit(self, spec: str, *words: str, file: str = "other.yaml") -> str:
+        """Submit a spec, and return the job's id."""
+        (self.here.cwd / file).write_text(spec)
+        ended = self.tuner("submit", file, *words)
+        assert ended.code == 0, ended.err
+        return ended.out.splitlines()[0]
+
+    def trained(self, job_id: str, count: int) -> None:
+        """Wait until so many epochs of a job are on record."""
+        wait_until(lambda: self.epochs(job_id) >= count)
+
+    def finished(self, job_id: str) -> JobFolder:
+        """Wait until a job has ended well."""
+        wait_until(lambda: self.state(job_id) not in ("new", "running"))
+        assert self.state(job_id) == "finished", self.tuner("logs", job_id).out[-3000:]
+        wait_until(lambda: self.job(job_id).holder() is None)
+        return self.job(job_id)
+
+    def restart_head(self) -> None:
+        """Kill the head, and all nodes with it, and start a cluster of as many where it was."""
+        gone = list(self.cluster.workers)
+        self.cluster.restart_head()
+        for worker in gone:
+            self.cluster.kill(worker)
+            self.cluster.add_worker(cpus=1, env=self.worker_env)
+        self.cluster.wait()
+
+    def forget_head(self, job_id: str) -> None:
+        """Lose what the head had on its disk of a job."""
+        shutil.rmtree(self.head.home.path / "jobs" / job_id)
+
+    def keep_once(self) -> Ended:
+        """What the service's keeper does when it looks."""
+        keeper = self.here.start("keep", "--once", env={**self.head_env, **self.cluster.client_env}, name="-keep")
+        return self.here.ended(keeper, "-keep")
+
+    def state(self, job_id: str) -> str:
+        """What the journal on the head says of a job's state."""
+        journal = self.head.home.path / "jobs" / job_id / "journal.jsonl"
+        return load_record(journal).state if journal.exists() else "new"
 
     def tuner(self, *words: str, name: str = "") -> Ended:
         """Run ``tuner`` on the user's machine to its end."""
@@ -39,6 +93,14 @@ class Stack:
     def start(self, *words: str, name: str = "") -> "subprocess.Popen[str]":
         """The same, without waiting."""
         return self.here.start(*words, env=self.cluster.client_env, name=name)
+
+
+def wait_until(seen: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+    """Until ``seen()`` is true."""
+    deadline = time.monotonic() + patience_s
+    while not seen():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -66,5 +128,5 @@ def stack(
         }
         worker_env = {"TUNER_CACHE": str(folder / "worker-cache"), "HOME": env["HOME"]}
         with ray_cluster(workers, head_env=env, worker_env=worker_env) as cluster:
-            yield Stack(cluster, head, env, here)
+            yield Stack(cluster, head, env, worker_env, here)
     shutil.rmtree(shared, ignore_errors=True)

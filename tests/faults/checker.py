@@ -9,6 +9,7 @@ from optuna.storages import RDBStorage
 
 from tests.tuner.jobs import Place
 from tuner.confirm import ranked
+from tuner.home import Home, JobFolder
 from tuner.jobs import spec_of, storage_of
 from tuner.journal import read
 from tuner.record import Record, Stage, State, Trial
@@ -19,13 +20,19 @@ STATUS = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED"}
 OPTUNA = {State.COMPLETE: "COMPLETE", State.PRUNED: "PRUNED"}
 
 
-def check_end_state(where: Place) -> Record:
-    """Trials asked for = MLflow's child runs = our record; steps 1..n of each once; nothing running; best = best."""
-    record = where.job.record()
+def check_end_state(where: Place, job: JobFolder | None = None) -> Record:
+    """Trials asked for = MLflow's child runs = our record; steps 1..n of each once; nothing running; best = best.
+
+    Args:
+        where: the job's place.
+        job: which, if there are several.
+    """
+    folder = job or where.job
+    record = folder.record()
     assert record.state == "finished", (record.state, record.reason)
-    _check_journal(where, record)
-    _check_studies(where, record)
-    _check_mlflow(where, record)
+    _check_journal(folder, record)
+    _check_studies(where.home, folder, record)
+    _check_mlflow(where.home, folder, record)
     return record
 
 
@@ -37,14 +44,14 @@ def values(record: Record) -> dict[str, Any]:
     }
 
 
-def _check_journal(where: Place, record: Record) -> None:
-    spec = spec_of(where.job)
+def _check_journal(folder: JobFolder, record: Record) -> None:
+    spec = spec_of(folder)
     for trial in record.trials.values():
         assert trial.state != State.RUNNING, trial.key
         assert [epoch["epoch"] for epoch in trial.epochs] == list(range(1, len(trial.epochs) + 1)), trial.key
         if trial.state == State.COMPLETE:
             assert len(trial.epochs) == spec.budget.epochs
-    told = Counter(event["trial"] for event in read(where.job.journal) if event["kind"] == "end")
+    told = Counter(event["trial"] for event in read(folder.journal) if event["kind"] == "end")
     assert set(told.values()) == {1}
     assert set(told) == set(record.trials)
     for arm in record.arms:
@@ -56,10 +63,10 @@ def _check_journal(where: Place, record: Record) -> None:
             assert winner == ranked(record, spec, arm)[0].number
 
 
-def _check_studies(where: Place, record: Record) -> None:
-    storage = RDBStorage(storage_of(spec_of(where.job), where.home))
+def _check_studies(home: Home, folder: JobFolder, record: Record) -> None:
+    storage = RDBStorage(storage_of(spec_of(folder), home))
     for arm in record.arms:
-        study = optuna.load_study(study_name=f"{where.job.id}/{arm}", storage=storage)
+        study = optuna.load_study(study_name=f"{folder.id}/{arm}", storage=storage)
         asked = {trial.number: trial for trial in study.trials}
         ours = {trial.number: trial for trial in record.of(Stage.SEARCH, arm)}
         assert {number: trial.state.name for number, trial in asked.items()} == {
@@ -73,15 +80,15 @@ def _check_studies(where: Place, record: Record) -> None:
     storage.engine.dispose()
 
 
-def _check_mlflow(where: Place, record: Record) -> None:
+def _check_mlflow(home: Home, folder: JobFolder, record: Record) -> None:
     # SQLAlchemy and mlflow disagree about deprecations; that is theirs.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow import MlflowClient
 
-        client = MlflowClient(tracking_uri=tracking_uri(spec_of(where.job), where.home))
+        client = MlflowClient(tracking_uri=tracking_uri(spec_of(folder), home))
         experiments = [found.experiment_id for found in client.search_experiments()]
-        wanted = f"tags.`tuner.job` = '{where.job.id}'"
+        wanted = f"tags.`tuner.job` = '{folder.id}'"
         runs = list(client.search_runs(experiments, wanted, max_results=5000))
         by_key = {run.data.tags["tuner.trial"]: run for run in runs}
         assert len(by_key) == len(runs), "a trial has two runs"

@@ -296,6 +296,21 @@ def test_an_attempt_that_is_silent_for_too_long_is_overdue_and_tried_again(bench
     assert set(made.dispatcher.overdue()) == {"b"}
 
 
+def test_an_attempt_that_waits_for_a_place_is_not_late(bench: Make) -> None:
+    made = bench(trials=2, silent_minutes=5)
+    made.start("a")
+    made.dispatcher.placed("a", waits=True)
+    assert made.dispatcher.waits
+    made.start("b")
+    assert not made.dispatcher.waits
+    made.now = 10_000
+    made.dispatcher.placed("a", waits=True)
+    assert set(made.dispatcher.overdue()) == {"b"}
+    made.dispatcher.placed("a", waits=False)
+    made.now += 301
+    assert set(made.dispatcher.overdue()) == {"a", "b"}
+
+
 def test_a_trial_that_takes_too_long_is_overdue_and_fails_for_good(bench: Make) -> None:
     made = bench(retries=9, trial_hours=1, silent_minutes=100)
     made.start("a")

@@ -1,0 +1,201 @@
+"""Faults that only a cluster has: nodes that die, a head that is lost, many who submit at once, jobs that share it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from tests.cluster.stack import Stack, stack
+from tests.faults.checker import check_end_state, values
+from tests.faults.services import MlflowServer, Postgres
+from tuner.journal import read
+from tuner.record import Record, State
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+EPOCHS = 24
+SPEC = f"""\
+name: tiny
+data: {{name: digits, train_images: 200, val_images: 100, test_images: 100}}
+model: {{name: elu_net, width: 0.03}}
+baseline: adam_l2
+arms: [adam_l2, noam]
+budget: {{trials: 2, epochs: {EPOCHS}, batch_size: 20}}
+sampler: random
+scheduler: none
+confirm: {{seeds: 3}}
+"""
+
+
+@pytest.fixture(scope="module")
+def up(
+    tmp_path_factory: pytest.TempPathFactory, session_postgres: Postgres, session_mlflow_server: MlflowServer
+) -> Iterator[Stack]:
+    """A stack that tests share; each leaves it with a head and two workers."""
+    with stack(tmp_path_factory.mktemp("stack"), session_postgres, session_mlflow_server, SPEC) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def stores(up: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checker looks into the stores that the head uses."""
+    for name in ("TUNER_STORAGE", "MLFLOW_TRACKING_URI", "TUNER_SHARED"):
+        monkeypatch.setenv(name, up.head_env[name])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(up: Stack) -> Record:
+    """What a job comes to that no fault came to."""
+    return up.finished(up.submit(SPEC)).record()
+
+
+def named(name: str, spec: str = SPEC) -> str:
+    return spec.replace("name: tiny", f"name: {name}")
+
+
+def check(up: Stack, job: str, undisturbed: Record) -> Record:
+    """The same settings and values as without faults, and everything there once."""
+    record = check_end_state(up.head, up.finished(job))
+    assert values(record) == values(undisturbed)
+    return record
+
+
+def test_a_hundred_submits_at_once_are_one_job(up: Stack) -> None:
+    spec = named("hundred").replace(f"epochs: {EPOCHS}", "epochs: 3")
+    (up.here.cwd / "hundred.yaml").write_text(spec)
+    code = (
+        "import json, sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from pathlib import Path\n"
+        "from tuner.service import Service\n"
+        "service = Service()\n"
+        "with ThreadPoolExecutor(20) as pool:\n"
+        "    print(json.dumps(list(pool.map(lambda _: service.submit(Path('hundred.yaml')), range(100)))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=up.here.cwd,
+        env=up.here.env() | up.cluster.client_env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    submitted = json.loads(done.stdout)
+    assert len({job for job, _ in submitted}) == 1
+    assert sum(new for _, new in submitted) == 1
+    record = check_end_state(up.head, up.finished(submitted[0][0]))
+    assert len(record.trials) == 2 * (2 + 3)
+
+
+@pytest.mark.faults
+def test_a_worker_node_dies_and_its_trials_go_on_elsewhere(up: Stack, undisturbed: Record) -> None:
+    job = up.submit(named("node-dies"))
+    up.trained(job, 8)
+    up.cluster.kill(up.cluster.workers[0])
+    record = check(up, job, undisturbed)
+    assert max(trial.attempts for trial in record.trials.values()) == 2
+    up.cluster.add_worker(cpus=1, env=up.worker_env)
+    up.cluster.wait()
+
+
+@pytest.mark.faults
+def test_the_head_dies_and_the_keeper_goes_on_with_its_job_on_a_new_one(up: Stack, undisturbed: Record) -> None:
+    job = up.submit(named("head-dies"))
+    up.trained(job, 8)
+    up.restart_head()
+    # Its disk went with it: the job is in the database alone.
+    up.forget_head(job)
+    listed = {row["job"]: row["state"] for row in json.loads(up.tuner("list", "-o", "json").out)}
+    assert listed[job] == "crashed"
+    kept = up.keep_once()
+    assert kept.out.split() == [f"{job}.2"], kept.err
+    check(up, job, undisturbed)
+    assert up.keep_once().out == ""
+
+
+@pytest.mark.faults
+def test_a_job_is_stopped_from_afar_and_resumed(up: Stack, undisturbed: Record) -> None:
+    job = up.submit(named("stopped"))
+    up.trained(job, 8)
+    stopped = up.tuner("stop", job)
+    assert (stopped.code, stopped.err) == (0, f"{job}: stopped; go on with: tuner resume {job}\n")
+    assert up.state(job) == "interrupted"
+    again = up.tuner("stop", job)
+    assert (again.code, again.err.count("\n")) == (2, 1)
+    assert up.tuner("resume", job).out == f"{job}\n"
+    check(up, job, undisturbed)
+    finished = up.tuner("resume", job)
+    assert finished.code == 2
+    assert "is finished" in finished.err
+
+
+@pytest.mark.faults
+def test_whoever_follows_a_log_may_go(up: Stack, undisturbed: Record) -> None:
+    job = up.submit(named("followed"))
+    follower = up.start("logs", job, "-f", name="-follow")
+    up.trained(job, 4)
+    os.kill(follower.pid, signal.SIGKILL)
+    follower.wait()
+    record = check(up, job, undisturbed)
+    assert {trial.attempts for trial in record.trials.values()} == {1}
+
+
+def test_two_jobs_share_the_cluster(up: Stack) -> None:
+    longer = SPEC.replace("trials: 2", "trials: 6")
+    first = up.submit(named("first", longer))
+    up.trained(first, 4)
+    second = up.submit(named("second", longer))
+    folders = [up.finished(job) for job in (first, second)]
+    for folder in folders:
+        check_end_state(up.head, folder)
+    # Each had a node to itself while both ran: never did one have both for longer than a trial.
+    spans = [[(e["ms"], e["kind"]) for e in read(folder.journal)] for folder in folders]
+    begun, ended = spans[1][0][0], min(span[-1][0] for span in spans)
+    counts = [sum(kind == "epoch" and begun < ms < ended for ms, kind in span) for span in spans]
+    assert min(counts) > max(counts) / 4, counts
+
+
+OWN = """\
+from torch import nn
+
+
+def build(classes, shape, hidden=8):
+    channels, height, width = shape
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, hidden), nn.Linear(hidden, classes))
+"""
+
+
+def test_code_of_ones_own_travels_and_ignored_files_do_not(up: Stack) -> None:
+    code = up.here.cwd / "mycode"
+    code.mkdir()
+    for name, text in {"mine.py": OWN, ".gitignore": "secret.txt\n", "secret.txt": "s"}.items():
+        (code / name).write_text(text)
+    spec = named("own").replace("{name: elu_net, width: 0.03}", "{name: 'mine:build'}") + "code: mycode\n"
+    job = up.submit(spec.replace(f"epochs: {EPOCHS}", "epochs: 3"))
+    folder = up.finished(job)
+    assert {trial.state for trial in folder.record().trials.values()} == {State.COMPLETE}
+    assert sorted(file.name for file in folder.code.iterdir() if file.is_file()) == [".gitignore", "mine.py"]
+
+
+REFUSED: Mapping[str, tuple[str, tuple[str, ...], str]] = {
+    "more CPUs than any node has": ("resources: {cpus: 64}\n", (), "resources: a trial asks for 64 CPUs"),
+    "a GPU where there is none": ("resources: {gpus: 1}\n", (), "resources: a trial asks for 1 CPUs and 1 GPUs"),
+    "SQLite across nodes": ("storage: sqlite:///here.db\n", (), "storage: must be Postgres on a cluster"),
+    "a path of this machine": ("", ("--data", "here"), "data.path"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_no_node_can_do_is_refused_at_submit(up: Stack, what: str) -> None:
+    more, options, said = REFUSED[what]
+    spec = named("refused") + more
+    if options:
+        spec = spec.replace("{name: digits,", "{name: cifar10,")
+    (up.here.cwd / "refused.yaml").write_text(spec)
+    ended = up.tuner("submit", "refused.yaml", *options)
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
+    assert said in ended.err
