@@ -17,7 +17,7 @@ from trainables.training import digest
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-EPOCHS = 12
+EPOCHS = 8
 SPEC = f"""\
 name: tiny
 data: {{name: digits, train_images: 200, val_images: 100, test_images: 100}}
@@ -49,7 +49,7 @@ class Shared:
     def tuner(self, *args: str) -> Ended:
         return self.where.ended(self.where.start(*args, env=self.env))
 
-    def begin(self, count: int = 8) -> "subprocess.Popen[str]":
+    def begin(self, count: int = 6) -> "subprocess.Popen[str]":
         """A job that has trained ``count`` epochs in all."""
         process = self.where.start("run", "spec.yaml", "-q", env=self.env)
         wait_for(lambda: epochs(self.where) >= count, process)
@@ -112,6 +112,7 @@ def test_a_job_that_was_killed_goes_on_from_what_is_shared(shared: Shared) -> No
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(600)  # 45 s of it are patience
 def test_a_bucket_that_stays_away_ends_the_job_with_one_line_and_it_is_resumed_once_it_is_back(
     bucket: Shared, server: S3Server
 ) -> None:
