@@ -298,11 +298,15 @@ def test_an_attempt_that_is_silent_for_too_long_is_overdue_and_tried_again(bench
 
 def test_an_attempt_that_waits_for_a_place_is_not_late(bench: Make) -> None:
     made = bench(trials=2, silent_minutes=5)
+
+    def waits() -> list[bool]:
+        return [made.dispatcher.waits]
+
     made.start("a")
     made.dispatcher.placed("a", waits=True)
-    assert made.dispatcher.waits
+    assert waits() == [True]
     made.start("b")
-    assert not made.dispatcher.waits
+    assert waits() == [False]
     made.now = 10_000
     made.dispatcher.placed("a", waits=True)
     assert set(made.dispatcher.overdue()) == {"b"}

@@ -100,7 +100,7 @@ def test_where_no_folder_can_be_made_the_place_is_named(tmp_path: Path) -> None:
 
 
 def test_an_id_that_is_taken_is_not_given_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = iter(["tmp1", "abcdef", "tmp2", "abcdef", "012345"])
+    drawn = iter(["abcdef", "tmp1", "abcdef", "tmp2", "012345", "tmp3"])
     monkeypatch.setattr("secrets.token_hex", lambda size: next(drawn))
     assert [made(home).id for _ in range(2)] == ["job-abcdef", "job-012345"]
 

@@ -95,12 +95,6 @@ def _fail(message: str, code: int) -> int:
 
 from tuner.cli import driving, jobs, results, running, service, specs  # noqa: E402
 
-for command in (
-    *specs.COMMANDS,
-    *running.COMMANDS,
-    *driving.COMMANDS,
-    *service.COMMANDS,
-    *jobs.COMMANDS,
-    *results.COMMANDS,
-):
-    cli.add_command(command)
+for group in (specs, running, driving, service, jobs, results):
+    for command in group.COMMANDS:
+        cli.add_command(command)
