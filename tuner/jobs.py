@@ -88,7 +88,8 @@ def check_unchanged(folder: JobFolder) -> None:
     Raises:
         SpecError: what differs.
     """
-    then, now = to_dict(spec_of(folder)), to_dict(load(folder.spec))
+    then = to_dict(spec_of(folder))
+    now = to_dict(load(folder.spec, then["data"]["path"]))
     # These two were not the spec's alone to say.
     then["data"]["path"] = now["data"]["path"] = None
     then["tracking"]["experiment"] = now["tracking"]["experiment"] = None

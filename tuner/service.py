@@ -62,9 +62,7 @@ class Service:
         """Of the cluster's dashboard."""
         return self._api.address
 
-    def submit(
-        self, spec: Path, data_path: str | None = None, queue: bool = False, simulate: bool = False
-    ) -> Submitted:
+    def submit(self, spec: Path | str, data_path: str | None = None, queue: bool = False) -> Submitted:
         """Have a spec searched; the same spec, code and name are the same job, however often it is submitted.
 
         Args:
@@ -76,6 +74,7 @@ class Service:
             SpecError: what is wrong with the spec, or no node has what a trial asks for.
             NotFound: there is no such file.
         """
+        spec = Path(spec)
         loaded = load(spec, data_path, here=False)
         code = own_code(loaded, code_folder(loaded, spec.parent))
         check_code(loaded)

@@ -51,10 +51,7 @@ def cli() -> None:
       tuner run search.yaml       search, confirm on fresh seeds, judge
       tuner leaderboard           the latest job's verdicts
       tuner ui                    browse its trials in MLflow
-
-    \b
-    On a Ray cluster (--address, or RAY_ADDRESS):
-      tuner submit search.yaml    the same search there; then status, logs, stop, resume, leaderboard, export
+      tuner submit search.yaml    the same on a Ray cluster (--address); then status, logs, leaderboard, export
 
     Shell completion: eval "$(_TUNER_COMPLETE=bash_source tuner)" (or zsh_source, fish_source).
     """
