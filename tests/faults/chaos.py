@@ -9,11 +9,13 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,7 +30,9 @@ from tuner.record import Record
 
 PAUSE_S = (10.0, 20.0)
 OUTAGE_S = (2.0, 15.0)
-MOST_FAULTS = 12
+MOST_FAULTS = 8
+LONG_S = 900.0
+"""Longer than anything takes that is not stuck, on a machine that others keep busy too."""
 GAVE_UP = "; try again with: tuner resume "
 """What the supervisor says when two drivers in a row got nothing done: on a busy machine we may kill both."""
 SPEC = """\
@@ -40,7 +44,7 @@ arms: [adam_l2, adamw, noam]
 budget: {{trials: 4, epochs: 24, batch_size: 20}}
 sampler: {sampler}
 scheduler: {scheduler}
-resources: {{silent_minutes: 0.5, retries: 9}}
+resources: {{silent_minutes: 1, retries: 9}}
 confirm: {{seeds: 3}}
 storage: {storage}
 tracking: {{uri: '{tracker}', experiment: {experiment}}}
@@ -68,7 +72,9 @@ class Chaos:
     def run(self) -> Record:
         """Run the job to its end, whatever it takes."""
         self._process = self._where.start("run", "spec.yaml", "-q")
+        deadline = time.monotonic() + LONG_S
         while True:
+            assert time.monotonic() < deadline, "it does not come to its end"
             try:
                 code = self._process.wait(self._random.uniform(*PAUSE_S))
             except subprocess.TimeoutExpired:
@@ -119,7 +125,7 @@ class Chaos:
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        left = self._where.processes_left(patience_s=60)
+        left = self._where.processes_left(patience_s=LONG_S)
         assert left == [], left
 
     def kill_everything(self) -> None:
@@ -221,29 +227,33 @@ def job_place(seed: int, postgres: Postgres, tracker: MlflowServer) -> Iterator[
 
 
 def survive(seed: int, undisturbed: Record | None, postgres: Postgres, tracker: MlflowServer) -> dict[str, object]:
-    """One seed's job under faults, checked."""
+    """One seed's job under faults, checked; what failed, if anything did, is in ``failed``, and its folder is kept."""
     begun = time.monotonic()
+    found: dict[str, object] = {"seed": seed, "sampler": "random" if seed % 2 else "tpe"}
     with job_place(seed, postgres, tracker) as where:
         chaos = Chaos(where, postgres, tracker, seed)
-        record = chaos.run()
-        if undisturbed is not None:
-            assert values(record) == values(undisturbed), "settings or values differ from those without faults"
-        assert where.processes_left() == []
-        again = len(trained_again(where))
-        damaged = {"damage_checkpoints", "damage_the_journal"} & set(chaos.faults)
-        # One that ends a trial is on record a moment before the trial's end is.
-        assert damaged or again <= len(chaos.faults), "epochs were trained twice"
-    return {
-        "seed": seed,
-        "sampler": "random" if seed % 2 else "tpe",
-        "faults": chaos.faults,
-        "resumes": chaos.resumes,
-        "attempts": sum(trial.attempts for trial in record.trials.values()),
-        "trials": len(record.trials),
-        "epochs_again": again,
-        "seconds": round(time.monotonic() - begun),
-        "load": round(os.getloadavg()[0], 1),
-    }
+        try:
+            found |= check(where, chaos, undisturbed)
+        except (AssertionError, subprocess.TimeoutExpired):
+            kept = Path(tempfile.mkdtemp(prefix=f"chaos-failed-{seed}-"))
+            shutil.copytree(where.root, kept, dirs_exist_ok=True)
+            found |= {"failed": traceback.format_exc(), "kept": str(kept)}
+    conditions = {"seconds": round(time.monotonic() - begun), "load": round(os.getloadavg()[0], 1)}
+    return found | {"faults": chaos.faults, "resumes": chaos.resumes} | conditions
+
+
+def check(where: Place, chaos: Chaos, undisturbed: Record | None) -> dict[str, object]:
+    """Run the job, whatever befalls it, and hold its end against what must be true."""
+    record = chaos.run()
+    if undisturbed is not None:
+        assert values(record) == values(undisturbed), "settings or values differ from those without faults"
+    assert where.processes_left() == []
+    again = len(trained_again(where))
+    damaged = {"damage_checkpoints", "damage_the_journal"} & set(chaos.faults)
+    # One that ends a trial is on record a moment before the trial's end is.
+    assert damaged or again <= len(chaos.faults), "epochs were trained twice"
+    attempts = sum(trial.attempts for trial in record.trials.values())
+    return {"trials": len(record.trials), "attempts": attempts, "epochs_again": again}
 
 
 def spec_of(seed: int, postgres: Postgres, tracker: MlflowServer) -> str:
@@ -269,13 +279,16 @@ def main() -> None:
         undisturbed = None
         if any(seed % 2 for seed in seeds):
             with job_place(1, postgres, tracker) as where:
-                ended = where.tuner("run", "spec.yaml", "-q")
-                assert ended.code == 0, ended.err
+                code = where.start("run", "spec.yaml", "-q").wait(LONG_S)
+                assert code == 0, (where.root / "err").read_text()
                 undisturbed = check_end_state(where)
+        failed = 0
         for seed in seeds:
             print(f"seed {seed}", file=sys.stderr, flush=True)
             result = survive(seed, undisturbed if seed % 2 else None, postgres, tracker)
+            failed += "failed" in result
             print(json.dumps(result), flush=True)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
