@@ -162,7 +162,7 @@ def _worker(job: Job, workers: Workers, stores: Stores) -> Manifest:
     return _pod(job, [worker | _probes(52365, "/api/local_raylet_healthz")], stores)
 
 
-def _environment(stores: Stores) -> Mapping[str, str]:
+def _environment(stores: Stores) -> dict[str, str]:
     """What head and workers both know; the workers nothing else."""
     return {
         "TUNER_HOME": HOME,
