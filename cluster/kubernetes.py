@@ -1,9 +1,10 @@
-"""A job as Kubernetes manifests: a ConfigMap with the spec, and a RayJob for the KubeRay operator (1.6 or newer).
+"""A job as Kubernetes manifests: a ConfigMap with its files, and a RayJob for the KubeRay operator (1.6 or newer).
 
 Values in, dictionaries out. The pods are hardened as the containers of ``docker-compose.yml`` are: uid 10001, a root
 file system that cannot be written, no capabilities. Ray's token is KubeRay's to make and to hand to the pods.
 """
 
+import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from typing import Any
 
 import yaml
 
+from cluster.errors import ClusterError
+
 Manifest = dict[str, Any]
 
 USER = 10001
-SPEC_FOLDER = "/etc/tuner"
-SPEC_FILE = f"{SPEC_FOLDER}/search.yaml"
+FILES = "/etc/tuner"
+MOST_BYTES = 1_000_000
+"""Of a ConfigMap, a little less than Kubernetes takes."""
 HOME = "/var/lib/tuner"
 SHARED = "/shared"
 DATA = "/data"
@@ -55,11 +59,14 @@ class Stores:
 
 @dataclass(frozen=True)
 class Job:
-    """What runs: a name that Kubernetes takes, the spec's text, the image, and the command on the head."""
+    """What runs: a name that Kubernetes takes, the files that the command finds in its folder, the image, the command.
+
+    ``entrypoint`` is split into words, and no shell reads it.
+    """
 
     name: str
     namespace: str
-    spec_text: str
+    files: Mapping[str, bytes]
     image: str
     ray_version: str
     entrypoint: str
@@ -71,16 +78,31 @@ def manifests(job: Job, workers: Workers, stores: Stores) -> list[Manifest]:
 
     A lost head ends the RayJob's attempt; KubeRay makes a new cluster and runs the entrypoint again, which goes on
     with the job that the stores know, up to ``job.retries`` times.
+
+    Raises:
+        ClusterError: the job's files are too large for a ConfigMap.
     """
     return [_config_map(job), _ray_job(job, workers, stores)]
 
 
 def _config_map(job: Job) -> Manifest:
+    size = sum(len(content) for content in job.files.values()) * 4 // 3
+    if size > MOST_BYTES:
+        raise ClusterError(
+            f"the job's files take {size:,} bytes and a ConfigMap holds {MOST_BYTES:,}: put the code into the image"
+        )
+    texts, binaries = {}, {}
+    for name, content in job.files.items():
+        try:
+            texts[name] = content.decode()
+        except UnicodeDecodeError:
+            binaries[name] = base64.b64encode(content).decode()
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(job, f"{job.name}-spec"),
-        "data": {"search.yaml": job.spec_text},
+        "metadata": _metadata(job, f"{job.name}-files"),
+        "data": texts,
+        **({"binaryData": binaries} if binaries else {}),
     }
 
 
@@ -90,7 +112,7 @@ def _ray_job(job: Job, workers: Workers, stores: Stores) -> Manifest:
         "kind": "RayJob",
         "metadata": _metadata(job, job.name),
         "spec": {
-            "entrypoint": job.entrypoint,
+            "entrypoint": f"env --chdir={FILES} {job.entrypoint}",
             "submissionMode": "K8sJobMode",
             "backoffLimit": job.retries,
             "shutdownAfterJobFinishes": True,
@@ -131,12 +153,12 @@ def _head(job: Job, stores: Stores) -> Manifest:
     head["ports"] = [{"name": "gcs", "containerPort": 6379}, {"name": "dashboard", "containerPort": 8265}]
     head |= _probes(8265, "/api/gcs_healthz")
     head["volumeMounts"] += [
-        {"name": "spec", "mountPath": SPEC_FOLDER, "readOnly": True},
+        {"name": "files", "mountPath": FILES, "readOnly": True},
         {"name": "secrets", "mountPath": SECRETS, "readOnly": True},
         {"name": "pgpass", "mountPath": "/run/tuner", "readOnly": True},
     ]
     volumes: list[Manifest] = [
-        {"name": "spec", "configMap": {"name": f"{job.name}-spec"}},
+        {"name": "files", "configMap": {"name": f"{job.name}-files"}},
         {"name": "secrets", "secret": {"secretName": stores.secret, "defaultMode": 0o440}},
         {"name": "pgpass", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
     ]

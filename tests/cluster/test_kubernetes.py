@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from cluster.errors import ClusterError
 from cluster.kubernetes import DATA, HOME, Job, Manifest, Stores, Workers, dns_name, manifests, to_yaml
 from tests.cluster.rayjob import RAYJOB
 
@@ -17,10 +19,10 @@ GOLDEN = Path(__file__).parent / "golden"
 JOB = Job(
     name="elu-net",
     namespace="searches",
-    spec_text="name: elu-net\nbaseline: adam_l2  # on\n",
+    files={"spec.yaml": b"name: elu-net\nbaseline: adam_l2  # on\n", "start.json": b'{"job": "elu-net-1"}'},
     image="registry.example/tuner:0.1.0",
     ray_version="2.60.0",
-    entrypoint="python -m tuner.cli work /etc/tuner/search.yaml",
+    entrypoint="python -m tuner.cli work",
     retries=3,
 )
 VOLUMES = Stores(
@@ -39,9 +41,10 @@ BUCKET = Stores(
     shared_secret="tuner-s3",
     data_claim="cifar10",
 )
+WITH_CODE = replace(JOB, files={**JOB.files, "code.zip": b"PK\xff\xfe"})
 CASES = {
     "cpu": manifests(JOB, Workers(count=4, cpus=2, memory_gb=4.0), VOLUMES),
-    "gpu": manifests(JOB, Workers(count=1, cpus=8, memory_gb=32.0, gpus=1), BUCKET),
+    "gpu": manifests(WITH_CODE, Workers(count=1, cpus=8, memory_gb=32.0, gpus=1), BUCKET),
 }
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -142,6 +145,18 @@ def test_nodes_write_below_their_home_and_share_a_volume_or_a_bucket(pod: str) -
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert environment["TUNER_SHARED"] == "s3://bucket/tuner"
     assert container["envFrom"] == [{"secretRef": {"name": "tuner-s3"}}]
+
+
+def test_the_command_starts_where_its_files_are() -> None:
+    head = pods(CASES["gpu"][1])["head"]["spec"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in head["containers"][0]["volumeMounts"]}
+    assert CASES["gpu"][1]["spec"]["entrypoint"].split()[:2] == ["env", f"--chdir={mounted['files']}"]
+    assert CASES["gpu"][0]["binaryData"] == {"code.zip": "UEv//g=="}
+
+
+def test_code_that_a_config_map_cannot_hold_is_refused() -> None:
+    with pytest.raises(ClusterError, match="put the code into the image"):
+        manifests(replace(JOB, files={"code.zip": bytes(800_000)}), Workers(1, 1, 1.0), VOLUMES)
 
 
 def test_gpus_are_asked_of_kubernetes_and_told_to_ray() -> None:

@@ -1,5 +1,6 @@
 """tuner render kubernetes: what it takes from the spec, and what it refuses."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ def spec(tmp_path: Path) -> Path:
 def test_workers_have_what_a_trial_of_the_spec_needs(tuner: Tuner, spec: Path) -> None:
     ended = tuner("render", "kubernetes", spec, *IMAGE, "--workers", 5)
     config_map, rayjob = yaml.safe_load_all(ended.out)
-    assert config_map["data"]["search.yaml"] == spec.read_text()
+    assert config_map["data"]["spec.yaml"] == spec.read_text()
+    assert rayjob["metadata"]["name"] == json.loads(config_map["data"]["start.json"])["job"]
     group = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     assert group["replicas"] == 5
     assert group["rayStartParams"] == {"num-cpus": "3", "num-gpus": "1"}
@@ -58,6 +60,13 @@ def test_a_spec_that_is_wrong_is_refused(tuner: Tuner, spec: Path) -> None:
     assert (ended.code, ended.out) == (2, "")
 
 
-def test_code_of_ones_own_must_be_in_the_image(tuner: Tuner, spec: Path) -> None:
+def test_code_of_ones_own_travels_with_the_spec(tuner: Tuner, spec: Path) -> None:
     spec.write_text(SPEC.replace("name: elu_net", "name: mynet:build"))
-    assert "mynet:build" in tuner("render", "kubernetes", spec, *IMAGE).err
+    (spec.parent / "mynet.py").write_text("def build(num_classes, image_shape):\n    raise NotImplementedError\n")
+    config_map, _ = yaml.safe_load_all(tuner("render", "kubernetes", spec, *IMAGE).out)
+    assert set(config_map["binaryData"]) == {"code.zip"}
+
+
+def test_the_storage_of_the_environment_is_taken(tuner: Tuner, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_STORAGE", "postgresql+psycopg://me@db/jobs")
+    assert "value: postgresql+psycopg://me@db/jobs" in tuner("render", "kubernetes", spec, *IMAGE).out

@@ -1,14 +1,9 @@
 """Commands that write what runs a spec elsewhere: render kubernetes."""
 
 import math
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from tuner.spec import SearchSpec
 
 EXAMPLE = "Example: tuner render kubernetes searches/cifar10.yaml --workers 4 --data-claim cifar10 | kubectl apply -f -"
 STORAGE = "postgresql+psycopg://tuner@postgres:5432/tuner"
@@ -80,23 +75,24 @@ def kubernetes(
     """
     from importlib.metadata import version
 
-    from cluster.kubernetes import SPEC_FILE, Job, Stores, Workers, dns_name, manifests, to_yaml
+    from cluster.kubernetes import DATA, Job, Stores, Workers, dns_name, manifests, to_yaml
+    from tuner.departure import depart
     from tuner.export import write_new
-    from tuner.spec import load
+    from tuner.service import WORK
 
-    loaded = load(spec)
     _check_storage(storage)
-    need = loaded.resources
+    leaving = depart(spec, DATA if data_claim else None)
+    need = leaving.spec.resources
     gpus = math.ceil(need.gpus) if worker_gpus is None else worker_gpus
     text = to_yaml(
         manifests(
             Job(
-                name=dns_name(loaded.name),
+                name=dns_name(leaving.job),
                 namespace=namespace,
-                spec_text=spec.read_text(encoding="utf-8-sig"),
+                files=leaving.files,
                 image=image,
                 ray_version=version("ray"),
-                entrypoint=shlex.join(["python", "-m", "tuner.cli", "work", SPEC_FILE]),
+                entrypoint=WORK,
                 retries=retries,
             ),
             Workers(workers, worker_cpus or max(2, need.cpus), worker_memory, gpus),
@@ -108,7 +104,6 @@ def kubernetes(
     else:
         write_new(output, text, force)
         click.echo(f"wrote {output}; next: kubectl apply -f {output}", err=True)
-    _warn_of_code(loaded)
 
 
 def _check_storage(storage: str) -> None:
@@ -125,14 +120,6 @@ def _check_storage(storage: str) -> None:
         raise SpecError("--storage has a password in it, which everyone could read; it belongs in the Secret's pgpass")
     if url.get_backend_name() == "sqlite":
         raise SpecError(f"--storage is SQLite, a file that pods do not share; for example {STORAGE}")
-
-
-def _warn_of_code(spec: "SearchSpec") -> None:
-    from trainables.catalog import is_dotted
-
-    own = [name for name in (spec.model.name, spec.data.name) if is_dotted(name)]
-    if own:
-        click.echo(f"warning: the image must hold the modules of {', '.join(own)}: only the spec travels", err=True)
 
 
 COMMANDS = (render,)
