@@ -48,9 +48,9 @@ proofs: setup
 secrets:
 	sh cluster/secrets.sh
 
-# For another machine: make bundle PYTHON_VERSION=3.12 PLATFORM=manylinux_2_28_x86_64; WITHOUT_TORCH=1 where it has torch.
+# For another machine: make bundle PYTHON_VERSION=3.12 PLATFORM=aarch64; WITHOUT_TORCH=1 where it has torch.
 bundle: setup
-	$(BIN)/python cluster/bundle.py dist/bundle \
+	$(BIN)/python -m cluster.bundle dist/bundle \
 	    $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION)) $(if $(PLATFORM),--platform $(PLATFORM)) \
 	    $(if $(WITHOUT_TORCH),--without-torch)
 
