@@ -1,5 +1,7 @@
 # make demo  sets up and runs the quickstart search
 # make test  sets up and runs all that CI runs
+# make secrets  makes what docker-compose.yml mounts, once
+# make bundle   makes a folder that installs all of it on a machine without a network
 # make audit asks for known vulnerabilities of the pinned packages
 # make faults causes every fault that a job is said to survive: minutes
 # make chaos causes random ones for minutes; SEED=7, or several
@@ -9,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint audit faults chaos proofs clean
+.PHONY: setup demo test lint audit faults chaos proofs secrets bundle clean
 
 setup: $(VENV)/.ready
 
@@ -42,6 +44,15 @@ chaos: setup
 
 proofs: setup
 	$(BIN)/python -m pytest -m "slow or gpu" --timeout=3600
+
+secrets:
+	sh cluster/secrets.sh
+
+# For another machine: make bundle PYTHON_VERSION=3.12 PLATFORM=aarch64; WITHOUT_TORCH=1 where it has torch.
+bundle: setup
+	$(BIN)/python -m cluster.bundle dist/bundle \
+	    $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION)) $(if $(PLATFORM),--platform $(PLATFORM)) \
+	    $(if $(WITHOUT_TORCH),--without-torch)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

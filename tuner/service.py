@@ -5,28 +5,22 @@ command line is run there, and what it prints comes back. Nothing but the cluste
 """
 
 import base64
-import hashlib
 import json
-import os
 import shlex
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.errors import ClusterError
 from cluster.jobs import JOB, JobsApi, Node, Ran, Submission
-from tuner.arrival import CODE, SPEC, START
-from tuner.bundle import pack
-from tuner.checks import check_code
-from tuner.code import code_folder, names_code, own_code
+from tuner.departure import depart
 from tuner.errors import IntegrityError, NotFound, ServiceError, SpecError, error_of
 from tuner.export import check_new, write_new
-from tuner.jobs import beginning, refuse_finished
+from tuner.jobs import refuse_finished
 from tuner.problems import Wrong
-from tuner.spec import SearchSpec, fingerprint, load
+from tuner.spec import SearchSpec
 
 PROGRAM = "python -m tuner.cli"
 WORK = f"{PROGRAM} work"
@@ -34,7 +28,6 @@ ANSWER_S = 120.0
 STOP_ANSWER_S = 180.0
 TIMED_OUT = 124
 """Exit code of a wait that was given up, as of ``timeout``."""
-ID_DIGITS = 8
 
 
 class Submitted(NamedTuple):
@@ -74,24 +67,13 @@ class Service:
             SpecError: what is wrong with the spec, or no node has what a trial asks for.
             NotFound: there is no such file.
         """
-        spec = Path(spec)
-        loaded = load(spec, data_path, here=False)
-        code = own_code(loaded, code_folder(loaded, spec.parent))
-        check_code(loaded)
-        _check_travels(loaded)
+        leaving = depart(Path(spec), data_path)
         if not queue:
-            check_fits(loaded, self._api.nodes())
-        packed = pack(code) if code is not None and names_code(loaded) else None
-        name, start = beginning(loaded, "", simulate=False)
-        digest = hashlib.sha256(f"{fingerprint(loaded)} {loaded.data.path}".encode() + (packed or b"")).hexdigest()
-        job = f"{name}-{digest[:ID_DIGITS]}"
+            check_fits(leaving.spec, self._api.nodes())
         with tempfile.TemporaryDirectory(prefix="tuner-") as made:
-            folder = Path(made)
-            (folder / SPEC).write_text(spec.read_text(encoding="utf-8-sig"), encoding="utf-8")
-            (folder / START).write_text(json.dumps({"job": job, "ms": time.time_ns() // 1_000_000, **start}))
-            if packed is not None:
-                (folder / CODE).write_bytes(packed)
-            return Submitted(job, self._api.submit(job, WORK, folder, {JOB: job}))
+            for name, content in leaving.files.items():
+                Path(made, name).write_bytes(content)
+            return Submitted(leaving.job, self._api.submit(leaving.job, WORK, Path(made), {JOB: leaving.job}))
 
     def resume(self, job: str, data_path: str | None = None, seeds: int | None = None) -> str:
         """Have a job go on where it stands; returns its whole id.
@@ -246,19 +228,6 @@ def check_fits(spec: SearchSpec, nodes: Sequence[Node]) -> None:
             "resources",
         )
     )
-
-
-def _check_travels(spec: SearchSpec) -> None:
-    """Refuse what means something on this machine only."""
-    if spec.data.path is not None and not os.path.isabs(spec.data.path):
-        text = f"is {spec.data.path!r}; on a cluster it must be an absolute path that all nodes have"
-        raise spec.origin.error(Wrong(text, "data", "path"))
-    if spec.storage is not None and not spec.storage.startswith("postgresql"):
-        text = (
-            "must be Postgres on a cluster: an SQLite file lies on one machine, and cannot be locked over a network;"
-            " leave it out to take the cluster's own"
-        )
-        raise spec.origin.error(Wrong(text, "storage"))
 
 
 def _width() -> int:

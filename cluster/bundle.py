@@ -1,0 +1,119 @@
+"""Make a folder that installs tuner on a machine without a network: python -m cluster.bundle DIST [options].
+
+In it: every wheel, pinned by constraints.txt, our own among them; install.sh; the specs that are kept; checksums.
+Wheels of packages that come as source only are built here, which works for pure Python packages on any machine.
+"""
+
+import argparse
+import hashlib
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.requirements import requirements
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = ("service", "cmaes")
+TORCH = ("torch", "torchvision")
+"""What GPU machines often have; nothing else brings NVIDIA's packages, gigabytes, along."""
+NEWEST_GLIBC = 28
+"""Minor version of the C library that wheels may need at most: Debian 10, RHEL 8 and everything since."""
+
+
+def wanted(without_torch: bool) -> list[str]:
+    """What is installed beside our own wheel."""
+    asked = requirements(ROOT / "pyproject.toml", list(EXTRAS))
+    return [line for line in asked if not (without_torch and _name(line) in TORCH)]
+
+
+def pinned(without_torch: bool) -> list[str]:
+    """The lines of constraints.txt; without torch, what is on the machine decides about it."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return [line for line in lines if not (without_torch and _name(line) in TORCH)]
+
+
+def platforms(machine: str) -> list[str]:
+    """The platform tags that a machine's wheels may have, newest first."""
+    glibc = [f"manylinux_2_{minor}_{machine}" for minor in range(NEWEST_GLIBC, 4, -1)]
+    return [*glibc, f"manylinux2014_{machine}", f"manylinux2010_{machine}", f"manylinux1_{machine}", f"linux_{machine}"]
+
+
+def bundle(dist: Path, python_version: str, machine: str, without_torch: bool) -> Path:
+    """Write the folder, in place of one from before; returns it."""
+    from_here = (python_version, machine) == _here()
+    name = f"tuner-{_version()}-py{python_version}-{machine}" + ("-without-torch" if without_torch else "")
+    folder = dist / name
+    shutil.rmtree(folder, ignore_errors=True)
+    wheels = folder / "wheels"
+    wheels.mkdir(parents=True)
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(pinned(without_torch)) + "\n")
+
+    _pip("wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT))
+    common = ["--constraint", str(constraints), *wanted(without_torch)]
+    if from_here:
+        _pip("wheel", "--wheel-dir", str(wheels), *common)
+    else:
+        target = ["--python-version", python_version, "--implementation", "cp", "--only-binary", ":all:"]
+        target += [option for tag in platforms(machine) for option in ("--platform", tag)]
+        _pip("download", "--dest", str(wheels), "--find-links", str(wheels), *target, *common)
+
+    (folder / "python-version").write_text(python_version + "\n")
+    shutil.copy(ROOT / "cluster" / "install.sh", folder)
+    shutil.copytree(ROOT / "searches", folder / "searches")
+    write_sums(folder)
+    return folder
+
+
+def write_sums(folder: Path) -> None:
+    """SHA256SUMS of every file below, as sha256sum checks it."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "SHA256SUMS")
+    (folder / "SHA256SUMS").write_text("".join(f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _pip(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"], check=True)
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower()
+
+
+def _version() -> str:
+    import tomllib
+
+    version: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    return version
+
+
+def _here() -> tuple[str, str]:
+    return f"{sys.version_info.major}.{sys.version_info.minor}", platform.machine()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line of this file."""
+    python_version, machine = _here()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("dist", type=Path)
+    parser.add_argument("--python-version", default=python_version, help="of the other machine [%(default)s]")
+    parser.add_argument("--platform", dest="machine", default=machine, help="x86_64 or aarch64 [%(default)s]")
+    parser.add_argument("--without-torch", action="store_true", help="the other machine has torch and torchvision")
+    given = parser.parse_args(arguments)
+    try:
+        made = bundle(given.dist, given.python_version, given.machine, given.without_torch)
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"error: pip ended with {error.returncode}; its reason stands above")
+    print(made)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""tuner render kubernetes: what it takes from the spec, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tuner.conftest import Tuner
+from tests.tuner.spec_texts import SPEC
+
+IMAGE = ("--image", "registry.example/tuner:0.1.0")
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(SPEC + "resources: {cpus: 3, gpus: 0.25}\n")
+    return path
+
+
+def test_workers_have_what_a_trial_of_the_spec_needs(tuner: Tuner, spec: Path) -> None:
+    ended = tuner("render", "kubernetes", spec, *IMAGE, "--workers", 5)
+    config_map, rayjob = yaml.safe_load_all(ended.out)
+    assert config_map["data"]["spec.yaml"] == spec.read_text()
+    assert rayjob["metadata"]["name"] == json.loads(config_map["data"]["start.json"])["job"]
+    group = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    assert group["replicas"] == 5
+    assert group["rayStartParams"] == {"num-cpus": "3", "num-gpus": "1"}
+
+
+def test_manifests_are_written_to_a_file_once(tuner: Tuner, spec: Path, tmp_path: Path) -> None:
+    file = tmp_path / "job-on-kubernetes.yaml"
+    first = tuner("render", "kubernetes", spec, *IMAGE, "-o", file)
+    assert (first.code, first.out) == (0, "")
+    assert [document["kind"] for document in yaml.safe_load_all(file.read_text())] == ["ConfigMap", "RayJob"]
+    assert tuner("render", "kubernetes", spec, *IMAGE, "-o", file).code != 0
+    assert tuner("render", "kubernetes", spec, *IMAGE, "-o", file, "--force").code == 0
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("postgresql+psycopg://tuner:hunter2@postgres/tuner", "password"),
+        ("sqlite:///studies.db", "SQLite"),
+        ("nonsense", "no database URL"),
+    ],
+)
+def test_a_storage_that_pods_cannot_use_is_refused(tuner: Tuner, spec: Path, storage: str, said: str) -> None:
+    ended = tuner("render", "kubernetes", spec, *IMAGE, "--storage", storage)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: ")
+    assert said in ended.err
+    assert "hunter2" not in ended.err
+
+
+def test_a_spec_that_is_wrong_is_refused(tuner: Tuner, spec: Path) -> None:
+    spec.write_text(SPEC.replace("epochs: 8", "epochs: 0"))
+    ended = tuner("render", "kubernetes", spec, *IMAGE)
+    assert (ended.code, ended.out) == (2, "")
+
+
+def test_code_of_ones_own_travels_with_the_spec(tuner: Tuner, spec: Path) -> None:
+    spec.write_text(SPEC.replace("name: elu_net", "name: mynet:build"))
+    (spec.parent / "mynet.py").write_text("def build(num_classes, image_shape):\n    raise NotImplementedError\n")
+    config_map, _ = yaml.safe_load_all(tuner("render", "kubernetes", spec, *IMAGE).out)
+    assert set(config_map["binaryData"]) == {"code.zip"}
+
+
+def test_the_storage_of_the_environment_is_taken(tuner: Tuner, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_STORAGE", "postgresql+psycopg://me@db/jobs")
+    assert "value: postgresql+psycopg://me@db/jobs" in tuner("render", "kubernetes", spec, *IMAGE).out
