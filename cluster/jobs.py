@@ -34,6 +34,7 @@ FIRST_POLL_S = 0.05
 STOP_S = 30.0
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 """Ray would take any text, and make a path of it."""
+_PREFACE = re.compile(r"[-\d]+ [:,.\d]+\s+[A-Z]+ job_manager\.py:\d+ -- ")
 T = TypeVar("T")
 
 
@@ -339,8 +340,15 @@ def _two_streams(entrypoint: str, mark: str) -> str:
 
 
 def _own_words(job_id: str, text: str) -> str:
-    """What comes after Ray's preface in a log: nothing, where the command was not started."""
-    return text.partition(f"Running entrypoint for job {job_id}: ")[2].partition("\n")[2]
+    """A log without Ray's preface: nothing, where the command was not started.
+
+    Ray may write the end of its preface after the command's first lines.
+    """
+    before, started, after = text.partition(f"Running entrypoint for job {job_id}: ")
+    if not started:
+        return ""
+    early = [line for line in before.splitlines(keepends=True) if not _PREFACE.match(line)]
+    return "".join(early) + after.partition("\n")[2]
 
 
 def _submission(found: Mapping[str, Any]) -> Submission:
