@@ -8,6 +8,7 @@ from tuner.home import Home, JobFolder
 from tuner.jobs import spec_of
 from tuner.journal import Journal
 from tuner.lease import hold
+from tuner.mirror import mirror_once
 from tuner.sender import open_writer
 
 
@@ -56,3 +57,4 @@ def close_crashed(home: Home, folder: JobFolder) -> None:
         journal.append("state", state="interrupted", reason="it crashed")
         journal.close()
         open_writer(spec_of(folder), home, folder).send()
+    mirror_once(folder)

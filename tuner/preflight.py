@@ -60,7 +60,7 @@ def _check_stores(spec: SearchSpec, home: Home, shared: str | None) -> None:
         check_writable(shared)
     _check_room(spec, home, shared)
     _check_storage(spec)
-    _check_tracker(tracking_uri(spec, home))
+    check_tracker(tracking_uri(spec, home))
 
 
 def _check_machine(spec: SearchSpec) -> None:
@@ -126,7 +126,7 @@ def _check_storage(spec: SearchSpec) -> None:
         raise SpecError(f"storage: {spec.storage!r} is no database URL; {STORAGES}") from None
 
 
-def _check_tracker(uri: str) -> None:
+def check_tracker(uri: str) -> None:
     """Raise ``ServiceError`` unless a tracking server answers; one that is a file is made when it is first written.
 
     Only before a job starts: a tracker that goes away later stops nothing.

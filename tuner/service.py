@@ -48,12 +48,7 @@ class Service:
     """
 
     def __init__(self, address: str | None = None) -> None:
-        self._api = JobsApi.connect(address)
-
-    @property
-    def address(self) -> str:
-        """Of the cluster's dashboard."""
-        return self._api.address
+        self.api = JobsApi.connect(address)
 
     def submit(self, spec: Path | str, data_path: str | None = None, queue: bool = False) -> Submitted:
         """Have a spec searched; the same spec, code and name are the same job, however often it is submitted.
@@ -69,11 +64,11 @@ class Service:
         """
         leaving = depart(Path(spec), data_path)
         if not queue:
-            check_fits(leaving.spec, self._api.nodes())
+            check_fits(leaving.spec, self.api.nodes())
         with tempfile.TemporaryDirectory(prefix="tuner-") as made:
             for name, content in leaving.files.items():
                 Path(made, name).write_bytes(content)
-            return Submitted(leaving.job, self._api.submit(leaving.job, WORK, Path(made), {JOB: leaving.job}))
+            return Submitted(leaving.job, self.api.submit(leaving.job, WORK, Path(made), {JOB: leaving.job}))
 
     def resume(self, job: str, data_path: str | None = None, seeds: int | None = None) -> str:
         """Have a job go on where it stands; returns its whole id.
@@ -94,7 +89,7 @@ class Service:
             refuse_finished(found["job"], found["state"])
         options = [] if data_path is None else ["--data", data_path]
         options += [] if seeds is None else ["--seeds", str(seeds)]
-        submit_again(self._api, found["job"], options)
+        submit_again(self.api, found["job"], options)
         return str(found["job"])
 
     def jobs(self) -> list[dict[str, Any]]:
@@ -144,13 +139,13 @@ class Service:
         """Lines that the job's last driver printed; with ``follow`` as they come, until it ends."""
         last = self._last(job)
         if follow:
-            yield from self._api.follow(last.id)
+            yield from self.api.follow(last.id)
         else:
-            yield from self._api.logs(last.id).splitlines()
+            yield from self.api.logs(last.id).splitlines()
 
     def wait(self, job: str, timeout_s: float | None = None) -> int:
         """The exit code that a job's driver ended with, once it has; ``TIMED_OUT`` if it has not by then."""
-        ended = self._api.wait(self._last(job).id, timeout_s)
+        ended = self.api.wait(self._last(job).id, timeout_s)
         if not ended.status.ended:
             return TIMED_OUT
         if ended.exit_code is None:
@@ -168,21 +163,21 @@ class Service:
         if answer.code != ServiceError.exit_code or not force:
             return self._checked(answer).err
         last = self._last(job)
-        self._api.stop(last.id)
-        self._api.wait(last.id, ANSWER_S)
+        self.api.stop(last.id)
+        self.api.wait(last.id, ANSWER_S)
         return f"{last.metadata[JOB]}: ended by force; go on with: tuner resume {last.metadata[JOB]}\n"
 
     def ask(self, words: Sequence[str], timeout_s: float = ANSWER_S) -> Ran:
         """Run ``tuner`` with these words on the cluster's head."""
         width = f"COLUMNS={_width()}"
-        return self._api.run(f"{width} {PROGRAM} {shlex.join(words)}", timeout_s=timeout_s)
+        return self.api.run(f"{width} {PROGRAM} {shlex.join(words)}", timeout_s=timeout_s)
 
     def _json(self, *words: str) -> Any:
         answer = self._checked(self.ask([*words, "-o", "json"]))
         try:
             return json.loads(answer.out)
         except ValueError as error:
-            raise ClusterError(f"the cluster at {self.address} answers tuner {words[0]} with no JSON") from error
+            raise ClusterError(f"the cluster at {self.api.address} answers tuner {words[0]} with no JSON") from error
 
     def _checked(self, answer: Ran) -> Ran:
         if answer.code:
@@ -192,12 +187,12 @@ class Service:
         return answer
 
     def _last(self, job: str) -> Submission:
-        found = [one for one in self._api.submissions() if one.metadata[JOB].startswith(job) or job == "latest"]
+        found = [one for one in self.api.submissions() if one.metadata[JOB].startswith(job) or job == "latest"]
         jobs = {one.metadata[JOB] for one in found}
         exact = [one for one in found if one.metadata[JOB] == job]
         if not found or (len(jobs) > 1 and not exact and job != "latest"):
             many = f"; several begin so: {', '.join(sorted(jobs))}" if jobs else ""
-            raise NotFound(f"the cluster at {self.address} runs no job {job!r}{many}; see: tuner list")
+            raise NotFound(f"the cluster at {self.api.address} runs no job {job!r}{many}; see: tuner list")
         return (exact or found)[-1]
 
 

@@ -55,3 +55,14 @@ def test_a_spec_is_submitted_and_comes_back_as_a_verdict(whole: Stack, monkeypat
     ]
     unknown = whole.tuner("status", "nosuch")
     assert (unknown.code, unknown.err.count("\n")) == (4, 1)
+
+
+def test_doctor_tries_every_way_and_tells_what_is_open(whole: Stack) -> None:
+    ended = whole.tuner("doctor", "-o", "json")
+    hops = {hop["name"]: hop for hop in json.loads(ended.out)}
+    # This tracker has no passwords, which is told, and nothing else is wrong.
+    assert [name for name, hop in hops.items() if not hop["ok"]] == ["MLflow asks for a password"], hops
+    assert ended.code == 5
+    workers = {node.ip for node in whole.cluster.workers}
+    for way in ("→ checkpoint", "→ data", "→ tracker"):
+        assert {name.split()[1] for name in hops if name.endswith(way)} == workers

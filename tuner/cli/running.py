@@ -1,4 +1,4 @@
-"""Commands that run jobs or end them: run, resume, confirm, stop; and doctor."""
+"""Commands that run jobs or end them: run, resume, confirm, stop."""
 
 import os
 import signal
@@ -15,8 +15,6 @@ from tuner.cli.output import (
     home_option,
     job_argument,
     output_option,
-    print_json,
-    print_table,
     quiet_option,
 )
 
@@ -152,31 +150,4 @@ def _submit_again(address: str, job: str, data_path: str | None, seeds: int | No
     click.echo(Service(address).resume(job, data_path, seeds))
 
 
-@click.command(epilog="Example: tuner doctor --fix")
-@click.option("--fix", is_flag=True, help="Close the runs of jobs that crashed; they can still be resumed.")
-@home_option
-@output_option
-def doctor(fix: bool, home: Path | None, output: str) -> None:
-    """Look for jobs that crashed or were damaged, and say what to do. Exits 5 if there are any left."""
-    import dataclasses
-
-    from tuner.doctor import close_crashed, examine
-    from tuner.errors import IntegrityError
-    from tuner.home import Home
-
-    place = Home.find(home)
-    if fix:
-        for folder in place.jobs():
-            if folder.state() == "crashed":
-                close_crashed(place, folder)
-                click.echo(f"{folder.id}: closed; go on with: tuner resume {folder.id}", err=True)
-    findings = list(examine(place))
-    if output == "json":
-        print_json([dataclasses.asdict(finding) for finding in findings])
-    elif findings:
-        print_table(("job", "problem", "way out"), [(f.job, f.problem, f.way_out) for f in findings])
-    if findings:
-        raise click.exceptions.Exit(IntegrityError.exit_code)
-
-
-COMMANDS = (run, resume, confirm, stop, doctor)
+COMMANDS = (run, resume, confirm, stop)

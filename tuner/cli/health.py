@@ -1,0 +1,103 @@
+"""Commands that look for what is wrong: doctor, and what it runs on a cluster's head."""
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tuner.cli.output import (
+    address_option,
+    cluster_of,
+    data_option,
+    home_option,
+    output_option,
+    print_json,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from tuner.hops import Hop
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  tuner doctor --fix
+  tuner doctor --address http://127.0.0.1:8265
+"""
+)
+@address_option
+@click.option("--fix", is_flag=True, help="Close the runs of jobs that crashed; they can still be resumed.")
+@data_option
+@home_option
+@output_option
+def doctor(address: str | None, fix: bool, data_path: str | None, home: Path | None, output: str) -> None:
+    """Look for jobs that crashed or were damaged; of a cluster, try every way that a job's data goes.
+
+    Each line says what to do. Exits 5 if anything is wrong.
+    """
+    if (url := cluster_of(address)) is not None:
+        _show_hops(url, data_path, output)
+        return
+    from tuner.doctor import close_crashed, examine
+    from tuner.home import Home
+
+    place = Home.find(home)
+    if fix:
+        for folder in place.jobs():
+            if folder.state() == "crashed":
+                close_crashed(place, folder)
+                click.echo(f"{folder.id}: closed; go on with: tuner resume {folder.id}", err=True)
+    findings = list(examine(place))
+    if output == "json":
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    elif findings:
+        print_table(("job", "problem", "way out"), [(f.job, f.problem, f.way_out) for f in findings])
+    _exit(bad=bool(findings))
+
+
+@click.command(hidden=True)
+@data_option
+def hops(data_path: str | None) -> None:
+    """Try, on the head, every way that a job's data goes; prints JSON."""
+    from tuner.home import Home
+    from tuner.hops import inside
+
+    print_json([dataclasses.asdict(hop) for hop in inside(Home.find(), data_path)])
+
+
+def _show_hops(url: str, data_path: str | None, output: str) -> None:
+    from tuner.errors import ServiceError
+    from tuner.hops import Hop, outside
+    from tuner.service import Service
+
+    service = Service(url)
+    found = list(outside(service.api))
+    words = ["hops", *([] if data_path is None else ["--data", data_path])]
+    answer = service.ask(words)
+    if answer.code:
+        last = (answer.err.strip().splitlines() or ["it does not say why"])[-1]
+        raise ServiceError(f"{shlex.join(words)} failed on the head: {last.removeprefix('error: ')}")
+    found += [Hop(**hop) for hop in json.loads(answer.out)]
+    if output == "json":
+        print_json([dataclasses.asdict(hop) for hop in found])
+    else:
+        print_table(("", "way", "found", "fix"), [_cells(hop) for hop in found])
+    _exit(bad=not all(hop.ok for hop in found))
+
+
+def _cells(hop: "Hop") -> tuple[str, str, str, str]:
+    return ("ok" if hop.ok else "BAD", hop.name, hop.detail, "" if hop.ok else hop.fix)
+
+
+def _exit(bad: bool) -> None:
+    from tuner.errors import IntegrityError
+
+    if bad:
+        raise click.exceptions.Exit(IntegrityError.exit_code)
+
+
+COMMANDS = (doctor, hops)
