@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,9 +87,12 @@ class RayCluster:
         folder: where it keeps everything; a short name, for sockets lie below it.
         token: whether clients need the token that is in ``token_file``.
         head_env: environment of the head, and so of jobs that are submitted.
+        net: the first three numbers of the nodes' addresses; some on loopback that no other cluster has, if not given.
     """
 
-    def __init__(self, folder: Path, token: bool = True, head_env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, token: bool = True, head_env: Mapping[str, str] | None = None, net: str | None = None
+    ) -> None:
         self.token_file = folder / "token"
         self.token_file.touch(mode=0o600)
         self.token_file.write_text(secrets.token_hex(32))
@@ -98,7 +101,7 @@ class RayCluster:
         self._token = token
         self._head_env = dict(head_env or {})
         # An address range of its own: several nodes on one address take each other for one that came back.
-        self._net = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
+        self._net = net or f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
         self._ports = free_ports(5)
         self.head = self._start_head()
 
@@ -118,11 +121,26 @@ class RayCluster:
         """The head, then the workers; those that were killed are gone."""
         return [self.head, *self.workers]
 
-    def add_worker(self, cpus: int = 2, gpus: int = 0, env: Mapping[str, str] | None = None) -> Node:
-        """Start another worker; ``wait`` until it is part of the cluster."""
+    def add_worker(
+        self,
+        cpus: int = 2,
+        gpus: int = 0,
+        env: Mapping[str, str] | None = None,
+        ip: str | None = None,
+        within: Sequence[str] = (),
+    ) -> Node:
+        """Start another worker; ``wait`` until it is part of the cluster.
+
+        Args:
+            cpus, gpus: what it says that it has.
+            env: its environment.
+            ip: its address, if not the next one.
+            within: a command that runs another, as in a network of its own.
+        """
         name = f"w{len(list(self._folder.iterdir()))}"
         options = [f"--address={self.head.ip}:{self._ports[0]}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
-        node = self._start(name, f"{self._net}.{len(list(self._folder.iterdir())) + 1}", options, env or {})
+        address = ip or f"{self._net}.{len(list(self._folder.iterdir())) + 1}"
+        node = self._start(name, address, options, env or {}, within)
         self.workers.append(node)
         return node
 
@@ -163,10 +181,12 @@ class RayCluster:
         env |= self._head_env
         return self._start(f"h{len(list(self._folder.iterdir()))}", f"{self._net}.1", options, env)
 
-    def _start(self, name: str, ip: str, options: list[str], env: Mapping[str, str]) -> Node:
+    def _start(
+        self, name: str, ip: str, options: list[str], env: Mapping[str, str], within: Sequence[str] = ()
+    ) -> Node:
         folder = self._folder / name
         folder.mkdir()
-        command = [sys.executable, "-ISc", INIT, "start", "--block", f"--node-ip-address={ip}", *options]
+        command = [*within, sys.executable, "-ISc", INIT, "start", "--block", f"--node-ip-address={ip}", *options]
         command += [f"--temp-dir={folder}", f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
         # The kernel chooses.
         command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
@@ -208,6 +228,7 @@ def ray_cluster(
     token: bool = True,
     head_env: Mapping[str, str] | None = None,
     worker_env: Mapping[str, str] | None = None,
+    net: str | None = None,
 ) -> Iterator[RayCluster]:
     """A cluster that is up.
 
@@ -216,12 +237,13 @@ def ray_cluster(
         token: whether clients need the token.
         head_env: environment of the head.
         worker_env: environment of every worker.
+        net: as of ``RayCluster``.
     """
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
-    cluster = RayCluster(folder, token, head_env)
+    cluster = RayCluster(folder, token, head_env, net)
     try:
         for worker in workers:
-            cluster.add_worker(**worker, env=worker_env)
+            cluster.add_worker(worker.get("cpus", 2), worker.get("gpus", 0), worker_env)
         cluster.wait()
         yield cluster
     finally:

@@ -111,6 +111,7 @@ def stack(
     spec: str,
     workers: Sequence[Mapping[str, int]] = ({"cpus": 1}, {"cpus": 1}),
     modules: Mapping[str, str] | None = None,
+    net: str | None = None,
 ) -> Iterator[Stack]:
     """All of it up, and ended afterwards."""
     storage = postgres.create(f"tuner_{time.time_ns()}")
@@ -127,6 +128,6 @@ def stack(
             "TMPDIR": str(head.scratch),
         }
         worker_env = {"TUNER_CACHE": str(folder / "worker-cache"), "HOME": env["HOME"]}
-        with ray_cluster(workers, head_env=env, worker_env=worker_env) as cluster:
+        with ray_cluster(workers, head_env=env, worker_env=worker_env, net=net) as cluster:
             yield Stack(cluster, head, env, worker_env, here)
     shutil.rmtree(shared, ignore_errors=True)
