@@ -22,6 +22,10 @@ from tuner.lease import me
 from tuner.work import Stop
 
 BEAT_S = 1.0
+"""At least so often others hear of the job, and it of them."""
+PAUSE_S = 0.1
+"""Between two transactions. A line is sent at once: what a lost head had not sent is trained again, and a checkpoint
+that the record is two epochs behind is gone."""
 BATCH = 500
 """Lines of one transaction."""
 AWAY_S = 15.0
@@ -49,6 +53,7 @@ class Mirror:
         self._offset = 0
         self._told = Told("new")
         self._ending = threading.Event()
+        self._news = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
 
     def start(self) -> None:
@@ -59,16 +64,22 @@ class Mirror:
         """Tell others where the job runs, how many trials it could run at once, and what it waits for."""
         self._told = replace(self._told, cluster=cluster, wants=wants, waits=waits)
 
+    def heard(self) -> None:
+        """A line was written."""
+        self._news.set()
+
     def drain(self) -> None:
         """Send what is left, and that it wants nothing any more; ``problem`` says what failed."""
         self.say("", 0, "")
         self._ending.set()
+        self._news.set()
         self._thread.join()
 
     def _run(self) -> None:
         away_since: float | None = None
         while True:
             ending = self._ending.is_set()
+            self._news.clear()
             try:
                 self._send_all()
                 self.problem, away_since = None, None
@@ -83,7 +94,8 @@ class Mirror:
                 self.problem = ServiceError(str(error))
                 away_since = away_since or time.monotonic()
             if not ending:
-                self._ending.wait(BEAT_S)
+                self._ending.wait(PAUSE_S if away_since is None else BEAT_S)
+                self._news.wait(BEAT_S)
             elif away_since is None or time.monotonic() - away_since >= AWAY_S:
                 return
             else:

@@ -283,6 +283,8 @@ def _job(
 
     def heard(event: Event) -> None:
         record.add(event)
+        if mirror is not None:
+            mirror.heard()
         view.heard(event, record)
 
     # A simulation writes an event every few microseconds, and can be had again.

@@ -58,7 +58,7 @@ class Stack:
 
     def finished(self, job_id: str) -> JobFolder:
         """Wait until a job has ended well."""
-        wait_until(lambda: self.state(job_id) not in ("new", "running"))
+        wait_until(lambda: self.state(job_id) in ("finished", "failed"))
         assert self.state(job_id) == "finished", self.tuner("logs", job_id).out[-3000:]
         wait_until(lambda: self.job(job_id).holder() is None)
         return self.job(job_id)
@@ -95,7 +95,7 @@ class Stack:
         return self.here.start(*words, env=self.cluster.client_env, name=name)
 
 
-def wait_until(seen: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+def wait_until(seen: Callable[[], object], patience_s: float = 2 * PATIENCE_S) -> None:
     """Until ``seen()`` is true."""
     deadline = time.monotonic() + patience_s
     while not seen():

@@ -15,9 +15,9 @@ from tests.faults.services import MlflowServer, Postgres
 from tuner.journal import read
 from tuner.record import Record, State
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
 
-EPOCHS = 24
+EPOCHS = 12
 SPEC = f"""\
 name: tiny
 data: {{name: digits, train_images: 200, val_images: 100, test_images: 100}}

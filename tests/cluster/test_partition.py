@@ -15,6 +15,7 @@ from tuner.record import State
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.faults,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(shutil.which("ip") is None, reason="needs iproute2"),
 ]
 
@@ -43,7 +44,7 @@ def test_a_node_is_cut_off_for_a_while(
         up.cluster.wait()
         undisturbed = up.finished(up.submit(SPEC)).record()
 
-        job = up.submit(named("cut-off", SPEC.replace("epochs: 24", "epochs: 100")))
+        job = up.submit(named("cut-off", SPEC.replace("epochs: 12", "epochs: 100")))
         up.trained(job, 8)
         before, begun = running(up, job), time.monotonic()
         made[0].cut()
