@@ -1,4 +1,4 @@
-"""One cluster that all tests share: nothing may be killed in it. And this process as a client that knows its token."""
+"""A bare cluster that tests share, in which nothing may be killed; and all of the service, which tests may break."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,8 @@ import pytest
 
 from cluster.jobs import JobsApi
 from tests.cluster.ray_cluster import RayCluster, ray_cluster
+from tests.cluster.stack import Stack, stack
+from tests.faults.services import MlflowServer, Postgres
 
 assert cluster.runtime.SETTINGS
 
@@ -32,3 +34,23 @@ def api(shared_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> JobsApi:
     """The jobs of the shared cluster."""
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(shared_cluster.token_file))
     return JobsApi.connect(shared_cluster.address)
+
+
+@pytest.fixture(scope="session")
+def whole_stack(
+    tmp_path_factory: pytest.TempPathFactory, session_postgres: Postgres, session_mlflow_server: MlflowServer
+) -> Iterator[Stack]:
+    """The stack of ``up``."""
+    with stack(tmp_path_factory.mktemp("stack"), session_postgres, session_mlflow_server) as made:
+        yield made
+
+
+@pytest.fixture
+def up(whole_stack: Stack, postgres: Postgres, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    """All of the service, up; a test leaves it with a head and two workers of a CPU each.
+
+    The stores that the head uses are named to this process too, for the checker looks into them.
+    """
+    for name in ("TUNER_STORAGE", "MLFLOW_TRACKING_URI", "TUNER_SHARED"):
+        monkeypatch.setenv(name, whole_stack.head_env[name])
+    return whole_stack

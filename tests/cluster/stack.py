@@ -1,6 +1,7 @@
 """All of the service on loopback: a Ray cluster with tokens, Postgres, an MLflow server and a shared folder."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,11 @@ class Stack:
         return self.here.start(*words, env=self.cluster.client_env, name=name)
 
 
+def named(name: str, spec: str) -> str:
+    """A spec by another name: another job."""
+    return re.sub("^name: .*$", f"name: {name}", spec, flags=re.MULTILINE)
+
+
 def wait_until(seen: Callable[[], object], patience_s: float = 2 * PATIENCE_S) -> None:
     """Until ``seen()`` is true."""
     deadline = time.monotonic() + patience_s
@@ -108,15 +114,13 @@ def stack(
     folder: Path,
     postgres: Postgres,
     tracker: MlflowServer,
-    spec: str,
     workers: Sequence[Mapping[str, int]] = ({"cpus": 1}, {"cpus": 1}),
-    modules: Mapping[str, str] | None = None,
     net: str | None = None,
 ) -> Iterator[Stack]:
     """All of it up, and ended afterwards."""
     storage = postgres.create(f"tuner_{time.time_ns()}")
     shared = Path(tempfile.mkdtemp(prefix="shared-", dir=folder))
-    with place(folder / "head", spec) as head, place(folder / "here", spec, modules) as here:
+    with place(folder / "head") as head, place(folder / "here") as here:
         env = {
             "TUNER_HOME": str(head.home.path),
             "TUNER_STORAGE": storage,

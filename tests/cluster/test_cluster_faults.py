@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
-from tests.cluster.stack import Stack, stack
+from tests.cluster.stack import Stack, named
 from tests.faults.checker import check_end_state, values
-from tests.faults.services import MlflowServer, Postgres
 from tuner.journal import read
 from tuner.record import Record, State
 
@@ -31,30 +30,10 @@ confirm: {{seeds: 3}}
 """
 
 
-@pytest.fixture(scope="module")
-def up(
-    tmp_path_factory: pytest.TempPathFactory, session_postgres: Postgres, session_mlflow_server: MlflowServer
-) -> Iterator[Stack]:
-    """A stack that tests share; each leaves it with a head and two workers."""
-    with stack(tmp_path_factory.mktemp("stack"), session_postgres, session_mlflow_server, SPEC) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def stores(up: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checker looks into the stores that the head uses."""
-    for name in ("TUNER_STORAGE", "MLFLOW_TRACKING_URI", "TUNER_SHARED"):
-        monkeypatch.setenv(name, up.head_env[name])
-
-
-@pytest.fixture(scope="module")
-def undisturbed(up: Stack) -> Record:
+@pytest.fixture(scope="session")
+def undisturbed(whole_stack: Stack) -> Record:
     """What a job comes to that no fault came to."""
-    return up.finished(up.submit(SPEC)).record()
-
-
-def named(name: str, spec: str = SPEC) -> str:
-    return spec.replace("name: tiny", f"name: {name}")
+    return whole_stack.finished(whole_stack.submit(SPEC)).record()
 
 
 def check(up: Stack, job: str, undisturbed: Record) -> Record:
@@ -65,7 +44,7 @@ def check(up: Stack, job: str, undisturbed: Record) -> Record:
 
 
 def test_a_hundred_submits_at_once_are_one_job(up: Stack) -> None:
-    spec = named("hundred").replace(f"epochs: {EPOCHS}", "epochs: 3")
+    spec = named("hundred", SPEC).replace(f"epochs: {EPOCHS}", "epochs: 3")
     (up.here.cwd / "hundred.yaml").write_text(spec)
     code = (
         "import json, sys\n"
@@ -93,7 +72,7 @@ def test_a_hundred_submits_at_once_are_one_job(up: Stack) -> None:
 
 @pytest.mark.faults
 def test_a_worker_node_dies_and_its_trials_go_on_elsewhere(up: Stack, undisturbed: Record) -> None:
-    job = up.submit(named("node-dies"))
+    job = up.submit(named("node-dies", SPEC))
     up.trained(job, 8)
     up.cluster.kill(up.cluster.workers[0])
     record = check(up, job, undisturbed)
@@ -104,7 +83,7 @@ def test_a_worker_node_dies_and_its_trials_go_on_elsewhere(up: Stack, undisturbe
 
 @pytest.mark.faults
 def test_the_head_dies_and_the_keeper_goes_on_with_its_job_on_a_new_one(up: Stack, undisturbed: Record) -> None:
-    job = up.submit(named("head-dies"))
+    job = up.submit(named("head-dies", SPEC))
     up.trained(job, 8)
     up.restart_head()
     # Its disk went with it: the job is in the database alone.
@@ -119,7 +98,7 @@ def test_the_head_dies_and_the_keeper_goes_on_with_its_job_on_a_new_one(up: Stac
 
 @pytest.mark.faults
 def test_a_job_is_stopped_from_afar_and_resumed(up: Stack, undisturbed: Record) -> None:
-    job = up.submit(named("stopped"))
+    job = up.submit(named("stopped", SPEC))
     up.trained(job, 8)
     stopped = up.tuner("stop", job)
     assert (stopped.code, stopped.err) == (0, f"{job}: stopped; go on with: tuner resume {job}\n")
@@ -135,7 +114,7 @@ def test_a_job_is_stopped_from_afar_and_resumed(up: Stack, undisturbed: Record) 
 
 @pytest.mark.faults
 def test_whoever_follows_a_log_may_go(up: Stack, undisturbed: Record) -> None:
-    job = up.submit(named("followed"))
+    job = up.submit(named("followed", SPEC))
     follower = up.start("logs", job, "-f", name="-follow")
     up.trained(job, 4)
     os.kill(follower.pid, signal.SIGKILL)
@@ -174,7 +153,7 @@ def test_code_of_ones_own_travels_and_ignored_files_do_not(up: Stack) -> None:
     code.mkdir()
     for name, text in {"mine.py": OWN, ".gitignore": "secret.txt\n", "secret.txt": "s"}.items():
         (code / name).write_text(text)
-    spec = named("own").replace("{name: elu_net, width: 0.03}", "{name: 'mine:build'}") + "code: mycode\n"
+    spec = named("own", SPEC).replace("{name: elu_net, width: 0.03}", "{name: 'mine:build'}") + "code: mycode\n"
     job = up.submit(spec.replace(f"epochs: {EPOCHS}", "epochs: 3"))
     folder = up.finished(job)
     assert {trial.state for trial in folder.record().trials.values()} == {State.COMPLETE}
@@ -192,7 +171,7 @@ REFUSED: Mapping[str, tuple[str, tuple[str, ...], str]] = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_no_node_can_do_is_refused_at_submit(up: Stack, what: str) -> None:
     more, options, said = REFUSED[what]
-    spec = named("refused") + more
+    spec = named("refused", SPEC) + more
     if options:
         spec = spec.replace("{name: digits,", "{name: cifar10,")
     (up.here.cwd / "refused.yaml").write_text(spec)

@@ -1,4 +1,4 @@
-"""Shares of GPUs, on nodes that only say that they have some: never more on a device than fit, each told which is its."""
+"""Shares of GPUs, on nodes that only say that they have some: never more on a device than fit, each told its own."""
 
 import json
 import sys

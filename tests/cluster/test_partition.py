@@ -6,8 +6,8 @@ import time
 import pytest
 
 from tests.cluster.namespaces import hosts
-from tests.cluster.stack import Stack, stack, wait_until
-from tests.cluster.test_cluster_faults import SPEC, named
+from tests.cluster.stack import Stack, named, stack, wait_until
+from tests.cluster.test_cluster_faults import SPEC
 from tests.faults.checker import check_end_state, values
 from tests.faults.services import MlflowServer, Postgres
 from tuner.record import State
@@ -36,7 +36,7 @@ def test_a_node_is_cut_off_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path_factory.mktemp("partition")
-    with hosts(2) as (net, made), stack(folder, postgres, mlflow_server, SPEC, workers=(), net=net) as up:
+    with hosts(2) as (net, made), stack(folder, postgres, mlflow_server, workers=(), net=net) as up:
         for name in ("TUNER_STORAGE", "MLFLOW_TRACKING_URI", "TUNER_SHARED"):
             monkeypatch.setenv(name, up.head_env[name])
         for host in made:
