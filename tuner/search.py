@@ -62,23 +62,31 @@ class SearchSource:
         self._fine = False
         self._unfinished: deque[Work] = deque()
         self._take_up()
-        self._given = sum(study.asked for study in studies)
 
     def next(self) -> Work | None:
         """The next trial: one that was interrupted, else a new one from the arm whose turn it is."""
-        work = self._unfinished.popleft() if self._unfinished else self._ask()
+        # Where a journal has lost its end, an arm may have lost trials that others have still to go on with.
+        in_turn = self._unfinished and self._unfinished[0].number <= self._fewest()
+        work = self._unfinished.popleft() if in_turn else self._ask()
         if work is not None:
             self._running[work.key] = self._clock()
         return work
 
     def _ask(self) -> Work | None:
-        done, turn = divmod(self._given, len(self._turns))
+        done = self._fewest()
+        behind = [study for study in self._studies.values() if study.asked == done]
         # Only a whole round may begin, so that every arm ends with as many started trials.
-        if turn == 0 and (done == self._spec.budget.trials or self._no_time_for_another_round()):
+        whole = len(behind) == len(self._studies)
+        if whole and (done == self._spec.budget.trials or self._no_time_for_another_round()):
             return None
-        study = self._studies[self._turns[turn]]
-        self._given += 1
-        return self._work(study, study.ask())
+        return self._work(behind[0], behind[0].ask())
+
+    def _fewest(self) -> int:
+        return min(study.asked for study in self._studies.values())
+
+    @property
+    def _given(self) -> int:
+        return sum(study.asked for study in self._studies.values())
 
     def ended(self, work: Work, ended: Ended) -> None:
         """Tell the study what became of its setting.

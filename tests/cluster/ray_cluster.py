@@ -242,6 +242,8 @@ def ray_cluster(
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     cluster = RayCluster(folder, token, head_env, net)
     try:
+        # A worker gives up on a head that is not there yet.
+        cluster.wait()
         for worker in workers:
             cluster.add_worker(worker.get("cpus", 2), worker.get("gpus", 0), worker_env)
         cluster.wait()

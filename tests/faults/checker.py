@@ -72,9 +72,10 @@ def _check_studies(home: Home, folder: JobFolder, record: Record) -> None:
         assert {number: trial.state.name for number, trial in asked.items()} == {
             number: OPTUNA.get(trial.state, "FAIL") for number, trial in ours.items()
         }
-        complete = {n: trial.epochs[-1]["val_acc"] for n, trial in ours.items() if trial.state == State.COMPLETE}
-        # Of a pruned one Optuna keeps the last report as its value.
-        assert {n: t.value for n, t in asked.items() if t.state.name != "PRUNED" and t.value is not None} == complete
+        # Of a PRUNED trial Optuna takes the last report for its value.
+        last = {n: trial.epochs[-1]["val_acc"] for n, trial in ours.items() if trial.state in OPTUNA}
+        assert {n: trial.value for n, trial in asked.items() if trial.value is not None} == last
+        complete = {n: value for n, value in last.items() if ours[n].state == State.COMPLETE}
         if complete:
             assert study.best_value == max(complete.values())
     storage.engine.dispose()

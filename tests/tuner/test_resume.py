@@ -501,3 +501,18 @@ def test_a_journal_that_lost_its_end_is_followed_by_the_studies(world: Make) -> 
         run(torn)
         check(torn)
         assert torn.knobs() == expected
+
+
+def test_an_arm_that_lost_more_than_the_others_with_the_journals_end_gets_its_trials_all_the_same(world: Make) -> None:
+    spec = spec_with()
+    torn = world(spec)
+    with driving(torn) as driver:
+        for _ in range(CONCURRENT):
+            driver.start()
+        for _ in range(EPOCHS):
+            driver.train(1)
+    # Of the second arm's study too much is known, so it is made again; the first arm's trials only run.
+    torn.journal.write_bytes(b"")
+    run(torn)
+    check(torn)
+    assert torn.knobs() == settings_of(world(spec))
