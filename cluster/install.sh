@@ -19,13 +19,14 @@ version=$(cat "$here/python-version")
 "$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" \
     || fail "this bundle is for Python $version; set PYTHON to one" 2
 
-site=
+"$python" -m venv "$target"
 if [ -z "$(find "$here/wheels" -name 'torch-*.whl')" ]; then
     "$python" -c 'import torch, torchvision' \
         || fail "this bundle is without torch, and $python has no torch and torchvision that work" 2
-    site=--system-site-packages
+    # What that interpreter has comes after what is installed here; it may be a virtual environment's itself.
+    "$python" -c 'import sys; print("\n".join(path for path in sys.path if path.endswith("-packages")))' \
+        > "$("$target/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch-of-the-machine.pth"
 fi
-"$python" -m venv $site "$target"
 "$target/bin/pip" install --quiet --disable-pip-version-check --no-index --find-links "$here/wheels" \
     --constraint "$here/constraints.txt" 'tuner[service,cmaes]'
 "$target/bin/tuner" --version
