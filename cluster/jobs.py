@@ -28,8 +28,8 @@ JOB = "tuner.job"
 PATIENCE_S = 60.0
 """A cluster that does not answer for so long is given up."""
 POLL_S = 0.5
-LOG_SHARE = 0.05
-"""Most of the time to spend on reading a log that is followed: it is always read from its beginning."""
+LOG_BYTES_PER_S = 2e6
+"""So much at most, on average: a log that is followed is always read from its beginning."""
 FIRST_POLL_S = 0.05
 STOP_S = 30.0
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -201,16 +201,14 @@ class JobsApi:
         read = 0
         while True:
             submission = self._patiently(lambda: self._known(job_id))
-            started = time.monotonic()
             text = self._patiently(lambda: self._whole_log(job_id))
-            took_s = time.monotonic() - started
             text = _own_words(job_id, text) or (text if submission.status.ended else "")
             end = len(text) if submission.status.ended else text.rfind("\n") + 1
             yield from text[read:end].splitlines()
             read = max(read, end)
             if submission.status.ended:
                 return
-            time.sleep(max(POLL_S, took_s / LOG_SHARE))
+            time.sleep(max(POLL_S, len(text) / LOG_BYTES_PER_S))
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> Submission:
         """A submission once it has ended, or as it is when the time is up.

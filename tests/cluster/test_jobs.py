@@ -1,6 +1,7 @@
 """Jobs on a real cluster, over its real Jobs API."""
 
 import secrets
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def test_a_job_that_nobody_knows_is_told(api: JobsApi, ask: str) -> None:
 def test_a_job_is_stopped_and_may_end_in_its_own_way(api: JobsApi, submit: Submit, tmp_path: Path) -> None:
     script = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved')))\n"
     (tmp_path / "long.py").write_text(f"{script}print('up')\ntime.sleep(300)\n")
-    job_id = submit("exec python3 -u long.py", tmp_path)
+    job_id = submit(f"exec {sys.executable} -ISu long.py", tmp_path)
     for line in api.follow(job_id):
         assert line in ("up", "saved")
         if line == "up":
