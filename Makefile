@@ -36,7 +36,8 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow and not gpu and not faults" --durations=10
 
 faults: setup
-	$(BIN)/python -m pytest tests/faults/test_faults.py --durations=0
+	$(BIN)/python -m pytest tests/faults/test_faults.py tests/faults/test_shared.py tests/cluster/test_cluster_faults.py \
+	    tests/cluster/test_partition.py --durations=0
 
 SEED ?= 1
 chaos: setup
