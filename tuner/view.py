@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from tuner.journal import Event
-from tuner.progress import Progress
+from tuner.progress import ArmProgress, Progress
 from tuner.record import Record, State, Trial
 from tuner.spec import SearchSpec
 
@@ -97,21 +97,30 @@ def progress_table(progress: Progress) -> "Table":
     from rich.table import Table
 
     table = Table(title=f"{progress.job}: {progress.line()}", title_justify="left")
-    best = f"best {progress.metric}"
-    for column in ("arm", "trials", "running", "pruned", "failed", "epochs", best, "confirmed"):
+    for column in arm_columns(progress.metric):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for arm in progress.arms():
-        table.add_row(
-            arm.arm,
-            f"{arm.trials}/{arm.of}",
-            str(arm.running),
-            str(arm.pruned),
-            str(arm.failed),
-            str(arm.epochs),
-            "–" if arm.best is None else f"{arm.best:.4f}",
-            f"{arm.confirmed}/{arm.to_confirm}",
-        )
+        table.add_row(*arm_cells(arm))
     return table
+
+
+def arm_columns(metric: str) -> tuple[str, ...]:
+    """The headings of ``arm_cells``."""
+    return ("arm", "trials", "running", "pruned", "failed", "epochs", f"best {metric}", "confirmed")
+
+
+def arm_cells(arm: ArmProgress) -> tuple[str, ...]:
+    """An arm's progress as a table shows it."""
+    return (
+        arm.arm,
+        f"{arm.trials}/{arm.of}",
+        str(arm.running),
+        str(arm.pruned),
+        str(arm.failed),
+        str(arm.epochs),
+        "–" if arm.best is None else f"{arm.best:.4f}",
+        f"{arm.confirmed}/{arm.to_confirm}",
+    )
 
 
 def trial_line(trial: Trial) -> str:

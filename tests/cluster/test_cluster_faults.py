@@ -11,23 +11,14 @@ import pytest
 
 from tests.cluster.stack import Stack, named
 from tests.faults.checker import check_end_state, values
+from tests.faults.test_faults import SPEC as ON_ONE_MACHINE
 from tuner.journal import read
 from tuner.record import Record, State
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
 
 EPOCHS = 12
-SPEC = f"""\
-name: tiny
-data: {{name: digits, train_images: 200, val_images: 100, test_images: 100}}
-model: {{name: elu_net, width: 0.03}}
-baseline: adam_l2
-arms: [adam_l2, noam]
-budget: {{trials: 2, epochs: {EPOCHS}, batch_size: 20}}
-sampler: random
-scheduler: none
-confirm: {{seeds: 3}}
-"""
+SPEC = ON_ONE_MACHINE.replace("epochs: 24", f"epochs: {EPOCHS}")
 
 
 @pytest.fixture(scope="session")

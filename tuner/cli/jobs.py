@@ -41,26 +41,15 @@ def status(job: str, home: Path | None, output: str) -> None:
     from tuner.home import Home
     from tuner.progress import duration
     from tuner.status import status as status_of
+    from tuner.view import arm_cells, arm_columns
 
     found = status_of(find_job(Home.find(home), job))
     if output == "json":
         print_json(found.to_dict())
         return
     print_table(
-        ("arm", "trials>", "running>", "pruned>", "failed>", "epochs>", f"best {found.metric}>", "confirmed>"),
-        [
-            (
-                arm.arm,
-                f"{arm.trials}/{arm.of}",
-                str(arm.running),
-                str(arm.pruned),
-                str(arm.failed),
-                str(arm.epochs),
-                "–" if arm.best is None else f"{arm.best:.4f}",
-                f"{arm.confirmed}/{arm.to_confirm}",
-            )
-            for arm in found.arms
-        ],
+        ("arm", *(f"{column}>" for column in arm_columns(found.metric)[1:])),
+        map(arm_cells, found.arms),
         title=f"{found.job}: {found.state}" + (f" ({found.reason.splitlines()[0]})" if found.reason else ""),
     )
     lines = [("held by", found.holder), ("waits", found.waits or None)]
