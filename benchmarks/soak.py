@@ -10,6 +10,7 @@ driver's own memory and files are compared all the same, job by job: the home it
 import argparse
 import json
 import os
+import signal
 import statistics
 import tempfile
 import threading
@@ -222,6 +223,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--trials", type=int, default=2000)
     asked = parser.parse_args()
+    # Ended, it ends what it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     found: dict[str, object] = {}
     if asked.trials:
         found["long_driver"] = long_driver(asked.trials)

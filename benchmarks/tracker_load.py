@@ -2,7 +2,7 @@
 
 Both run here, on loopback, with their data on disk (fsync on). Writers are processes; each logs an epoch's metrics to
 a run of its own at a fixed rate. ``call`` is how long a call took; ``due`` counts from when it was due, so that waiting
-behind a slow one counts too.
+behind a slow one counts too. What a call costs the services in CPU time depends little on what else runs here.
 
     python -m benchmarks.tracker_load --writers 8 --rate 64 --seconds 60
 """
@@ -17,10 +17,11 @@ from multiprocessing.pool import AsyncResult
 from pathlib import Path
 
 import numpy as np
+import psutil
 import psycopg
 
 from benchmarks.conditions import conditions
-from tests.faults.services import MlflowServer, Postgres, running
+from tests.faults.services import MlflowServer, Postgres, Service, running
 from tuner.tracking import METRICS
 
 METRICS_A_CALL = len(METRICS)
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--writers", type=int, default=8)
     parser.add_argument("--rate", type=float, default=64.0, help="calls a second, of all writers together")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--workers", type=int, default=1, help="the server's processes")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tuner-load-") as name:
         folder = Path(name)
@@ -38,9 +40,13 @@ def main() -> None:
         postgres = Postgres(folder / "postgres", {"fsync": "on"})
         os.environ |= postgres.env
         with running(postgres):
-            server = MlflowServer(postgres.create("mlflow"), folder / "mlflow", postgres.env)
+            server = MlflowServer(postgres.create("mlflow"), folder / "mlflow", postgres.env, asked.workers)
             with running(server):
+                before = [cpu_s(service) for service in (server, postgres)]
                 result = measure(server.uri, asked.writers, asked.rate, asked.seconds)
+                used = [cpu_s(service) - then for service, then in zip((server, postgres), before, strict=True)]
+                calls = asked.rate * asked.seconds
+                result["cpu_ms_per_call"] = [round(1000 * seconds / calls, 2) for seconds in used]
                 result["rows"] = rows(postgres.connect("mlflow"))
     print(json.dumps(result | conditions(), indent=2))
 
@@ -70,6 +76,13 @@ def measure(uri: str, writers: int, rate: float, seconds: float) -> dict[str, ob
         "errors": len(errors),
         "first_error": errors[0] if errors else None,
     } | {f"{name}_ms": percentiles(values) for name, values in latencies.items()}
+
+
+def cpu_s(service: Service) -> float:
+    """CPU time that a service and its processes took so far, those that ended included: whatever else runs here."""
+    process = psutil.Process(service.pid)
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(t.user + t.system + t.children_user + t.children_system for t in times))
 
 
 def percentiles(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> dict[str, float]:

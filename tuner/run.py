@@ -177,7 +177,7 @@ def drive(
             job.journal.append("state", state="running")
             with job.ray(prepared.code), view.watching(job.spec, job.record, job.concurrent):
                 if not job.record.rounds:
-                    _search(job, prepared)
+                    _search(job, prepared, view)
                     _begin_round(job, NewRound(1, job.spec.confirm.seeds))
                 elif new_round is not None and len(job.record.rounds) < new_round.number:
                     _begin_round(job, new_round)
@@ -318,9 +318,13 @@ def _close(journal: Journal, sender: Sender, folder: JobFolder, view: View) -> N
         view.say(f"warning: {sender.problem}; nothing is lost: tuner sync {folder.id} sends the rest")
 
 
-def _search(job: Job, prepared: _Prepared) -> None:
+def _search(job: Job, prepared: _Prepared, view: View) -> None:
     spec, plan = job.spec, prepared.plan
     source = SearchSource(spec, plan, prepared.studies, job.make_trial, job.concurrent, job.record, job.clock)
+    # A simulated job's studies end with every driver.
+    if source.made_again and not prepared.simulated:
+        arms = ", ".join(source.made_again)
+        view.say(f"warning: the studies of {arms} did not agree with the journal; they are made again from it")
     job.execute(source, judge_of(spec, plan, job.record))
     if works := selection_works(job.record, spec, job.make_trial):
         job.execute(ListSource(works, job.record))

@@ -61,6 +61,8 @@ class SearchSource:
         self._errors: list[str] = []
         self._fine = False
         self._unfinished: deque[Work] = deque()
+        self.made_again: list[str] = []
+        """Arms whose studies did not agree with the record, and were made again from it."""
         self._take_up()
 
     def next(self) -> Work | None:
@@ -103,7 +105,8 @@ class SearchSource:
         unfinished = []
         for arm, study in self._studies.items():
             known = {trial.number: trial for trial in self._record.of(Stage.SEARCH, arm)}
-            study.restore([self._past(known[number]) for number in range(len(known))])
+            if study.restore([self._past(known[number]) for number in range(len(known))]):
+                self.made_again.append(arm)
             unfinished += [self._work(study, asked) for asked in study.unfinished()]
             for trial in known.values():
                 if trial.state != State.RUNNING:

@@ -140,19 +140,24 @@ class ArmStudy:
         """The settings that were asked for and not told of; an ask that was cut short is brought to its end."""
         return [_patiently(partial(self._complete, trial.number)) for trial in self._running()]
 
-    def restore(self, past: Sequence[Past]) -> None:
+    def restore(self, past: Sequence[Past]) -> bool:
         """Make the study agree with what is on record of its settings: all of them, in order.
 
         One that ended and was not told of is told of. A study that has lost or altered anything, or knows of an end
         that is not on record, is made again.
+
+        Returns:
+            Whether it was made again.
         """
-        if _patiently(lambda: self._agrees(past)):
+        agrees = _patiently(lambda: self._agrees(past))
+        if agrees:
             for trial in self._running():
                 if trial.number < len(past) and past[trial.number].state != State.RUNNING:
                     self.tell(trial.number, past[trial.number].state, past[trial.number].reports)
         else:
             _patiently(lambda: self._make_again(past))
         self.asked = _patiently(self._count)
+        return not agrees
 
     def tell(self, number: int, state: State, reports: Sequence[tuple[int, float]]) -> None:
         """What became of a setting: how it ended, and the objective after each epoch. Told again, it changes nothing.

@@ -44,7 +44,7 @@ arms: [adam_l2, adamw, noam]
 budget: {{trials: 4, epochs: 24, batch_size: 20}}
 sampler: {sampler}
 scheduler: {scheduler}
-resources: {{silent_minutes: 1, retries: 9}}
+resources: {{silent_minutes: 2, retries: 9}}
 confirm: {{seeds: 3}}
 storage: {storage}
 tracking: {{uri: '{tracker}', experiment: {experiment}}}

@@ -179,15 +179,16 @@ class MlflowServer(Service):
         store: URL of the database that it keeps runs in.
         folder: where artifacts and its log go.
         env: what else stands in its environment.
+        workers: processes that answer.
     """
 
-    def __init__(self, store: str, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, store: str, folder: Path, env: Mapping[str, str], workers: int = 1) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
         self.uri = f"http://{HOST}:{port}"
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
         command += ["--serve-artifacts", "--artifacts-destination", str(folder / "artifacts")]
-        command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+        command += ["--host", HOST, "--port", str(port), "--workers", str(workers)]
         kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         super().__init__(command, folder / "log", self._can_be_used, {**kept, **quiet, **env})

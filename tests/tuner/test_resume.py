@@ -190,7 +190,7 @@ class Driver:
             ArmStudy(self.storage, "job", arm, spec.sampler, spec.seed, spec.budget.trials, True) for arm in world.arms
         ]
         self.judge = judge_of(spec, PLAN, self.record)
-        source = SearchSource(
+        self.source = SearchSource(
             spec,
             PLAN,
             studies,
@@ -200,7 +200,7 @@ class Driver:
             lambda: 0.0,
         )
         limits = ResourcesSpec(retries=1)
-        self.dispatcher = Dispatcher(source, self.journal, self.record, limits, lambda: 0.0)
+        self.dispatcher = Dispatcher(self.source, self.journal, self.record, limits, lambda: 0.0)
 
     def close(self) -> None:
         self.journal.close()
@@ -501,6 +501,22 @@ def test_a_journal_that_lost_its_end_is_followed_by_the_studies(world: Make) -> 
         run(torn)
         check(torn)
         assert torn.knobs() == expected
+
+
+def test_a_study_that_is_made_again_is_named_and_one_that_fits_is_not(world: Make) -> None:
+    torn = world(spec_with())
+    with driving(torn) as driver:
+        for _ in range(CONCURRENT):
+            driver.start()
+        for _ in range(EPOCHS):
+            driver.train(1)
+        assert driver.source.made_again == []
+    with driving(torn) as driver:
+        assert driver.source.made_again == []
+    # The first arm's trials only run: its study may be ahead.
+    torn.journal.write_bytes(b"")
+    with driving(torn) as driver:
+        assert driver.source.made_again == [torn.arms[1].name]
 
 
 def test_an_arm_that_lost_more_than_the_others_with_the_journals_end_gets_its_trials_all_the_same(world: Make) -> None:
