@@ -18,8 +18,10 @@ from cluster.requirements import requirements
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("service", "cmaes")
-TORCH = ("torch", "torchvision")
-"""What GPU machines often have; nothing else brings NVIDIA's packages, gigabytes, along."""
+TORCH = re.compile(r"torch|torchvision|triton|(nvidia|cuda)-.*")
+"""What GPU machines often have, in versions of their own: gigabytes."""
+TORCH_NEEDS = ("filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions")
+"""What torch asks for beside that: small, and pinned, so that it must be at hand in the version that is pinned."""
 NEWEST_GLIBC = 28
 """Minor version of the C library that wheels may need at most: Debian 10, RHEL 8 and everything since."""
 
@@ -27,13 +29,15 @@ NEWEST_GLIBC = 28
 def wanted(without_torch: bool) -> list[str]:
     """What is installed beside our own wheel."""
     asked = requirements(ROOT / "pyproject.toml", list(EXTRAS))
-    return [line for line in asked if not (without_torch and _name(line) in TORCH)]
+    if not without_torch:
+        return asked
+    return [line for line in asked if not TORCH.fullmatch(_name(line))] + list(TORCH_NEEDS)
 
 
 def pinned(without_torch: bool) -> list[str]:
     """The lines of constraints.txt; without torch, what is on the machine decides about it."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return [line for line in lines if not (without_torch and _name(line) in TORCH)]
+    return [line for line in lines if not (without_torch and TORCH.fullmatch(_name(line)))]
 
 
 def platforms(machine: str) -> list[str]:

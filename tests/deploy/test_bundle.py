@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -89,12 +90,22 @@ def test_another_python_is_refused(bundle: Path, tmp_path: Path) -> None:
     assert "Python 2.7" in refused.stderr
 
 
-def test_without_torch_neither_it_nor_its_pin_is_in_the_bundle() -> None:
-    def names(lines: list[str]) -> set[str]:
-        return {line.split("=")[0].split(">")[0] for line in lines}
+def names(lines: list[str]) -> set[str]:
+    return {re.split(r"[=><\[]", line)[0] for line in lines}
 
+
+def test_without_torch_neither_it_nor_what_it_pins_is_in_the_bundle() -> None:
     assert names(wanted(without_torch=False)) - names(wanted(without_torch=True)) == {"torch", "torchvision"}
-    assert names(pinned(without_torch=False)) - names(pinned(without_torch=True)) == {"torch", "torchvision"}
+    left_out = names(pinned(without_torch=False)) - names(pinned(without_torch=True))
+    assert {"torch", "torchvision", "triton", "nvidia-cudnn-cu13", "cuda-bindings"} <= left_out
+    assert all(name.startswith(("torch", "triton", "nvidia-", "cuda-")) for name in left_out)
+
+
+def test_without_torch_what_it_needs_beside_is_there_in_the_version_that_is_pinned() -> None:
+    needed = {"filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions"}
+    assert needed <= names(wanted(without_torch=True))
+    pins = {name.lower().replace("_", "-") for name in names(pinned(without_torch=True))}
+    assert needed <= pins
 
 
 def test_wheels_of_every_older_c_library_are_taken() -> None:
