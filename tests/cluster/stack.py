@@ -89,7 +89,7 @@ class Stack:
 
     def tuner(self, *words: str, name: str = "") -> Ended:
         """Run ``tuner`` on the user's machine to its end."""
-        return self.here.ended(self.start(*words, name=name), name)
+        return self.here.ended(self.start(*words, name=name), name, 2 * PATIENCE_S)
 
     def start(self, *words: str, name: str = "") -> "subprocess.Popen[str]":
         """The same, without waiting."""

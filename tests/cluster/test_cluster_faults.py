@@ -114,6 +114,7 @@ def test_whoever_follows_a_log_may_go(up: Stack, undisturbed: Record) -> None:
     assert {trial.attempts for trial in record.trials.values()} == {1}
 
 
+@pytest.mark.faults
 def test_two_jobs_share_the_cluster(up: Stack) -> None:
     longer = SPEC.replace("trials: 2", "trials: 6")
     first = up.submit(named("first", longer))

@@ -9,7 +9,7 @@ from tests.faults.checker import check_end_state
 from tests.tuner.jobs import SPEC
 from tuner.export import read_export
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
 
 
 def test_a_spec_is_submitted_and_comes_back_as_a_verdict(up: Stack) -> None:

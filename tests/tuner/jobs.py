@@ -87,9 +87,9 @@ class Place:
                 start_new_session=True,
             )
 
-    def ended(self, process: "subprocess.Popen[str]", name: str = "") -> "Ended":
+    def ended(self, process: "subprocess.Popen[str]", name: str = "", patience_s: float = PATIENCE_S) -> "Ended":
         """What a started command came to."""
-        code = process.wait(PATIENCE_S)
+        code = process.wait(patience_s)
         return Ended(code, (self.root / f"out{name}").read_text(), (self.root / f"err{name}").read_text())
 
     def tuner(self, *args: str) -> "Ended":
