@@ -62,6 +62,6 @@ def test_a_ray_that_does_not_start_in_time_is_named(scratch: Path, monkeypatch: 
         raise Exception("The current node timed out during startup. This could happen because")
 
     monkeypatch.setattr("ray.init", times_out)
-    with pytest.raises(ClusterError, match="cannot start Ray here: The current node timed out"):
-        with embedded_ray(1, 0, scratch):
-            pass
+    names = pytest.raises(ClusterError, match="cannot start Ray here: The current node timed out")
+    with names, embedded_ray(1, 0, scratch):
+        pass
