@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import ClusterError
+from cluster.runtime import embedded_ray
+
 SIGNALLED = """\
 import os, signal, sys, threading, time
 from pathlib import Path
@@ -51,3 +54,14 @@ def test_a_signal_is_heard_while_ray_starts_runs_and_is_over(scratch: Path) -> N
     command = [sys.executable, "-c", SIGNALLED, str(scratch)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "starting: 1\nstarted: 2 42\nover: 3 False\n", "")
+
+
+def test_a_ray_that_does_not_start_in_time_is_named(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def times_out(**options: object) -> None:
+        # As Ray does after 30 s.
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr("ray.init", times_out)
+    names = pytest.raises(ClusterError, match="cannot start Ray here: The current node timed out")
+    with names, embedded_ray(1, 0, scratch):
+        pass
