@@ -32,6 +32,7 @@ class Bearer(AuthBase):
         self._token = token
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        request.headers.pop("Authorization", None)
         if self._token is not None:
             request.headers["Authorization"] = f"Bearer {self._token}"
         return request

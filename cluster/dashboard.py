@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -69,7 +68,6 @@ class Dashboard:
     def __init__(self, address: str, token: str | None) -> None:
         self.address = address
         self.auth = Bearer(token)
-        self.headers: Mapping[str, str] = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._has_token = token is not None
         self.ray_version = self._version()
 

@@ -29,17 +29,37 @@ OBJECT_STORE_BYTES = 80 * 2**20
 PORTS = range(20_000, 32_000)
 """Below those that the kernel hands out by itself: a head that is away for a while keeps its ports."""
 INIT = """
-import ctypes, os, sys
+import ctypes, os, signal, sys, threading
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 if os.fork() == 0:
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.execv(sys.executable, [sys.executable, "-m", "ray.scripts.scripts", *sys.argv[1:]])
+
+def family(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as children:
+            return [one for child in children.read().split() for one in (int(child), *family(child))]
+    except OSError:
+        return []
+
+def end_with_the_tests():
+    os.read(0, 1)
+    while True:
+        for pid in family(os.getpid()):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+threading.Thread(target=end_with_the_tests, daemon=True).start()
 try:
     while True:
         os.wait()
 except ChildProcessError:
     pass
 """
-"""What an init process does for a machine: the new parent of all that others leave behind, it ends as the last."""
+"""What an init process does for a machine: the new parent of all that others leave behind, it ends as the last.
+When its input ends, for the tests were killed, it ends all."""
 QUIET: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
@@ -198,7 +218,7 @@ class RayCluster:
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=whole,
@@ -277,6 +297,8 @@ def end(node: Node) -> None:
         time.sleep(0.02)
         assert time.monotonic() < deadline, f"{rest} cannot be ended"
     node.process.wait(GONE_S)
+    if node.process.stdin is not None:
+        node.process.stdin.close()
     left = [process for process in known if _lives(process)]
     assert not left, f"{left} live on"
 

@@ -1,5 +1,7 @@
 """Ray started in place."""
 
+import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -65,3 +67,48 @@ def test_a_ray_that_does_not_start_in_time_is_named(scratch: Path, monkeypatch: 
     names = pytest.raises(ClusterError, match="cannot start Ray here: The current node timed out")
     with names, embedded_ray(1, 0, scratch):
         pass
+
+
+STRANGER = """\
+import json, os, sys
+from pathlib import Path
+import psutil
+from cluster.runtime import embedded_ray, on_cluster
+import ray
+
+@ray.remote
+def token():
+    return os.environ["RAY_AUTH_TOKEN"]
+
+@ray.remote
+def is_on_cluster():
+    return on_cluster()
+
+with embedded_ray(1, 0, Path(sys.argv[1])):
+    listening = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in psutil.Process().children(recursive=True)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    found = {"token": ray.get(token.remote()), "worker": ray.get(is_on_cluster.remote())}
+print(json.dumps(found | {"listening": sorted(listening), "after": os.environ.get("RAY_AUTH_TOKEN")}))
+"""
+
+
+def test_an_embedded_ray_has_a_token_of_its_own_whatever_cluster_the_user_has(
+    scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the-cluster's")
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = [sys.executable, "-c", STRANGER, str(scratch)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert re.fullmatch("[0-9a-f]{64}", found["token"])
+    assert found["listening"] == ["127.0.0.1"]
+    assert not found["worker"]
+    assert found["after"] == "the-cluster's"
+    assert list(tmp_path.iterdir()) == []
