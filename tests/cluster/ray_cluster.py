@@ -29,7 +29,7 @@ OBJECT_STORE_BYTES = 80 * 2**20
 PORTS = range(20_000, 32_000)
 """Below those that the kernel hands out by itself: a head that is away for a while keeps its ports."""
 INIT = """
-import ctypes, os, signal, sys, threading
+import ctypes, os, signal, sys, threading, time
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 if os.fork() == 0:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -50,6 +50,7 @@ def end_with_the_tests():
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+        time.sleep(0.05)
 
 threading.Thread(target=end_with_the_tests, daemon=True).start()
 try:
@@ -88,6 +89,9 @@ class Node:
 
     def processes(self) -> list[psutil.Process]:
         """All processes of this node that have not ended, the first is the one that has the others."""
+        # Once it has ended, its number may be another's; it ends as the last, so nothing else is left either.
+        if self.process.poll() is not None:
+            return []
         try:
             first = psutil.Process(self.process.pid)
             family = [first, *first.children(recursive=True)]
