@@ -31,6 +31,8 @@ def test_an_open_cluster_is_told_and_its_head_comes_back_at_its_address_and_in_t
 
 USER = """
 from tests.cluster.ray_cluster import ray_cluster
+
+pytestmark = pytest.mark.slow  # of the harness itself
 with ray_cluster(workers=()) as made:
     print(made.token_file.parent, flush=True)
     input()
