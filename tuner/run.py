@@ -211,7 +211,8 @@ def _prepare(home: Home, folder: JobFolder, begun: bool, data_path: str | None, 
     storage_url = IN_MEMORY if simulated else storage_of(spec, home)
     if storage_url == home.storage_url and (damaged := set_aside_if_damaged(home.studies)):
         view.say(f"warning: {home.studies} is damaged and now {damaged}; the studies are made again from the journal")
-    storage = open_storage(storage_url)
+    # Of a job that is new it is told at once; one that goes on has a supervisor who gives up if this does.
+    storage = open_storage(storage_url, patient=begun)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
     maximize = spec.metric.goal == "maximize"
     view.say(f"job {folder.id}, {concurrent} trials at once, journal in {folder.path}")

@@ -260,17 +260,22 @@ class ArmStudy:
         return SAMPLERS[self._sampler.name](self._sampler, Seeds(ask, study, number), self._trials)
 
 
-def open_storage(url: str) -> BaseStorage:
+def open_storage(url: str, patient: bool = False) -> BaseStorage:
     """The studies' database.
+
+    Args:
+        url: where it is, or ``IN_MEMORY``.
+        patient: wait for one that is away, as an ask would.
 
     Raises:
         ServiceError: it cannot be reached or is no studies' database.
     """
     if url == IN_MEMORY:
         return InMemoryStorage()
+    reach = partial(RDBStorage, url, engine_kwargs={"pool_pre_ping": True})
     try:
-        storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    except (SQLAlchemyError, ImportError, RuntimeError) as error:
+        storage = _patiently(reach) if patient else reach()
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
         raise ServiceError(
             f"cannot open the studies' database {without_password(url)}: {_first_line(error)}"
         ) from error

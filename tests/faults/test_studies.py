@@ -1,0 +1,51 @@
+"""A studies' database that goes away while a driver opens it."""
+
+import threading
+import time
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+
+from tests.faults.services import Postgres
+from tuner import study
+from tuner.errors import ServiceError
+from tuner.study import open_storage
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> str:
+    """A database of its own."""
+    return postgres.create(f"studies_{time.time_ns()}")
+
+
+def test_a_job_that_goes_on_waits_for_its_studies_and_a_new_one_is_told_at_once(postgres: Postgres, url: str) -> None:
+    postgres.stop()
+    begun = time.monotonic()
+    with pytest.raises(ServiceError, match="cannot open the studies' database"):
+        open_storage(url)
+    assert time.monotonic() - begun < 5
+    coming = threading.Timer(3, postgres.start)
+    coming.start()
+    storage = open_storage(url, patient=True)
+    coming.join()
+    assert isinstance(storage, RDBStorage)
+    assert optuna.get_all_study_names(storage) == []
+    storage.engine.dispose()
+
+
+def test_studies_that_stay_away_are_named(postgres: Postgres, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "OUTAGE_S", 2)
+    postgres.stop()
+    with pytest.raises(ServiceError, match="the studies' database cannot be used"):
+        open_storage(url, patient=True)
+
+
+def test_a_database_that_goes_away_as_it_is_opened_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def goes_away(*args: object, **kwargs: object) -> None:
+        # What Optuna makes of a connection that breaks at a commit.
+        raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.")
+
+    monkeypatch.setattr(RDBStorage, "__init__", goes_away)
+    with pytest.raises(ServiceError, match="cannot open the studies' database"):
+        open_storage(url)
