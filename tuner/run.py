@@ -22,6 +22,7 @@ from tuner.bundle import unpack
 from tuner.checks import Images, check, check_sampler
 from tuner.code import own_code
 from tuner.confirm import ListSource, confirm_seeds, confirm_works, selection_works, test_accuracies, winners
+from tuner.database import Database
 from tuner.dispatch import Dispatcher
 from tuner.errors import DriverLost, Interrupted, SearchFailed, ServiceError, SpecError, without_password
 from tuner.execution import execute
@@ -39,7 +40,7 @@ from tuner.search import SearchSource, judge_of
 from tuner.sender import Sender, tracking_uri
 from tuner.simulation import Clock, simulate
 from tuner.spec import SearchSpec, fingerprint, to_dict
-from tuner.study import IN_MEMORY, ArmStudy, open_storage, set_aside_if_damaged
+from tuner.study import IN_MEMORY, OUTAGE_S, RETRY_S, ArmStudy, open_storage, set_aside_if_damaged
 from tuner.trials import check_fingerprint, data_request, trial_config
 from tuner.view import View
 from tuner.work import Source, Stop
@@ -263,8 +264,20 @@ def _mended(folder: JobFolder, stop: Stop, view: View) -> Iterator[Mirror | None
             f"warning: {folder.journal} is damaged; going on from its first {salvaged.events} events, all of it is "
             f"kept as {salvaged.original}"
         )
-    with mirrored(folder.database(), folder, stop, view.say) as mirror:
+    with mirrored(_database(folder), folder, stop, view.say) as mirror:
         yield mirror
+
+
+def _database(folder: JobFolder) -> Database | None:
+    """The database of the job's record; waited for, if the job goes on, as the studies' is."""
+    deadline = time.monotonic() + (OUTAGE_S if folder.journal.exists() else 0.0)
+    while True:
+        try:
+            return folder.database()
+        except ServiceError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(RETRY_S)
 
 
 @contextmanager
