@@ -350,6 +350,9 @@ UNSAFE_CALLS = {"__import__", "compile", "eval", "exec", "os.popen", "os.system"
 ERRORS_ONLY = {("trainables/data/cifar10.py", "pickle"): {"PickleError"}}
 """torchvision reads CIFAR-10's pickles once their checksums are right; we name what it may raise."""
 
+HARMLESS = {("tuner/bundle.py", "zipfile.ZipFile"), ("cluster/kubernetes.py", "yaml")}
+"""Nothing that is unpacked leaves its folder (``test_bundle.py``); manifests are written, never read."""
+
 SOURCES = [file for package in ("tuner", "trainables", "cluster") for file in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -359,7 +362,7 @@ def unsafe(source: str, file: str = "") -> Iterator[str]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
             for module in {name.partition(".")[0] for name in modules} & UNSAFE_MODULES:
-                if (file, module) not in ERRORS_ONLY:
+                if (file, module) not in {*ERRORS_ONLY, *HARMLESS}:
                     yield f"{file}:{node.lineno}: imports {module}"
         elif isinstance(node, ast.Attribute):
             allowed = ERRORS_ONLY.get((file, ast.unparse(node.value)))
@@ -367,7 +370,7 @@ def unsafe(source: str, file: str = "") -> Iterator[str]:
                 yield f"{file}:{node.lineno}: uses {ast.unparse(node)}"
         elif isinstance(node, ast.Call):
             called, given = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
-            if called in UNSAFE_CALLS:
+            if called in UNSAFE_CALLS and (file, called) not in HARMLESS:
                 yield f"{file}:{node.lineno}: calls {called}"
             if called == "torch.load" and given.get("weights_only") != "True":
                 yield f"{file}:{node.lineno}: torch.load without weights_only=True"
