@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from tuner.errors import IntegrityError
 from tuner.home import STORAGE_VARIABLE, Home, JobFolder, open_database
 from tuner.jobs import spec_of
 from tuner.progress import ArmProgress, Progress
@@ -20,6 +21,7 @@ class Overview:
         ms: when it was asked for, Unix milliseconds.
         arms, trials: how many there are so far.
         waits: why nothing of it runs, or empty.
+        problem: what is damaged, or empty.
     """
 
     job: str
@@ -28,6 +30,7 @@ class Overview:
     arms: int = 0
     trials: int = 0
     waits: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,13 @@ def status(folder: JobFolder) -> Status:
 
 
 def _overview(folder: JobFolder) -> Overview:
-    ms = int(folder.started()["ms"])
-    state = folder.state()
-    record = Record() if state in ("new", "damaged") else folder.record()
+    ms = 0
+    try:
+        ms, state = int(folder.started()["ms"]), folder.state()
+        record = Record() if state == "new" else folder.record()
+    except IntegrityError as error:
+        # One bad job must not hide the others.
+        return Overview(folder.id, "damaged", ms, problem=str(error))
     return Overview(folder.id, state, ms, len(record.job.get("arms", ())), len(record.trials))
 
 

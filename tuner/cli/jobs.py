@@ -22,7 +22,11 @@ def list_jobs(home: Path | None, output: str) -> None:
     from tuner.home import Home
     from tuner.status import overview
 
-    rows = [_job_row(job) for job in overview(Home.find(home))]
+    found = overview(Home.find(home))
+    for job in found:
+        if job.problem:
+            click.echo(f"warning: {job.problem}", err=True)
+    rows = [_job_row(job) for job in found]
     if output == "json":
         print_json(rows)
     else:
