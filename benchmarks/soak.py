@@ -170,7 +170,8 @@ def back_to_back(minutes: float) -> dict[str, object]:
             tracker = MlflowServer(postgres.create("mlflow"), folder / "mlflow", postgres.env)
             spec = SPEC.format(storage=postgres.create("studies"), tracker=tracker.uri)
             with running(tracker), place(folder / "place", spec) as where:
-                began, jobs = time.monotonic(), []
+                began = time.monotonic()
+                jobs: list[dict[str, float]] = []
                 # The first finds nothing decoded and no tables.
                 one_job(where, postgres, tracker)
                 while time.monotonic() - began < 60 * minutes or len(jobs) < FEWEST:
