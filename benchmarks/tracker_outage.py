@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -91,6 +92,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--away", type=float, nargs="+", default=[30.0, math.inf])
     asked = parser.parse_args()
+    # Ended, it ends what it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="tuner-outage-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
