@@ -6,9 +6,12 @@ import sys
 from subprocess import PIPE
 
 import psutil
+import pytest
 
 from cluster.jobs import JOB, JobsApi, Status
 from tests.cluster.ray_cluster import ray_cluster
+
+pytestmark = pytest.mark.slow  # of the harness itself
 
 
 def test_an_open_cluster_is_told_and_its_head_comes_back_at_its_address_and_in_the_end_all_is_gone() -> None:
@@ -32,7 +35,6 @@ def test_an_open_cluster_is_told_and_its_head_comes_back_at_its_address_and_in_t
 USER = """
 from tests.cluster.ray_cluster import ray_cluster
 
-pytestmark = pytest.mark.slow  # of the harness itself
 with ray_cluster(workers=()) as made:
     print(made.token_file.parent, flush=True)
     input()
