@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster: submit, find, read, follow, stop. Ray's Jobs API, and the cluster's nodes, behind plain types.
+"""Jobs on a Ray cluster: submit, find, read, follow, stop. Ray's Jobs API behind plain types.
 
 A submission is one run of a command on the cluster's head. A job may have several: its id, then ``id.2``, ``id.3`` …
 """
@@ -19,6 +19,7 @@ import requests
 
 from cluster.dashboard import ANSWER_S, CONNECT_S, Dashboard
 from cluster.errors import ClusterError, NoSuchJob, Unreachable, first_line
+from cluster.nodes import Node, read_nodes
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -76,23 +77,6 @@ class Submission:
     exit_code: int | None
     start_ms: int | None
     end_ms: int | None
-
-
-@dataclass(frozen=True)
-class Node:
-    """One node of the cluster: what trials may ask of it, and what of that is free.
-
-    Free CPUs and GPUs are some seconds old; None where the cluster does not tell.
-    """
-
-    id: str
-    ip: str
-    alive: bool
-    is_head: bool
-    cpus: float
-    gpus: float
-    free_cpus: float | None
-    free_gpus: float | None
 
 
 @dataclass(frozen=True)
@@ -272,11 +256,7 @@ class JobsApi:
 
     def nodes(self) -> tuple[Node, ...]:
         """The cluster's nodes, the head first; nodes that are gone are among them for a while."""
-        found = self._dashboard.get("/api/v0/nodes?detail=1&limit=10000")
-        status = self._dashboard.get("/api/cluster_status")
-        usage = _at(status, "data", "clusterStatus", "loadMetricsReport", "usageByNode") or {}
-        nodes = [_node(one, usage.get(one["node_id"])) for one in _at(found, "data", "result", "result") or []]
-        return tuple(sorted(nodes, key=lambda node: (not node.is_head, node.ip)))
+        return read_nodes(self._dashboard)
 
     def auth_is_on(self) -> bool:
         """Whether the cluster refuses those who have no token; asks it without one."""
@@ -361,30 +341,3 @@ def _submission(found: Mapping[str, Any]) -> Submission:
         start_ms=found["start_time"],
         end_ms=found["end_time"],
     )
-
-
-def _node(found: Mapping[str, Any], usage: Mapping[str, tuple[float, float]] | None) -> Node:
-    total = found["resources_total"] or {}
-
-    def free(resource: str) -> float | None:
-        if usage is None:
-            return None
-        used, of = usage.get(resource, (0.0, 0.0))
-        return of - used
-
-    return Node(
-        id=found["node_id"],
-        ip=found["node_ip"],
-        alive=found["state"] == "ALIVE",
-        is_head=bool(found["is_head_node"]),
-        cpus=total.get("CPU", 0.0),
-        gpus=total.get("GPU", 0.0),
-        free_cpus=free("CPU"),
-        free_gpus=free("GPU"),
-    )
-
-
-def _at(found: Any, *path: str) -> Any:
-    for name in path:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found

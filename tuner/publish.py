@@ -8,8 +8,8 @@ from pathlib import Path
 
 from trainables.files import files_at, inside, split
 from tuner import tracked
-from tuner.errors import NotFound, ServiceError, SpecError
-from tuner.export import WEIGHTS_SUFFIX, build_export, check_new, render, write_new
+from tuner.errors import IntegrityError, NotFound, ServiceError, SpecError
+from tuner.export import WEIGHTS_SUFFIX, Export, build_export, check_new, render, write_new
 from tuner.home import JobFolder
 from tuner.leaderboard import Leaderboard, build
 from tuner.record import Record
@@ -71,6 +71,7 @@ def export_arm(folder: JobFolder, arm: str, file: Path, force: bool) -> Path:
         NotFound: no such arm, or nothing to export yet.
         SpecError: the file is there already and ``force`` is off, or the suffix is not known.
         ServiceError: the store of the weights cannot be reached.
+        IntegrityError: the weights are no longer those that the confirm run left.
     """
     return _export_arm(_results(folder), arm, file, force)
 
@@ -84,20 +85,31 @@ def _export_arm(results: _Results, arm: str, file: Path, force: bool) -> Path:
     if file.suffix != WEIGHTS_SUFFIX:
         write_new(file, render(export, file.suffix), force)
         return file
-    write_new(file, _weights(folder, arm, export.confirm_round), force)
+    write_new(file, _weights(folder, arm, export), force)
     return file
 
 
-def _weights(folder: JobFolder, arm: str, round_number: int) -> bytes:
-    place = folder.weights(arm, round_number)
+def _weights(folder: JobFolder, arm: str, export: Export) -> bytes:
+    """What the first confirm run left, if it is still what that run recorded."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from trainables.training import digest
+
+    place = folder.weights(arm, export.confirm_round)
     where, name = split(place)
     try:
         with explained():
-            return files_at(where).read(name)
+            content = files_at(where).read(name)
+        if digest(load(content)) == export.confirm_runs[0].weights_sha256:
+            return content
     except FileNotFoundError:
         raise NotFound(
             f"job {folder.id} kept no weights of arm {arm} ({place} is not there): its first confirm run did not finish"
         ) from None
+    except SafetensorError:
+        pass
+    raise IntegrityError(f"{place}: damaged: these are not the weights that the confirm run left")
 
 
 def _share(folder: JobFolder, exports: Iterable[Path]) -> None:

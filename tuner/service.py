@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.errors import ClusterError
-from cluster.jobs import JOB, JobsApi, Node, Ran, Submission
+from cluster.jobs import JOB, JobsApi, Ran, Submission
+from cluster.nodes import Node
 from tuner.departure import depart
 from tuner.errors import IntegrityError, NotFound, ServiceError, SpecError, error_of
 from tuner.export import check_new, write_new

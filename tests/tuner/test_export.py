@@ -80,6 +80,22 @@ def test_the_weights_are_those_of_the_first_confirm_run(
     assert digest(weights) == read_export(exported).confirm_runs[0].weights_sha256
 
 
+@pytest.mark.parametrize("damage", ["altered", "cut"])
+def test_weights_that_are_damaged_are_not_exported(
+    searched: tuple[Place, Ended], exported: Path, tmp_path: Path, damage: str
+) -> None:
+    job = searched[0].job
+    kept = Path(job.weights(ARM, read_export(exported).confirm_round))
+    good = kept.read_bytes()
+    kept.write_bytes(good[:-1] if damage == "cut" else good[:-1] + bytes([good[-1] ^ 1]))
+    try:
+        with pytest.raises(IntegrityError, match=f"^{kept}: damaged"):
+            export_arm(job, ARM, tmp_path / "noam.safetensors", force=False)
+    finally:
+        kept.write_bytes(good)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_load_config_gives_a_training_that_is_ready(searched_home: Home, exported: Path) -> None:
     training = load_config(exported)
     config = TrialConfig.from_dict(read_export(exported).trial)
