@@ -80,7 +80,7 @@ def bucket(where: Place, server: S3Server, tmp_path: Path) -> Shared:
     return Shared(where, root, {"TUNER_SHARED": root, **server.env})
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=[pytest.param("folder", marks=pytest.mark.faults), "bucket"])
 def shared(request: pytest.FixtureRequest) -> Shared:
     """Either."""
     found: Shared = request.getfixturevalue(request.param)

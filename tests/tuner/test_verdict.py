@@ -58,6 +58,15 @@ def test_p_and_interval_are_those_of_the_paired_t_test(seeds: int) -> None:
     assert (got.low, got.high) == pytest.approx((100 * interval.low, 100 * interval.high))
 
 
+@pytest.fixture(scope="module")
+def little_garbage() -> Iterator[None]:
+    """statsmodels collects garbage at each call: half a second, with torch and ray loaded."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("little_garbage")
 @settings(max_examples=50)
 @given(p_lists.filter(len))
 def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
