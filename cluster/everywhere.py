@@ -1,4 +1,4 @@
-"""One call on every node of the cluster that this process is connected to."""
+"""The nodes of the cluster that this process is connected to: what they declare, and one call on each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +15,13 @@ class Answer(Generic[T]):
 
     value: T | None
     error: str | None = None
+
+
+def declared_gpus() -> Mapping[str, int]:
+    """How many GPUs each node that is up says it has, by its address."""
+    import ray
+
+    return {node["NodeManagerAddress"]: int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]}
 
 
 def on_every_node(

@@ -64,18 +64,19 @@ def inside(home: Home, data: str | None) -> Iterator[Hop]:
     yield _tried("head → database", _database, f"set {STORAGE_VARIABLE} and PGPASSFILE on the head")
     yield _tried("head → shared files", _shared, f"set {VARIABLE} on every node to the same folder or bucket")
     yield from _tracker()
-    from cluster.everywhere import on_every_node
+    from cluster.everywhere import declared_gpus, on_every_node
     from cluster.runtime import connected_ray
 
     with connected_ray():
         root, uri = shared_root(), os.environ.get("MLFLOW_TRACKING_URI")
+        declared = declared_gpus()
         answers = on_every_node(probe, root, uri, str(home.cache), data, timeout_s=PROBE_S)
         reference = probe(None, None, str(home.cache), None)
         for node, answer in sorted(answers.items()):
             if answer.value is None:
                 yield Hop(f"node {node}", False, answer.error or "no answer", "look into this node's logs")
             else:
-                yield from _of_node(node, answer.value, reference)
+                yield from _of_node(node, answer.value, reference, declared.get(node, 0))
 
 
 def probe(root: str | None, tracker: str | None, cache: str, data: str | None) -> dict[str, str]:
@@ -83,7 +84,7 @@ def probe(root: str | None, tracker: str | None, cache: str, data: str | None) -
     from tuner.provenance import versions
 
     found = {"versions": ", ".join(f"{name} {number}" for name, number in versions().items())}
-    found["gpus"] = _gpus()
+    found |= _gpus()
     if root is not None:
         found["checkpoint"] = _outcome(_checkpoint, root)
         found["data"] = _outcome(_data, cache, data)
@@ -92,7 +93,7 @@ def probe(root: str | None, tracker: str | None, cache: str, data: str | None) -
     return found | {"clock": repr(time.time())}
 
 
-def _of_node(node: str, found: Mapping[str, str], head: Mapping[str, str]) -> Iterator[Hop]:
+def _of_node(node: str, found: Mapping[str, str], head: Mapping[str, str], gpus: int) -> Iterator[Hop]:
     same = found["versions"] == head["versions"]
     differ = set(found["versions"].split(", ")) ^ set(head["versions"].split(", "))
     detail = "as on the head" if same else "; ".join(sorted(differ))
@@ -109,7 +110,10 @@ def _of_node(node: str, found: Mapping[str, str], head: Mapping[str, str]) -> It
         if what in found:
             ok = found[what].startswith("ok")
             yield Hop(f"node {node} → {what}", ok, found[what].removeprefix("ok "), fix)
-    yield Hop(f"node {node}: GPUs", "cannot" not in found["gpus"], found["gpus"], "install the driver for torch's CUDA")
+    there, usable = int(found["gpus"]), int(found["cuda"])
+    detail = f"{gpus} declared to Ray, {there} there, torch can use {usable}"
+    fix = "install the driver for torch's CUDA, give the container its GPUs, or start Ray with no more --num-gpus"
+    yield Hop(f"node {node}: GPUs", usable >= max(gpus, there), detail, fix)
 
 
 def _tried(name: str, call: Any, fix: str) -> Hop:
@@ -207,10 +211,15 @@ def _health(tracker: str) -> str:
     return tracker
 
 
-def _gpus() -> str:
+def _gpus() -> dict[str, str]:
     import torch
 
+    # Ray hides all of them from a task that asks for none.
+    hidden = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    try:
+        usable = torch.cuda.device_count()
+    finally:
+        if hidden is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = hidden
     there = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    if there and not torch.cuda.is_available():
-        return f"{there}, and torch cannot use them"
-    return str(torch.cuda.device_count())
+    return {"gpus": str(max(there, usable)), "cuda": str(usable)}

@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from cluster.everywhere import Answer, on_every_node
@@ -66,13 +68,22 @@ def gpu_shares() -> dict[str, Any]:
         return {"devices": sorted(ray.get(ready)), "waiting": len(waiting)}
 
 
+def doctor() -> dict[str, Any]:
+    """What is said of the nodes' GPUs."""
+    from tuner.home import Home
+    from tuner.hops import inside
+
+    hops = inside(Home(Path(tempfile.mkdtemp())), None)
+    return {hop.name: [hop.ok, hop.detail] for hop in hops if hop.name.endswith("GPUs")}
+
+
 def plain(answers: Mapping[str, Answer[Any]]) -> dict[str, list[Any]]:
     """As JSON can hold it."""
     return {node: [answer.value, answer.error] for node, answer in answers.items()}
 
 
 FINDINGS: Mapping[str, Callable[[], dict[str, Any]]] = {
-    find.__name__: find for find in (runtime, everywhere, gpu_shares)
+    find.__name__: find for find in (runtime, everywhere, gpu_shares, doctor)
 }
 
 if __name__ == "__main__":

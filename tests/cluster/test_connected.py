@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import torch
 
 from cluster.errors import ClusterError
 from cluster.jobs import JobsApi
@@ -76,6 +77,15 @@ def test_shares_of_gpus_are_never_over_packed_and_each_sees_its_own_device(api: 
     found = found_inside(api, "gpu_shares")
     assert Counter(found["devices"]) == {"0": 4, "1": 4}
     assert found["waiting"] == 1
+
+
+def test_gpus_that_are_declared_and_not_there_are_told(api: JobsApi, shared_cluster: RayCluster) -> None:
+    plain, with_gpus = (node.ip for node in shared_cluster.workers)
+    found = found_inside(api, "doctor")
+    usable = torch.cuda.device_count()
+    assert found[f"node {plain}: GPUs"] == [True, f"0 declared to Ray, {usable} there, torch can use {usable}"]
+    told = [usable >= 2, f"2 declared to Ray, {usable} there, torch can use {usable}"]
+    assert found[f"node {with_gpus}: GPUs"] == told
 
 
 def test_outside_a_job_there_is_no_cluster_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
