@@ -6,13 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tuner.advice import advice
 from tuner.confirm import test_accuracies, winners
 from tuner.record import Record, Stage, State, Trial
 from tuner.spec import SearchSpec
 from tuner.verdict import Comparison, Outcome, compare, describe
-
-UNEQUAL_EPOCHS = 0.2
-"""Arms whose searches used epochs that differ by more than this share get a warning."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def build(record: Record, spec: SearchSpec) -> Leaderboard:
         seeds=last.seeds if last else (),
         margin=spec.confirm.margin,
         rows=rows,
-        warnings=(*_earlier_rounds(record, spec), *_warnings(rows, record.baseline)),
+        warnings=(*_earlier_rounds(record, spec), *advice(record, spec, rows, chosen)),
     )
 
 
@@ -176,20 +174,3 @@ def _row(
         tests=dict(tests),
         comparison=comparison,
     )
-
-
-def _warnings(rows: tuple[Row, ...], baseline: str) -> Iterator[str]:
-    base = next(row for row in rows if row.arm == baseline)
-    for row in rows:
-        if row.winner is None and row.trials and row.complete + row.pruned + row.diverged + row.failed == row.trials:
-            yield f"{row.arm} has no winner: none of its {row.trials} trials trained to the end"
-    used = [row.epochs for row in rows]
-    if used and min(used) < (1 - UNEQUAL_EPOCHS) * max(used):
-        each = ", ".join(f"{row.arm} {row.epochs}" for row in rows)
-        yield f"the arms' searches used unequal numbers of epochs ({each}); scheduler: none makes them equal"
-    more = [f"{row.arm} {row.knobs}" for row in rows if row.knobs != base.knobs]
-    if more:
-        yield f"the arms searched unequal numbers of knobs ({baseline} {base.knobs}, {', '.join(more)})"
-    lost = [f"{row.arm} {row.diverged + row.failed} of {row.trials}" for row in rows if row.diverged + row.failed]
-    if lost:
-        yield f"trials diverged or failed ({', '.join(lost)}); they count as used"

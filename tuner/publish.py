@@ -13,7 +13,7 @@ from tuner.export import WEIGHTS_SUFFIX, Export, build_export, check_new, render
 from tuner.home import JobFolder
 from tuner.leaderboard import Leaderboard, build
 from tuner.record import Record
-from tuner.report import markdown
+from tuner.report.markdown import markdown
 from tuner.shared import explained
 from tuner.spec import SearchSpec, from_dict
 

@@ -7,6 +7,7 @@ lost or altered something, the study is made again from what is on record of its
 
 import itertools
 import json
+import math
 import os
 import sqlite3
 import time
@@ -52,6 +53,8 @@ IN_MEMORY = "memory:"
 OUTAGE_S = 45.0
 """How long a database may be away: less than the 60 s after which a worker that nobody calls stops itself."""
 RETRY_S = 1.0
+LEAST_IMPORTANCE = 5
+"""Fewer trials say nothing of what sets the better ones apart."""
 # A server that accepts no connection must not be waited for by the kernel's patience.
 os.environ.setdefault("PGCONNECT_TIMEOUT", "5")
 
@@ -413,6 +416,29 @@ SAMPLERS: Mapping[str, Callable[[SamplerSpec, Seeds, int], BaseSampler]] = {
     "cmaes": _cmaes,
 }
 """Samplers by name: (options, seeds, planned trials) to Optuna's sampler."""
+
+
+def importances(arm: Arm, trials: Sequence[tuple[Mapping[str, Scalar], float]], maximize: bool) -> Mapping[str, float]:
+    """Each knob's share of what the objective varied by; empty where there are too few trials to tell.
+
+    PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255): what sets the better trials apart from all.
+
+    Args:
+        arm: whose search space it is.
+        trials: knobs and objective of each that trained to its end.
+        maximize: whether larger is better.
+    """
+    distributions = dict(map(_distribution, arm.space.items()))
+    study = optuna.create_study(direction=StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE)
+    for knobs, value in trials:
+        params = dict(_to_search(arm.space, knobs))
+        study.add_trial(create_trial(params=params, distributions=distributions, value=value))
+    if len(trials) < LEAST_IMPORTANCE or len({value for _, value in trials}) == 1:
+        return {}
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    shares = {name.removeprefix(ONE_MINUS): float(share) for name, share in found.items()}
+    return shares if all(math.isfinite(share) for share in shares.values()) else {}
 
 
 def _distribution(item: tuple[str, Domain]) -> tuple[str, BaseDistribution]:

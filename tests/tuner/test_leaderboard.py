@@ -138,7 +138,7 @@ def test_a_fifth_more_epochs_in_one_arm_is_warned_of(epochs: int, warned: bool) 
 
 def test_unequal_numbers_of_knobs_are_warned_of() -> None:
     warnings = board(searched()).warnings
-    assert warnings == ("the arms searched unequal numbers of knobs (adam_l2 2, noam 3)",)
+    assert "the arms searched unequal numbers of knobs (adam_l2 2, noam 3)" in warnings
     same = spec_of(("- variant: noam", "- adamw"))
     assert build(History(same).record(), same).warnings == ()
 

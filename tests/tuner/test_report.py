@@ -6,7 +6,7 @@ from tests.tuner.events import History
 from tests.tuner.spec_texts import spec_of
 from tuner.leaderboard import build
 from tuner.record import State
-from tuner.report import markdown
+from tuner.report.markdown import markdown
 
 SPEC = spec_of()
 WINNERS = {"adam_l2": 0, "noam": 1}

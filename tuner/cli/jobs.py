@@ -159,7 +159,7 @@ COMMANDS = (list_jobs, status, leaderboard, report, sync, ui)
 def show_board(board: "Leaderboard", output: str) -> None:
     """Print a leaderboard, its warnings on stderr."""
     from tuner.leaderboard import verdict_text
-    from tuner.report import test_text, trials_text, val_text
+    from tuner.report.markdown import test_text, trials_text, val_text
 
     if output == "json":
         print_json(board.to_dict())

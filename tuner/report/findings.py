@@ -1,0 +1,245 @@
+"""Everything that a report shows, as plain values: computed from a job's record alone, drawn elsewhere."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainables.config import derive_seed
+from trainables.hyper import Hyper
+from trainables.schedules import Schedule
+from trainables.space import Plan, Scalar
+from tuner.arms import Arm, arms
+from tuner.inspect_schedule import points
+from tuner.leaderboard import Leaderboard, Row
+from tuner.record import LOST, Record, Stage, State, Trial
+from tuner.report.anytime import Curve, by_epochs, by_trials
+from tuner.report.sensitivity import Near, near_best
+from tuner.spec import SearchSpec
+
+TOLERANCE: Mapping[str, float] = {"val_acc": 0.01, "val_loss": 0.05}
+"""The loss that a sensitivity card states, by the objective: a point of accuracy, or nats."""
+SCHEDULE_POINTS = 200
+Series = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One trial of the search.
+
+    Args:
+        number: in its arm.
+        state: what became of it.
+        knobs: what was searched.
+        value: the objective after its last epoch; None where it gave none.
+        curve: the objective after each epoch; None where it was no number.
+    """
+
+    number: int
+    state: str
+    knobs: Mapping[str, Scalar]
+    value: float | None
+    curve: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of training by what came of them: trials that trained to their end, were pruned, or gave no result."""
+
+    useful: float
+    pruned: float
+    failed: float
+    confirm: float
+
+
+@dataclass(frozen=True)
+class Band:
+    """Mean and standard deviation over the confirm seeds that trained to their end, after each epoch."""
+
+    seeds: int
+    mean: Series
+    sd: Series
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a winner's updates used, by epochs done: its learning rate, and its decay as torch takes it."""
+
+    epoch: Series
+    lr: Series
+    weight_decay: Series
+
+
+@dataclass(frozen=True)
+class ArmFindings:
+    """One arm; what cannot be told yet is None or empty.
+
+    Args:
+        row: of the leaderboard.
+        spent: its training.
+        trials: of its search, in their order.
+        val, train_loss: over its confirm runs: the objective, and the training loss.
+        after_trials, after_epochs: anytime curves of its search.
+        importances: each knob's share of what the objective varied by, over the trials that trained to their end.
+        near: its sensitivity card.
+        rates: its winner's.
+        settings: its winner's searched knobs.
+    """
+
+    row: Row
+    spent: Spent
+    trials: tuple[Tried, ...]
+    val: Band | None
+    train_loss: Band | None
+    after_trials: Curve | None
+    after_epochs: Curve | None
+    importances: Mapping[str, float]
+    near: tuple[Near, ...]
+    rates: Rates | None
+    settings: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A job's findings.
+
+    Args:
+        board: its leaderboard.
+        maximize: whether a larger objective is better.
+        tolerance: the loss that sensitivity cards state.
+        epochs: of a whole trial.
+        gpus: of a trial.
+        simulated: whether nothing was trained.
+        arms: the baseline first.
+        origin: what it ran on and with.
+    """
+
+    board: Leaderboard
+    maximize: bool
+    tolerance: float
+    epochs: int
+    gpus: float
+    simulated: bool
+    arms: tuple[ArmFindings, ...]
+    origin: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self) | {"board": self.board.to_dict()}
+
+
+def findings(record: Record, spec: SearchSpec, board: Leaderboard) -> Findings:
+    """What there is to show of a job, finished or not."""
+    found = _Finder(record, spec)
+    rows = {row.arm: row for row in board.rows}
+    job = record.job
+    return Findings(
+        board=board,
+        maximize=found.maximize,
+        tolerance=TOLERANCE[spec.metric.key],
+        epochs=spec.budget.epochs,
+        gpus=spec.resources.gpus,
+        simulated=record.simulated,
+        arms=tuple(found.arm(arm, rows[arm.name], board.round) for arm in found.arms),
+        origin={
+            key: job[key]
+            for key in ("versions", "machine", "data_images", "data_fingerprint", "git_commit", "concurrent", "spec")
+        },
+    )
+
+
+class _Finder:
+    def __init__(self, record: Record, spec: SearchSpec) -> None:
+        self._record = record
+        self._spec = spec
+        self._plan = Plan(**record.job["plan"])
+        self._key = spec.metric.key
+        self.maximize = spec.metric.goal == "maximize"
+        self.arms = arms(spec, self._plan)
+
+    def arm(self, arm: Arm, row: Row, round_number: int) -> ArmFindings:
+        searched = self._record.of(Stage.SEARCH, arm.name)
+        confirmed = self._record.of(Stage.CONFIRM, arm.name, round_number) if round_number else []
+        complete = [trial for trial in searched if trial.state == State.COMPLETE]
+        winner = None if row.winner is None else next(trial for trial in searched if trial.number == row.winner)
+        after_trials, after_epochs = self._anytime(searched)
+        return ArmFindings(
+            row=row,
+            spent=_spent(searched, confirmed),
+            trials=tuple(self._tried(trial) for trial in searched),
+            val=_band(confirmed, self._key, self._plan.epochs),
+            train_loss=_band(confirmed, "train_loss", self._plan.epochs),
+            after_trials=after_trials,
+            after_epochs=after_epochs,
+            importances=self._importances(arm, complete),
+            near=() if winner is None else self._near(arm, winner, complete),
+            rates=None if winner is None else self._rates(winner),
+            settings={} if winner is None else {knob: winner.hyper[knob] for knob in arm.space},
+        )
+
+    def _value(self, trial: Trial) -> float:
+        return float(trial.epochs[-1][self._key])
+
+    def _tried(self, trial: Trial) -> Tried:
+        curve = tuple(_finite(epoch[self._key]) for epoch in trial.epochs)
+        lost = trial.state in LOST or not curve
+        return Tried(trial.number, str(trial.state), trial.knobs, None if lost else curve[-1], curve)
+
+    def _anytime(self, searched: Sequence[Trial]) -> tuple[Curve | None, Curve | None]:
+        """A trial that gave no result counts as one, and as good as the worst that gave one."""
+        ended = [trial for trial in searched if trial.state != State.RUNNING and trial.epochs]
+        results = [self._value(trial) for trial in ended if trial.state not in LOST]
+        if len(results) < 2:
+            return None, None
+        worst = min(results) if self.maximize else max(results)
+        values = [worst if trial.state in LOST else self._value(trial) for trial in ended]
+        seed = derive_seed(self._spec.seed, "anytime")
+        epochs = [len(trial.epochs) for trial in ended]
+        return by_trials(values, self.maximize, seed), by_epochs(values, epochs, self.maximize, seed)
+
+    def _importances(self, arm: Arm, complete: Sequence[Trial]) -> Mapping[str, float]:
+        from tuner.study import importances
+
+        return importances(arm, [(trial.knobs, self._value(trial)) for trial in complete], self.maximize)
+
+    def _near(self, arm: Arm, winner: Trial, complete: Sequence[Trial]) -> tuple[Near, ...]:
+        trials = [(trial.knobs, self._value(trial)) for trial in complete]
+        tolerance = TOLERANCE[self._key]
+        return near_best(arm.space, winner.knobs, trials, self._value(winner), tolerance, self.maximize)
+
+    def _rates(self, winner: Trial) -> Rates:
+        every = max(1, self._plan.updates // SCHEDULE_POINTS)
+        used = points(Schedule(Hyper(**winner.hyper), self._plan), every)
+        columns = [(point.epoch, point.lr, point.weight_decay) for point in used]
+        return Rates(*(tuple(rounded(value) for value in column) for column in zip(*columns, strict=True)))
+
+
+def rounded(value: float) -> float:
+    """To six digits: more would only make the page larger."""
+    return float(f"{value:.6g}")
+
+
+def _finite(value: float) -> float | None:
+    return rounded(value) if abs(value) < float("inf") else None
+
+
+def _spent(searched: Sequence[Trial], confirmed: Sequence[Trial]) -> Spent:
+    def seconds(*states: State) -> float:
+        return round(sum(trial.seconds for trial in searched if trial.state in states), 1)
+
+    return Spent(
+        useful=seconds(State.COMPLETE, State.RUNNING),
+        pruned=seconds(State.PRUNED),
+        failed=seconds(*LOST),
+        confirm=round(sum(trial.seconds for trial in confirmed), 1),
+    )
+
+
+def _band(confirmed: Sequence[Trial], key: str, epochs: int) -> Band | None:
+    whole = [trial for trial in confirmed if trial.state == State.COMPLETE and len(trial.epochs) == epochs]
+    if not whole:
+        return None
+    by_epoch = list(zip(*([epoch[key] for epoch in trial.epochs] for trial in whole), strict=True))
+    sd = tuple(rounded(statistics.stdev(values)) if len(values) > 1 else 0.0 for values in by_epoch)
+    return Band(len(whole), tuple(rounded(statistics.fmean(values)) for values in by_epoch), sd)
