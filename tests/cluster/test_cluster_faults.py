@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.cluster.stack import Stack, named
+from tests.cluster.stack import Stack, named, wait_until
 from tests.faults.checker import check_end_state, values
 from tests.faults.test_faults import SPEC as ON_ONE_MACHINE
 from tuner.journal import read
@@ -128,6 +128,23 @@ def test_two_jobs_share_the_cluster(up: Stack) -> None:
     begun, ended = spans[1][0][0], min(span[-1][0] for span in spans)
     counts = [sum(kind == "epoch" and begun < ms < ended for ms, kind in span) for span in spans]
     assert min(counts) > max(counts) / 4, counts
+
+
+@pytest.mark.faults
+def test_a_job_without_a_place_says_what_it_waits_for(up: Stack) -> None:
+    # Alone on two places, they would never end.
+    long = SPEC.replace(f"epochs: {EPOCHS}", "epochs: 100000") + "resources: {concurrent: 1}\n"
+    jobs = [up.submit(named("early", long)), up.submit(named("earlier", long))]
+    for job in jobs:
+        up.trained(job, 1)
+    late = up.submit(named("late", long))
+    wait_until(lambda: json.loads(up.tuner("status", late, "-o", "json").out)["waits"])
+    told = json.loads(up.tuner("status", late, "-o", "json").out)
+    assert told["waits"] == f"for a node with 1 CPUs free; also running: {', '.join(jobs)}"
+    assert f"{told['waits']}\n" in up.tuner("status", late).out
+    assert up.epochs(late) == 0
+    for job in (*jobs, late):
+        assert up.tuner("stop", job).code == 0
 
 
 OWN = """\
