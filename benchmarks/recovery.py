@@ -87,7 +87,7 @@ def main() -> None:
                 seconds.append(recovery_s(where, cause))
             process.send_signal(signal.SIGTERM)
             process.wait()
-        spread = {"p50": statistics.median(seconds), "p95": statistics.quantiles(seconds, n=20)[-1]}
+        spread = {"p50": statistics.median(seconds), "p95": statistics.quantiles(seconds, n=20, method="inclusive")[-1]}
         print(
             json.dumps(
                 {"fault": kind, "times": times}
