@@ -4,11 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tuner.colours import colour
 from tuner.journal import Event
 from tuner.record import Stage, State
 
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#C9B800")
-"""One an arm: Okabe and Ito's, which the colour-blind can tell apart too, with a grey for black and a darker yellow."""
 VIEW = "mlflow.sharedViewState."
 """Prefix of an experiment's tags that hold views of its runs table, which a link can name."""
 
@@ -43,7 +42,7 @@ def trial_run(event: Event, job: str, parent: str, arms: Sequence[str]) -> Looks
         "tuner.stage": stage,
         "tuner.state": State.RUNNING.value,
         "tuner.number": str(event["number"]),
-        "mlflow.runColor": COLORS[arms.index(event["arm"]) % len(COLORS)],
+        "mlflow.runColor": colour(arms.index(event["arm"])),
     }
     return Looks(name, tags, {**event["hyper"], "seed": event["seed"]})
 

@@ -92,6 +92,12 @@ def test_a_registered_winner_is_ready_to_train(searched_home: Home) -> None:
     assert not training.run_epoch().diverged
 
 
+def test_a_registered_winner_is_reproduced(tuner: Callable[..., Ended], searched_home: Home) -> None:
+    ended = tuner("reproduce", URI)
+    assert (ended.code, ended.err.count("epoch ")) == (0, 6)
+    assert "weights equal the recorded ones bit for bit" in ended.out
+
+
 def test_a_job_that_is_sent_again_registers_no_second_version(
     searched: tuple[Place, Ended], store: Home, client: Any
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.faults.services import free_port
 from tests.tuner.jobs import ROOT, Ended
+from tuner import server
 from tuner.errors import ServiceError
 from tuner.server import serve, serve_mlflow
 
@@ -86,3 +87,12 @@ def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:
 def test_a_remote_tracker_is_only_linked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     serve_mlflow("https://mlflow.example/", tmp_path, 1, "/#/experiments/1", browse=False)
     assert capsys.readouterr().out == "https://mlflow.example/#/experiments/1\n"
+
+
+def test_mlflow_tells_its_makers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[object] = []
+    monkeypatch.setattr(server, "serve", lambda command, env, *more: handed.append(env))
+    serve_mlflow("sqlite:///x.db", tmp_path, 1, "", browse=False)
+    assert isinstance(handed[0], dict)
+    assert handed[0]["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert handed[0]["MLFLOW_BACKEND_STORE_URI"] == "sqlite:///x.db"
