@@ -80,6 +80,7 @@ def test_the_leaves_know_neither_each_other_nor_the_top(leaf: str, other: str) -
     ("library", "owners"),
     [
         ("optuna", {"tuner.study"}),
+        ("optuna_dashboard", {"tuner.dashboard"}),
         ("mlflow", {"tuner.tracking"}),
         (
             "ray",
@@ -92,7 +93,7 @@ def test_the_leaves_know_neither_each_other_nor_the_top(leaf: str, other: str) -
                 "cluster.jobs",
             },
         ),
-        ("click", {module for module in FILES if module.startswith("tuner.cli")} | {"tuner.server"}),
+        ("click", {module for module in FILES if module.startswith("tuner.cli")} | {"tuner.dashboard", "tuner.server"}),
     ],
 )
 def test_an_outside_library_is_imported_by_its_owners_only(library: str, owners: set[str]) -> None:

@@ -218,25 +218,32 @@ def read_export(path: Path) -> Export:
     return export
 
 
-def load_config(path: str | Path, data_path: str | None = None, allow_code: bool = False) -> "Training":
+def load_config(
+    path: str | Path, data_path: str | None = None, allow_code: bool = False, tracking_uri: str | None = None
+) -> "Training":
     """A winner, ready to train: its model, optimizer and schedule on the CPU or the GPU it was trained on.
 
     Args:
-        path: an exported YAML or JSON file.
+        path: an exported YAML or JSON file, or a registered model, as ``models:/NAME@champion``.
         data_path: where the data lies on this machine; needed where the data set has no place of its own.
         allow_code: let the file name a model or data set by dotted path, which runs that code.
+        tracking_uri: where the model is registered; without it ``MLFLOW_TRACKING_URI``, else the home folder's store.
 
     Returns:
         A ``Training`` at epoch 0: ``.model``, ``.optimizer``, ``.schedule``, and ``.run_epoch()``.
 
     Raises:
-        NotFound, IntegrityError: as ``read_export``; or the data is not what the search used.
+        NotFound, IntegrityError: as ``read_export`` and ``read_registered``; or the data is not what the search used.
+        ServiceError: the tracker cannot be reached.
     """
     from tuner.home import Home
+    from tuner.registry import SCHEME, read_registered
     from tuner.reproduce import start  # imports torch: seconds
 
-    export = read_export(Path(path))
-    return start(export, export.config, Home.find(), data_path, allow_code)
+    home = Home.find()
+    registered = str(path).startswith(SCHEME)
+    export = read_registered(str(path), home, tracking_uri) if registered else read_export(Path(path))
+    return start(export, export.config, home, data_path, allow_code)
 
 
 def _confirmed(record: Record, board: Leaderboard, arm: str) -> list[Trial]:

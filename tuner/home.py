@@ -224,9 +224,14 @@ class Home:
         return f"sqlite:///{self.studies}"
 
     @property
-    def tracking_uri(self) -> str:
+    def tracking_store(self) -> Path:
         """The default MLflow store."""
-        return f"sqlite:///{self.path / 'mlflow.db'}"
+        return self.path / "mlflow.db"
+
+    @property
+    def tracking_uri(self) -> str:
+        """Its URI."""
+        return f"sqlite:///{self.tracking_store}"
 
     @property
     def artifacts(self) -> Path:

@@ -12,7 +12,8 @@ from tuner.errors import IntegrityError, NotFound, ServiceError, SpecError
 from tuner.export import WEIGHTS_SUFFIX, Export, build_export, check_new, render, write_new
 from tuner.home import JobFolder
 from tuner.leaderboard import Leaderboard, build
-from tuner.record import Record
+from tuner.record import Record, Stage
+from tuner.registry import Champion
 from tuner.report.markdown import markdown
 from tuner.shared import explained
 from tuner.spec import SearchSpec, from_dict
@@ -62,6 +63,23 @@ def publish(folder: JobFolder) -> dict[str, Path]:
             files[f"exports/{row.arm}.yaml"] = _export_arm(results, row.arm, folder.export(row.arm), force=True)
     _share(folder, [file for name, file in files.items() if name.startswith("exports/")])
     return files
+
+
+def champion_of(folder: JobFolder) -> Champion | None:
+    """The winner that is registered as a model: the best arm of a finished job; None of others, and of a simulation.
+
+    Raises:
+        NotFound: its weights were not kept.
+        IntegrityError: they are no longer those that the confirm run left.
+        ServiceError: their store cannot be reached.
+    """
+    results = _results(folder)
+    record, board = results.record, results.board
+    if record.simulated or record.state != "finished" or not board.round:
+        return None
+    export = build_export(record, results.spec, board, board.best(), _runs(folder))
+    ended = [trial.ended_ms or 0 for trial in record.of(Stage.CONFIRM, round_number=board.round)]
+    return Champion(results.spec.name, export, _weights(folder, export.arm, export), max(ended))
 
 
 def export_arm(folder: JobFolder, arm: str, file: Path, force: bool) -> Path:

@@ -328,6 +328,7 @@ def _close(journal: Journal, sender: Sender, folder: JobFolder, view: View) -> N
     journal.close()
     sender.drain()
     sender.attach(publish(folder), folder.report.read_text())
+    sender.register(folder, view.say)
     if sender.problem:
         view.say(f"warning: {sender.problem}; nothing is lost: tuner sync {folder.id} sends the rest")
 

@@ -1,11 +1,15 @@
-"""How a job and its trials look as MLflow runs: their names, tags and parameters."""
+"""How a job and its trials look in MLflow: names, tags, parameters and colours of runs, and the table of a job's."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tuner.colours import colour
 from tuner.journal import Event
 from tuner.record import Stage, State
+
+VIEW = "mlflow.sharedViewState."
+"""Prefix of an experiment's tags that hold views of its runs table, which a link can name."""
 
 
 class Looks(NamedTuple):
@@ -24,8 +28,8 @@ def job_run(event: Event, job: str) -> Looks:
     return Looks(job, tags, params)
 
 
-def trial_run(event: Event, job: str, parent: str) -> Looks:
-    """A child run of a parent, by its run id, from the event that a trial started."""
+def trial_run(event: Event, job: str, parent: str, arms: Sequence[str]) -> Looks:
+    """A child run of a parent, by its run id, from the event that a trial started; ``arms`` are all of the job's."""
     stage = event["stage"]
     name = f"{event['arm']}-{event['number']}"
     if stage != Stage.SEARCH:
@@ -38,8 +42,14 @@ def trial_run(event: Event, job: str, parent: str) -> Looks:
         "tuner.stage": stage,
         "tuner.state": State.RUNNING.value,
         "tuner.number": str(event["number"]),
+        "mlflow.runColor": colour(arms.index(event["arm"])),
     }
     return Looks(name, tags, {**event["hyper"], "seed": event["seed"]})
+
+
+def page_of(job: str, experiment: str) -> str:
+    """Where the UI shows a job's runs so, below its server's address; the experiments if it was told of none."""
+    return f"/#/experiments/{experiment}/runs?viewStateShareKey={job}" if experiment else ""
 
 
 def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,3 +61,50 @@ def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
             name = f"{section}.{key}" if key else section
             flat[name] = json.dumps(value) if isinstance(value, list | Mapping) else value
     return flat
+
+
+def view(event: Event, job: str, parent: str) -> str:
+    """The runs table as it suits a job: its runs alone, unfolded, the best first, with a column for each knob.
+
+    Args:
+        event: the one that says what the job runs.
+        job: its id.
+        parent: its parent run's id.
+
+    Returns:
+        The UI's own form of a shared view; a field that is left out is undefined there, and not its default.
+    """
+    metric = event["spec"].get("metric", {"name": "val/acc", "goal": "maximize"})
+    by = f"metrics.`{metric['name']}`"
+    knobs = dict.fromkeys(knob for arm in event["arms"] for knob in arm["space"])
+    columns = ["tags.`tuner.stage`", "tags.`tuner.state`", by, "metrics.`test/acc`", "metrics.`train/loss`"]
+    columns += [f"params.`{knob}`" for knob in knobs] + ["attributes.`Duration`"]
+    facets = {
+        "searchFilter": f"tags.`tuner.job` = '{job}'",
+        "orderByKey": by,
+        "orderByAsc": metric["goal"] == "minimize",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+    }
+    state = {
+        "selectedColumns": columns,
+        "columnOrder": [],
+        "columnWidths": {},
+        "runsExpanded": {parent: True},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsVisibilityMap": {},
+        "runsHiddenMode": "SHOW_ALL",
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": False,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "autoRefreshEnabled": True,
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+    }
+    return json.dumps(facets | state, separators=(",", ":"))

@@ -3,13 +3,14 @@
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.errors import ServiceError
+from tuner.errors import IntegrityError, NotFound, ServiceError
 from tuner.home import Home, JobFolder
+from tuner.publish import champion_of
 from tuner.spec import SearchSpec
 
 if TYPE_CHECKING:
@@ -36,6 +37,21 @@ def open_writer(spec: SearchSpec, home: Home, folder: JobFolder) -> "Writer":
 def tracking_uri(spec: SearchSpec, home: Home) -> str:
     """Where a job is tracked: ``MLFLOW_TRACKING_URI`` wins over the spec, the spec over the home folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or home.tracking_uri
+
+
+def register_champion(writer: "Writer", folder: JobFolder, say: Callable[[str], None]) -> None:
+    """Register the winner of a job that has finished and been sent; where its weights are gone, say so.
+
+    Raises:
+        ServiceError: the tracker, or the store of the weights, cannot be reached.
+    """
+    try:
+        champion = champion_of(folder)
+    except (NotFound, IntegrityError) as error:
+        say(f"warning: no model is registered: {error}")
+        return
+    if champion is not None:
+        writer.register(champion)
 
 
 class Sender:
@@ -65,6 +81,14 @@ class Sender:
         if self.problem is None and self._writer is not None:
             try:
                 self._writer.attach(files, description)
+            except ServiceError as error:
+                self.problem = error
+
+    def register(self, folder: JobFolder, say: Callable[[str], None]) -> None:
+        """Register the winner of a job that has finished, unless sending failed before."""
+        if self.problem is None and self._writer is not None:
+            try:
+                register_champion(self._writer, folder, say)
             except ServiceError as error:
                 self.problem = error
 

@@ -1,31 +1,91 @@
-"""MLflow's own server on a job's store, on loopback, in place of this process."""
+"""A web page of another program, served on this machine only until Ctrl-C: MLflow's, or Optuna's dashboard."""
 
 import os
+import signal
 import socket
+import subprocess
 import sys
+import tempfile
+import time
+import webbrowser
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import IO
+from urllib.request import ProxyHandler, build_opener
 
 import click
 
 from tuner.errors import ServiceError
 
 HOST = "127.0.0.1"
+START_S = 120.0
+"""MLflow takes ten seconds on a quiet machine."""
+STOP_S = 10.0
+POLL_S = 0.2
+MLFLOW = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+"""What ``tuner ui`` switches off: what MLflow tells its makers, and workers that would take gigabytes."""
 
 
-def serve(uri: str, artifacts: Path, port: int, experiment: str | None, run: str | None) -> None:
-    """Print the link to a job's parent run, then become the server; a remote tracker is only linked to.
+def serve_mlflow(uri: str, artifacts: Path, port: int, page: str, browse: bool) -> None:
+    """Serve MLflow's UI on a store and print the link to a page of it; a remote tracker is only linked to.
+
+    Args:
+        uri: the store's, or of a server.
+        artifacts: where the store's artifacts are.
+        port: to serve it at.
+        page: what follows the server's address in the link.
+        browse: open the link as well.
 
     Raises:
-        ServiceError: the port is taken.
+        ServiceError: the port is taken, or the server does not start.
     """
-    remote = uri.startswith(("http://", "https://"))
-    base = uri.rstrip("/") if remote else f"http://{HOST}:{port}"
-    page = f"/#/experiments/{experiment}" + (f"/runs/{run}" if run else "") if experiment else ""
-    if not remote:
-        _check_free(port)
-    click.echo(base + page)
-    if not remote:
-        _become_server(uri, artifacts, port)
+    if uri.startswith(("http://", "https://")):
+        show_link(uri.rstrip("/") + page, browse)
+        return
+    command = [sys.executable, "-m", "mlflow", "server", "--default-artifact-root", artifacts.as_uri()]
+    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    # The URI may hold a password, which others could read from a command line.
+    serve(command, MLFLOW | {"MLFLOW_BACKEND_STORE_URI": uri}, port, "/health", page, browse)
+
+
+def serve(command: Sequence[str], env: Mapping[str, str], port: int, answers_at: str, page: str, browse: bool) -> None:
+    """Run a server until Ctrl-C or SIGTERM; print the link once it answers.
+
+    Args:
+        command: what to run; it listens on ``HOST``.
+        env: what else stands in its environment.
+        port: where it listens.
+        answers_at: a path that it answers when it is up.
+        page: what follows its address in the link.
+        browse: open the link as well.
+
+    Raises:
+        ServiceError: the port is taken, or the server ends by itself or does not answer.
+    """
+    _check_free(port)
+    base = f"http://{HOST}:{port}"
+    with tempfile.TemporaryFile() as log, _asked_to_end(), _running(command, env, log) as server:
+        try:
+            _wait_until_up(server, base + answers_at, log)
+            show_link(base + page, browse)
+            click.echo("Ctrl-C ends it", err=True)
+            server.wait()
+        except KeyboardInterrupt:
+            return
+        raise ServiceError(f"the server at {base} has ended: {_last_line(log)}")
+
+
+def show_link(link: str, browse: bool) -> None:
+    """Print a link, and open it where there is a screen."""
+    click.echo(link)
+    # Without a screen a browser for text would take the terminal.
+    if browse and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        webbrowser.open(link)
 
 
 def _check_free(port: int) -> None:
@@ -37,11 +97,59 @@ def _check_free(port: int) -> None:
             raise ServiceError(f"port {port} on {HOST} cannot be used: {error.strerror}; give another --port") from None
 
 
-def _become_server(uri: str, artifacts: Path, port: int) -> None:
-    command = [sys.executable, "-m", "mlflow", "server"]
-    command += ["--default-artifact-root", artifacts.as_uri(), "--host", HOST, "--port", str(port), "--workers", "1"]
-    # The URI may hold a password, which others could read from a command line.
-    store = {"MLFLOW_BACKEND_STORE_URI": uri}
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    sys.stdout.flush()
-    os.execve(sys.executable, command, os.environ | quiet | store)
+@contextmanager
+def _asked_to_end() -> Iterator[None]:
+    """SIGTERM, and a terminal that is closed, end it as Ctrl-C does."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _running(command: Sequence[str], env: Mapping[str, str], log: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
+    """A server in a session of its own, so that all of it can be ended, in order."""
+    server = subprocess.Popen(
+        command,
+        env=os.environ | env,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield server
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _wait_until_up(server: "subprocess.Popen[bytes]", url: str, log: IO[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    opener = build_opener(ProxyHandler({}))
+    while True:
+        with suppress(OSError), opener.open(url, timeout=5):
+            return
+        if server.poll() is not None:
+            raise ServiceError(f"the server does not start: {_last_line(log)}")
+        if time.monotonic() > deadline:
+            raise ServiceError(f"the server does not answer within {START_S:g} s: {_last_line(log)}")
+        time.sleep(POLL_S)
+
+
+def _last_line(log: IO[bytes]) -> str:
+    # The server writes at the file's position, which is not ours to move.
+    text = os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0)
+    lines = text.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it says nothing"

@@ -127,7 +127,7 @@ class ArmStudy:
         self._sampler = sampler
         self._seed = seed
         self._trials = trials
-        self._name = f"{job}/{arm.name}"
+        self._name = study_name(job, arm.name)
         self._direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
         self._distributions = dict(map(_distribution, arm.space.items()))
         self._study = _patiently(self._make)
@@ -261,6 +261,25 @@ class ArmStudy:
     def _sampler_for(self, number: int) -> BaseSampler:
         ask, study = (derive_seed(self._seed, self.arm.name, part) % 2**32 for part in (str(number), "qmc"))
         return SAMPLERS[self._sampler.name](self._sampler, Seeds(ask, study, number), self._trials)
+
+
+def study_name(job: str, arm: str) -> str:
+    """What an arm's study is called in the studies' database."""
+    return f"{job}/{arm}"
+
+
+def study_ids(url: str, names: Sequence[str]) -> Mapping[str, int]:
+    """The database's own numbers of those of these studies that are there.
+
+    Raises:
+        ServiceError: it cannot be reached or is no studies' database.
+    """
+    storage = open_storage(url)
+    found: dict[str, int] = {}
+    for name in names:
+        with suppress(KeyError):
+            found[name] = storage.get_study_id_from_name(name)
+    return found
 
 
 def open_storage(url: str, patient: bool = False) -> BaseStorage:

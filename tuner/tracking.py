@@ -42,7 +42,8 @@ from tuner.errors import IntegrityError, ServiceError, without_password
 from tuner.home import JobFolder
 from tuner.journal import Event, read_from
 from tuner.record import State
-from tuner.runs import job_run, trial_run
+from tuner.registry import Champion, register
+from tuner.runs import VIEW, job_run, trial_run, view
 from tuner.tracked import Tracked, load, save
 
 # What it cannot write is in the exception that it raises; its log adds the traceback.
@@ -89,6 +90,7 @@ PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 UNREACHABLE = (MlflowException, RequestException, SQLAlchemyError, OSError)
 LOST, REFUSED, FORBIDDEN = "RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED"
 """MLflow's words for: no such run or experiment, a run that was deleted (among other things), and status 403."""
+THERE_ALREADY = "RESOURCE_ALREADY_EXISTS"
 _CREDENTIALS = re.compile(r"://[^/@\s]+@")
 
 
@@ -114,10 +116,8 @@ class Writer:
         self._note = Tracked()
         self._steps: dict[str, set[int]] = {}
         """Run id to the steps it is known to have."""
-        _use_password_file(uri)
-        with self._explained():
-            _knock(uri)
-            self._client = MlflowClient(tracking_uri=uri)
+        self._arms: list[str] = []
+        self._client = connect(uri)
 
     def send(self) -> None:
         """Send everything in the journal.
@@ -153,6 +153,15 @@ class Writer:
                 self._client.log_artifact(self.runs[JOB], str(file), os.path.dirname(name) or None)
             self._client.set_tag(self.runs[JOB], "mlflow.note.content", description)
 
+    def register(self, champion: Champion) -> None:
+        """Register the winner of the job, which has ended and been sent; once, however often it is asked for.
+
+        Raises:
+            ServiceError: the tracker cannot be reached, or another process is sending.
+        """
+        with self._alone(), self._explained():
+            register(self._client, self.runs[JOB], champion, there_already)
+
     @property
     def runs(self) -> Mapping[str, str]:
         """Trial key to MLflow run id; the parent's is ``JOB``."""
@@ -175,16 +184,12 @@ class Writer:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
-            yield
-        except UNREACHABLE as error:
+            with explained(self._shown):
+                yield
+        except ServiceError:
             # Whether the call was done is not known.
             self._steps.clear()
-            if isinstance(error, MlflowException) and error.error_code == FORBIDDEN:
-                raise ServiceError(
-                    f"MLflow at {self._shown} refuses us (403: {_reason(error)}); if this is not the name that it knows"
-                    " itself by, start it with --allowed-hosts"
-                ) from error
-            raise ServiceError(f"MLflow at {self._shown} cannot be written: {_reason(error)}") from error
+            raise
 
     def _begin_anew(self) -> None:
         self._note = Tracked(tracker=self._shown)
@@ -256,7 +261,9 @@ class Writer:
         if key == JOB:
             self._note.experiment = self._find_experiment() or self._make_experiment()
         name, tags, params = (
-            job_run(event, self._job.id) if key == JOB else trial_run(event, self._job.id, self.runs[JOB])
+            job_run(event, self._job.id)
+            if key == JOB
+            else trial_run(event, self._job.id, self.runs[JOB], self._arm_names())
         )
         found = self._find(key)
         run = found or self._client.create_run(self._note.experiment, start_time=event["ms"], tags=tags, run_name=name)
@@ -266,7 +273,16 @@ class Writer:
         for start in range(0, len(missing), PARAMS_A_CALL):
             self._client.log_batch(run.info.run_id, params=missing[start : start + PARAMS_A_CALL])
         self._note.runs[key] = run.info.run_id
+        if key == JOB:
+            shown = view(event, self._job.id, run.info.run_id)
+            self._client.set_experiment_tag(self._note.experiment, VIEW + self._job.id, shown)
         return found is None
+
+    def _arm_names(self) -> list[str]:
+        if not self._arms:
+            event, _ = next(iter(read_from(self._job.journal, 0)))
+            self._arms = [arm["name"] for arm in event["arms"]]
+        return self._arms
 
     def _find(self, key: str) -> Run | None:
         tag, value = ("tuner.stage", "job") if key == JOB else ("tuner.trial", key)
@@ -294,7 +310,7 @@ class Writer:
 
     def _holds_more(self, run: Run, change: Change) -> bool:
         """Whether a run has other parameters than a trial, or steps that the trial did not report."""
-        params = {} if change.begin is None else trial_run(change.begin, self._job.id, "").params
+        params = {} if change.begin is None else trial_run(change.begin, self._job.id, "", self._arm_names()).params
         differs = any(run.data.params.get(name, str(value)) != str(value) for name, value in params.items())
         return differs or not self._steps_of(run.info.run_id) <= change.steps.keys()
 
@@ -322,6 +338,42 @@ class Writer:
             # Another job made it a moment ago, or it was deleted: the name tells.
             if found := self._find_experiment():
                 return found
+            raise
+
+
+def connect(uri: str) -> Any:
+    """A client of the tracker at a URI, and of the registered models there.
+
+    Raises:
+        ServiceError: its database cannot be reached, or the file with the password cannot be read.
+    """
+    _use_password_file(uri)
+    with explained(without_password(uri)):
+        _knock(uri)
+        return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def explained(shown: str, what: str = "written") -> Iterator[None]:
+    """Raise what goes wrong with the tracker that is ``shown`` so as ``ServiceError``."""
+    try:
+        yield
+    except UNREACHABLE as error:
+        if isinstance(error, MlflowException) and error.error_code == FORBIDDEN:
+            raise ServiceError(
+                f"MLflow at {shown} refuses us (403: {_reason(error)}); if this is not the name that it knows"
+                " itself by, start it with --allowed-hosts"
+            ) from error
+        raise ServiceError(f"MLflow at {shown} cannot be {what}: {_reason(error)}") from error
+
+
+@contextmanager
+def there_already() -> Iterator[None]:
+    """Let pass that something is not made because another has made it a moment ago."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != THERE_ALREADY:
             raise
 
 

@@ -115,9 +115,19 @@ def test_a_job_is_tracked_with_it_and_no_process_has_it_in_its_environment(
         assert ended.code == 0, ended.err
         assert "tuner sync" not in ended.err, "something was not sent"
         assert load(where.job.tracked).offset == where.job.journal.stat().st_size
+        loaded = where.ended(
+            where.start(
+                "reproduce",
+                f"models:/{where.job.record().job['spec']['name']}@champion",
+                env=password.of(server),
+                name="-loaded",
+            ),
+            "-loaded",
+        )
+        assert loaded.code == 0, loaded.err
         assert any("raylet" in argv for argv in seen.argv)
         files = {file: file.read_bytes() for file in where.root.rglob("*") if file.is_file()}
         texts = {argv: argv.encode() for argv in seen.argv}
         assert held == set()
         assert places_of(secret, files) == places_of(secret, texts) == places_of(secret, seen.logs) == []
-        assert PASSWORD not in ended.out + ended.err
+        assert PASSWORD not in ended.out + ended.err + loaded.out + loaded.err

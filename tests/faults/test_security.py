@@ -20,12 +20,12 @@ from tests.faults.command_line import call
 from tests.tuner.jobs import ROOT, Ended, Place, place
 from tests.tuner.spec_texts import SPEC, spec_of
 from trainables.space import Plan
+from tuner import server
 from tuner.arms import arms
 from tuner.cli import cli
 from tuner.errors import IntegrityError, SpecError
 from tuner.export import SCHEMA, Export, load_config, read_export, render
 from tuner.home import Home
-from tuner.server import serve
 from tuner.spec import load
 from tuner.trials import trial_config
 
@@ -195,11 +195,11 @@ def test_the_ui_has_no_password_on_its_command_line(monkeypatch: pytest.MonkeyPa
 
 
 def command_of_ui(uri: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
-    """What ``tuner ui`` would become."""
-    became: list[str] = []
-    monkeypatch.setattr(os, "execve", lambda path, argv, env: became.extend(argv))
-    serve(uri, folder, 5000 + os.getpid() % 1000, None, None)
-    return became
+    """What ``tuner ui`` runs."""
+    ran: list[str] = []
+    monkeypatch.setattr(server, "serve", lambda command, *args: ran.extend(command))
+    server.serve_mlflow(uri, folder, 5000, "", browse=False)
+    return ran
 
 
 NAMES = ("../x", "..", ".", "a/b", "/etc", "a/../../b", "a\\..\\b", "-rf", "~", "$HOME", "a b", "a\u2044b", "x" * 300,

@@ -32,11 +32,12 @@ class Told:
 
     def job(self) -> None:
         """What runs."""
-        spec = {"name": "told", "budget": {"trials": 2}, "arms": ["adam_l2", "noam"]}
+        spec: dict[str, Any] = {"name": "told", "budget": {"trials": 2}, "arms": ["adam_l2", "noam"]}
         self._tell(
             "job",
             job=self.folder.id,
             spec=spec,
+            arms=[{"name": arm, "space": {"lr": "0.1 to 1"}} for arm in spec["arms"]],
             versions={"python": "3.11"},
             data_fingerprint="f" * 64,
             git_commit="none",

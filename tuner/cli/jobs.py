@@ -1,4 +1,4 @@
-"""Commands about what jobs came to: list, leaderboard, report, sync, ui."""
+"""Commands about what jobs came to: list, leaderboard, report, sync, ui, dashboard."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuner.cli.output import home_option, job_argument, on_a_cluster, output_option, print_json, print_table
+from tuner.cli.output import (
+    home_option,
+    job_argument,
+    no_open_option,
+    on_a_cluster,
+    output_option,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from tuner.leaderboard import Leaderboard
@@ -111,13 +119,14 @@ def sync(job: str, home: Path | None) -> None:
     from tuner.jobs import spec_of
     from tuner.mirror import mirror_once
     from tuner.publish import publish
-    from tuner.sender import open_writer
+    from tuner.sender import open_writer, register_champion
 
     place = Home.find(home)
     folder = find_job(place, job)
     writer = open_writer(spec_of(folder), place, folder)
     writer.send()
     writer.attach(publish(folder), folder.report.read_text())
+    register_champion(writer, folder, lambda text: click.echo(text, err=True))
     mirror_once(folder)
     click.echo(f"{folder.id}: {len(writer.runs)} runs in MLflow are up to date", err=True)
 
@@ -125,21 +134,48 @@ def sync(job: str, home: Path | None) -> None:
 @click.command(epilog="Example: tuner ui --port 5001")
 @job_argument
 @home_option
+@no_open_option
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-def ui(job: str, home: Path | None, port: int) -> None:
-    """Serve MLflow's UI on JOB's store, on this machine only, and print the link to JOB."""
+def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
+    """Serve MLflow's UI on JOB's store, on this machine only, until Ctrl-C; print and open the link to JOB's runs.
+
+    A tracking server is only linked to.
+    """
     from tuner.arrival import find_job
+    from tuner.errors import without_password
     from tuner.home import Home
     from tuner.jobs import spec_of
+    from tuner.runs import page_of
     from tuner.sender import tracking_uri
-    from tuner.server import serve
+    from tuner.server import serve_mlflow
     from tuner.tracked import load
 
     place = Home.find(home)
     folder = find_job(place, job)
     uri = tracking_uri(spec_of(folder), place)
     noted = load(folder.tracked)
-    serve(uri, place.artifacts, port, noted.experiment, noted.runs.get(""))
+    if noted.tracker != without_password(uri):
+        click.echo(f"warning: {without_password(uri)} was told nothing of {folder.id}; tuner sync tells it", err=True)
+        noted.experiment = ""
+    serve_mlflow(uri, place.artifacts, port, page_of(folder.id, noted.experiment), browse=not no_open)
+
+
+@click.command(epilog="Example: tuner dashboard --port 8081")
+@job_argument
+@home_option
+@no_open_option
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+def dashboard(job: str, home: Path | None, no_open: bool, port: int) -> None:
+    """Serve Optuna's dashboard on JOB's studies, on this machine only, until Ctrl-C; print and open its link.
+
+    It shows and changes nothing. It is a package of its own: pip install "tuner[dashboard]".
+    """
+    from tuner.arrival import find_job
+    from tuner.dashboard import serve_dashboard
+    from tuner.home import Home
+
+    place = Home.find(home)
+    serve_dashboard(find_job(place, job), place, port, browse=not no_open)
 
 
 def _job_row(job: "Overview") -> dict[str, str | int]:
@@ -153,7 +189,7 @@ def _job_row(job: "Overview") -> dict[str, str | int]:
     }
 
 
-COMMANDS = (list_jobs, status, leaderboard, report, sync, ui)
+COMMANDS = (list_jobs, status, leaderboard, report, sync, ui, dashboard)
 
 
 def show_board(board: "Leaderboard", output: str) -> None:

@@ -102,6 +102,11 @@ def quiet_option(command: F) -> F:
     return click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")(command)
 
 
+def no_open_option(command: F) -> F:
+    """``--no-open``."""
+    return click.option("--no-open", is_flag=True, help="Only print the link.")(command)
+
+
 def job_argument(command: F) -> F:
     """``[JOB]``: an id, the beginning of one, or ``latest``."""
     return click.argument("job", default="latest", metavar="[JOB]")(command)

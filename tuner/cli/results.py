@@ -80,7 +80,13 @@ def export(
         click.echo(export_arm(folder, arm or board.best(), file, force))
 
 
-@click.command(epilog="Example: tuner reproduce best.yaml")
+@click.command(
+    epilog="""\b
+Examples:
+  tuner reproduce best.yaml
+  tuner reproduce models:/quickstart@champion     a registered model
+"""
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--fresh-seed",
@@ -95,7 +101,7 @@ def export(
 def reproduce(
     file: Path, fresh_seed: int | None, allow_code: bool, data_path: str | None, home: Path | None, output: str
 ) -> None:
-    """Train an exported winner again and compare: exit 0 if reproduced, 5 if not.
+    """Train an exported or registered winner again and compare: exit 0 if reproduced, 5 if not.
 
     Equal to the last bit on the same device, threads and versions; elsewhere the test accuracy must lie in the 99 %
     prediction interval of the recorded seeds.
@@ -106,9 +112,11 @@ def reproduce(
     from tuner.errors import IntegrityError
     from tuner.export import check_allowed, read_export
     from tuner.home import Home
+    from tuner.registry import SCHEME, read_registered
     from tuner.spec import data_path_of
 
-    found = read_export(file)
+    place = Home.find(home)
+    found = read_registered(str(file), place) if str(file).startswith(SCHEME) else read_export(file)
     check_allowed(found, fresh_seed, allow_code)  # before torch is imported: seconds
     if allow_code:
         import_from(Path.cwd())
@@ -119,7 +127,7 @@ def reproduce(
         done = f"epoch {report.epoch}/{found.config.epochs}"
         click.echo(f"{done}: train/loss {report.train_loss:.4f}, val/acc {report.val_acc:.4f}", err=True)
 
-    result = train_again(found, Home.find(home), fresh_seed, data, allow_code, show)
+    result = train_again(found, place, fresh_seed, data, allow_code, show)
     if output == "json":
         print_json(dataclasses.asdict(result) | {"reproduced": result.ok})
     else:

@@ -1,0 +1,104 @@
+"""What people see of a job, in a real browser: MLflow's own pages as ``tuner ui`` opens them, and the report."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.faults.services import free_port
+from tests.tuner.browser import PATIENCE_MS, chromium, visit
+from tests.tuner.jobs import Ended, Place
+from tuner.record import Stage
+from tuner.tracked import load
+
+SCREEN = {"width": 1600, "height": 1400}
+"""The table draws only the rows that are in sight."""
+ALWAYS = ["404 /ajax-api/2.0/mlflow/users/current"]
+"""What MLflow's pages do wrong by themselves, once a visit: without authentication no path says who is logged in."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as made:
+        expect.set_options(timeout=PATIENCE_MS)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def link(searched: tuple[Place, Ended], browser: Browser) -> Iterator[str]:
+    """What ``tuner ui`` prints; it ends with Ctrl-C, and leaves nothing."""
+    where, port = searched[0], free_port()
+    command = ["ui", "--no-open", "--port", str(port)]
+    process = where.start(*command, env={"PYTHONUNBUFFERED": "1"}, name="-ui")
+    try:
+        while not (printed := (where.root / "out-ui").read_text()).endswith("\n"):
+            assert process.poll() is None, (where.root / "err-ui").read_text()
+        yield printed.strip()
+    finally:
+        process.send_signal(signal.SIGINT)
+        ended = where.ended(process, "-ui")
+    assert (ended.code, ended.out) == (0, printed)
+    assert where.processes_left() == []
+
+
+def address(link: str, page: str) -> str:
+    return link.partition("#")[0] + "#" + page
+
+
+def test_the_link_leads_to_the_parent_with_its_children_and_what_sets_them_apart(
+    searched: tuple[Place, Ended], link: str, browser: Browser
+) -> None:
+    job = searched[0].job
+    trials = job.record().trials.values()
+    with visit(browser, viewport=SCREEN) as seen:
+        seen.page.goto(link)
+        expect(seen.page.get_by_role("link", name=job.id, exact=True).first).to_be_visible()
+        for name in ("adam_l2-0", "noam-2", f"noam-{winner(searched, 'noam')}-confirm-100000"):
+            expect(seen.page.get_by_role("link", name=name, exact=True).first).to_be_visible()
+        rows = seen.page.locator(".ag-center-cols-container .ag-row")
+        expect(rows).to_have_count(1 + len(trials))
+        headers = " ".join(seen.page.locator(".ag-header-cell").all_inner_texts())
+        for column in ("val/acc", "test/acc", "tuner.stage", "tuner.state", "lr", "warmup"):
+            assert column in headers
+        assert seen.wrong == ALWAYS
+
+
+def winner(searched: tuple[Place, Ended], arm: str) -> int:
+    return searched[0].job.record().of(Stage.CONFIRM, arm)[0].number
+
+
+def test_the_parent_is_described_by_its_verdicts_and_holds_its_report_and_exports(
+    searched: tuple[Place, Ended], link: str, browser: Browser
+) -> None:
+    job = searched[0].job
+    with visit(browser, viewport=SCREEN) as seen:
+        seen.page.goto(link)
+        seen.page.get_by_role("link", name=job.id, exact=True).first.click()
+        verdicts = seen.page.locator("table", has_text="verdict").first
+        expect(verdicts).to_be_visible()
+        for arm in job.record().arms:
+            expect(verdicts.locator("td", has_text=arm).first).to_be_visible()
+        seen.page.goto(seen.page.url.partition("?")[0] + "/artifacts")
+        for name in ("report.md", "spec.yaml", "leaderboard.json", "exports"):
+            expect(seen.page.get_by_text(name, exact=True).first).to_be_visible()
+        assert seen.wrong == ALWAYS
+
+
+def test_a_trials_curves_are_drawn(searched: tuple[Place, Ended], link: str, browser: Browser) -> None:
+    note = load(searched[0].job.tracked)
+    with visit(browser, viewport=SCREEN) as seen:
+        seen.page.goto(address(link, f"/experiments/{note.experiment}/runs/{note.runs['search/noam/0']}/model-metrics"))
+        for name in ("val/acc", "train/loss", "lr"):
+            expect(seen.page.get_by_text(name, exact=True).first).to_be_visible()
+        expect(seen.page.locator(".js-plotly-plot .trace").first).to_be_attached()
+        assert seen.wrong == ALWAYS
+
+
+def test_the_winner_is_among_the_models_as_champion(searched: tuple[Place, Ended], link: str, browser: Browser) -> None:
+    with visit(browser, viewport=SCREEN) as seen:
+        seen.page.goto(address(link, "/models/tiny"))
+        expect(seen.page.get_by_text("champion").first).to_be_visible()
+        seen.page.goto(address(link, "/models/tiny/versions/1"))
+        expect(seen.page.get_by_text(f"of job {searched[0].job.id}").first).to_be_visible()
+        assert seen.wrong == ALWAYS
