@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn import grad as convolution_gradients
 
 from studies.article.defects import OF_BACKWARD, Defect
 from trainables.models import elu_net
@@ -78,8 +79,8 @@ class ConvolutionWithFeedback(torch.autograd.Function):
         x_BCHW, weight, feedback = ctx.saved_tensors
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = torch.nn.grad.conv2d_input(x_BCHW.shape, feedback, grads[0], padding=ctx.padding)
-        to_weight = torch.nn.grad.conv2d_weight(x_BCHW, weight.shape, grads[0], padding=ctx.padding)
+            to_x = convolution_gradients.conv2d_input(x_BCHW.shape, feedback, grads[0], padding=ctx.padding)
+        to_weight = convolution_gradients.conv2d_weight(x_BCHW, weight.shape, grads[0], padding=ctx.padding)
         return to_x, to_weight, None, None
 
 
@@ -91,7 +92,7 @@ class _Applied(nn.Module):
         self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.function.apply(x)  # type: ignore[no-untyped-call]
+        result: Tensor = self.function.apply(x)
         return result
 
 
@@ -110,9 +111,7 @@ class FeedbackConv(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """The convolution of x with the weights."""
-        y_BCHW: Tensor = ConvolutionWithFeedback.apply(  # type: ignore[no-untyped-call]
-            x_BCHW, self.weight, self.feedback, self.padding
-        )
+        y_BCHW: Tensor = ConvolutionWithFeedback.apply(x_BCHW, self.weight, self.feedback, self.padding)
         return y_BCHW
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from studies.article.__main__ import RESULTS
 from studies.article.cases import CASES, FULL, LN_10, hyper_of
+from studies.article.defects import Defect
 from studies.article.runs import CORRECTED, PUBLISHED, WITHOUT, Run
 from studies.article.schedule import EPOCHS, CodedSchedule
 from studies.article.summary import SIZES, Rows, found, log_of
@@ -38,7 +39,7 @@ def main() -> None:
         if runs:
             _save(cases(runs), results / f"{name}-cases.svg")
             for case in CASES:
-                if CASES[case].defects:
+                if CASES[case].defects and any(run.case == case for run in runs):
                     _save(causes(case, runs), results / f"{name}-{case}.svg")
 
 
@@ -77,7 +78,7 @@ def causes(case: str, runs: dict[Run, Rows]) -> Figure:
             elif kind == CORRECTED:
                 _curve(axis, rows, measure, RIGHT, "corrected: all off", width=2.2)
             elif kind == WITHOUT:
-                _curve(axis, rows, measure, colours[defect], f"{defect} off")
+                _curve(axis, rows, measure, colours[Defect(defect)], f"{defect} off")
         _finish(axis, words, scale)
         axis.set_xlabel("share of the training")
     figure.suptitle(f"{case}: {CASES[case].title}, one defect off at a time (seed 0)")

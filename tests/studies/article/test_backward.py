@@ -26,15 +26,15 @@ Function = Callable[[Tensor], Tensor]
 
 
 def elu(x: Tensor) -> Tensor:
-    return EluOfSlopeTwo.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return EluOfSlopeTwo.apply(x)  # type: ignore[no-any-return]
 
 
 def pool(x: Tensor) -> Tensor:
-    return PoolOfWholeGradient.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return PoolOfWholeGradient.apply(x)  # type: ignore[no-any-return]
 
 
 def summed(x: Tensor) -> Tensor:
-    return SumOverBatch.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return SumOverBatch.apply(x)  # type: ignore[no-any-return]
 
 
 def right_pool(x: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def test_feedback_sends_the_gradient_back_through_other_weights_and_leaves_the_w
     x_BCHW, weight = input_of(2, 3, 5, 5), input_of(4, 3, 3, 3)
     feedback = torch.rand(4, 3, 3, 3, dtype=torch.float64)
     upstream = torch.rand(2, 4, 5, 5, dtype=torch.float64)
-    y = ConvolutionWithFeedback.apply(x_BCHW, weight, feedback, 1)  # type: ignore[no-untyped-call]
+    y = ConvolutionWithFeedback.apply(x_BCHW, weight, feedback, 1)
     to_x, to_weight = torch.autograd.grad(y, (x_BCHW, weight), upstream)
     _, right_to_weight = torch.autograd.grad(F.conv2d(x_BCHW, weight, padding=1), (x_BCHW, weight), upstream)
     through_feedback = torch.autograd.grad(F.conv2d(x_BCHW, feedback, padding=1), x_BCHW, upstream)[0]

@@ -63,7 +63,8 @@ def test_the_published_logs_hold_the_articles_numbers(name: str, final: float, b
     rows = read(LOGS / f"{CASES[name].log}.csv")
     top = max(rows, key=lambda row: row["test_acc"])
     assert 100 * rows[-1]["test_acc"] == pytest.approx(final, abs=0.005)
-    assert (100 * top["test_acc"], top["epoch"]) == (pytest.approx(best, abs=0.005), at)
+    assert 100 * top["test_acc"] == pytest.approx(best, abs=0.005)
+    assert top["epoch"] == at
 
 
 def test_the_learning_rate_that_case_4_printed_is_a_cosine_and_the_decay_of_case_1_is_halved() -> None:
@@ -111,7 +112,6 @@ def test_either_of_case_3s_mistakes_alone_has_its_own_size() -> None:
     assert peak == pytest.approx(9.13e-4, rel=1e-3)
     assert by_count.lr(3999) == pytest.approx(peak * math.sqrt(300 / PARAMETERS))
     assert by_epoch.lr(FULL.plan.updates - 1) == pytest.approx(peak * 200 / 4000)
-    assert build(10, (3, 32, 32)).layers[0].in_channels == 3  # type: ignore[union-attr]
 
 
 def test_the_parameter_count_is_the_nets() -> None:
@@ -137,7 +137,8 @@ def test_case_4_prints_a_cosine_and_uses_a_constant() -> None:
 def test_case_2s_halvings_have_no_effect() -> None:
     used, meant = coded("case2", FULL), Schedule(hyper_of(CASES["case2"], FULL), FULL.plan)
     last = FULL.plan.updates - 1
-    assert (used.lr(last), meant.lr(last)) == (1e-4, pytest.approx(1.25e-5))
+    assert used.lr(last) == 1e-4
+    assert meant.lr(last) == pytest.approx(1.25e-5)
 
 
 def test_settings_at_full_size_are_the_articles() -> None:

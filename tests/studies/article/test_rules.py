@@ -42,7 +42,7 @@ def start() -> Tensor:
 )
 def test_without_defects_updates_are_torchs(settings: Mapping[str, Scalar], updates: int) -> None:
     ours, theirs = start(), start()
-    run(coded(ours, **settings), ours, updates)
+    run(coded(ours, frozenset(), **settings), ours, updates)
     run(torch.optim.AdamW([theirs], **settings), theirs, updates)  # type: ignore[arg-type]
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
