@@ -79,8 +79,8 @@ class ConvolutionWithFeedback(torch.autograd.Function):
         x_BCHW, weight, feedback = ctx.saved_tensors
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = convolution_gradients.conv2d_input(x_BCHW.shape, feedback, grads[0], padding=ctx.padding)
-        to_weight = convolution_gradients.conv2d_weight(x_BCHW, weight.shape, grads[0], padding=ctx.padding)
+            to_x = convolution_gradients.conv2d_input(x_BCHW.shape, feedback, grads[0], padding=ctx.padding)  # type: ignore[no-untyped-call]
+        to_weight = convolution_gradients.conv2d_weight(x_BCHW, weight.shape, grads[0], padding=ctx.padding)  # type: ignore[no-untyped-call]
         return to_x, to_weight, None, None
 
 

@@ -115,9 +115,9 @@ def _finish(axis: Any, words: str, scale: str) -> None:
     axis.set_yscale(scale)
     axis.set_ylabel(words)
     if scale == "log":
-        axis.axhline(LN_10, color="black", lw=0.6, ls=":", label="ln 10: chance")
+        axis.axhline(LN_10, color="black", lw=0.6, ls=":", label="chance")
     else:
-        axis.axhline(0.1, color="black", lw=0.6, ls=":", label="ln 10: chance")
+        axis.axhline(0.1, color="black", lw=0.6, ls=":", label="chance")
         axis.set_ylim(0, None)
 
 
