@@ -13,7 +13,7 @@ How a smaller size is made was fixed before any run, and nothing was tuned after
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from studies.article.backward import option
 from studies.article.defects import Defect
@@ -57,6 +57,9 @@ class Size:
 
 FULL = Size(width=1.0, epochs=EPOCHS, train_images=50_000, test_images=10_000, batch_size=100)
 SMALL = Size(width=1 / 8, epochs=20, train_images=2_500, test_images=1_000, batch_size=25)
+SIZES: Mapping[str, Size] = {"small": SMALL, "long": replace(SMALL, epochs=80), "full": FULL}
+"""``small`` is a CPU's. ``long`` has four times its updates: weights that grow by a fixed factor over the training grow
+by a quarter as much in each, against steps of the same length."""
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from studies.article.__main__ import RESULTS
-from studies.article.cases import CASES, FULL, LN_10, hyper_of
+from studies.article.cases import CASES, FULL, LN_10, SIZES, hyper_of
 from studies.article.defects import Defect
-from studies.article.runs import CORRECTED, PUBLISHED, WITHOUT, Run
+from studies.article.runs import CORRECTED, PUBLISHED, RESULTS, WITHOUT, Run
 from studies.article.schedule import EPOCHS, CodedSchedule
-from studies.article.summary import SIZES, Rows, found, log_of
+from studies.article.summary import Rows, found, log_of
 from trainables.schedules import Schedule
 
 LOG, AS_PUBLISHED, RIGHT = "#555555", "#d1495b", "#00798c"

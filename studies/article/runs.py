@@ -18,6 +18,7 @@ from trainables.config import TrialConfig
 from trainables.data.splits import Arrays, Splits
 from trainables.training import Training
 
+RESULTS = Path("docs/results/article")
 COLUMNS = ("epoch", "train_loss", "train_acc", "test_loss", "test_acc", "lr", "weight_norm", "seconds")
 PUBLISHED, CORRECTED, WITHOUT, ONLY = "published", "corrected", "without", "only"
 

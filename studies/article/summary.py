@@ -1,18 +1,16 @@
 """What the runs came to, as a table: each run held against the published failure, and against its case's other runs.
 
-python -m studies.article.summary     writes docs/results/article/small.md (and full.md where there are such runs)
+python -m studies.article.summary     writes docs/results/article/small.md, and so on for each size
 """
 
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from studies.article.__main__ import RESULTS
-from studies.article.cases import CASES, FINDINGS, FULL, SMALL, Size
-from studies.article.runs import PUBLISHED, Run, all_runs, outcome, path_of, read
+from studies.article.cases import CASES, FINDINGS, SIZES
+from studies.article.runs import PUBLISHED, RESULTS, Run, all_runs, outcome, path_of, read
 
 LOGS = Path(__file__).parent / "logs"
-SIZES: Mapping[str, Size] = {"small": SMALL, "full": FULL}
 MOST_SEEDS = 100
 
 Rows = list[dict[str, float]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import studies.article
-from studies.article.cases import CASES, FINDINGS, FULL, SMALL, Case, Size, config_of, decay_sum, hyper_of
+from studies.article.cases import CASES, FINDINGS, FULL, SIZES, SMALL, Case, Size, config_of, decay_sum, hyper_of
 from studies.article.defects import OF_BACKWARD, OF_RULE, OF_SCHEDULE, Defect
 from studies.article.runs import PUBLISHED, Run, all_runs, outcome, read
 from studies.article.schedule import PARAMETERS, CodedSchedule, noam_rate
@@ -17,8 +17,8 @@ from trainables.schedules import Schedule
 
 LOGS = Path(studies.article.__file__).parent / "logs"
 TINY = Size(width=0.05, epochs=3, train_images=200, test_images=100, batch_size=20)
-SIZES = [FULL, SMALL, TINY, replace(SMALL, epochs=7)]
-SIZE_NAMES = ["full", "small", "tiny", "odd"]
+ALL_SIZES = [*SIZES.values(), TINY, replace(SMALL, epochs=7)]
+SIZE_NAMES = [*SIZES, "tiny", "odd"]
 
 
 def coded(name: str, size: Size, defects: frozenset[Defect] | None = None) -> CodedSchedule:
@@ -81,7 +81,7 @@ def test_the_published_logs_show_what_a_run_is_held_against(name: str) -> None:
     assert not FINDINGS[name].holds(baseline, baseline)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=SIZE_NAMES)
+@pytest.mark.parametrize("size", ALL_SIZES, ids=SIZE_NAMES)
 def test_decay_summed_over_the_training_is_as_published_at_any_size(size: Size) -> None:
     for name, total in {"case1": 1.3296, "case4": 0.12864}.items():
         right = Schedule(hyper_of(CASES[name], size), size.plan)
@@ -89,7 +89,7 @@ def test_decay_summed_over_the_training_is_as_published_at_any_size(size: Size) 
     assert decay_sum(coded("case4", size)) == pytest.approx(0.12864, rel=1e-6)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=SIZE_NAMES)
+@pytest.mark.parametrize("size", ALL_SIZES, ids=SIZE_NAMES)
 def test_case_3s_rate_times_updates_keeps_its_ratio_to_the_baselines(size: Size) -> None:
     full = lr_sum(coded("case3", FULL)) / lr_sum(Schedule(hyper_of(CASES["baseline"], FULL), FULL.plan))
     here = lr_sum(coded("case3", size)) / lr_sum(Schedule(hyper_of(CASES["baseline"], size), size.plan))
