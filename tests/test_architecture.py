@@ -76,6 +76,17 @@ def test_the_leaves_know_neither_each_other_nor_the_top(leaf: str, other: str) -
     assert not known & {other, "tuner", "tests"}
 
 
+def test_a_study_uses_the_training_library_and_nothing_uses_a_study() -> None:
+    studies = [
+        found
+        for file in sorted((ROOT / "studies").rglob("*.py"))
+        for found in imports(module_name(file), ast.parse(file.read_text()))
+    ]
+    assert Import("studies.article.backward", "trainables.models.elu_net", True) in studies
+    assert not {found.name.split(".")[0] for found in studies} & {"cluster", "tuner", "tests", "benchmarks"}
+    assert not importers("studies")
+
+
 @pytest.mark.parametrize(
     ("library", "owners"),
     [

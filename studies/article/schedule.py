@@ -1,0 +1,67 @@
+"""The learning rates that the article's programs really used, at any length of training.
+
+What they counted was epochs, 201 of 500 updates. A shorter training runs through the same values: each of its
+updates stands for as many of theirs as it takes to come to 100,500.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from studies.article.defects import OF_SCHEDULE, Defect
+from trainables.schedules import Schedule
+
+EPOCHS = 201
+UPDATES = EPOCHS * 500
+PARAMETERS = 1_465_720
+MODEL_WIDTH = 300
+"""The net's widest layer: what stands for d_model where the formula is used as its authors meant it."""
+WARMUP = 4000
+CONSTANT_LR = 1e-4
+"""What case 4 multiplied its updates by while it printed a cosine of up to 1e-3."""
+
+
+def noam_rate(size: int, index: float) -> float:
+    """``size^-0.5 * min(index^-0.5, index * 4000^-1.5)``: arXiv:1706.03762, eq. 3; 0 at index 0.
+
+    Args:
+        size: the model's width; case 3 gave it the number of parameters.
+        index: updates, from 1; case 3 gave it the epoch, from 0.
+    """
+    return 0.0 if index == 0 else float(size**-0.5 * min(index**-0.5, index * WARMUP**-1.5))
+
+
+@dataclass(frozen=True)
+class CodedSchedule(Schedule):
+    """A case's learning rate and decay with its defects.
+
+    Args:
+        defects: those of ``OF_SCHEDULE`` count; at least one.
+        factor: on every published learning rate, for a narrower net.
+        decay: learning rate times decay, summed over the training.
+    """
+
+    defects: frozenset[Defect]
+    factor: float
+    decay: float
+
+    def lr(self, step: int) -> float:
+        """The learning rate of the update after ``step`` updates."""
+        if Defect.UNAPPLIED_COSINE in self.defects:
+            return CONSTANT_LR * self.factor
+        if Defect.UNAPPLIED_HALVINGS in self.defects:
+            return self.hyper.lr
+        size = PARAMETERS if Defect.PARAMETER_COUNT in self.defects else MODEL_WIDTH
+        by_epoch = Defect.EPOCH_INDEX in self.defects
+        index = step * EPOCHS // self.plan.updates if by_epoch else (step + 1) * UPDATES / self.plan.updates
+        return self.factor * noam_rate(size, index)
+
+    def weight_decay(self, step: int) -> float:
+        """As ``Schedule`` has it; under a constant learning rate, constant too."""
+        if Defect.UNAPPLIED_COSINE in self.defects:
+            return self.decay / self.plan.updates / self.lr(step)
+        return super().weight_decay(step)
+
+
+def changes(defects: Collection[Defect]) -> bool:
+    """Whether any of the defects is one of the learning rate's."""
+    return not OF_SCHEDULE.isdisjoint(defects)
