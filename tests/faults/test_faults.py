@@ -87,7 +87,7 @@ def kill_all(where: Place, process: "subprocess.Popen[str]") -> None:
     assert where.processes_left() == []
     # The kernel takes a process's environment from it, by which we know it, before its locks.
     until = time.monotonic() + RELEASE_S
-    while where.job.is_held_here and time.monotonic() < until:
+    while any(job.is_held_here for job in where.home.jobs()) and time.monotonic() < until:
         time.sleep(0.05)
 
 
