@@ -1,5 +1,6 @@
 """Optuna's dashboard on a job's studies: it shows them, changes nothing, and answers this machine only."""
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from tests.faults.services import free_port
 from tests.tuner.events import History
 from tests.tuner.jobs import Ended, Place
 from tests.tuner.spec_texts import spec_of
-from tuner import dashboard
 from tuner.home import Home, JobFolder
 
 Tuner = Callable[..., Ended]
@@ -81,7 +81,7 @@ def test_without_the_package_the_way_to_it_is_told(
     tuner: Tuner, made_up_job: Callable[[str, History], JobFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made_up_job("job-1", History(spec_of()))
-    monkeypatch.setattr(dashboard.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     ended = tuner("dashboard", "job-1")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.strip() == (

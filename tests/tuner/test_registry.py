@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from tests.faults.test_tracker import Died, Mortal
 from tests.tuner.jobs import Ended, Place
 from trainables.training import digest
-from tuner import registry
 from tuner.errors import IntegrityError, NotFound, ServiceError, SpecError
-from tuner.export import load_config
+from tuner.export import load_config, render
 from tuner.home import Home, JobFolder
 from tuner.publish import board_of, champion_of
 from tuner.registry import ALIAS, CONFIG, WEIGHTS, Champion, download, read_registered, register
@@ -187,7 +186,7 @@ def test_an_export_of_another_job_in_its_place_is_refused(
     champion: Champion, client: Any, run: str, store: Home
 ) -> None:
     register(client, run, champion, there_already)
-    other = registry.render(other_job(champion, "other", 0).export, ".yaml")
+    other = render(other_job(champion, "other", 0).export, ".yaml")
     (store.artifacts / run / "artifacts" / champion.place / CONFIG).write_text(other)
     with pytest.raises(IntegrityError, match="not the one that was registered"):
         read_registered(URI, store)
