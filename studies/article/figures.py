@@ -4,6 +4,7 @@ python -m studies.article.figures     writes SVG files beside the results
 """
 
 import argparse
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,12 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     results = parser.parse_args().results
     # The same data, the same bytes.
-    mpl.rcParams.update({"svg.hashsalt": "article", "svg.fonttype": "path", "font.size": 8, "axes.grid": True})
+    mpl.rcParams.update({"svg.hashsalt": "article", "svg.fonttype": "none", "font.size": 8, "axes.grid": True})
     mpl.rcParams.update({"grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False})
     _save(rates(), results / "rates.svg")
+    leaderboard = results / "tuned.json"
+    if leaderboard.exists():
+        _save(tuned(json.loads(leaderboard.read_text())), results / "tuned.svg")
     for name in SIZES:
         runs = found(results / name)
         if runs:
@@ -99,6 +103,23 @@ def rates() -> Figure:
         axis.set(title=f"{case}: {row.title}", xlabel="epoch of the article", yscale="log", ylim=(1e-9, 3e-3))
     axes[0].set_ylabel("learning rate")
     _legend(figure, axes)
+    return figure
+
+
+def tuned(leaderboard: dict[str, Any]) -> Figure:
+    """The verdicts of a tuned search (``tuner leaderboard -o json``): each arm's difference with its interval."""
+    figure = Figure(figsize=(7, 2.2), layout="constrained")
+    axis = figure.subplots()
+    rows = [row for row in leaderboard["rows"] if row["comparison"]]
+    for height, row in enumerate(reversed(rows)):
+        found = row["comparison"]
+        axis.plot([found["low"], found["high"]], [height] * 2, color=RIGHT, lw=1.5)
+        axis.plot(found["mean_diff"], height, "o", color=RIGHT)
+    margin = leaderboard["margin"]
+    axis.axvspan(-margin, margin, color=LOG, alpha=0.15, lw=0)
+    axis.axvline(0, color="black", lw=0.8)
+    axis.set_yticks(range(len(rows)), [f"{row['arm']}: {row['comparison']['outcome']}" for row in reversed(rows)])
+    axis.set_xlabel(f"points of test accuracy against {leaderboard['baseline']}, 95 % interval; shaded: a tie")
     return figure
 
 
