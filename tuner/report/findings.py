@@ -1,6 +1,7 @@
 """Everything that a report shows, as plain values: computed from a job's record alone, drawn elsewhere."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,19 +10,55 @@ from typing import Any
 from trainables.config import derive_seed
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
-from trainables.space import Plan, Scalar
+from trainables.space import Choice, Domain, Plan, Scalar
+from tuner.advice import scaled
 from tuner.arms import Arm, arms
 from tuner.inspect_schedule import points
 from tuner.leaderboard import Leaderboard, Row
 from tuner.record import LOST, Record, Stage, State, Trial
 from tuner.report.anytime import Curve, by_epochs, by_trials
 from tuner.report.sensitivity import Near, near_best
+from tuner.report.statements import Statements, statements
 from tuner.spec import SearchSpec
 
 TOLERANCE: Mapping[str, float] = {"val_acc": 0.01, "val_loss": 0.05}
 """The loss that a sensitivity card states, by the objective: a point of accuracy, or nats."""
 SCHEDULE_POINTS = 200
 Series = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What was searched of one knob.
+
+    Args:
+        name: the knob's.
+        searched: its range, in words.
+        scale: ``linear``, ``log``, ``one-minus-log`` or ``choice``.
+        low, high: the range's ends; None for a choice.
+        values: of a choice.
+    """
+
+    name: str
+    searched: str
+    scale: str
+    low: float | None
+    high: float | None
+    values: tuple[Scalar, ...]
+
+    @classmethod
+    def of(cls, name: str, domain: Domain) -> "Knob":
+        """A knob of a search space."""
+        if isinstance(domain, Choice):
+            return cls(name, str(domain), "choice", None, None, domain.values)
+        return cls(name, str(domain), domain.scale, domain.low, domain.high, ())
+
+    def share(self, value: Scalar) -> float:
+        """Where in the range a value lies, from 0 to 1 on its scale; of a choice, by its place in the list."""
+        if self.low is None or self.high is None:
+            return self.values.index(value) / max(1, len(self.values) - 1)
+        low, high, at = (scaled(self.scale, float(number)) for number in (self.low, self.high, value))
+        return (at - low) / (high - low)
 
 
 @dataclass(frozen=True)
@@ -64,11 +101,21 @@ class Band:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a winner's updates used, by epochs done: its learning rate, and its decay as torch takes it."""
+    """What a winner's updates use by its schedule, and what its trial reported of the last update of each epoch.
+
+    Args:
+        epoch: epochs done before the update.
+        lr: its learning rate.
+        weight_decay: its decay, as torch takes it.
+        reported_epoch, reported_lr, reported_weight_decay: the same, as the trial reported them.
+    """
 
     epoch: Series
     lr: Series
     weight_decay: Series
+    reported_epoch: Series
+    reported_lr: Series
+    reported_weight_decay: Series
 
 
 @dataclass(frozen=True)
@@ -77,6 +124,7 @@ class ArmFindings:
 
     Args:
         row: of the leaderboard.
+        knobs: what was searched.
         spent: its training.
         trials: of its search, in their order.
         val, train_loss: over its confirm runs: the objective, and the training loss.
@@ -88,6 +136,7 @@ class ArmFindings:
     """
 
     row: Row
+    knobs: tuple[Knob, ...]
     spent: Spent
     trials: tuple[Tried, ...]
     val: Band | None
@@ -112,7 +161,8 @@ class Findings:
         gpus: of a trial.
         simulated: whether nothing was trained.
         arms: the baseline first.
-        origin: what it ran on and with.
+        statements: what is to be said in words.
+        origin: what it ran on and with, and the spec.
     """
 
     board: Leaderboard
@@ -122,11 +172,18 @@ class Findings:
     gpus: float
     simulated: bool
     arms: tuple[ArmFindings, ...]
+    statements: Statements
     origin: Mapping[str, Any]
 
+    @property
+    def measure(self) -> str:
+        """The objective's name for people."""
+        return "validation accuracy" if self.maximize else "validation loss"
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return dataclasses.asdict(self) | {"board": self.board.to_dict()}
+        """Plain values that JSON can hold: None for what is no number."""
+        values: dict[str, Any] = _plain(dataclasses.asdict(self) | {"board": self.board.to_dict()})
+        return values
 
 
 def findings(record: Record, spec: SearchSpec, board: Leaderboard) -> Findings:
@@ -142,6 +199,7 @@ def findings(record: Record, spec: SearchSpec, board: Leaderboard) -> Findings:
         gpus=spec.resources.gpus,
         simulated=record.simulated,
         arms=tuple(found.arm(arm, rows[arm.name], board.round) for arm in found.arms),
+        statements=statements(record, spec, board),
         origin={
             key: job[key]
             for key in ("versions", "machine", "data_images", "data_fingerprint", "git_commit", "concurrent", "spec")
@@ -166,6 +224,7 @@ class _Finder:
         after_trials, after_epochs = self._anytime(searched)
         return ArmFindings(
             row=row,
+            knobs=tuple(Knob.of(knob, domain) for knob, domain in arm.space.items()),
             spent=_spent(searched, confirmed),
             trials=tuple(self._tried(trial) for trial in searched),
             val=_band(confirmed, self._key, self._plan.epochs),
@@ -211,13 +270,24 @@ class _Finder:
     def _rates(self, winner: Trial) -> Rates:
         every = max(1, self._plan.updates // SCHEDULE_POINTS)
         used = points(Schedule(Hyper(**winner.hyper), self._plan), every)
-        columns = [(point.epoch, point.lr, point.weight_decay) for point in used]
-        return Rates(*(tuple(rounded(value) for value in column) for column in zip(*columns, strict=True)))
+        planned = [(point.epoch, point.lr, point.weight_decay) for point in used]
+        last = 1 / self._plan.steps_per_epoch
+        reported = [(epoch["epoch"] - last, epoch["lr"], epoch["weight_decay"]) for epoch in winner.epochs]
+        columns = [*zip(*planned, strict=True), *zip(*reported, strict=True)]
+        return Rates(*(tuple(map(rounded, column)) for column in columns))
 
 
 def rounded(value: float) -> float:
     """To six digits: more would only make the page larger."""
     return float(f"{value:.6g}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _finite(value: float) -> float | None:

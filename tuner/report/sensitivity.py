@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainables.space import Choice, Domain, Scalar
+from tuner.report.statements import short
 
 LEAST = 3
 """Fewer trials near the best say nothing of a range."""
@@ -69,3 +70,12 @@ def _near(knob: str, domain: Domain, best: Scalar, values: Sequence[Scalar]) -> 
     ordered = sorted(values, key=float)
     low, high = (ordered[0], ordered[-1]) if len(values) >= LEAST else (None, None)
     return Near(knob, best, str(domain), low, high, (), len(values))
+
+
+def reach(near: Near) -> str:
+    """How far it moved, in words."""
+    if not near.enough:
+        return f"too few trials to tell ({near.trials})"
+    if near.low is None or near.high is None:
+        return ", ".join(map(str, near.values))
+    return f"{short(near.low)} to {short(near.high)}"

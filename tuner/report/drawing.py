@@ -1,0 +1,126 @@
+"""How figures look: one colour, dash and symbol an arm, and what all of them have in common."""
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go
+
+BASELINE = "#808080"
+VARIANTS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+"""Okabe & Ito's colours that are seen on white and on black; colour-blind people tell them apart."""
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "cross", "pentagon", "hexagon", "star-triangle-up")
+HEIGHT = 360
+SMALL = 240
+
+
+class Look(NamedTuple):
+    """One arm's colour, dash and symbol, the same in all figures."""
+
+    colour: str
+    dash: str
+    symbol: str
+
+    def faint(self, opacity: float) -> str:
+        """The colour, seen through."""
+        red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
+        return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the page.
+
+    Args:
+        name: its id on the page.
+        title: above it.
+        alt: what it shows, with the numbers, for those who do not see it.
+        caption: how to read it.
+        plot: data and layout for Plotly.
+        height: in pixels.
+    """
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    plot: dict[str, Any]
+    height: int = HEIGHT
+
+
+def looks(count: int) -> list[Look]:
+    """Of so many arms, the baseline first; beyond the colours, the dash tells arms of one colour apart."""
+    variants = [
+        Look(VARIANTS[i % len(VARIANTS)], DASHES[i // len(VARIANTS) % len(DASHES)], SYMBOLS[(i + 1) % len(SYMBOLS)])
+        for i in range(count - 1)
+    ]
+    return [Look(BASELINE, "solid", SYMBOLS[0]), *variants]
+
+
+def drawn(traces: Sequence[Any], height: int = HEIGHT, **layout: Any) -> dict[str, Any]:
+    """A plot as plain values; the page gives it the theme's colours."""
+    figure = go.Figure(
+        data=list(traces),
+        layout={
+            "template": None,
+            "height": height,
+            "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
+            "hovermode": "closest",
+        },
+    )
+    figure.update_layout(**layout)
+    figure.update_xaxes(automargin=True, zeroline=False, title_standoff=8)
+    figure.update_yaxes(automargin=True, zeroline=False, title_standoff=8)
+    plain: dict[str, Any] = json.loads(figure.to_json())
+    # Plotly's default template would come into each figure again.
+    plain["layout"].pop("template", None)
+    return plain
+
+
+def axis(title: str, scale: str = "linear", low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    """An axis; on a logarithmic one, whole powers of ten unless it spans less than two of them."""
+    if scale != "log":
+        return {"title": {"text": safe(title)}}
+    decades = math.log10(high / low) if low and high else 3.0
+    ticks = {"dtick": 1} if decades >= 1.5 else {"nticks": 6}
+    return {"title": {"text": safe(title)}, "type": "log", "exponentformat": "power", "minorloglabels": "none", **ticks}
+
+
+def safe(value: Any) -> str:
+    """Text as it is: Plotly takes some tags for its own."""
+    return html.escape(str(value))
+
+
+def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], look: Look, group: str) -> Any:
+    """The area between two lines."""
+    return go.Scatter(
+        x=[*x, *reversed(x)],
+        y=[*high, *reversed(low)],
+        fill="toself",
+        fillcolor=look.faint(0.18),
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        legendgroup=safe(group),
+        showlegend=False,
+    )
+
+
+def line(x: Sequence[float], y: Sequence[float], look: Look, name: str, unit: str, width: float = 2.5) -> Any:
+    """An arm's line, with its name in the legend."""
+    return go.Scatter(
+        x=list(x),
+        y=list(y),
+        name=safe(name),
+        legendgroup=safe(name),
+        mode="lines",
+        line={"color": look.colour, "dash": look.dash, "width": width},
+        hovertemplate=f"%{{fullData.name}}<br>{unit} %{{x:.4~g}}: %{{y:.4~g}}<extra></extra>",
+    )
