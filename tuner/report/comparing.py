@@ -7,10 +7,11 @@ import plotly.graph_objects as go
 from tuner.report.anytime import Curve
 from tuner.report.drawing import Figure, Look, axis, band, drawn, line, looks, safe
 from tuner.report.findings import ArmFindings, Band, Findings
-from tuner.report.statements import short
+from tuner.report.statements import short, test_text
 from tuner.verdict import Comparison
 
 ROW = 56
+MOST_MARKS = 20
 Drawn = Sequence[tuple[ArmFindings, Look]]
 
 
@@ -42,8 +43,8 @@ def _forest(found: Findings, arms: Drawn) -> Figure | None:
         height,
         showlegend=False,
         shapes=shapes,
-        xaxis=axis(f"test accuracy minus that of {found.board.baseline}, points"),
-        yaxis={"autorange": "reversed", "type": "category", "range": [len(judged) - 0.4, -0.7]},
+        xaxis={**axis(f"test accuracy minus that of {found.board.baseline}, points"), "range": _room(judged, margin)},
+        yaxis={"type": "category", "range": [len(judged) - 0.4, -0.75]},
     )
     return Figure(
         "forest",
@@ -54,6 +55,15 @@ def _forest(found: Findings, arms: Drawn) -> Figure | None:
         plot,
         height,
     )
+
+
+def _room(judged: Sequence[tuple[ArmFindings, Look, Comparison]], margin: float) -> list[float]:
+    """What the axis shows: every interval, the margin, and room at both ends for the text above a mark."""
+    ends = [-margin, margin, 0.0]
+    for _, _, c in judged:
+        ends += [end for end in (c.low, c.high, c.mean_diff) if end is not None]
+    room = 0.22 * ((max(ends) - min(ends)) or 1.0)
+    return [min(ends) - room, max(ends) + room]
 
 
 def _interval(arm: ArmFindings, look: Look, c: Comparison) -> go.Scatter:
@@ -107,7 +117,7 @@ def _seeds(found: Findings, arms: Drawn) -> Figure | None:
                 hoverinfo="text",
             )
         )
-    told = (f"{a.row.arm} {a.row.test_mean:.2f} (sd {short(a.row.test_sd)}, {len(a.row.tests)} seeds)" for a, _ in tested)
+    told = (f"{arm.row.arm} {test_text(arm.row)} ({len(arm.row.tests)} seeds)" for arm, _ in tested)
     return Figure(
         "seeds",
         "Test accuracy, seed by seed",
@@ -127,12 +137,12 @@ def _learning(found: Findings, arms: Drawn) -> Figure | None:
         elif arm.row.winner is not None:
             best = next(trial.curve for trial in arm.trials if trial.number == arm.row.winner)
             traces.append(line(_epochs(best), [value or 0.0 for value in best], look, arm.row.arm, "epoch", 1.5))
-    ended = (f"{a.row.arm} {a.val.mean[-1]:.4g} ± {a.val.sd[-1]:.2g} over {a.val.seeds} seeds" for a, _ in arms if a.val)
+    ended = (f"{arm.row.arm} {arm.val.mean[-1]:.4g} ± {arm.val.sd[-1]:.2g}" for arm, _ in arms if arm.val)
     return Figure(
         "learning",
         f"{found.measure.capitalize()} by epoch",
         f"{found.measure.capitalize()} by epoch. At the end: {'; '.join(ended) or 'no confirm run has finished'}.",
-        "Thick: the winners' confirm runs, mean ± sd over seeds (before them, the best trial, thin). Faint: every trial "
+        "Thick: the winners' confirm runs, mean ± sd over seeds (before them, the best trial, thin). Faint: all trials "
         "of the search.",
         drawn(traces, xaxis=axis("epoch"), yaxis=axis(found.measure, "linear" if found.maximize else "log")),
     )
@@ -148,7 +158,7 @@ def _all_trials(arm: ArmFindings, look: Look) -> go.Scatter:
         x=x,
         y=y,
         mode="lines",
-        line={"color": look.faint(0.28), "width": 1},
+        line={"color": look.faint(0.35), "width": 1},
         hoverinfo="skip",
         legendgroup=safe(arm.row.arm),
         showlegend=False,
@@ -242,14 +252,24 @@ def _cost(found: Findings, arms: Drawn) -> Figure | None:
     ]
     if not traces:
         return None
-    told = (f"{arm.row.arm} " + ", ".join(f"{kind} {factor * getattr(arm.spent, kind):.0f}" for kind, _, _ in kinds) for arm, _ in arms)
+    told = (
+        f"{arm.row.arm} " + ", ".join(f"{kind} {factor * getattr(arm.spent, kind):.0f}" for kind, _, _ in kinds)
+        for arm, _ in arms
+    )
     return Figure(
         "cost",
         "Where the time went",
-        f"{unit} by arm: {'; '.join(told)}.",
+        f"{unit.capitalize() if not found.gpus else unit} by arm: {'; '.join(told)}.",
         "Useful: trials that trained to their end. Pruned: stopped early. Failed: diverged or gave no result. Confirm: "
         "runs on fresh seeds.",
-        drawn(traces, height, barmode="stack", xaxis=axis(unit), yaxis={"autorange": "reversed", "type": "category"}),
+        drawn(
+            traces,
+            height,
+            barmode="stack",
+            legend_traceorder="normal",
+            xaxis=axis(unit),
+            yaxis={"autorange": "reversed", "type": "category"},
+        ),
         height,
     )
 
@@ -269,11 +289,12 @@ def _rates(found: Findings, arms: Drawn, which: str, title: str) -> Figure | Non
     traces = []
     for arm, look, rates in used:
         traces.append(line(rates.epoch, getattr(rates, which), look, arm.row.arm, "epoch", 2))
+        every = 1 + len(rates.reported_epoch) // MOST_MARKS
         reported = {"size": 5, "color": look.colour, "symbol": f"{look.symbol}-open"}
         traces.append(
             go.Scatter(
-                x=rates.reported_epoch,
-                y=getattr(rates, f"reported_{which}"),
+                x=rates.reported_epoch[::every],
+                y=getattr(rates, f"reported_{which}")[::every],
                 mode="markers",
                 marker=reported,
                 legendgroup=safe(arm.row.arm),
@@ -291,6 +312,6 @@ def _rates(found: Findings, arms: Drawn, which: str, title: str) -> Figure | Non
         f"schedule-{which}",
         f"{title.capitalize()} of the winners",
         f"{title.capitalize()} by epoch: {'; '.join(told)}.",
-        f"Lines: the schedule at every update{times}. Marks: what the trial reported after each epoch.",
-        drawn(traces, xaxis=axis("epoch"), yaxis={**axis(title), "rangemode": "tozero", "exponentformat": "power"}),
+        f"Lines: the schedule at every update{times}. Marks: what the trial reported after epochs.",
+        drawn(traces, xaxis=axis("epoch"), yaxis={**axis(title), "rangemode": "tozero", "exponentformat": "e"}),
     )

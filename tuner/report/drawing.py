@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 BASELINE = "#808080"
-VARIANTS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-"""Okabe & Ito's colours that are seen on white and on black; colour-blind people tell them apart."""
+VARIANTS = ("#2485C7", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+"""Okabe & Ito's colours, which colour-blind people tell apart, the blue a little lighter to be seen on black."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "cross", "pentagon", "hexagon", "star-triangle-up")
 HEIGHT = 360
@@ -90,7 +90,7 @@ def axis(title: str, scale: str = "linear", low: float | None = None, high: floa
         return {"title": {"text": safe(title)}}
     decades = math.log10(high / low) if low and high else 3.0
     ticks = {"dtick": 1} if decades >= 1.5 else {"nticks": 6}
-    return {"title": {"text": safe(title)}, "type": "log", "exponentformat": "power", "minorloglabels": "none", **ticks}
+    return {"title": {"text": safe(title)}, "type": "log", "exponentformat": "e", "minorloglabels": "none", **ticks}
 
 
 def safe(value: Any) -> str:

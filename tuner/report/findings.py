@@ -18,6 +18,7 @@ from tuner.leaderboard import Leaderboard, Row
 from tuner.record import LOST, Record, Stage, State, Trial
 from tuner.report.anytime import Curve, by_epochs, by_trials
 from tuner.report.sensitivity import Near, near_best
+from tuner.report.spent import Spent, spent
 from tuner.report.statements import Statements, statements
 from tuner.spec import SearchSpec
 
@@ -78,16 +79,6 @@ class Tried:
     knobs: Mapping[str, Scalar]
     value: float | None
     curve: tuple[float | None, ...]
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Seconds of training by what came of them: trials that trained to their end, were pruned, or gave no result."""
-
-    useful: float
-    pruned: float
-    failed: float
-    confirm: float
 
 
 @dataclass(frozen=True)
@@ -225,7 +216,7 @@ class _Finder:
         return ArmFindings(
             row=row,
             knobs=tuple(Knob.of(knob, domain) for knob, domain in arm.space.items()),
-            spent=_spent(searched, confirmed),
+            spent=spent(searched, confirmed),
             trials=tuple(self._tried(trial) for trial in searched),
             val=_band(confirmed, self._key, self._plan.epochs),
             train_loss=_band(confirmed, "train_loss", self._plan.epochs),
@@ -292,18 +283,6 @@ def _plain(value: Any) -> Any:
 
 def _finite(value: float) -> float | None:
     return rounded(value) if abs(value) < float("inf") else None
-
-
-def _spent(searched: Sequence[Trial], confirmed: Sequence[Trial]) -> Spent:
-    def seconds(*states: State) -> float:
-        return round(sum(trial.seconds for trial in searched if trial.state in states), 1)
-
-    return Spent(
-        useful=seconds(State.COMPLETE, State.RUNNING),
-        pruned=seconds(State.PRUNED),
-        failed=seconds(*LOST),
-        confirm=round(sum(trial.seconds for trial in confirmed), 1),
-    )
 
 
 def _band(confirmed: Sequence[Trial], key: str, epochs: int) -> Band | None:

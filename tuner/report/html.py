@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -17,7 +18,7 @@ from tuner.report.drawing import looks
 from tuner.report.findings import Findings
 from tuner.report.searching import searching
 from tuner.report.sensitivity import reach
-from tuner.report.statements import short, test_text, tolerance_text, trials_text, val_text
+from tuner.report.statements import percent, short, spent_text, test_text, tolerance_text, trials_text, val_text
 
 
 def html(found: Findings) -> str:
@@ -36,9 +37,9 @@ def html(found: Findings) -> str:
         comparing=compared,
         searching=searched,
         tolerance=tolerance_text(found.tolerance, found.maximize),
-        unit="GPU-s" if found.gpus else "seconds",
+        unit="GPU-seconds" if found.gpus else "seconds",
         factor=found.gpus or 1.0,
-        spec=yaml.safe_dump(found.origin["spec"], sort_keys=False, allow_unicode=True),
+        spec=yaml.safe_dump(_given(found.origin["spec"]), sort_keys=False, allow_unicode=True),
         plots=_inline({figure.name: figure.plot for figure in figures}),
         # These three are files of the packages': nothing of a job is in them.
         css=Markup((page / "page.css").read_text(encoding="utf-8")),
@@ -55,11 +56,19 @@ def _environment() -> Environment:
         "test_text": test_text,
         "trials_text": trials_text,
         "verdict_text": verdict_text,
+        "spent_text": spent_text,
         "short": short,
         "reach": reach,
-        "percent": lambda share: "–" if share is None else f"{100 * share:.0f} %",
+        "percent": percent,
     }
     return environment
+
+
+def _given(values: Any) -> Any:
+    """Without what was left out of the spec."""
+    if isinstance(values, Mapping):
+        return {key: _given(part) for key, part in values.items() if part not in (None, {}, [])}
+    return [_given(part) for part in values] if isinstance(values, list) else values
 
 
 def _inline(values: Any) -> Markup:

@@ -1,5 +1,6 @@
 """Figures of one arm's search: its trials over all knobs and over each, and how much each knob mattered."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,8 +11,13 @@ from tuner.report.drawing import SMALL, Figure, Look, axis, drawn, safe
 from tuner.report.findings import ArmFindings, Findings, Knob, Tried
 from tuner.report.statements import short
 
-CLASSES = ((0.25, 0.95, 1.8), (0.5, 0.5, 1.2), (0.75, 0.28, 1.0), (1.0, 0.14, 1.0))
-"""Share of the trials, best first, and how opaque and how wide their lines are."""
+CLASSES = (
+    ("best quarter", 0.25, 0.95, 1.8),
+    ("second", 0.5, 0.55, 1.2),
+    ("third", 0.75, 0.32, 1.0),
+    ("worst quarter", 1.0, 0.18, 1.0),
+)
+"""Name, share of the trials, best first, up to which it goes, how opaque and how wide its lines are."""
 MOST_NAMED = 8
 """A choice of more values has only its first and its last named beside its axis."""
 
@@ -34,13 +40,12 @@ def _parallel(found: Findings, arm: ArmFindings, look: Look, valued: Sequence[Tr
     low, high = min(values), max(values)
     columns = [*arm.knobs, None]
     traces, begun = [], 0
-    for number, (share, opacity, width) in enumerate(CLASSES):
+    for name, share, opacity, width in CLASSES:
         ended = round(share * len(ranked))
-        name = f"{number + 1}. quarter" if number else "best quarter"
         lines = {"color": look.faint(opacity), "width": width}
         traces.append(_lines(arm, ranked[begun:ended], (low, high), lines, name))
         begun = ended
-    traces.reverse()
+    traces.reverse()  # the best are drawn last, over the others
     best = [trial for trial in valued if trial.number == arm.row.winner]
     traces.append(_lines(arm, best, (low, high), {"color": look.colour, "width": 4}, "winner"))
     places = [note for x, knob in enumerate(columns) for note in _places(x, knob, (low, high))]
@@ -51,10 +56,13 @@ def _parallel(found: Findings, arm: ArmFindings, look: Look, valued: Sequence[Tr
             "tickvals": list(range(len(columns))),
             "ticktext": [*(safe(knob.name) for knob in arm.knobs), safe(found.board.metric)],
             "range": [-0.25, len(columns) - 0.55],
-            "side": "bottom",
+            "showgrid": False,
+            "showline": False,
         },
         yaxis={"visible": False, "range": [-0.06, 1.06]},
-        shapes=[{"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": {"width": 1}} for x in range(len(columns))],
+        shapes=[
+            {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": {"width": 1}} for x in range(len(columns))
+        ],
         annotations=places,
     )
     settings = ", ".join(f"{knob} {short(value)}" for knob, value in arm.settings.items())
@@ -112,7 +120,9 @@ def _importances(arm: ArmFindings, look: Look) -> Figure:
         orientation="h",
         marker={"color": look.colour},
         text=[f"{100 * share:.0f} %" for _, share in ordered],
-        textposition="auto",
+        textposition="outside",
+        textangle=0,
+        cliponaxis=False,
         hoverinfo="skip",
     )
     return Figure(
@@ -123,7 +133,7 @@ def _importances(arm: ArmFindings, look: Look) -> Figure:
         drawn(
             [bar],
             SMALL,
-            xaxis={**axis("share"), "range": [0, 1.02], "tickformat": ".0%"},
+            xaxis={**axis("share"), "range": [0, 1.15], "tickvals": [0, 0.5, 1], "tickformat": ".0%"},
             yaxis={"autorange": "reversed", "type": "category"},
         ),
         SMALL,
@@ -146,8 +156,8 @@ def _slice(found: Findings, arm: ArmFindings, look: Look, knob: Knob) -> Figure:
     return Figure(
         f"slice-{arm.row.arm}-{knob.name}",
         knob.name,
-        f"{found.board.metric} by {knob.name} over {len(arm.trials)} trials of {arm.row.arm}; searched {knob.searched}; "
-        f"winner: {told}.",
+        f"{found.board.metric} by {knob.name} over {len(arm.trials)} trials of {arm.row.arm}; searched "
+        f"{knob.searched}; winner: {told}.",
         "",
         drawn(traces, SMALL, showlegend=False, xaxis=_knob_axis(knob), yaxis=axis(found.board.metric)),
         SMALL,
@@ -192,5 +202,13 @@ def _knob_axis(knob: Knob) -> dict[str, Any]:
     if knob.low is None or knob.high is None:
         return {**axis(knob.name), "type": "category", "categoryarray": [safe(value) for value in knob.values]}
     if knob.scale == "one-minus-log":
-        return {**axis(f"1 − {knob.name}", "log", 1 - knob.high, 1 - knob.low), "autorange": "reversed"}
-    return axis(knob.name, knob.scale, knob.low, knob.high)
+        ends = (1 - knob.low, 1 - knob.high)
+        return {**axis(f"1 − {knob.name}", "log", min(ends), max(ends)), "range": _wider(*map(math.log10, ends))}
+    ends = (math.log10(knob.low), math.log10(knob.high)) if knob.scale == "log" else (knob.low, knob.high)
+    return {**axis(knob.name, knob.scale, knob.low, knob.high), "range": _wider(*ends)}
+
+
+def _wider(begin: float, end: float) -> list[float]:
+    """The whole range that was searched, so that a value at its end is seen to be there."""
+    room = 0.06 * (end - begin)
+    return [begin - room, end + room]

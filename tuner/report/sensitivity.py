@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from trainables.space import Choice, Domain, Scalar
 from tuner.report.statements import short
 
+ROUNDING = 1e-9
+"""0.90 - 0.89 is a little more than 0.01."""
 LEAST = 3
 """Fewer trials near the best say nothing of a range."""
 
@@ -59,7 +61,7 @@ def near_best(
         maximize: whether larger is better.
     """
     lost = [(best_value - value) if maximize else (value - best_value) for _, value in trials]
-    near = [knobs for (knobs, _), loss in zip(trials, lost, strict=True) if loss <= tolerance]
+    near = [knobs for (knobs, _), loss in zip(trials, lost, strict=True) if loss <= tolerance + ROUNDING]
     return tuple(_near(knob, domain, best[knob], [knobs[knob] for knobs in near]) for knob, domain in space.items())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from trainables.catalog import MODELS
 from tuner.leaderboard import Leaderboard, Row
 from tuner.record import Record, Stage
+from tuner.report.spent import Spent
 from tuner.spec import SearchSpec
 
 
@@ -111,9 +112,19 @@ def trials_text(row: Row) -> str:
     return f"{row.trials}" + (f" ({rest})" if rest else "")
 
 
+def spent_text(spent: Spent, factor: float) -> str:
+    """Seconds of the search that were useful, pruned and failed, times a factor."""
+    return " / ".join(f"{factor * seconds:.0f}" for seconds in (spent.useful, spent.pruned, spent.failed))
+
+
 def tolerance_text(tolerance: float, maximize: bool) -> str:
     """A loss of the objective, in its unit."""
     return f"{100 * tolerance:g} point{'' if tolerance == 0.01 else 's'}" if maximize else f"{tolerance:g} nats"
+
+
+def percent(share: float | None) -> str:
+    """A share, if there is one."""
+    return "–" if share is None else f"{100 * share:.0f} %"
 
 
 def short(value: Any) -> str:

@@ -42,7 +42,7 @@
     if (printing) {
       before = root.dataset.theme || "";
       root.dataset.theme = "light";
-      for (const [place] of plots) place.style.width = place.parentElement.matches(".whole") ? "680px" : "330px";
+      for (const [place] of plots) place.style.width = place.parentElement.matches(".whole") ? "590px" : "285px";
     } else {
       if (before) root.dataset.theme = before;
       else delete root.dataset.theme;
