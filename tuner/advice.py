@@ -42,6 +42,7 @@ def advice(record: Record, spec: SearchSpec, rows: Sequence["Row"], chosen: Mapp
     yield from _unequal_knobs(rows)
     yield from _lost(rows)
     yield from _few_trials(spec, rows)
+    yield from _few_seeds(record, rows)
     yield from _edges(record, spec, chosen)
     yield from _cut_cycles(record, chosen)
 
@@ -76,6 +77,14 @@ def _few_trials(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
     most = max(row.knobs for row in rows)
     if spec.budget.trials < FEW_TRIALS and most > 1:
         yield f"{spec.budget.trials} trials an arm are few for up to {most} knobs: luck may decide which setting wins"
+
+
+def _few_seeds(record: Record, rows: Sequence["Row"]) -> Iterator[str]:
+    wanted = {row.arm: row.comparison.seeds_needed for row in rows if row.comparison and row.comparison.seeds_needed}
+    if wanted and not record.simulated:
+        each = ", ".join(f"{arm} about {seeds}" for arm, seeds in wanted.items())
+        again = f"tuner confirm {record.name} --seeds {max(wanted.values())}"
+        yield f"a verdict needs more seeds ({each}); to judge again, on fresh ones alone: {again}"
 
 
 def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Iterator[str]:

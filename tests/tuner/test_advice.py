@@ -77,3 +77,15 @@ def test_restarts_that_do_not_end_on_a_cycle_are_told() -> None:
     assert "adamw_restarts's restarts 3x1 do not end on a cycle in 8 epochs" in warnings(
         with_knobs(spec, restarts="3x1"), spec
     )
+
+
+def test_where_more_seeds_would_settle_it_the_command_is_told() -> None:
+    history = with_knobs(TWO)
+    base, close = {1: 0.5, 2: 0.51, 3: 0.52}, {1: 0.53, 2: 0.51, 3: 0.55}
+    history.confirm(1, {"adam_l2": 0, "adamw": 0}, {"adam_l2": base, "adamw": close})
+    row = build(history.record(), TWO).rows[1]
+    assert row.comparison is not None
+    needed = row.comparison.seeds_needed
+    assert f"(adamw about {needed}); to judge again, on fresh ones alone: tuner confirm job-1 --seeds {needed}" in (
+        warnings(history)
+    )

@@ -1,6 +1,7 @@
 """The report in Markdown: verdict first, then what it rests on. Also MLflow's description of the parent run."""
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ from tuner.leaderboard import verdict_text
 from tuner.report.findings import Findings
 from tuner.report.sensitivity import reach
 from tuner.report.statements import percent, short, spent_text, test_text, tolerance_text, trials_text, val_text
+
+_TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 
 
 def markdown(found: Findings) -> str:
@@ -135,4 +138,4 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[st
 
 def _safe(value: Any) -> str:
     """Text that neither ends a cell nor is taken for HTML."""
-    return str(value).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return _TAG.sub("&lt;", str(value)).replace("|", "\\|")

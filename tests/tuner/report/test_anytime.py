@@ -2,19 +2,21 @@
 
 import itertools
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from tuner.report.anytime import MOST_POINTS, by_epochs, by_trials, expected_best
 
-VALUES = (0.3, 0.9, 0.5, 0.5, 0.7, 0.1)
+VALUES: Sequence[float] = (0.3, 0.9, 0.5, 0.5, 0.7, 0.1)
 
 
 @pytest.mark.parametrize("count", range(1, len(VALUES) + 1))
 def test_the_expected_best_is_the_mean_over_every_subset(count: int) -> None:
-    by_hand = statistics.fmean(max(subset) for subset in itertools.combinations(VALUES, count))
-    assert expected_best(VALUES)[count - 1] == pytest.approx(by_hand)
+    subsets: list[tuple[float, ...]] = list(itertools.combinations(VALUES, count))
+    by_hand = statistics.fmean(map(max, subsets))
+    assert float(expected_best(VALUES)[count - 1]) == pytest.approx(by_hand)
 
 
 def test_after_one_trial_it_is_the_mean_and_after_all_the_best() -> None:

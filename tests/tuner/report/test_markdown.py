@@ -80,6 +80,12 @@ def test_every_line_of_the_table_has_as_many_cells() -> None:
     assert all(len({row.count("|") for row in table}) == 1 for table in tables)
 
 
+def test_what_could_be_a_tag_or_the_end_of_a_cell_is_text() -> None:
+    history = searched()
+    history.events[0]["machine"]["system"] = "<b>x</b> | <!-- p < 0.1"
+    assert "- system &lt;b>x&lt;/b> \\| &lt;!-- p < 0.1, cpus 2" in report_of(history)
+
+
 def test_where_it_comes_from_is_told() -> None:
     text = confirmed(BETTER)
     for origin in ("ffffffffffffffff…", "200 train, 100 val, 100 test", "torch 2.15.0", "confirm runs on cpu made up"):

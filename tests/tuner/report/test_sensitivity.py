@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 
-from trainables.space import Choice, Domain, Float
+from trainables.space import Choice, Domain, Float, Scalar
 from tuner.report.sensitivity import Near, near_best, reach
 
 SPACE: Mapping[str, Domain] = {"lr": Float(1e-4, 1e-2, "log"), "restarts": Choice(("2x1", "4x1", "6x1"))}
 
 
 def near(*trials: tuple[float, str, float], maximize: bool = True) -> list[Near]:
-    found = [({"lr": lr, "restarts": restarts}, value) for lr, restarts, value in trials]
+    found: list[tuple[Mapping[str, Scalar], float]] = [
+        ({"lr": lr, "restarts": restarts}, value) for lr, restarts, value in trials
+    ]
     knobs, best = found[0]
     return list(near_best(SPACE, knobs, found, best, 0.01, maximize))
 
