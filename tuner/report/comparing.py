@@ -43,7 +43,7 @@ def _forest(found: Findings, arms: Drawn) -> Figure | None:
         height,
         showlegend=False,
         shapes=shapes,
-        xaxis={**axis(f"test accuracy minus that of {found.board.baseline}, points"), "range": _room(judged, margin)},
+        xaxis={**axis("difference in test accuracy, points"), "range": _room(judged, margin)},
         yaxis={"type": "category", "range": [len(judged) - 0.4, -0.75]},
     )
     return Figure(

@@ -7,6 +7,8 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const print = matchMedia("print");
 
+  let before = null; // the theme before printing, while it lasts
+
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
 
   function themed(layout) {
@@ -29,28 +31,25 @@
     for (const [place, figure] of plots) {
       // A copy: Plotly writes into what it is given.
       const { data, layout } = structuredClone(figure);
+      if (before !== null) layout.width = place.parentElement.matches(".whole") ? 670 : 325;
       Plotly.react(place, data, themed(layout), { displayModeBar: false, responsive: true, doubleClick: "reset" });
     }
     button.textContent = isDark() ? "Light" : "Dark";
     button.setAttribute("aria-label", `Show in ${isDark() ? "light" : "dark"} colours`);
   }
 
-  // On paper: black on white, as wide as the paper's columns.
-  let before = null;
+  // On paper: in light colours, as wide as the paper's columns.
   function toPaper(printing) {
     if (printing === (before !== null)) return;
     if (printing) {
       before = root.dataset.theme || "";
       root.dataset.theme = "light";
-      for (const [place] of plots) place.style.width = place.parentElement.matches(".whole") ? "590px" : "285px";
     } else {
       if (before) root.dataset.theme = before;
       else delete root.dataset.theme;
       before = null;
-      for (const [place] of plots) place.style.width = "";
     }
     draw();
-    for (const [place] of plots) Plotly.Plots.resize(place);
   }
 
   const button = document.getElementById("theme");
