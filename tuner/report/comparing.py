@@ -136,7 +136,7 @@ def _learning(found: Findings, arms: Drawn) -> Figure | None:
             traces += _banded(arm, arm.val, look)
         elif arm.row.winner is not None:
             best = next(trial.curve for trial in arm.trials if trial.number == arm.row.winner)
-            traces.append(line(_epochs(best), [value or 0.0 for value in best], look, arm.row.arm, "epoch", 1.5))
+            traces.append(line(_epochs(best), best, look, arm.row.arm, "epoch", 1.5))
     ended = (f"{arm.row.arm} {arm.val.mean[-1]:.4g} ± {arm.val.sd[-1]:.2g}" for arm, _ in arms if arm.val)
     return Figure(
         "learning",

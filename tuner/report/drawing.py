@@ -113,7 +113,7 @@ def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], look: 
     )
 
 
-def line(x: Sequence[float], y: Sequence[float], look: Look, name: str, unit: str, width: float = 2.5) -> Any:
+def line(x: Sequence[float], y: Sequence[float | None], look: Look, name: str, unit: str, width: float = 2.5) -> Any:
     """An arm's line, with its name in the legend."""
     return go.Scatter(
         x=list(x),
