@@ -93,7 +93,10 @@ def test_a_study_uses_the_training_library_and_nothing_uses_a_study() -> None:
         ("optuna", {"tuner.study"}),
         ("optuna_dashboard", {"tuner.dashboard"}),
         ("mlflow", {"tuner.tracking"}),
-        ("plotly", {f"tuner.report.{module}" for module in ("comparing", "drawing", "html", "searching")}),
+        (
+            "plotly",
+            {f"tuner.report.{module}" for module in ("budgets", "curves", "drawing", "html", "searching", "verdicts")},
+        ),
         (
             "ray",
             {

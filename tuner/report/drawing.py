@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
+from tuner.report.findings import ArmFindings
+
 BASELINE = "#808080"
 VARIANTS = ("#2485C7", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 """Okabe & Ito's colours, which colour-blind people tell apart, the blue a little lighter to be seen on black."""
@@ -16,6 +18,8 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "cross", "pentagon", "hexagon", "star-triangle-up")
 HEIGHT = 360
 SMALL = 240
+LONGEST = 24
+"""Letters of a name that fit beside a figure."""
 
 
 class Look(NamedTuple):
@@ -31,6 +35,10 @@ class Look(NamedTuple):
         return f"rgba({red},{green},{blue},{opacity:g})"
 
 
+Arms = Sequence[tuple[ArmFindings, Look]]
+"""Arms and how they look."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """One figure of the page.
@@ -41,7 +49,6 @@ class Figure:
         alt: what it shows, with the numbers, for those who do not see it.
         caption: how to read it.
         plot: data and layout for Plotly.
-        height: in pixels.
     """
 
     name: str
@@ -49,7 +56,11 @@ class Figure:
     alt: str
     caption: str
     plot: dict[str, Any]
-    height: int = HEIGHT
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return int(self.plot["layout"]["height"])
 
 
 def looks(count: int) -> list[Look]:
@@ -61,23 +72,28 @@ def looks(count: int) -> list[Look]:
     return [Look(BASELINE, "solid", SYMBOLS[0]), *variants]
 
 
+def tall(arms: Arms) -> int:
+    """The height of a figure with a legend of so many arms."""
+    return HEIGHT + 12 * max(0, len(arms) - 5)
+
+
 def drawn(traces: Sequence[Any], height: int = HEIGHT, **layout: Any) -> dict[str, Any]:
     """A plot as plain values; the page gives it the theme's colours."""
+    # Room that depends on the labels, which depend on the room, need not settle where there is little of it.
+    common = {"automargin": height > SMALL, "zeroline": False}
     figure = go.Figure(
         data=list(traces),
         layout={
             "template": None,
             "height": height,
-            "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+            "margin": {"l": 8, "r": 12, "t": 8, "b": 8} if height > SMALL else {"l": 64, "r": 12, "t": 8, "b": 44},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
             "hovermode": "closest",
         },
     )
-    figure.update_layout(**layout)
-    figure.update_xaxes(automargin=True, zeroline=False, title_standoff=8)
-    figure.update_yaxes(automargin=True, zeroline=False, title_standoff=8)
+    figure.update_layout(**layout | {name: common | layout.get(name, {}) for name in ("xaxis", "yaxis")})
     plain: dict[str, Any] = json.loads(figure.to_json())
     # Plotly's default template would come into each figure again.
     plain["layout"].pop("template", None)
@@ -85,17 +101,27 @@ def drawn(traces: Sequence[Any], height: int = HEIGHT, **layout: Any) -> dict[st
 
 
 def axis(title: str, scale: str = "linear", low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    """An axis; on a logarithmic one, whole powers of ten unless it spans less than two of them."""
+    """An axis; on a logarithmic one, whole powers of ten, and 2 and 5 times these where it spans few."""
     if scale != "log":
-        return {"title": {"text": safe(title)}}
+        return {"title": {"text": safe(title), "standoff": 8}}
     decades = math.log10(high / low) if low and high else 3.0
-    ticks = {"dtick": 1} if decades >= 1.5 else {"nticks": 6}
-    return {"title": {"text": safe(title)}, "type": "log", "exponentformat": "e", "minorloglabels": "none", **ticks}
+    ticks = {"dtick": 1} if decades >= 1.5 else {"dtick": "D2", "minorloglabels": "complete"}
+    return {"title": {"text": safe(title), "standoff": 8}, "type": "log", "exponentformat": "e", **ticks}
 
 
 def safe(value: Any) -> str:
     """Text as it is: Plotly takes some tags for its own."""
     return html.escape(str(value))
+
+
+def label(name: str) -> str:
+    """A name for a legend or an axis: of a long one, both its ends."""
+    return safe(name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}…{name[-8:]}")
+
+
+def arm_axis(names: Sequence[str]) -> dict[str, Any]:
+    """An axis of arms, in their order."""
+    return {"type": "category", "tickvals": [safe(name) for name in names], "ticktext": [label(name) for name in names]}
 
 
 def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], look: Look, group: str) -> Any:
@@ -118,7 +144,7 @@ def line(x: Sequence[float], y: Sequence[float | None], look: Look, name: str, u
     return go.Scatter(
         x=list(x),
         y=list(y),
-        name=safe(name),
+        name=label(name),
         legendgroup=safe(name),
         mode="lines",
         line={"color": look.colour, "dash": look.dash, "width": width},

@@ -10,13 +10,13 @@ from typing import Any
 from trainables.config import derive_seed
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
-from trainables.space import Choice, Domain, Plan, Scalar
-from tuner.advice import scaled
+from trainables.space import Plan, Scalar
 from tuner.arms import Arm, arms
 from tuner.inspect_schedule import points
 from tuner.leaderboard import Leaderboard, Row
 from tuner.record import LOST, Record, Stage, State, Trial
 from tuner.report.anytime import Curve, by_epochs, by_trials
+from tuner.report.knob import Knob
 from tuner.report.sensitivity import Near, near_best
 from tuner.report.spent import Spent, spent
 from tuner.report.statements import Statements, statements
@@ -26,40 +26,6 @@ TOLERANCE: Mapping[str, float] = {"val_acc": 0.01, "val_loss": 0.05}
 """The loss that a sensitivity card states, by the objective: a point of accuracy, or nats."""
 SCHEDULE_POINTS = 200
 Series = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Knob:
-    """What was searched of one knob.
-
-    Args:
-        name: the knob's.
-        searched: its range, in words.
-        scale: ``linear``, ``log``, ``one-minus-log`` or ``choice``.
-        low, high: the range's ends; None for a choice.
-        values: of a choice.
-    """
-
-    name: str
-    searched: str
-    scale: str
-    low: float | None
-    high: float | None
-    values: tuple[Scalar, ...]
-
-    @classmethod
-    def of(cls, name: str, domain: Domain) -> "Knob":
-        """A knob of a search space."""
-        if isinstance(domain, Choice):
-            return cls(name, str(domain), "choice", None, None, domain.values)
-        return cls(name, str(domain), domain.scale, domain.low, domain.high, ())
-
-    def share(self, value: Scalar) -> float:
-        """Where in the range a value lies, from 0 to 1 on its scale; of a choice, by its place in the list."""
-        if self.low is None or self.high is None:
-            return self.values.index(value) / max(1, len(self.values) - 1)
-        low, high, at = (scaled(self.scale, float(number)) for number in (self.low, self.high, value))
-        return (at - low) / (high - low)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from tuner.record import State
 from tuner.report.drawing import SMALL, Figure, Look, axis, drawn, safe
-from tuner.report.findings import ArmFindings, Findings, Knob, Tried
+from tuner.report.findings import ArmFindings, Findings, Tried
+from tuner.report.knob import Knob
 from tuner.report.statements import short
 
 CLASSES = (
@@ -73,7 +74,6 @@ def _parallel(found: Findings, arm: ArmFindings, look: Look, valued: Sequence[Tr
         f"winner: {settings or 'none yet'}.",
         "A line is a trial that gave a result; the better, the stronger. Each axis is on the scale that was searched.",
         plot,
-        330,
     )
 
 
@@ -134,9 +134,8 @@ def _importances(arm: ArmFindings, look: Look) -> Figure:
             [bar],
             SMALL,
             xaxis={**axis("share"), "range": [0, 1.15], "tickvals": [0, 0.5, 1], "tickformat": ".0%"},
-            yaxis={"autorange": "reversed", "type": "category"},
+            yaxis={"autorange": "reversed", "type": "category", "automargin": True},
         ),
-        SMALL,
     )
 
 
@@ -160,7 +159,6 @@ def _slice(found: Findings, arm: ArmFindings, look: Look, knob: Knob) -> Figure:
         f"{knob.searched}; winner: {told}.",
         "",
         drawn(traces, SMALL, showlegend=False, xaxis=_knob_axis(knob), yaxis=axis(found.board.metric)),
-        SMALL,
     )
 
 
