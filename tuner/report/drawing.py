@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
+from tuner.colours import VARIANTS, colour
 from tuner.report.findings import ArmFindings
 
-BASELINE = "#808080"
-VARIANTS = ("#2485C7", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-"""Okabe & Ito's colours, which colour-blind people tell apart, the blue a little lighter to be seen on black."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "cross", "pentagon", "hexagon", "star-triangle-up")
 HEIGHT = 360
@@ -65,11 +63,8 @@ class Figure:
 
 def looks(count: int) -> list[Look]:
     """Of so many arms, the baseline first; beyond the colours, the dash tells arms of one colour apart."""
-    variants = [
-        Look(VARIANTS[i % len(VARIANTS)], DASHES[i // len(VARIANTS) % len(DASHES)], SYMBOLS[(i + 1) % len(SYMBOLS)])
-        for i in range(count - 1)
-    ]
-    return [Look(BASELINE, "solid", SYMBOLS[0]), *variants]
+    dashes = [DASHES[max(0, number - 1) // len(VARIANTS) % len(DASHES)] for number in range(count)]
+    return [Look(colour(number), dash, SYMBOLS[number % len(SYMBOLS)]) for number, dash in enumerate(dashes)]
 
 
 def tall(arms: Arms) -> int:

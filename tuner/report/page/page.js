@@ -50,6 +50,7 @@
       before = null;
     }
     draw();
+    if (!printing) plots.forEach(([place]) => Plotly.Plots.resize(place));
   }
 
   const button = document.getElementById("theme");
