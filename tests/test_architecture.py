@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("trainables", "cluster", "tuner")
-HEAVY = ("torch", "ray", "mlflow", "optuna")
+HEAVY = ("torch", "ray", "mlflow", "optuna", "plotly")
 
 
 class Import(NamedTuple):
@@ -93,6 +93,10 @@ def test_a_study_uses_the_training_library_and_nothing_uses_a_study() -> None:
         ("optuna", {"tuner.study"}),
         ("optuna_dashboard", {"tuner.dashboard"}),
         ("mlflow", {"tuner.tracking"}),
+        (
+            "plotly",
+            {f"tuner.report.{module}" for module in ("budgets", "curves", "drawing", "html", "searching", "verdicts")},
+        ),
         (
             "ray",
             {

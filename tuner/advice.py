@@ -42,6 +42,7 @@ def advice(record: Record, spec: SearchSpec, rows: Sequence["Row"], chosen: Mapp
     yield from _unequal_knobs(rows)
     yield from _lost(rows)
     yield from _few_trials(spec, rows)
+    yield from _few_seeds(record, rows)
     yield from _edges(record, spec, chosen)
     yield from _cut_cycles(record, chosen)
 
@@ -78,6 +79,14 @@ def _few_trials(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
         yield f"{spec.budget.trials} trials an arm are few for up to {most} knobs: luck may decide which setting wins"
 
 
+def _few_seeds(record: Record, rows: Sequence["Row"]) -> Iterator[str]:
+    wanted = {row.arm: row.comparison.seeds_needed for row in rows if row.comparison and row.comparison.seeds_needed}
+    if wanted and not record.simulated:
+        each = ", ".join(f"{arm} about {seeds}" for arm, seeds in wanted.items())
+        again = f"tuner confirm {record.name} --seeds {max(wanted.values())}"
+        yield f"a verdict needs more seeds ({each}); to judge again, on fresh ones alone: {again}"
+
+
 def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Iterator[str]:
     for arm in arms(spec, Plan(**record.job["plan"])):
         if arm.name not in chosen:
@@ -104,21 +113,22 @@ def position(domain: Domain, value: Scalar) -> float | None:
     """Where in a range a value lies on the range's scale, from 0 to 1; None for a choice and for few whole numbers."""
     if isinstance(domain, Choice) or (isinstance(domain, Int) and (domain.high - domain.low) < LEAST_WHOLE):
         return None
-    low, high, at = (_scaled(domain, float(number)) for number in (domain.low, domain.high, value))
+    low, high, at = (scaled(domain.scale, float(number)) for number in (domain.low, domain.high, value))
     return (at - low) / (high - low)
 
 
-def _scaled(domain: Float | Int, number: float) -> float:
-    if domain.scale == "log":
+def scaled(scale: str, number: float) -> float:
+    """A number where equal steps are equal on the scale."""
+    if scale == "log":
         return math.log(number)
-    return -math.log(1 - number) if domain.scale == "one-minus-log" else number
+    return -math.log(1 - number) if scale == "one-minus-log" else number
 
 
 def _wider(knob: str, domain: Domain, at_top: bool) -> str:
     """What to put under ``parameters`` of the spec; nothing where no wider range is allowed."""
     if not isinstance(domain, Float):
         return ""
-    bottom, top = _scaled(domain, domain.low), _scaled(domain, domain.high)
+    bottom, top = scaled(domain.scale, domain.low), scaled(domain.scale, domain.high)
     more = WIDENED * (top - bottom)
     ends = (domain.low, _unscaled(domain, top + more)) if at_top else (_unscaled(domain, bottom - more), domain.high)
     low, high = float(f"{ends[0]:.2g}"), float(f"{ends[1]:.5g}")

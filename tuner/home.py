@@ -74,7 +74,12 @@ class JobFolder:
 
     @property
     def report(self) -> Path:
-        """The report people read."""
+        """The report, with pictures."""
+        return self.path / "report.html"
+
+    @property
+    def summary(self) -> Path:
+        """The report in Markdown."""
         return self.path / "report.md"
 
     @property

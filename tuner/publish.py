@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainables.files import files_at, inside, split
 from tuner import tracked
@@ -14,9 +15,14 @@ from tuner.home import JobFolder
 from tuner.leaderboard import Leaderboard, build
 from tuner.record import Record, Stage
 from tuner.registry import Champion
-from tuner.report.markdown import markdown
 from tuner.shared import explained
 from tuner.spec import SearchSpec, from_dict
+
+if TYPE_CHECKING:
+    from tuner.report.findings import Findings
+
+FORMS = (".html", ".md", ".json")
+"""Of a report, by the suffix of its file."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,10 +48,32 @@ def board_of(folder: JobFolder) -> Leaderboard:
     return _results(folder).board
 
 
-def report_of(folder: JobFolder) -> str:
-    """A job's report in Markdown as it stands."""
-    results = _results(folder)
-    return markdown(results.record, results.spec, results.board)
+def report_of(folder: JobFolder, form: str) -> str:
+    """A job's report as it stands.
+
+    Args:
+        folder: the job's.
+        form: one of ``FORMS``.
+    """
+    return _rendered(_findings(_results(folder)), form)
+
+
+def _findings(results: _Results) -> "Findings":
+    from tuner.report.findings import findings
+
+    return findings(results.record, results.spec, results.board)
+
+
+def _rendered(found: "Findings", form: str) -> str:
+    if form == ".json":
+        return json.dumps(found.to_dict(), indent=2, allow_nan=False) + "\n"
+    if form == ".md":
+        from tuner.report.markdown import markdown
+
+        return markdown(found)
+    from tuner.report.html import html
+
+    return html(found)
 
 
 def publish(folder: JobFolder) -> dict[str, Path]:
@@ -55,9 +83,16 @@ def publish(folder: JobFolder) -> dict[str, Path]:
     """
     results = _results(folder)
     board = results.board
-    write_new(folder.report, markdown(results.record, results.spec, board), force=True)
+    found = _findings(results)
+    write_new(folder.report, _rendered(found, ".html"), force=True)
+    write_new(folder.summary, _rendered(found, ".md"), force=True)
     write_new(folder.leaderboard, json.dumps(board.to_dict(), indent=2) + "\n", force=True)
-    files = {"spec.yaml": folder.spec, "report.md": folder.report, "leaderboard.json": folder.leaderboard}
+    files = {
+        "spec.yaml": folder.spec,
+        "report.html": folder.report,
+        "report.md": folder.summary,
+        "leaderboard.json": folder.leaderboard,
+    }
     for row in board.rows:
         if row.winner is not None and row.tests and not results.record.simulated:
             files[f"exports/{row.arm}.yaml"] = _export_arm(results, row.arm, folder.export(row.arm), force=True)

@@ -327,7 +327,7 @@ def _job(
 def _close(journal: Journal, sender: Sender, folder: JobFolder, view: View) -> None:
     journal.close()
     sender.drain()
-    sender.attach(publish(folder), folder.report.read_text())
+    sender.attach(publish(folder), folder.summary.read_text())
     sender.register(folder, view.say)
     if sender.problem:
         view.say(f"warning: {sender.problem}; nothing is lost: tuner sync {folder.id} sends the rest")

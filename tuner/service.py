@@ -5,6 +5,7 @@ command line is run there, and what it prints comes back. Nothing but the cluste
 """
 
 import base64
+import gzip
 import json
 import shlex
 import shutil
@@ -108,9 +109,26 @@ class Service:
         board: dict[str, Any] = self._json("leaderboard", job)
         return board
 
-    def report(self, job: str = "latest") -> str:
-        """A job's report in Markdown."""
-        return self._checked(self.ask(["report", job])).out
+    def report(self, job: str = "latest", form: str = "md") -> str:
+        """A job's report as text: ``md`` or ``json``."""
+        return self._checked(self.ask(["report", job, "-o", form])).out
+
+    def write_report(self, job: str = "latest", file: Path | None = None, force: bool = False) -> Path:
+        """Bring a job's report here, with pictures or in the form of the file's suffix.
+
+        Args:
+            job: its id, or the beginning of it.
+            file: where to; without one, JOB.html in the current folder, which may be there already.
+            force: overwrite.
+
+        Raises:
+            NotFound: no such job.
+            SpecError: the file is there, or the suffix is not known.
+        """
+        if file is None:
+            return self._fetch(["report", job], Path(), force=True)[0]
+        check_new(file, force)
+        return self._fetch(["report", job, "-o", file.name], file.parent, force)[0]
 
     def export(self, words: Sequence[str], file: Path, force: bool = False) -> list[Path]:
         """Bring winning settings here.
@@ -125,16 +143,7 @@ class Service:
             SpecError: the file is there, or the suffix is not known.
         """
         check_new(file, force)
-        answer = self._checked(self.ask(["forwarded", "export", *words, "-o", file.name]))
-        written = []
-        for name, content in json.loads(answer.out).items():
-            target = file.parent / name
-            if not target.resolve().is_relative_to(file.parent.resolve()):
-                raise IntegrityError(f"the cluster sent a file of the name {name!r}")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_new(target, base64.b64decode(content), force)
-            written.append(target)
-        return written
+        return self._fetch(["export", *words, "-o", file.name], file.parent, force)
 
     def logs(self, job: str, follow: bool = False) -> Iterator[str]:
         """Lines that the job's last driver printed; with ``follow`` as they come, until it ends."""
@@ -172,6 +181,19 @@ class Service:
         """Run ``tuner`` with these words on the cluster's head."""
         width = f"COLUMNS={_width()}"
         return self.api.run(f"{width} {PROGRAM} {shlex.join(words)}", timeout_s=timeout_s)
+
+    def _fetch(self, words: Sequence[str], folder: Path, force: bool) -> list[Path]:
+        """Write into a folder here what a command wrote there."""
+        answer = self._checked(self.ask(["forwarded", *words]))
+        written = []
+        for name, content in json.loads(answer.out).items():
+            target = folder / name
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise IntegrityError(f"the cluster sent a file of the name {name!r}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_new(target, gzip.decompress(base64.b64decode(content)), force)
+            written.append(target)
+        return written
 
     def _json(self, *words: str) -> Any:
         answer = self._checked(self.ask([*words, "-o", "json"]))

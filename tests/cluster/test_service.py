@@ -29,7 +29,9 @@ def test_a_spec_is_submitted_and_comes_back_as_a_verdict(up: Stack) -> None:
     board = json.loads(up.tuner("leaderboard", job, "-o", "json").out)
     assert board["job"] == job
     assert "search/adam_l2/0 complete" in up.tuner("logs", job).out
-    assert job in up.tuner("report", job).out
+    assert job in up.tuner("report", job, "-o", "md").out
+    assert up.tuner("report", job[:-3]).out == f"{job}.html\n"
+    assert (up.here.cwd / f"{job}.html").read_text().startswith("<!doctype html>")
 
     exported = up.tuner("export", job, "--best", "-o", "best.yaml")
     assert exported.code == 0, exported.err

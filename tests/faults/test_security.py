@@ -152,7 +152,15 @@ def test_the_job_ran_and_was_watched(seen: Seen) -> None:
     assert any("raylet" in argv for argv in seen.argv)
     assert any(file.name == "raylet.out" for file in seen.logs)
     names = {file.name for file in seen.files}
-    assert {"journal.jsonl", "report.md", "mlflow.db", "studies.db", "noam.yaml", "leaderboard.json"} <= names
+    assert {
+        "journal.jsonl",
+        "report.md",
+        "report.html",
+        "mlflow.db",
+        "studies.db",
+        "noam.yaml",
+        "leaderboard.json",
+    } <= names
 
 
 def test_no_secret_is_in_any_file_that_a_job_leaves(seen: Seen) -> None:

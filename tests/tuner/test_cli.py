@@ -251,7 +251,28 @@ def test_a_leaderboard_is_printed_alone(tuner: Tuner, searched_home: Home) -> No
 
 
 def test_a_report_is_made_again_as_it_was(tuner: Tuner, searched_home: Home) -> None:
-    assert tuner("report").out == searched_home.job().report.read_text() + "\n"
+    job = searched_home.job()
+    assert tuner("report", "-o", "md").out == job.summary.read_text()
+    ended = tuner("report")
+    assert ended.out == f"{job.id}.html\n"
+    assert Path(f"{job.id}.html").read_text() == job.report.read_text()
+    assert tuner("report").code == 0
+
+
+def test_a_report_as_data_is_json(tuner: Tuner, searched_home: Home) -> None:
+    found = json.loads(tuner("report", "-o", "json").out)
+    assert found["board"] == json.loads(searched_home.job().leaderboard.read_text())
+
+
+def test_a_report_is_written_in_the_form_that_its_file_names(tuner: Tuner, searched_home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "verdict.md"
+    assert tuner("report", "-o", str(file)).code == 0
+    assert file.read_text() == searched_home.job().summary.read_text()
+    again = tuner("report", "-o", str(file))
+    assert (again.code, again.err.count("\n")) == (2, 1)
+    assert tuner("report", "-o", str(file), "--force").code == 0
+    unknown = tuner("report", "-o", "report.pdf")
+    assert (unknown.code, "give a file that ends in .html, .md, .json" in unknown.err) == (2, True)
 
 
 def test_jobs_are_listed_oldest_first(tuner: Tuner, made_up_job: MakeJob) -> None:
@@ -328,7 +349,9 @@ def test_no_color_is_obeyed_on_a_terminal(made_up_job: MakeJob) -> None:
     assert "noam" in on_terminal(NO_COLOR="1")
 
 
-@pytest.mark.parametrize("args", [("leaderboard",), ("leaderboard", "-o", "json"), ("schema",), ("list",), ("report",)])
+@pytest.mark.parametrize(
+    "args", [("leaderboard",), ("leaderboard", "-o", "json"), ("schema",), ("list",), ("report", "-o", "md")]
+)
 def test_a_reader_that_goes_away_is_no_error(made_up_job: MakeJob, args: tuple[str, ...]) -> None:
     made_up_job("job-1", finished(BETTER))
     process = subprocess.Popen(

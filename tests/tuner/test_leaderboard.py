@@ -140,7 +140,7 @@ def test_unequal_numbers_of_knobs_are_warned_of() -> None:
     warnings = board(searched()).warnings
     assert "the arms searched unequal numbers of knobs (adam_l2 2, noam 3)" in warnings
     same = spec_of(("- variant: noam", "- adamw"))
-    assert build(History(same).record(), same).warnings == ()
+    assert not any("unequal" in warning for warning in build(History(same).record(), same).warnings)
 
 
 def test_lost_trials_are_warned_of() -> None:

@@ -125,11 +125,11 @@ def test_child_runs_hold_the_settings(searched: Searched) -> None:
 def test_the_parent_run_holds_the_verdict_and_the_files(searched: Searched) -> None:
     where, _ = searched
     parent = runs_of(where)[""]
-    assert parent.data.tags["mlflow.note.content"] == where.job.report.read_text()
+    assert parent.data.tags["mlflow.note.content"] == where.job.summary.read_text()
     stored = Path(parent.info.artifact_uri.removeprefix("file://"))
     files = {str(file.relative_to(stored)) for file in stored.rglob("*") if file.is_file()}
     exports = {f"exports/{arm}.yaml" for arm in where.job.record().arms}
-    assert files == {"spec.yaml", "report.md", "leaderboard.json", *exports}
+    assert files == {"spec.yaml", "report.html", "report.md", "leaderboard.json", *exports}
     assert (stored / "spec.yaml").read_text() == SPEC
     assert stored.is_relative_to(where.home.artifacts)
 
@@ -239,7 +239,7 @@ def test_confirming_again_judges_on_new_seeds_alone(copied: Place) -> None:
     for row in board.rows:
         assert set(row.tests) == set(second.seeds)
     assert record.state == "finished"
-    assert "round 2" in copied.job.report.read_text()
+    assert "round 2" in copied.job.summary.read_text()
     assert (copied.job.path / "weights" / "noam-round2.safetensors").exists()
     assert copied.processes_left() == []
 

@@ -16,7 +16,7 @@ def test_a_simulated_search_goes_all_the_way_and_is_not_taken_for_a_real_one(tmp
         record = where.job.record()
         assert len(record.of(Stage.SEARCH)) == 3 * 40
         assert {trial.state for trial in record.trials.values()} == {State.COMPLETE, State.PRUNED}
-        assert "**Simulated**" in where.job.report.read_text()
+        assert "**Simulated:" in where.job.summary.read_text()
         assert not where.job.export("adam_l2").exists()
         refused = where.tuner("export", "--best", "-o", "best.yaml")
         assert (refused.code, refused.err.count("\n")) == (2, 1)

@@ -1,4 +1,4 @@
-"""Commands about what jobs came to: list, leaderboard, report, sync, ui, dashboard."""
+"""Commands about what jobs came to: list, status, leaderboard, sync, ui, dashboard."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,19 +95,6 @@ def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: st
         raise GateError(f"no variant of {board.job} is shown to beat {board.baseline}")
 
 
-@click.command(epilog="Example: tuner report latest > report.md")
-@job_argument
-@on_a_cluster
-@home_option
-def report(job: str, home: Path | None) -> None:
-    """Print JOB's report in Markdown."""
-    from tuner.arrival import find_job
-    from tuner.home import Home
-    from tuner.publish import report_of
-
-    click.echo(report_of(find_job(Home.find(home), job)))
-
-
 @click.command(epilog="Example: tuner sync latest")
 @job_argument
 @on_a_cluster
@@ -125,7 +112,7 @@ def sync(job: str, home: Path | None) -> None:
     folder = find_job(place, job)
     writer = open_writer(spec_of(folder), place, folder)
     writer.send()
-    writer.attach(publish(folder), folder.report.read_text())
+    writer.attach(publish(folder), folder.summary.read_text())
     register_champion(writer, folder, lambda text: click.echo(text, err=True))
     mirror_once(folder)
     click.echo(f"{folder.id}: {len(writer.runs)} runs in MLflow are up to date", err=True)
@@ -189,13 +176,13 @@ def _job_row(job: "Overview") -> dict[str, str | int]:
     }
 
 
-COMMANDS = (list_jobs, status, leaderboard, report, sync, ui, dashboard)
+COMMANDS = (list_jobs, status, leaderboard, sync, ui, dashboard)
 
 
 def show_board(board: "Leaderboard", output: str) -> None:
     """Print a leaderboard, its warnings on stderr."""
     from tuner.leaderboard import verdict_text
-    from tuner.report.markdown import test_text, trials_text, val_text
+    from tuner.report.statements import test_text, trials_text, val_text
 
     if output == "json":
         print_json(board.to_dict())

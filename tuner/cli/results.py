@@ -1,4 +1,4 @@
-"""Commands about results: export, reproduce."""
+"""Commands about results: report, export, reproduce."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,61 @@ from tuner.cli.output import (
 
 if TYPE_CHECKING:
     from trainables.training import EpochReport
+
+
+PRINTED = {"-": "md", "md": "md", "json": "json"}
+"""What can be printed instead of written, and its form."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  tuner report latest                       JOB.html, with pictures; it needs no network
+  tuner report latest -o verdict.md         .html, .md or .json
+  tuner report latest -o json | jq .board.best
+"""
+)
+@job_argument
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="File to write (.html, .md, .json), or md or json to print it; JOB.html here, if not given.",
+)
+@click.option("--force", is_flag=True, help="Overwrite.")
+@address_option
+@home_option
+def report(job: str, output: str | None, force: bool, address: str | None, home: Path | None) -> None:
+    """Show what JOB found, as it stands: its verdict, curves, settings, warnings and conditions."""
+    from tuner.errors import SpecError
+    from tuner.publish import FORMS, report_of
+
+    file = None if output is None or output in PRINTED else Path(output)
+    if file is not None and file.suffix not in FORMS:
+        raise SpecError(f"no report of the form {output!r}; give a file that ends in {', '.join(FORMS)}, or md or json")
+    if (url := cluster_of(address)) is not None:
+        from tuner.service import Service
+
+        service = Service(url)
+        if output in PRINTED:
+            click.echo(service.report(job, PRINTED[output]), nl=False)
+        else:
+            click.echo(service.write_report(job, file, force))
+        return
+    from tuner.arrival import find_job
+    from tuner.export import check_new, write_new
+    from tuner.home import Home
+
+    folder = find_job(Home.find(home), job)
+    if output in PRINTED:
+        click.echo(report_of(folder, f".{PRINTED[output]}"), nl=False)
+        return
+    # Under its own name it is made anew as the job goes on.
+    overwrites = force or file is None
+    file = file or Path(f"{folder.id}.html")
+    check_new(file, overwrites)
+    write_new(file, report_of(folder, file.suffix), overwrites)
+    click.echo(file)
 
 
 @click.command(
@@ -136,4 +191,4 @@ def reproduce(
         raise IntegrityError(f"{file}: not reproduced")
 
 
-COMMANDS = (export, reproduce)
+COMMANDS = (report, export, reproduce)

@@ -1,6 +1,7 @@
 """Commands of a cluster's service: submit, logs, keep, and what these run on the head."""
 
 import base64
+import gzip
 import json
 import sys
 import tempfile
@@ -143,14 +144,14 @@ def work(job: str | None, seeds: int | None, data_path: str | None) -> None:
 @click.command(hidden=True, context_settings={"ignore_unknown_options": True})
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def forwarded(words: tuple[str, ...]) -> None:
-    """Run a command that writes files, and print these as JSON: name to content in base64."""
+    """Run a command that writes files, and print these as JSON: name to content, compressed and in base64."""
     from tuner.cli import cli
 
     with tempfile.TemporaryDirectory(prefix="tuner-") as made, chdir(made):
         with redirect_stdout(StringIO()):
             cli.main(list(words), standalone_mode=False)
         files = sorted(file for file in Path().rglob("*") if file.is_file())
-        content = {str(file): base64.b64encode(file.read_bytes()).decode() for file in files}
+        content = {str(file): base64.b64encode(gzip.compress(file.read_bytes())).decode() for file in files}
     sys.stdout.write(json.dumps(content))
 
 

@@ -1,5 +1,6 @@
 """Anytime curves: the best value to expect after so many trials, or so many epochs, of an arm's search.
 
+Optimizers are to be compared so, by what a budget of tuning buys (Sivaprasad et al. 2020, arXiv:1910.11758).
 The trials are taken as exchangeable, as if a random search had drawn them; where a sampler learns from earlier trials,
 later ones are better than that, and the curve is too high at its beginning.
 """

@@ -1,6 +1,7 @@
 """Everything that a report shows, as plain values: computed from a job's record alone, drawn elsewhere."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from tuner.inspect_schedule import points
 from tuner.leaderboard import Leaderboard, Row
 from tuner.record import LOST, Record, Stage, State, Trial
 from tuner.report.anytime import Curve, by_epochs, by_trials
+from tuner.report.knob import Knob
 from tuner.report.sensitivity import Near, near_best
+from tuner.report.spent import Spent, spent
+from tuner.report.statements import Statements, statements
 from tuner.spec import SearchSpec
 
 TOLERANCE: Mapping[str, float] = {"val_acc": 0.01, "val_loss": 0.05}
@@ -44,16 +48,6 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Spent:
-    """Seconds of training by what came of them: trials that trained to their end, were pruned, or gave no result."""
-
-    useful: float
-    pruned: float
-    failed: float
-    confirm: float
-
-
-@dataclass(frozen=True)
 class Band:
     """Mean and standard deviation over the confirm seeds that trained to their end, after each epoch."""
 
@@ -64,11 +58,21 @@ class Band:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a winner's updates used, by epochs done: its learning rate, and its decay as torch takes it."""
+    """What a winner's updates use by its schedule, and what its trial reported of the last update of each epoch.
+
+    Args:
+        epoch: epochs done before the update.
+        lr: its learning rate.
+        weight_decay: its decay, as torch takes it.
+        reported_epoch, reported_lr, reported_weight_decay: the same, as the trial reported them.
+    """
 
     epoch: Series
     lr: Series
     weight_decay: Series
+    reported_epoch: Series
+    reported_lr: Series
+    reported_weight_decay: Series
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class ArmFindings:
 
     Args:
         row: of the leaderboard.
+        knobs: what was searched.
         spent: its training.
         trials: of its search, in their order.
         val, train_loss: over its confirm runs: the objective, and the training loss.
@@ -88,6 +93,7 @@ class ArmFindings:
     """
 
     row: Row
+    knobs: tuple[Knob, ...]
     spent: Spent
     trials: tuple[Tried, ...]
     val: Band | None
@@ -112,7 +118,8 @@ class Findings:
         gpus: of a trial.
         simulated: whether nothing was trained.
         arms: the baseline first.
-        origin: what it ran on and with.
+        statements: what is to be said in words.
+        origin: what it ran on and with, and the spec.
     """
 
     board: Leaderboard
@@ -122,11 +129,18 @@ class Findings:
     gpus: float
     simulated: bool
     arms: tuple[ArmFindings, ...]
+    statements: Statements
     origin: Mapping[str, Any]
 
+    @property
+    def measure(self) -> str:
+        """The objective's name for people."""
+        return "validation accuracy" if self.maximize else "validation loss"
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return dataclasses.asdict(self) | {"board": self.board.to_dict()}
+        """Plain values that JSON can hold: None for what is no number."""
+        values: dict[str, Any] = _plain(dataclasses.asdict(self) | {"board": self.board.to_dict()})
+        return values
 
 
 def findings(record: Record, spec: SearchSpec, board: Leaderboard) -> Findings:
@@ -142,6 +156,7 @@ def findings(record: Record, spec: SearchSpec, board: Leaderboard) -> Findings:
         gpus=spec.resources.gpus,
         simulated=record.simulated,
         arms=tuple(found.arm(arm, rows[arm.name], board.round) for arm in found.arms),
+        statements=statements(record, spec, board),
         origin={
             key: job[key]
             for key in ("versions", "machine", "data_images", "data_fingerprint", "git_commit", "concurrent", "spec")
@@ -166,7 +181,8 @@ class _Finder:
         after_trials, after_epochs = self._anytime(searched)
         return ArmFindings(
             row=row,
-            spent=_spent(searched, confirmed),
+            knobs=tuple(Knob.of(knob, domain) for knob, domain in arm.space.items()),
+            spent=spent(searched, confirmed),
             trials=tuple(self._tried(trial) for trial in searched),
             val=_band(confirmed, self._key, self._plan.epochs),
             train_loss=_band(confirmed, "train_loss", self._plan.epochs),
@@ -211,8 +227,11 @@ class _Finder:
     def _rates(self, winner: Trial) -> Rates:
         every = max(1, self._plan.updates // SCHEDULE_POINTS)
         used = points(Schedule(Hyper(**winner.hyper), self._plan), every)
-        columns = [(point.epoch, point.lr, point.weight_decay) for point in used]
-        return Rates(*(tuple(rounded(value) for value in column) for column in zip(*columns, strict=True)))
+        planned = [(point.epoch, point.lr, point.weight_decay) for point in used]
+        last = 1 / self._plan.steps_per_epoch
+        reported = [(epoch["epoch"] - last, epoch["lr"], epoch["weight_decay"]) for epoch in winner.epochs]
+        columns = [*zip(*planned, strict=True), *zip(*reported, strict=True)]
+        return Rates(*(tuple(map(rounded, column)) for column in columns))
 
 
 def rounded(value: float) -> float:
@@ -220,20 +239,16 @@ def rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _finite(value: float) -> float | None:
     return rounded(value) if abs(value) < float("inf") else None
-
-
-def _spent(searched: Sequence[Trial], confirmed: Sequence[Trial]) -> Spent:
-    def seconds(*states: State) -> float:
-        return round(sum(trial.seconds for trial in searched if trial.state in states), 1)
-
-    return Spent(
-        useful=seconds(State.COMPLETE, State.RUNNING),
-        pruned=seconds(State.PRUNED),
-        failed=seconds(*LOST),
-        confirm=round(sum(trial.seconds for trial in confirmed), 1),
-    )
 
 
 def _band(confirmed: Sequence[Trial], key: str, epochs: int) -> Band | None:

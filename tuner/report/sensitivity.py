@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainables.space import Choice, Domain, Scalar
+from tuner.report.statements import short
 
+ROUNDING = 1e-9
+"""0.90 - 0.89 is a little more than 0.01."""
 LEAST = 3
 """Fewer trials near the best say nothing of a range."""
 
@@ -58,7 +61,7 @@ def near_best(
         maximize: whether larger is better.
     """
     lost = [(best_value - value) if maximize else (value - best_value) for _, value in trials]
-    near = [knobs for (knobs, _), loss in zip(trials, lost, strict=True) if loss <= tolerance]
+    near = [knobs for (knobs, _), loss in zip(trials, lost, strict=True) if loss <= tolerance + ROUNDING]
     return tuple(_near(knob, domain, best[knob], [knobs[knob] for knobs in near]) for knob, domain in space.items())
 
 
@@ -69,3 +72,12 @@ def _near(knob: str, domain: Domain, best: Scalar, values: Sequence[Scalar]) -> 
     ordered = sorted(values, key=float)
     low, high = (ordered[0], ordered[-1]) if len(values) >= LEAST else (None, None)
     return Near(knob, best, str(domain), low, high, (), len(values))
+
+
+def reach(near: Near) -> str:
+    """How far it moved, in words."""
+    if not near.enough:
+        return f"too few trials to tell ({near.trials})"
+    if near.low is None or near.high is None:
+        return ", ".join(map(str, near.values))
+    return f"{short(near.low)} to {short(near.high)}"

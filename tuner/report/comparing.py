@@ -1,0 +1,24 @@
+"""Figures that hold the arms against each other, under their headings."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from tuner.report.budgets import by_epochs, by_trials, cost
+from tuner.report.curves import decay, learning, lr, train_loss
+from tuner.report.drawing import Arms, Figure, looks
+from tuner.report.findings import Findings
+from tuner.report.verdicts import forest, seeds
+
+Maker = Callable[[Findings, Arms], Figure | None]
+PARTS: Mapping[str, tuple[Maker, ...]] = {
+    "Verdict": (forest, seeds),
+    "Learning curves": (learning, train_loss),
+    "What a budget buys": (by_trials, by_epochs, cost),
+    "Schedules that the winners used": (lr, decay),
+}
+
+
+def comparing(found: Findings) -> Iterator[tuple[str, list[Figure]]]:
+    """Headings and the figures under them, without those for which there is nothing to show yet."""
+    arms = list(zip(found.arms, looks(len(found.arms)), strict=True))
+    for heading, makers in PARTS.items():
+        yield heading, [figure for make in makers if (figure := make(found, arms)) is not None]

@@ -1,0 +1,82 @@
+"""The report as one HTML file that needs nothing else: Plotly is in it, and it may ask no other host for anything."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from tuner.leaderboard import verdict_text
+from tuner.report.comparing import comparing
+from tuner.report.drawing import looks
+from tuner.report.findings import Findings
+from tuner.report.searching import searching
+from tuner.report.sensitivity import reach
+from tuner.report.statements import percent, short, spent_text, test_text, tolerance_text, trials_text, val_text
+
+
+def html(found: Findings) -> str:
+    """The page."""
+    page = files("tuner.report") / "page"
+    arms = list(zip(found.arms, looks(len(found.arms)), strict=True))
+    compared = list(comparing(found))
+    searched = {arm.row.arm: list(searching(found, arm, look)) for arm, look in arms}
+    figures = [figure for group in (*(made for _, made in compared), *searched.values()) for figure in group]
+    library, script = get_plotlyjs(), (page / "page.js").read_text(encoding="utf-8")
+    template = _environment().from_string((page / "page.html").read_text(encoding="utf-8"))
+    return template.render(
+        board=found.board,
+        say=found.statements,
+        arms=arms,
+        comparing=compared,
+        searching=searched,
+        tolerance=tolerance_text(found.tolerance, found.maximize),
+        unit="GPU-seconds" if found.gpus else "seconds",
+        factor=found.gpus or 1.0,
+        spec=yaml.safe_dump(_given(found.origin["spec"]), sort_keys=False, allow_unicode=True),
+        plots=_inline({figure.name: figure.plot for figure in figures}),
+        # These three are files of the packages': nothing of a job is in them.
+        css=Markup((page / "page.css").read_text(encoding="utf-8")),
+        library=Markup(library),
+        script=Markup(script),
+        hashes=Markup(f"{_hash(library)} {_hash(script)}"),
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
+    environment.filters |= {
+        "val_text": val_text,
+        "test_text": test_text,
+        "trials_text": trials_text,
+        "verdict_text": verdict_text,
+        "spent_text": spent_text,
+        "short": short,
+        "reach": reach,
+        "percent": percent,
+    }
+    return environment
+
+
+def _given(values: Any) -> Any:
+    """Without what was left out of the spec."""
+    if isinstance(values, Mapping):
+        return {key: _given(part) for key, part in values.items() if part not in (None, {}, [])}
+    return [_given(part) for part in values] if isinstance(values, list) else values
+
+
+def _inline(values: Any) -> Markup:
+    """JSON in which nothing can end the script element that it lies in."""
+    text = json.dumps(values, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _hash(script: str) -> str:
+    """What the page's policy knows a script by: no other one runs."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
