@@ -80,13 +80,14 @@ def bucket(where: Place, server: S3Server, tmp_path: Path) -> Shared:
     return Shared(where, root, {"TUNER_SHARED": root, **server.env})
 
 
-@pytest.fixture(params=[pytest.param("folder", marks=pytest.mark.faults), "bucket"])
+@pytest.fixture(params=["folder", "bucket"])
 def shared(request: pytest.FixtureRequest) -> Shared:
     """Either."""
     found: Shared = request.getfixturevalue(request.param)
     return found
 
 
+@pytest.mark.faults
 def test_a_job_that_was_killed_goes_on_from_what_is_shared(shared: Shared) -> None:
     where = shared.where
     kill_all(where, shared.begin())
