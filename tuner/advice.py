@@ -88,17 +88,19 @@ def _few_seeds(record: Record, rows: Sequence["Row"]) -> Iterator[str]:
 
 
 def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Iterator[str]:
+    """A line for each end of a range that best values lie at, whatever number of arms have it."""
+    found: dict[tuple[str, Domain, str], list[str]] = {}
     for arm in arms(spec, Plan(**record.job["plan"])):
-        if arm.name not in chosen:
-            continue
-        for knob, domain in arm.space.items():
+        for knob, domain in arm.space.items() if arm.name in chosen else ():
             value = chosen[arm.name].hyper[knob]
             share = position(domain, value)
             if share is not None and not EDGE <= share <= 1 - EDGE:
                 end = "lower" if share < EDGE else "upper"
-                wider = _wider(knob, domain, at_top=end == "upper")
-                hint = f"; to search further, for all arms that have it: {wider}" if wider else ""
-                yield f"{arm.name}'s best {knob} {_short(value)} lies at the {end} end of its range ({domain}){hint}"
+                found.setdefault((knob, domain, end), []).append(f"{arm.name} {_short(value)}")
+    for (knob, domain, end), values in found.items():
+        wider = _wider(knob, domain, at_top=end == "upper")
+        hint = f"; to search further, for all arms that have it: {wider}" if wider else ""
+        yield f"the best {knob} lies at the {end} end of its range ({domain}): {', '.join(values)}{hint}"
 
 
 def _cut_cycles(record: Record, chosen: Mapping[str, Trial]) -> Iterator[str]:

@@ -34,7 +34,7 @@ def test_a_search_that_went_well_is_not_warned_of() -> None:
 
 def test_a_best_value_at_the_end_of_its_range_is_told_with_the_range_to_try_next() -> None:
     text = warnings(with_knobs(TWO, lr=0.0099))
-    assert "adamw's best lr 0.0099 lies at the upper end of its range (0.0001 to 0.01, log)" in text
+    assert "the best lr lies at the upper end of its range (0.0001 to 0.01, log): adamw 0.0099; " in text
     wider = text.split("for all arms that have it: ")[1].splitlines()[0]
     assert wider == "parameters: {lr: {min: 0.0001, max: 0.1, scale: log}}"
     assert load_with(wider).parameters["lr"].max == 0.1
