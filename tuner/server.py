@@ -54,7 +54,9 @@ def serve_mlflow(uri: str, artifacts: Path, port: int, page: str, more: str, bro
     serve(command, MLFLOW | {"MLFLOW_BACKEND_STORE_URI": uri}, port, "/health", page, more, browse)
 
 
-def serve(command: Sequence[str], env: Mapping[str, str], port: int, answers_at: str, page: str, browse: bool) -> None:
+def serve(
+    command: Sequence[str], env: Mapping[str, str], port: int, answers_at: str, page: str, more: str, browse: bool
+) -> None:
     """Run a server until Ctrl-C or SIGTERM; print the link once it answers.
 
     Args:
