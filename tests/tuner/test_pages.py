@@ -1,4 +1,4 @@
-"""What people see of a job, in a real browser: MLflow's own pages as ``tuner ui`` opens them, and the report."""
+"""What people see of a job, in a real browser: MLflow's own pages as ``tuner ui`` opens them."""
 
 import re
 import signal
@@ -84,7 +84,7 @@ def test_the_parent_is_described_by_its_verdicts_and_holds_its_report_and_export
             expect(verdicts.locator("td", has_text=arm).first).to_be_visible()
         expect(seen.page.get_by_role("link", name=re.compile("^noam-.-confirm-100002")).first).to_be_visible()
         seen.page.goto(links[1].partition("?")[0] + "/artifacts")
-        for name in ("report.md", "spec.yaml", "leaderboard.json", "exports"):
+        for name in ("report.html", "report.md", "spec.yaml", "leaderboard.json", "exports"):
             expect(seen.page.get_by_text(name, exact=True).first).to_be_visible()
         assert seen.wrong == ALWAYS
 
