@@ -76,8 +76,8 @@ def serve(
     with tempfile.TemporaryFile() as log, _asked_to_end(), _running(command, env, log) as server:
         try:
             _wait_until_up(server, base + answers_at, log)
-            show_links(base, page, more, browse)
             click.echo("Ctrl-C ends it", err=True)
+            show_links(base, page, more, browse)
             server.wait()
         except KeyboardInterrupt:
             return

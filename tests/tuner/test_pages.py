@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.faults.services import free_port
-from tests.tuner.browser import PATIENCE_MS, chromium, visit
+from tests.tuner.browser import PATIENCE_MS, Visit, chromium, visit
 from tests.tuner.jobs import Ended, Place
 from tuner.record import Stage
 from tuner.tracked import load
@@ -18,6 +18,9 @@ SCREEN = {"width": 2400, "height": 1400}
 """The table draws only the rows and columns that are in sight."""
 ALWAYS = ["404 /ajax-api/2.0/mlflow/users/current"]
 """What MLflow's pages do wrong by themselves, once a visit: without authentication no path says who is logged in."""
+
+NOTICE = "ResizeObserver loop completed with undelivered notifications."
+"""What Chromium says of charts that are laid out again while they are; now and then, and of no consequence."""
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,10 @@ def links(searched: tuple[Place, Ended], browser: Browser) -> Iterator[list[str]
     assert where.processes_left() == []
 
 
+def wrong(seen: Visit) -> list[str]:
+    return [what for what in seen.wrong if NOTICE not in what]
+
+
 def address(link: str, page: str) -> str:
     return link.partition("#")[0] + "#" + page
 
@@ -64,7 +71,7 @@ def test_the_link_leads_to_the_parent_with_its_children_and_what_sets_them_apart
         headers = " ".join(seen.page.locator(".ag-header-cell").all_inner_texts())
         for column in ("val/acc", "test/acc", "tuner.stage", "tuner.state", "lr", "warmup"):
             assert column in headers
-        assert seen.wrong == ALWAYS
+        assert wrong(seen) == ALWAYS
 
 
 def winner(searched: tuple[Place, Ended], arm: str) -> int:
@@ -86,7 +93,7 @@ def test_the_parent_is_described_by_its_verdicts_and_holds_its_report_and_export
         seen.page.goto(links[1].partition("?")[0] + "/artifacts")
         for name in ("report.html", "report.md", "spec.yaml", "leaderboard.json", "exports"):
             expect(seen.page.get_by_text(name, exact=True).first).to_be_visible()
-        assert seen.wrong == ALWAYS
+        assert wrong(seen) == ALWAYS
 
 
 def test_a_trials_curves_are_drawn(searched: tuple[Place, Ended], links: list[str], browser: Browser) -> None:
@@ -98,7 +105,7 @@ def test_a_trials_curves_are_drawn(searched: tuple[Place, Ended], links: list[st
         for name in ("train/acc", "train/loss", "val/acc", "val/loss"):
             expect(seen.page.get_by_text(f"noam-0 ({name})").first).to_be_visible()
         expect(seen.page.locator(".js-plotly-plot .trace .js-line").nth(3)).to_be_attached()
-        assert seen.wrong == ALWAYS
+        assert wrong(seen) == ALWAYS
 
 
 def test_the_winner_is_among_the_models_as_champion(
@@ -110,4 +117,4 @@ def test_the_winner_is_among_the_models_as_champion(
         seen.page.goto(address(links[0], "/models/tiny/versions/1"))
         expect(seen.page.get_by_text(f"of job {searched[0].job.id}").first).to_be_visible()
         # It looks for the description of one of MLflow's own flavours.
-        assert seen.wrong == [*ALWAYS, "404 /model-versions/get-artifact"]
+        assert wrong(seen) == [*ALWAYS, "404 /model-versions/get-artifact"]
