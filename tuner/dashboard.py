@@ -51,7 +51,7 @@ def serve_dashboard(folder: JobFolder, home: Home, port: int, browse: bool) -> N
     first = next(found[name] for name in (names[spec.baseline], *names.values()) if name in found)
     # The URL may hold a password, which others could read from a command line.
     env = {STORAGE: url, PORT: str(port)}
-    serve([sys.executable, "-m", "tuner.dashboard"], env, port, "/", f"/dashboard/studies/{first}", browse)
+    serve([sys.executable, "-m", "tuner.dashboard"], env, port, "/", f"/dashboard/studies/{first}", "", browse)
 
 
 def guarded(app: App) -> App:

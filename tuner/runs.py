@@ -47,9 +47,18 @@ def trial_run(event: Event, job: str, parent: str, arms: Sequence[str]) -> Looks
     return Looks(name, tags, {**event["hyper"], "seed": event["seed"]})
 
 
-def page_of(job: str, experiment: str) -> str:
-    """Where the UI shows a job's runs so, below its server's address; the experiments if it was told of none."""
-    return f"/#/experiments/{experiment}/runs?viewStateShareKey={job}" if experiment else ""
+MODEL_TRAINING = "workflowType=machine_learning"
+"""Opens the UI on what is for training; it begins with what is for language models."""
+
+
+def table_page(job: str, experiment: str) -> str:
+    """Where the UI shows the runs of a job as in its ``view``, below its server's address."""
+    return f"/#/experiments/{experiment}/runs?viewStateShareKey={job}&{MODEL_TRAINING}"
+
+
+def run_page(run: str, experiment: str) -> str:
+    """Where it shows one run."""
+    return f"/#/experiments/{experiment}/runs/{run}?{MODEL_TRAINING}"
 
 
 def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,25 +72,25 @@ def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def view(event: Event, job: str, parent: str) -> str:
-    """The runs table as it suits a job: its runs alone, unfolded, the best first, with a column for each knob.
+def view(event: Event, job: str) -> str:
+    """The runs table as it suits a job: its runs alone, the best first, with a column for each knob.
 
     Args:
         event: the one that says what the job runs.
         job: its id.
-        parent: its parent run's id.
 
     Returns:
         The UI's own form of a shared view; a field that is left out is undefined there, and not its default.
     """
-    metric = event["spec"].get("metric", {"name": "val/acc", "goal": "maximize"})
-    by = f"metrics.`{metric['name']}`"
+    metric = event["spec"]["metric"]
     knobs = dict.fromkeys(knob for arm in event["arms"] for knob in arm["space"])
-    columns = ["tags.`tuner.stage`", "tags.`tuner.state`", by, "metrics.`test/acc`", "metrics.`train/loss`"]
-    columns += [f"params.`{knob}`" for knob in knobs] + ["attributes.`Duration`"]
+    columns = [f"metrics.`{name}`" for name in ("val/acc", "val/loss", "test/acc", "train/loss")]
+    columns += [f"params.`{knob}`" for knob in knobs]
+    columns += ["attributes.`Duration`", "tags.`tuner.stage`", "tags.`tuner.state`"]
     facets = {
         "searchFilter": f"tags.`tuner.job` = '{job}'",
-        "orderByKey": by,
+        # Ordered by time, all are folded away below their parent, and no view can say otherwise.
+        "orderByKey": f"metrics.`{metric['name']}`",
         "orderByAsc": metric["goal"] == "minimize",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -92,7 +101,7 @@ def view(event: Event, job: str, parent: str) -> str:
         "selectedColumns": columns,
         "columnOrder": [],
         "columnWidths": {},
-        "runsExpanded": {parent: True},
+        "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
         "runsVisibilityMap": {},

@@ -31,29 +31,32 @@ MLFLOW = {
 """What ``tuner ui`` switches off: what MLflow tells its makers, and workers that would take gigabytes."""
 
 
-def serve_mlflow(uri: str, artifacts: Path, port: int, page: str, browse: bool) -> None:
-    """Serve MLflow's UI on a store and print the link to a page of it; a remote tracker is only linked to.
+def serve_mlflow(uri: str, artifacts: Path, port: int, page: str, more: str, browse: bool) -> None:
+    """Serve MLflow's UI on a store and print links to pages of it; a remote tracker is only linked to.
 
     Args:
         uri: the store's, or of a server.
         artifacts: where the store's artifacts are.
         port: to serve it at.
         page: what follows the server's address in the link.
-        browse: open the link as well.
+        more: the same of a second one, or "".
+        browse: open the first link as well.
 
     Raises:
         ServiceError: the port is taken, or the server does not start.
     """
     if uri.startswith(("http://", "https://")):
-        show_link(uri.rstrip("/") + page, browse)
+        show_links(uri.rstrip("/"), page, more, browse)
         return
     command = [sys.executable, "-m", "mlflow", "server", "--default-artifact-root", artifacts.as_uri()]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     # The URI may hold a password, which others could read from a command line.
-    serve(command, MLFLOW | {"MLFLOW_BACKEND_STORE_URI": uri}, port, "/health", page, browse)
+    serve(command, MLFLOW | {"MLFLOW_BACKEND_STORE_URI": uri}, port, "/health", page, more, browse)
 
 
-def serve(command: Sequence[str], env: Mapping[str, str], port: int, answers_at: str, page: str, browse: bool) -> None:
+def serve(
+    command: Sequence[str], env: Mapping[str, str], port: int, answers_at: str, page: str, more: str, browse: bool
+) -> None:
     """Run a server until Ctrl-C or SIGTERM; print the link once it answers.
 
     Args:
@@ -62,7 +65,8 @@ def serve(command: Sequence[str], env: Mapping[str, str], port: int, answers_at:
         port: where it listens.
         answers_at: a path that it answers when it is up.
         page: what follows its address in the link.
-        browse: open the link as well.
+        more: the same of a second one, or "".
+        browse: open the first link as well.
 
     Raises:
         ServiceError: the port is taken, or the server ends by itself or does not answer.
@@ -72,20 +76,21 @@ def serve(command: Sequence[str], env: Mapping[str, str], port: int, answers_at:
     with tempfile.TemporaryFile() as log, _asked_to_end(), _running(command, env, log) as server:
         try:
             _wait_until_up(server, base + answers_at, log)
-            show_link(base + page, browse)
             click.echo("Ctrl-C ends it", err=True)
+            show_links(base, page, more, browse)
             server.wait()
         except KeyboardInterrupt:
             return
         raise ServiceError(f"the server at {base} has ended: {_last_line(log)}")
 
 
-def show_link(link: str, browse: bool) -> None:
-    """Print a link, and open it where there is a screen."""
-    click.echo(link)
+def show_links(base: str, page: str, more: str, browse: bool) -> None:
+    """Print links to a server's pages, and open the first where there is a screen."""
+    for one in (page, more) if more else (page,):
+        click.echo(base + one)
     # Without a screen a browser for text would take the terminal.
     if browse and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        webbrowser.open(link)
+        webbrowser.open(base + page)
 
 
 def _check_free(port: int) -> None:

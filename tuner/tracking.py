@@ -274,8 +274,7 @@ class Writer:
             self._client.log_batch(run.info.run_id, params=missing[start : start + PARAMS_A_CALL])
         self._note.runs[key] = run.info.run_id
         if key == JOB:
-            shown = view(event, self._job.id, run.info.run_id)
-            self._client.set_experiment_tag(self._note.experiment, VIEW + self._job.id, shown)
+            self._client.set_experiment_tag(self._note.experiment, VIEW + self._job.id, view(event, self._job.id))
         return found is None
 
     def _arm_names(self) -> list[str]:

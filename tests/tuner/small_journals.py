@@ -32,7 +32,12 @@ class Told:
 
     def job(self) -> None:
         """What runs."""
-        spec: dict[str, Any] = {"name": "told", "budget": {"trials": 2}, "arms": ["adam_l2", "noam"]}
+        spec: dict[str, Any] = {
+            "name": "told",
+            "budget": {"trials": 2},
+            "metric": {"name": "val/acc", "goal": "maximize"},
+            "arms": ["adam_l2", "noam"],
+        }
         self._tell(
             "job",
             job=self.folder.id,

@@ -22,7 +22,7 @@ SERVE = """
 import sys
 from tuner.server import serve
 port = int(sys.argv[1])
-serve([sys.executable, "-c", sys.argv[2], str(port), *sys.argv[3:]], {}, port, "/", "/#/page", browse=False)
+serve([sys.executable, "-c", sys.argv[2], str(port), *sys.argv[3:]], {}, port, "/", "/#/page", "", browse=False)
 """
 
 
@@ -68,7 +68,7 @@ def test_a_signal_ends_it_cleanly_with_all_that_it_started(number: int, code: Se
 def test_a_server_that_ends_by_itself_is_told_with_its_last_line() -> None:
     code = "import sys; print('first'); print('no store'); sys.exit(3)"
     with pytest.raises(ServiceError, match="does not start: no store"):
-        serve([sys.executable, "-c", code], {}, free_port(), "/", "", browse=False)
+        serve([sys.executable, "-c", code], {}, free_port(), "/", "", "", browse=False)
 
 
 def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:
@@ -79,20 +79,20 @@ def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:
             time.sleep(0.05)
         try:
             with pytest.raises(ServiceError, match=f"port {port} on 127.0.0.1 cannot be used: Address already in use"):
-                serve(["never started"], {}, port, "/", "", browse=False)
+                serve(["never started"], {}, port, "/", "", "", browse=False)
         finally:
             other.kill()
 
 
 def test_a_remote_tracker_is_only_linked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    serve_mlflow("https://mlflow.example/", tmp_path, 1, "/#/experiments/1", browse=False)
-    assert capsys.readouterr().out == "https://mlflow.example/#/experiments/1\n"
+    serve_mlflow("https://mlflow.example/", tmp_path, 1, "/#/a", "/#/b", browse=False)
+    assert capsys.readouterr().out == "https://mlflow.example/#/a\nhttps://mlflow.example/#/b\n"
 
 
 def test_mlflow_tells_its_makers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[object] = []
     monkeypatch.setattr(server, "serve", lambda command, env, *more: handed.append(env))
-    serve_mlflow("sqlite:///x.db", tmp_path, 1, "", browse=False)
+    serve_mlflow("sqlite:///x.db", tmp_path, 1, "", "", browse=False)
     assert isinstance(handed[0], dict)
     assert handed[0]["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert handed[0]["MLFLOW_BACKEND_STORE_URI"] == "sqlite:///x.db"

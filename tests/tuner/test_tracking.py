@@ -1,5 +1,6 @@
 """The writer on a local store; what services do to it is in ``tests/faults/test_tracker.py``."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.tuner.small_journals import Told, due, held
+from tuner.colours import colour
 from tuner.errors import IntegrityError
 from tuner.home import JobFolder
 from tuner.tracked import load, save
@@ -59,12 +61,20 @@ def test_every_run_holds_what_it_is(told: Told, store: str, client: Any) -> None
     assert parent.data.params == {
         "name": "told",
         "budget.trials": "2",
+        "metric.name": "val/acc",
+        "metric.goal": "maximize",
         "arms": '["adam_l2", "noam"]',
         "versions.python": "3.11",
     }
     assert child.data.params == {"lr": "0.1", "l2": "0.0", "seed": "1"}
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.tags["tuner.reason"] == "a" * 5000
+    assert child.data.tags["mlflow.runColor"] == colour(1) != colour(0)
+    shared = json.loads(
+        client.get_experiment(parent.info.experiment_id).tags[f"mlflow.sharedViewState.{told.folder.id}"]
+    )
+    assert shared["searchFilter"] == f"tags.`tuner.job` = '{told.folder.id}'"
+    assert {"metrics.`val/acc`", "params.`lr`", "tags.`tuner.state`"} <= set(shared["selectedColumns"])
     assert (child.info.status, parent.info.status) == ("FAILED", "RUNNING")
 
 

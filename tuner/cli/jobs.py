@@ -126,13 +126,13 @@ def sync(job: str, home: Path | None) -> None:
 def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
     """Serve MLflow's UI on JOB's store, on this machine only, until Ctrl-C; print and open the link to JOB's runs.
 
-    A tracking server is only linked to.
+    The second link is to its verdict. A tracking server is only linked to.
     """
     from tuner.arrival import find_job
     from tuner.errors import without_password
     from tuner.home import Home
     from tuner.jobs import spec_of
-    from tuner.runs import page_of
+    from tuner.runs import run_page, table_page
     from tuner.sender import tracking_uri
     from tuner.server import serve_mlflow
     from tuner.tracked import load
@@ -141,10 +141,12 @@ def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
     folder = find_job(place, job)
     uri = tracking_uri(spec_of(folder), place)
     noted = load(folder.tracked)
-    if noted.tracker != without_password(uri):
+    page = more = ""
+    if noted.tracker == without_password(uri):
+        page, more = table_page(folder.id, noted.experiment), run_page(noted.runs[""], noted.experiment)
+    else:
         click.echo(f"warning: {without_password(uri)} was told nothing of {folder.id}; tuner sync tells it", err=True)
-        noted.experiment = ""
-    serve_mlflow(uri, place.artifacts, port, page_of(folder.id, noted.experiment), browse=not no_open)
+    serve_mlflow(uri, place.artifacts, port, page, more, browse=not no_open)
 
 
 @click.command(epilog="Example: tuner dashboard --port 8081")
