@@ -104,12 +104,15 @@ def _check_free(port: int) -> None:
 
 @contextmanager
 def _asked_to_end() -> Iterator[None]:
-    """SIGTERM, and a terminal that is closed, end it as Ctrl-C does."""
+    """SIGTERM, and a terminal that is closed, end it as Ctrl-C does.
+
+    Ctrl-C is among them: Python does not hear it where a script has started us in the background.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
