@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -77,12 +78,12 @@ class Seen:
                 self.listening |= {(address, argv[:100]) for address in listening(pid)}
             except OSError:
                 continue
-        for file in where.scratch.rglob("logs/**/*"):
-            try:
-                if file.is_file():
-                    self.logs[file] = file.read_bytes()
-            except OSError:
-                continue
+        # Not ``rglob``, which a folder that is just being removed ends.
+        for folder, _, names in os.walk(where.scratch):
+            for file in (Path(folder, name) for name in names if "logs" in Path(folder).parts):
+                with suppress(OSError):
+                    if file.is_file():
+                        self.logs[file] = file.read_bytes()
 
 
 def tree_of(roots: list[int]) -> set[int]:
