@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
@@ -93,10 +93,10 @@ def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Ite
     for arm in arms(spec, Plan(**record.job["plan"])):
         for knob, domain in arm.space.items() if arm.name in chosen else ():
             value = chosen[arm.name].hyper[knob]
-            share = position(domain, value)
-            if share is not None and not EDGE <= share <= 1 - EDGE:
-                end = "lower" if share < EDGE else "upper"
-                found.setdefault((knob, domain, end), []).append(f"{arm.name} {_short(value)}")
+            at = position(domain, value)
+            if at is not None and not EDGE <= at <= 1 - EDGE:
+                end = "lower" if at < EDGE else "upper"
+                found.setdefault((knob, domain, end), []).append(f"{arm.name} {short(value)}")
     for (knob, domain, end), values in found.items():
         wider = _wider(knob, domain, at_top=end == "upper")
         hint = f"; to search further, for all arms that have it: {wider}" if wider else ""
@@ -115,11 +115,16 @@ def position(domain: Domain, value: Scalar) -> float | None:
     """Where in a range a value lies on the range's scale, from 0 to 1; None for a choice and for few whole numbers."""
     if isinstance(domain, Choice) or (isinstance(domain, Int) and (domain.high - domain.low) < LEAST_WHOLE):
         return None
-    low, high, at = (scaled(domain.scale, float(number)) for number in (domain.low, domain.high, value))
-    return (at - low) / (high - low)
+    return share(domain.scale, domain.low, domain.high, value)
 
 
-def scaled(scale: str, number: float) -> float:
+def share(scale: str, low: float, high: float, value: Scalar) -> float:
+    """Where between two ends a number lies on a scale, from 0 to 1."""
+    bottom, top, at = (_scaled(scale, float(number)) for number in (low, high, value))
+    return (at - bottom) / (top - bottom)
+
+
+def _scaled(scale: str, number: float) -> float:
     """A number where equal steps are equal on the scale."""
     if scale == "log":
         return math.log(number)
@@ -130,7 +135,7 @@ def _wider(knob: str, domain: Domain, at_top: bool) -> str:
     """What to put under ``parameters`` of the spec; nothing where no wider range is allowed."""
     if not isinstance(domain, Float):
         return ""
-    bottom, top = scaled(domain.scale, domain.low), scaled(domain.scale, domain.high)
+    bottom, top = _scaled(domain.scale, domain.low), _scaled(domain.scale, domain.high)
     more = WIDENED * (top - bottom)
     ends = (domain.low, _unscaled(domain, top + more)) if at_top else (_unscaled(domain, bottom - more), domain.high)
     low, high = float(f"{ends[0]:.2g}"), float(f"{ends[1]:.5g}")
@@ -147,5 +152,6 @@ def _unscaled(domain: Float, at: float) -> float:
     return 1 - math.exp(-at) if domain.scale == "one-minus-log" else at
 
 
-def _short(value: Scalar) -> str:
+def short(value: Any) -> str:
+    """A value for people: four digits are enough."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -447,13 +447,13 @@ def importances(arm: Arm, trials: Sequence[tuple[Mapping[str, Scalar], float]], 
         trials: knobs and objective of each that trained to its end.
         maximize: whether larger is better.
     """
+    if len(trials) < LEAST_IMPORTANCE or len({value for _, value in trials}) == 1:
+        return {}
     distributions = dict(map(_distribution, arm.space.items()))
     study = optuna.create_study(direction=StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE)
     for knobs, value in trials:
         params = dict(_to_search(arm.space, knobs))
         study.add_trial(create_trial(params=params, distributions=distributions, value=value))
-    if len(trials) < LEAST_IMPORTANCE or len({value for _, value in trials}) == 1:
-        return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     shares = {name.removeprefix(ONE_MINUS): float(share) for name, share in found.items()}

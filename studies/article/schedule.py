@@ -4,10 +4,9 @@ What they counted was epochs, 201 of 500 updates. A shorter training runs throug
 updates stands for as many of theirs as it takes to come to 100,500.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
-from studies.article.defects import OF_SCHEDULE, Defect
+from studies.article.defects import Defect
 from trainables.schedules import Schedule
 
 EPOCHS = 201
@@ -60,8 +59,3 @@ class CodedSchedule(Schedule):
         if Defect.UNAPPLIED_COSINE in self.defects:
             return self.decay / self.plan.updates / self.lr(step)
         return super().weight_decay(step)
-
-
-def changes(defects: Collection[Defect]) -> bool:
-    """Whether any of the defects is one of the learning rate's."""
-    return not OF_SCHEDULE.isdisjoint(defects)

@@ -50,7 +50,7 @@ def cost(found: Findings, arms: Arms) -> Figure | None:
     """Seconds of training by what came of them."""
     kinds = (("useful", 1.0, ""), ("pruned", 0.5, "/"), ("failed", 0.5, "x"), ("confirm", 0.5, "."))
     names, height = [safe(arm.row.arm) for arm, _ in arms], 110 + 34 * len(arms)
-    factor, unit = (found.gpus, "GPU-seconds") if found.gpus else (1.0, "seconds of training")
+    factor, unit = found.factor, found.unit if found.gpus else "seconds of training"
     traces = [
         go.Bar(
             y=names,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from tuner.report.budgets import by_epochs, by_trials, cost
 from tuner.report.curves import decay, learning, lr, train_loss
-from tuner.report.drawing import Arms, Figure, looks
+from tuner.report.drawing import Arms, Figure
 from tuner.report.findings import Findings
 from tuner.report.verdicts import forest, seeds
 
@@ -17,8 +17,7 @@ PARTS: Mapping[str, tuple[Maker, ...]] = {
 }
 
 
-def comparing(found: Findings) -> Iterator[tuple[str, list[Figure]]]:
+def comparing(found: Findings, arms: Arms) -> Iterator[tuple[str, list[Figure]]]:
     """Headings and the figures under them, without those for which there is nothing to show yet."""
-    arms = list(zip(found.arms, looks(len(found.arms)), strict=True))
     for heading, makers in PARTS.items():
         yield heading, [figure for make in makers if (figure := make(found, arms)) is not None]

@@ -5,9 +5,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from tuner.advice import short
 from tuner.report.drawing import Arms, Figure, Look, axis, band, drawn, line, safe, tall
 from tuner.report.findings import ArmFindings, Band, Findings
-from tuner.report.statements import short
 
 MOST_MARKS = 20
 

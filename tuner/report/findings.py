@@ -137,6 +137,16 @@ class Findings:
         """The objective's name for people."""
         return "validation accuracy" if self.maximize else "validation loss"
 
+    @property
+    def unit(self) -> str:
+        """Of what training cost."""
+        return "GPU-seconds" if self.gpus else "seconds"
+
+    @property
+    def factor(self) -> float:
+        """On seconds, to come to this unit."""
+        return self.gpus or 1.0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold: None for what is no number."""
         values: dict[str, Any] = _plain(dataclasses.asdict(self) | {"board": self.board.to_dict()})

@@ -12,20 +12,21 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from tuner.advice import short
 from tuner.leaderboard import verdict_text
 from tuner.report.comparing import comparing
 from tuner.report.drawing import looks
 from tuner.report.findings import Findings
 from tuner.report.searching import searching
 from tuner.report.sensitivity import reach
-from tuner.report.statements import percent, short, spent_text, test_text, tolerance_text, trials_text, val_text
+from tuner.report.statements import percent, spent_text, test_text, tolerance_text, trials_text, val_text
 
 
 def html(found: Findings) -> str:
     """The page."""
     page = files("tuner.report") / "page"
     arms = list(zip(found.arms, looks(len(found.arms)), strict=True))
-    compared = list(comparing(found))
+    compared = list(comparing(found, arms))
     searched = {arm.row.arm: list(searching(found, arm, look)) for arm, look in arms}
     figures = [figure for group in (*(made for _, made in compared), *searched.values()) for figure in group]
     library, script = get_plotlyjs(), (page / "page.js").read_text(encoding="utf-8")
@@ -37,8 +38,8 @@ def html(found: Findings) -> str:
         comparing=compared,
         searching=searched,
         tolerance=tolerance_text(found.tolerance, found.maximize),
-        unit="GPU-seconds" if found.gpus else "seconds",
-        factor=found.gpus or 1.0,
+        unit=found.unit,
+        factor=found.factor,
         spec=yaml.safe_dump(_given(found.origin["spec"]), sort_keys=False, allow_unicode=True),
         plots=_inline({figure.name: figure.plot for figure in figures}),
         # These three are files of the packages': nothing of a job is in them.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from trainables.space import Choice, Domain, Scalar
-from tuner.advice import scaled
+from tuner.advice import share
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,4 @@ class Knob:
         """Where in the range a value lies, from 0 to 1 on its scale; of a choice, by its place in the list."""
         if self.low is None or self.high is None:
             return self.values.index(value) / max(1, len(self.values) - 1)
-        low, high, at = (scaled(self.scale, float(number)) for number in (self.low, self.high, value))
-        return (at - low) / (high - low)
+        return share(self.scale, self.low, self.high, value)

@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from tuner.advice import short
 from tuner.leaderboard import verdict_text
 from tuner.report.findings import Findings
 from tuner.report.sensitivity import reach
-from tuner.report.statements import percent, short, spent_text, test_text, tolerance_text, trials_text, val_text
+from tuner.report.statements import percent, spent_text, test_text, tolerance_text, trials_text, val_text
 
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 
@@ -39,9 +40,8 @@ def _head(found: Findings) -> Iterator[str]:
 
 
 def _verdicts(found: Findings) -> Iterator[str]:
-    board, factor = found.board, found.gpus or 1.0
-    unit = "GPU-seconds" if found.gpus else "seconds"
-    columns = ("arm", board.metric, "test %", "verdict", "trials", "epochs", f"{unit}: useful / pruned / failed")
+    board = found.board
+    columns = ("arm", board.metric, "test %", "verdict", "trials", "epochs", f"{found.unit}: useful / pruned / failed")
     rows = [
         (
             arm.row.arm,
@@ -50,7 +50,7 @@ def _verdicts(found: Findings) -> Iterator[str]:
             verdict_text(arm.row, board.baseline),
             trials_text(arm.row),
             arm.row.epochs,
-            spent_text(arm.spent, factor),
+            spent_text(arm.spent, found.factor),
         )
         for arm in found.arms
     ]

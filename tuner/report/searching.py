@@ -6,11 +6,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from tuner.advice import short
 from tuner.record import State
 from tuner.report.drawing import SMALL, Figure, Look, axis, drawn, safe
 from tuner.report.findings import ArmFindings, Findings, Tried
 from tuner.report.knob import Knob
-from tuner.report.statements import short
 
 CLASSES = (
     ("best quarter", 0.25, 0.95, 1.8),

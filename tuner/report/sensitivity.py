@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainables.space import Choice, Domain, Scalar
-from tuner.report.statements import short
+from tuner.advice import short
 
 ROUNDING = 1e-9
 """0.90 - 0.89 is a little more than 0.01."""

@@ -127,10 +127,5 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
-def short(value: Any) -> str:
-    """A value for people: four digits are enough."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
