@@ -40,6 +40,7 @@ class TrialConfig:
         normalize: ``standard`` (per channel) or ``minmax`` (per position and channel).
         precision: ``fp32`` or ``bf16`` (autocast).
         deterministic: on CUDA, use deterministic algorithms; CPU runs always are.
+        cuda_graph: on CUDA, capture an update once and replay it; else plain eager updates, the reference.
         threads: CPU threads of one trial.
         gpu: train on the CUDA device this process is given.
     """
@@ -54,6 +55,7 @@ class TrialConfig:
     normalize: Kind = "standard"
     precision: str = "fp32"
     deterministic: bool = False
+    cuda_graph: bool = True
     threads: int = 1
     gpu: bool = False
 

@@ -15,8 +15,8 @@ from cluster.runtime import connected_ray, embedded_ray, on_cluster, usable_cpus
 from trainables.config import TrialConfig
 from trainables.data.cache import load as load_data
 from trainables.hyper import Hyper
+from trainables.net import build_model
 from trainables.space import Plan
-from trainables.training import build_model
 from tuner import arms as arms_
 from tuner.bundle import unpack
 from tuner.checks import Images, check, check_sampler

@@ -17,6 +17,7 @@ from studies.article.schedule import CodedSchedule
 from trainables.config import TrialConfig
 from trainables.data.splits import Arrays, Splits
 from trainables.training import Training
+from trainables.update import Eager
 
 RESULTS = Path("docs/results/article")
 COLUMNS = ("epoch", "train_loss", "train_acc", "test_loss", "test_acc", "lr", "weight_norm", "seconds")
@@ -65,12 +66,13 @@ def all_runs(seeds: int) -> Iterator[Run]:
 
 def training_of(run: Run, size: Size, splits: Splits, config: TrialConfig, device: str = "cpu") -> Training:
     """``trainables``' own training, with the parts exchanged that the run's defects change."""
-    training = Training(config, splits, device)
+    training = Training(config, splits, device, Eager)
+    updates = training.updates
     defects = run.defects
     if defects & OF_SCHEDULE:
-        training.schedule = CodedSchedule(config.hyper, training.plan, defects, size.lr_factor, CASES[run.case].decay)
+        updates.schedule = CodedSchedule(config.hyper, training.plan, defects, size.lr_factor, CASES[run.case].decay)
     if defects & OF_RULE:
-        training.optimizer = CodedAdam(training.optimizer.param_groups, defects)
+        updates.optimizer = CodedAdam(training.optimizer.param_groups, defects)
     return training
 
 

@@ -1,6 +1,5 @@
 """One trial's training: it learns, its bits are decided by its config alone, and what goes wrong is told."""
 
-import itertools
 import math
 import random
 from collections.abc import Callable
@@ -19,8 +18,9 @@ from trainables.config import ModelConfig, TrialConfig
 from trainables.data.splits import Arrays, Splits
 from trainables.errors import CodeError, TrainableError
 from trainables.models.elu_net import SETUPS, EluNet
+from trainables.net import build_model
 from trainables.space import Scalar
-from trainables.training import EpochReport, Training, augmented, build_model, device_name, digest
+from trainables.training import EpochReport, Training, device_name, digest
 from trainables.variants import VARIANTS
 
 ARTICLE = ModelConfig("elu_net", {"width": 0.05, "setup": "article"})
@@ -354,52 +354,6 @@ def test_an_error_of_our_own_models_keeps_its_message() -> None:
     assert not isinstance(refused.value, CodeError)
 
 
-# Augmentation.
-
-
-def candidates(image_HWC: np.ndarray[Any, np.dtype[np.uint8]]) -> dict[bytes, tuple[bool, int, int]]:
-    """All that an image may become, pixel by pixel: its bytes -> (mirrored, rows down, columns right)."""
-    height, width, _ = image_HWC.shape
-    found = {}
-    for mirrored, down, right in itertools.product((False, True), range(-4, 5), range(-4, 5)):
-        moved = np.zeros_like(image_HWC)
-        for row, column in itertools.product(range(height), range(width)):
-            from_row, from_column = row + down, column + right
-            if 0 <= from_row < height and 0 <= from_column < width:
-                moved[row, column] = image_HWC[from_row, width - 1 - from_column if mirrored else from_column]
-        found[moved.tobytes()] = (mirrored, down, right)
-    return found
-
-
-def test_augmented_images_are_mirrored_and_shifted_by_up_to_four_pixels() -> None:
-    image = np.random.default_rng(0).integers(1, 256, (9, 7, 3), dtype=np.uint8)
-    batch_BHWC = torch.from_numpy(np.repeat(image[None], 3000, axis=0))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        after_BHWC = augmented(batch_BHWC, "flip_crop")
-    assert (after_BHWC.shape, after_BHWC.dtype) == (batch_BHWC.shape, torch.uint8)
-    possible = candidates(image)
-    seen = [possible[after.numpy().tobytes()] for after in after_BHWC]  # a KeyError is an image that may not be
-    # 162 equally likely outcomes in 3,000 draws: each is missed with chance 1e-8.
-    assert set(seen) == set(possible.values())
-    assert len(possible) == 2 * 9 * 9
-    assert sum(mirrored for mirrored, _, _ in seen) == pytest.approx(1500, abs=120)
-    for shift in range(-4, 5):
-        assert sum(down == shift for _, down, _ in seen) == pytest.approx(333, abs=75)
-        assert sum(right == shift for _, _, right in seen) == pytest.approx(333, abs=75)
-
-
-def test_every_image_of_a_batch_is_augmented_from_itself() -> None:
-    images = np.random.default_rng(1).integers(1, 256, (12, 6, 6, 3), dtype=np.uint8)
-    after = augmented(torch.from_numpy(images), "flip_crop").numpy()
-    assert all(one.tobytes() in candidates(image) for one, image in zip(after, images, strict=True))
-
-
-def test_without_augmentation_images_are_as_they_were() -> None:
-    images = torch.arange(48, dtype=torch.uint8).reshape(1, 4, 4, 3)
-    assert torch.equal(augmented(images, "none"), images)
-
-
 def test_validation_images_are_never_augmented(tiny: Splits) -> None:
     training = Training(smallest_trial("adam_l2", model=TOY, augment="flip_crop"), tiny)
     assert asdict(training.evaluate("val")) == asdict(training.evaluate("val"))
@@ -471,15 +425,3 @@ def test_cuda_and_cpu_come_to_the_same_losses(name: str, tiny: Splits) -> None:
     on_cpu, on_cuda = (epochs(Training(trial, tiny, device), EPOCHS) for device in ("cpu", "cuda"))
     assert [r.train_loss for r in on_cuda] == pytest.approx([r.train_loss for r in on_cpu], rel=2e-3)
     assert [r.val_loss for r in on_cuda] == pytest.approx([r.val_loss for r in on_cpu], rel=2e-3)
-
-
-@pytest.mark.gpu
-@needs_cuda
-def test_cuda_sees_the_same_augmented_images_as_the_cpu() -> None:
-    images = torch.randint(0, 256, (50, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    after = []
-    for device in ("cpu", "cuda"):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            after.append(augmented(images.to(device), "flip_crop").cpu())
-    assert torch.equal(*after)

@@ -1,0 +1,82 @@
+"""The model of a trial: how it is built, and how it is called on pixels.
+
+Legend: B batch, C H W image, K classes.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from trainables.catalog import MODELS, is_dotted, load_object
+from trainables.config import TrialConfig, derive_seed
+from trainables.data.device import DeviceSplits
+from trainables.errors import CodeError, TrainableError
+
+
+class Net:
+    """A trial's model on its device, with what brings pixels to the range it is trained on.
+
+    Raises:
+        CodeError: the model's code fails or gives no model.
+    """
+
+    def __init__(self, config: TrialConfig, data: DeviceSplits) -> None:
+        model = build_model(config, data.classes, data.image_shape_HWC)
+        self.device = data.device
+        self.model = model.to(data.device).to(memory_format=torch.channels_last)
+        self._shift_CHW, self._scale_CHW = data.constants(config.normalize)
+        self._half = config.precision == "bf16"
+
+    def logits(self, images_BHWC: Tensor) -> Tensor:
+        """Float32 logits of uint8 images."""
+        # A contiguous BHWC batch, permuted, is a channels_last BCHW one: no copy.
+        images_BCHW = (images_BHWC.permute(0, 3, 1, 2).float() - self._shift_CHW) * self._scale_CHW
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            logits_BK: Tensor = self.model(images_BCHW)
+        return logits_BK.float()
+
+
+def build_model(config: TrialConfig, classes: int, image_shape_HWC: tuple[int, ...]) -> nn.Module:
+    """The net with the initial weights of ``config.seed``; leaves the global random state as it was.
+
+    Raises:
+        CodeError: the dotted path gives no ``nn.Module``, the module does not give one row of logits an image, or
+            its code raised.
+    """
+    height, width, channels = image_shape_HWC
+    path = config.model.name if is_dotted(config.model.name) else MODELS[config.model.name]
+    build = load_object(path)
+    if not callable(build):
+        raise CodeError(f"{path} is no function that builds a model")
+    with random_stream(derive_seed(config.seed, "initial weights"), torch.device("cpu")):
+        try:
+            model = build(classes, (channels, height, width), **config.model.options)
+            if not isinstance(model, nn.Module):
+                raise CodeError(f"{path} gave a {type(model).__name__}, not a torch.nn.Module")
+            _check_logits(model, path, classes, (channels, height, width))
+        except TrainableError:
+            raise
+        except Exception as error:
+            message = f"{path} raised {type(error).__name__}: {' '.join(str(error).split())}"
+            raise CodeError(message) from error
+    return model
+
+
+@contextmanager
+def random_stream(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global random streams, of the CPU and of ``device``, begin at ``seed``, and are put back afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _check_logits(model: nn.Module, path: str, classes: int, shape_CHW: tuple[int, int, int]) -> None:
+    model.eval()
+    with torch.no_grad():
+        logits_BK = model(torch.zeros(2, *shape_CHW))
+    if not isinstance(logits_BK, Tensor) or logits_BK.shape != (2, classes):
+        got = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
+        raise CodeError(f"{path}: logits for 2 images must have shape (2, {classes}), not {got}")
