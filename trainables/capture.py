@@ -16,7 +16,7 @@ WARM_UPS = 3
 _log = logging.getLogger(__name__)
 
 
-class _NotCapturable(Exception):
+class NotCapturable(Exception):
     """An update of which a replay would not do what running it does."""
 
 
@@ -50,7 +50,7 @@ def captured(
             update()
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, _NotCapturable) as error:
+    except (RuntimeError, NotCapturable) as error:
         reason = " ".join(str(error).split())[:200]
         _log.warning("warning: the model is trained without a CUDA graph, which is slower: %s", reason)
         # A capture that broke off leaves the device's generator in the belief that it goes on.
@@ -72,14 +72,14 @@ def warm_up(
     """Run the update a few times and put back all that it changed; the arguments are those of ``captured``.
 
     Raises:
-        _NotCapturable: it draws random numbers on the host, which a replay would not draw.
+        NotCapturable: it draws random numbers on the host, which a replay would not draw.
     """
     with _put_back(model, optimizer, changed, device):
         before = _host_streams()
         for _ in range(WARM_UPS):
             update()
         if _host_streams() != before:
-            raise _NotCapturable("its training draws random numbers on the host")
+            raise NotCapturable("its training draws random numbers on the host")
 
 
 @contextmanager
