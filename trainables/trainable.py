@@ -18,6 +18,7 @@ from torch import Tensor
 from trainables import checkpoints
 from trainables.config import TrialConfig
 from trainables.data.cache import load
+from trainables.data.device import DeviceSplits
 from trainables.data.splits import Splits
 from trainables.training import Training, device_name, digest
 
@@ -33,8 +34,9 @@ _log = logging.getLogger(__name__)
 class TrialTrainable(tune.Trainable):
     """Makes one attempt at the trial described by its config, reporting once an epoch.
 
-    An actor is reused for the next trial: nothing but the mapped data outlives one. Tune's own checkpoints are not
-    used: which of them is the newest only Tune knows, and it forgets when the driver dies.
+    An actor is reused for the next trial: nothing but the data outlives one, mapped here or copied to the GPU once.
+    Tune's own checkpoints are not used: which of them is the newest only Tune knows, and it forgets when the driver
+    dies.
 
     Config keys:
         trial: ``TrialConfig.to_dict``.
@@ -55,7 +57,7 @@ class TrialTrainable(tune.Trainable):
         torch.set_num_threads(trial.threads)
         splits = load(trial.data, Path(os.environ.get(CACHE) or config["cache_dir"]).absolute())
         states = checkpoints.newest(config["checkpoints"], config["accepted"])
-        self.training = continued(trial, splits, states)
+        self.training = continued(trial, self._on_device(splits, "cuda" if trial.gpu else "cpu"), states)
         _watchdog.expect_call(config["lonely_s"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -84,6 +86,13 @@ class TrialTrainable(tune.Trainable):
         """Let the process wait for its end in peace."""
         _watchdog.called()
 
+    def _on_device(self, splits: Splits, device: str) -> DeviceSplits:
+        """The data on the device, where the last trial left it if it was the same."""
+        last: DeviceSplits | None = getattr(self, "_data", None)
+        if last is None or (last.fingerprint, last.device) != (splits.fingerprint, torch.device(device)):
+            self._data = last = DeviceSplits(splits, torch.device(device))
+        return last
+
     def _finish(self) -> dict[str, Any]:
         if not self._options["read_test"]:
             return {}
@@ -99,15 +108,14 @@ class TrialTrainable(tune.Trainable):
         }
 
 
-def continued(trial: TrialConfig, splits: Splits, states: Iterable[dict[str, Tensor]]) -> Training:
+def continued(trial: TrialConfig, data: DeviceSplits, states: Iterable[dict[str, Tensor]]) -> Training:
     """The trial's training at the first of ``states`` that fits it; at epoch 0 if none does."""
-    device = "cuda" if trial.gpu else "cpu"
     for state in states:
-        training = Training(trial, splits, device)
+        training = Training(trial, data)
         if _loaded(training, state):
             return training
         _log.warning("a checkpoint was refused: it does not fit the model")
-    return Training(trial, splits, device)
+    return Training(trial, data)
 
 
 def _loaded(training: Training, state: dict[str, Tensor]) -> bool:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from tests.trainables.small import EPOCHS, TOY, smallest_trial
 from trainables import checkpoints
 from trainables.config import TrialConfig
+from trainables.data.device import DeviceSplits
 from trainables.data.splits import Splits
 from trainables.errors import DataError, DiskFull
 from trainables.trainable import LONELY_EXIT, TrialTrainable
@@ -253,6 +255,36 @@ def test_a_reused_process_continues_the_next_trial_to_the_bits_of_a_fresh_one(
     assert reused.reset(config_of(trial, attempt=2, accepted=record(2)))  # type: ignore[no-untyped-call]
     assert same(results(reused, 2)) == same(results(whole, 2))
     assert digest(reused.training.state()) == digest(whole.training.state())
+
+
+def test_the_next_trial_of_a_process_uses_the_data_where_the_last_one_left_it(make: Make, config_of: Config) -> None:
+    trial = smallest_trial("adam_l2", model=TOY)
+    reused = make(trial)
+    first = reused.training.data
+    addresses = [first.train.images_BHWC.data_ptr(), first.constants("standard")[0].data_ptr()]
+    reused.reset(config_of(replace(trial, seed=1)))  # type: ignore[no-untyped-call]
+    again = reused.training.data
+    assert [again.train.images_BHWC.data_ptr(), again.constants("standard")[0].data_ptr()] == addresses
+    other = replace(trial, data=replace(trial.data, seed=1))
+    reused.reset(config_of(other))  # type: ignore[no-untyped-call]
+    assert reused.training.data.fingerprint != first.fingerprint
+    assert digest_of(reused.training.data) == digest_of(make(other).training.data) != digest_of(first)
+
+
+def digest_of(data: DeviceSplits) -> str:
+    return digest({"images": data.train.images_BHWC, "labels": data.train.labels_B})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_next_trial_of_a_process_copies_no_data_to_the_gpu(make: Make, config_of: Config) -> None:
+    trial = smallest_trial("adam_l2", model=TOY, gpu=True)
+    reused = make(trial)
+    address = reused.training.data.train.images_BHWC.data_ptr()
+    results(reused, 1)
+    reused.reset(config_of(replace(trial, seed=1)))  # type: ignore[no-untyped-call]
+    results(reused, 1)
+    assert reused.training.data.train.images_BHWC.data_ptr() == address
 
 
 def test_a_search_trial_never_reads_the_test_images(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
