@@ -1,4 +1,4 @@
-"""Checkpoints: a trial's state after each epoch, one safetensors file each, and which of them to go on from.
+"""Checkpoints: a trial's state after an epoch, one safetensors file each, and which of them to go on from.
 
 A file is named by its epoch and by the attempt that wrote it, and holds both again beside a sha256 over its tensors.
 Attempts share a trial's folder; what an attempt goes on from is decided by the driver's record, not by what lies there.
@@ -7,7 +7,7 @@ Attempts share a trial's folder; what an attempt goes on from is decided by the 
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from safetensors import torch as safetensors
 from torch import Tensor
@@ -17,7 +17,7 @@ from trainables.files import Folder, files_at, inside, split
 from trainables.training import digest
 
 KEEP = 2
-"""Epochs whose checkpoints are kept: the newest, and the one before it.
+"""Checkpoints that are kept: the newest, and the one before it.
 
 The report of the newest epoch may never reach the driver: the next attempt then needs the one before. An attempt
 trains an epoch only when it is called, so one that is fenced off is never more than that one epoch ahead.
@@ -32,7 +32,8 @@ _log = logging.getLogger(__name__)
 def save(folder: Folder, state: Mapping[str, Tensor], epoch: int, attempt: int) -> None:
     """Write the checkpoint of an epoch, and remove those that nobody will go on from.
 
-    Removed are the files of this and earlier attempts that are ``KEEP`` epochs older or more; never a later attempt's.
+    Of the files of this and earlier attempts up to this epoch those of the newest ``KEEP`` epochs stay; a later
+    attempt's always do.
 
     Args:
         folder: of the trial, shared by its attempts; made if missing.
@@ -46,13 +47,16 @@ def save(folder: Folder, state: Mapping[str, Tensor], epoch: int, attempt: int) 
     """
     write(inside(folder, _name(epoch, attempt)), state, attempt, _description(state, epoch, attempt))
     files = files_at(folder)
-    for name in files.names():
-        found = _NAME.fullmatch(name)
-        if found and int(found["attempt"]) <= attempt and int(found["epoch"]) <= epoch - KEEP:
+    found = {name: match for name in files.names() if (match := _NAME.fullmatch(name))}
+    old = {name: int(match["epoch"]) for name, match in found.items() if int(match["attempt"]) <= attempt}
+    whole = {at for name, at in old.items() if at <= epoch and not name.startswith(".")}
+    oldest_kept = min(sorted(whole)[-KEEP:])
+    for name, at in old.items():
+        if at < oldest_kept:
             files.delete(name)
 
 
-def newest(folder: Folder, accepted: Iterable[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
+def newest(folder: Folder, accepted: Sequence[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
     """The states of the checkpoints that are whole, in the order of ``accepted``; read one at a time.
 
     Args:
@@ -62,8 +66,9 @@ def newest(folder: Folder, accepted: Iterable[tuple[int, int]]) -> Iterator[dict
     Raises:
         StoreError: the bucket is away, or refuses us: what lies there may well be whole.
     """
+    there = set(files_at(folder).names()) if accepted else set()
     for epoch, attempt in accepted:
-        state = _read(folder, epoch, attempt)
+        state = _read(folder, epoch, attempt) if _name(epoch, attempt) in there else None
         if state is not None:
             yield state
 

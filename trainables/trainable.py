@@ -15,7 +15,7 @@ import torch
 from ray import tune
 from torch import Tensor
 
-from trainables import checkpoints
+from trainables import checkpoints, process
 from trainables.config import TrialConfig
 from trainables.data.cache import load
 from trainables.data.device import DeviceSplits
@@ -35,8 +35,8 @@ class TrialTrainable(tune.Trainable):
     """Makes one attempt at the trial described by its config, reporting once an epoch.
 
     An actor is reused for the next trial: nothing but the data outlives one, mapped here or copied to the GPU once.
-    Tune's own checkpoints are not used: which of them is the newest only Tune knows, and it forgets when the driver
-    dies.
+    Made without a config it waits for ``begin``. Tune's own checkpoints are not used: which of them is the newest only
+    Tune knows, and it forgets when the driver dies.
 
     Config keys:
         trial: ``TrialConfig.to_dict``.
@@ -46,15 +46,25 @@ class TrialTrainable(tune.Trainable):
         attempt: fencing number of this attempt at the trial, from 1; it is in every report.
         checkpoints: folder of the trial's checkpoints (a path or an S3 URL), shared by its attempts.
         accepted: (epoch, attempt) of the reports on record, newest first: the checkpoints that may be continued.
+        checkpoint_s: seconds after a checkpoint within which no other is written; 0 for one an epoch.
         lonely_s: seconds without a call after which the process ends itself, if the trial is not done.
     """
 
+    def begin(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Take a trial and train its first epoch, or the one after the checkpoint that it goes on from."""
+        self.reset(config)  # type: ignore[no-untyped-call]
+        result: dict[str, Any] = self.train()  # type: ignore[no-untyped-call]
+        return result
+
     def setup(self, config: dict[str, Any]) -> None:
         """Build the training, where the newest checkpoint that is accepted and whole left it, else at epoch 0."""
+        if not config:
+            return
         _watchdog.called()
         self._options = config
+        self._saved_at = time.monotonic()
         trial = TrialConfig.from_dict(config["trial"])
-        torch.set_num_threads(trial.threads)
+        process.set_up(trial.threads)
         splits = load(trial.data, Path(os.environ.get(CACHE) or config["cache_dir"]).absolute())
         states = checkpoints.newest(config["checkpoints"], config["accepted"])
         self.training = continued(trial, self._on_device(splits, "cuda" if trial.gpu else "cpu"), states)
@@ -66,14 +76,16 @@ class TrialTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; what it reports can be continued, for its checkpoint is kept by then."""
+        """Train one epoch; what it reports can be continued, but for the last ``checkpoint_s``."""
         _watchdog.called()
         attempt = self._options["attempt"]
         report = self.training.run_epoch()
         done = report.epoch == self.training.config.epochs or report.diverged is not None
         result = dataclasses.asdict(report) | {"attempt": attempt, "done": done}
         if not done:
-            checkpoints.save(self._options["checkpoints"], self.training.state(), report.epoch, attempt)
+            if time.monotonic() - self._saved_at >= self._options["checkpoint_s"]:
+                checkpoints.save(self._options["checkpoints"], self.training.state(), report.epoch, attempt)
+                self._saved_at = time.monotonic()
             _watchdog.expect_call(self._options["lonely_s"])
         elif report.diverged is None:
             result |= self._finish()
@@ -85,6 +97,11 @@ class TrialTrainable(tune.Trainable):
     def cleanup(self) -> None:
         """Let the process wait for its end in peace."""
         _watchdog.called()
+
+    def _setup_logdir(self) -> None:
+        # Without a run of Tune's, its own would make folders in the user's home.
+        if self._storage is not None:
+            super()._setup_logdir()  # type: ignore[no-untyped-call]
 
     def _on_device(self, splits: Splits, device: str) -> DeviceSplits:
         """The data on the device, where the last trial left it if it was the same."""

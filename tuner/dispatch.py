@@ -20,8 +20,6 @@ T = TypeVar("T")
 
 REPORTED = ("epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "weight_decay", "seconds")
 RESULT = ("test_acc", "test_loss", "weights_sha256", "device")
-CONTINUE_FROM = 2
-"""Checkpoints that an attempt may try, the newest first: as many as are kept."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +174,6 @@ class Dispatcher:
                 running.ending = f"took longer than resources.trial_hours ({cap:g} h)"
                 yield attempt_id
 
-    def attempt(self, attempt_id: str) -> Attempt:
-        """A running attempt by its executor's id."""
-        return self._running[attempt_id].attempt
-
     def _start(self, attempt_id: str) -> Attempt | None:
         work = self._again.popleft() if self._again else self._source.next()
         self._more = work is not None
@@ -200,7 +194,7 @@ class Dispatcher:
         trial = self._record.trials[work.key]
         done = list(enumerate(trial.reporters, start=1))
         # Of the last epoch there is no checkpoint: it is what an attempt leaves to be trained.
-        accepted = tuple(reversed(done[: work.trial.epochs - 1][-CONTINUE_FROM:]))
+        accepted = tuple(reversed(done[: work.trial.epochs - 1]))
         attempt = Attempt(work, trial.attempts + 1, accepted)
         self._journal.append("attempt", trial=work.key, attempt=attempt.number, epoch=len(done))
         self._running[attempt_id] = _Running(attempt, self._clock())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from trainables import process
 from trainables.config import TrialConfig
 from trainables.data.cache import load
 from trainables.training import EpochReport, Training, device_name, digest
@@ -112,7 +113,7 @@ def start(export: Export, config: TrialConfig, home: Home, data_path: str | None
         config = replace(config, data=replace(config.data, path=str(Path(data_path).absolute())))
     splits = load(config.data, home.cache)
     check_fingerprint(splits.fingerprint, export.data_fingerprint)
-    torch.set_num_threads(config.threads)
+    process.set_up(config.threads)
     gpu = config.gpu and torch.cuda.is_available()
     return Training(config, splits, "cuda" if gpu else "cpu")
 

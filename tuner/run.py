@@ -7,7 +7,7 @@ at any moment: the next one goes on from there.
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from tuner.study import IN_MEMORY, OUTAGE_S, RETRY_S, ArmStudy, open_storage, se
 from tuner.trials import check_fingerprint, data_request, trial_config
 from tuner.view import View
 from tuner.work import Source, Stop
+from tuner.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Job:
     plan: Plan
     simulated: Clock | None
     """The made-up time of a simulated job."""
+    workers: Workers
 
     def make_trial(self, hyper: Hyper, seed: int) -> TrialConfig:
         """A trial of this job."""
@@ -81,15 +83,24 @@ class Job:
         """Seconds of this job's time, monotonic."""
         return self.simulated or time.monotonic
 
-    def ray(self, code: Path | None) -> AbstractContextManager[None]:
+    @contextmanager
+    def ray(self, code: Path | None) -> Iterator[None]:
         """What the trials run on."""
         if self.simulated is not None:
-            return nullcontext()
-        if on_cluster():
-            return connected_ray(code)
+            yield
+            return
         resources = self.spec.resources
         gpus = usable_gpus() if resources.gpus else 0
-        return embedded_ray(self.concurrent * resources.cpus, gpus, self.scratch, (code,) if code else ())
+        here = (code,) if code else ()
+        with (
+            connected_ray(code)
+            if on_cluster()
+            else embedded_ray(self.concurrent * resources.cpus, gpus, self.scratch, here)
+        ):
+            try:
+                yield
+            finally:
+                self.workers.close()
 
     def room(self) -> Room:
         """How many trials may run at once."""
@@ -103,16 +114,15 @@ class Job:
 
         Raises:
             Interrupted: a signal came; everything done so far is in the journal.
-            DriverLost: Ray Tune died.
+            DriverLost: Ray died.
         """
         dispatcher = Dispatcher(source, self.journal, self.record, self.spec.resources, self.clock)
         if self.simulated is None:
             execute(
                 dispatcher,
+                self.workers,
                 folder=self.folder,
                 cache=self.home.cache,
-                scratch=self.scratch,
-                resources=self.spec.resources,
                 room=self.room(),
                 stop=self.stop,
                 lease=self.lease,
@@ -304,10 +314,21 @@ def _job(
     # A simulation writes an event every few microseconds, and can be had again.
     journal = Journal(folder.journal, heard, durable=not prepared.simulated)
     sender = Sender(spec, home, folder)
-    clock = Clock() if prepared.simulated else None
     try:
         yield Job(
-            spec, home, folder, journal, record, prepared.concurrent, scratch, lease, stop, mirror, prepared.plan, clock
+            spec=spec,
+            home=home,
+            folder=folder,
+            journal=journal,
+            record=record,
+            concurrent=prepared.concurrent,
+            scratch=scratch,
+            lease=lease,
+            stop=stop,
+            mirror=mirror,
+            plan=prepared.plan,
+            simulated=Clock() if prepared.simulated else None,
+            workers=Workers(spec.resources.cpus, spec.resources.gpus),
         )
         journal.append("state", state="finished")
         folder.forget_checkpoints()

@@ -13,6 +13,7 @@ import torch
 
 from studies.article.cases import CASES, SIZES, config_of
 from studies.article.runs import RESULTS, all_runs, path_of, train, write
+from trainables import process
 from trainables.data.cache import load
 from trainables.errors import TrainableError
 
@@ -41,7 +42,7 @@ def main() -> None:
         return
     size = SIZES[args.size]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(1)
+    process.set_up(threads=1)
     request = config_of(CASES["baseline"], frozenset(), size, 0, args.data).data
     try:
         splits = load(request, Path(os.environ.get("TUNER_CACHE") or "tuner-runs/cache"))

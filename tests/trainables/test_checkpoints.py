@@ -111,6 +111,11 @@ class TestPruning:
         saved(folder, *((epoch, 1) for epoch in range(1, 13)))
         assert names(folder) == ["000011-001.safetensors", "000012-001.safetensors"]
 
+    def test_the_newest_two_are_kept_where_not_every_epoch_has_one(self, folder: str) -> None:
+        saved(folder, (4, 1), (9, 1), (20, 1))
+        # The driver may never have heard of the newest.
+        assert epochs(folder, [(epoch, 1) for epoch in range(19, 0, -1)]) == [9]
+
     def test_an_older_attempt_leaves_a_newer_ones_files(self, folder: str) -> None:
         saved(folder, (3, 2), (4, 2), (8, 1), (9, 1), (10, 1))
         assert epochs(folder, [(4, 2), (3, 2)]) == [4, 3]
@@ -135,8 +140,8 @@ class TestPruning:
     def test_files_of_others_are_left_alone(self, folder: str) -> None:
         put(folder, "notes.txt")
         put(folder, "weights.safetensors")
-        saved(folder, (1, 1), (9, 1))
-        assert names(folder) == ["000009-001.safetensors", "notes.txt", "weights.safetensors"]
+        saved(folder, (1, 1), (5, 1), (9, 1))
+        assert names(folder) == ["000005-001.safetensors", "000009-001.safetensors", "notes.txt", "weights.safetensors"]
 
 
 class TestDamage:

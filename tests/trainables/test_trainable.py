@@ -12,7 +12,6 @@ from typing import Any
 import cluster.runtime  # isort: skip  (before ray: it sets what ray reads when it is imported)
 import pytest
 import torch
-from ray.tune.trainable import trainable as ray_trainable
 from safetensors.torch import load_file
 
 from tests.trainables.small import EPOCHS, TOY, smallest_trial
@@ -66,6 +65,7 @@ def config_of(cache_dir: Path, tiny: Splits, folder: Path) -> Config:
             "attempt": 1,
             "checkpoints": str(folder),
             "accepted": [],
+            "checkpoint_s": 0.0,
             "lonely_s": 3600.0,
             **keys,
         }
@@ -74,8 +74,7 @@ def config_of(cache_dir: Path, tiny: Splits, folder: Path) -> Config:
 
 
 @pytest.fixture
-def make(config_of: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    monkeypatch.setattr(ray_trainable, "DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
+def make(config_of: Config) -> Make:
     return lambda *args, **kwargs: TrialTrainable(config_of(*args, **kwargs))
 
 
@@ -159,6 +158,23 @@ def test_what_tune_asks_to_save_at_the_end_is_nothing(make: Make, tmp_path: Path
     results(trainable, 1)
     trainable.save(str(tmp_path / "tune"))
     assert list((tmp_path / "tune").iterdir()) == []
+
+
+def test_no_checkpoint_is_written_so_soon_after_another(make: Make, folder: Path) -> None:
+    trial = smallest_trial("amsgrad", model=TOY)
+    whole, seldom = make(trial), make(trial, checkpoints=str(folder.parent / "seldom"), checkpoint_s=3600.0)
+    assert same(results(seldom, 3)) == same(results(whole, 3))
+    assert not (folder.parent / "seldom").exists()
+    assert digest(seldom.training.state()) == digest(whole.training.state())
+
+
+def test_a_process_without_a_trial_waits_for_one(config_of: Config, make: Make) -> None:
+    trial = smallest_trial("amsgrad", model=TOY)
+    waiting, fresh = TrialTrainable(), make(trial)
+    begun = waiting.begin(config_of(trial))
+    assert begun["epoch"] == 1
+    results(fresh, 1)
+    assert digest(waiting.training.state()) == digest(fresh.training.state())
 
 
 def test_a_checkpoint_that_is_not_on_record_is_ignored(make: Make) -> None:
@@ -354,37 +370,36 @@ trainable.training.run_epoch = train"""
     [[FORGOTTEN], [SLOW_STEP, FORGOTTEN]],
     ids=["after setup", "after an epoch"],
 )
-def test_a_worker_that_nobody_calls_ends_itself(lines: list[str], config_of: Config, tmp_path: Path) -> None:
-    ended = worker(config_of(smallest_trial("adam_l2", model=TOY, epochs=2), lonely_s=PATIENCE_S), lines, tmp_path)
+def test_a_worker_that_nobody_calls_ends_itself(lines: list[str], config_of: Config) -> None:
+    ended = worker(config_of(smallest_trial("adam_l2", model=TOY, epochs=2), lonely_s=PATIENCE_S), lines)
     assert ended.returncode == LONELY_EXIT
     assert ended.stderr.splitlines()[-1].startswith(f"tuner: no call for {PATIENCE_S:g} s")
     assert ended.stdout == "waiting\n"
 
 
 def test_a_worker_lives_while_it_trains_and_when_its_trial_is_over_and_ends_at_once_when_told(
-    config_of: Config, tmp_path: Path
+    config_of: Config,
 ) -> None:
     lines = [
         *(SLOW_STEP, STEP, "assert trainable.training.epoch == 2", LONGER),
         *("trainable.reset_config(config)", "trainable.cleanup()", LONGER),
         *("trainable.reset_config(config)", "print('slept')"),
     ]
-    ended = worker(config_of(smallest_trial("adam_l2", model=TOY, epochs=2), lonely_s=PATIENCE_S), lines, tmp_path)
+    ended = worker(config_of(smallest_trial("adam_l2", model=TOY, epochs=2), lonely_s=PATIENCE_S), lines)
     assert (ended.returncode, ended.stdout) == (0, "slept\n"), ended.stderr
 
 
-def worker(config: dict[str, Any], lines: list[str], tmp_path: Path) -> "subprocess.CompletedProcess[str]":
+def worker(config: dict[str, Any], lines: list[str]) -> "subprocess.CompletedProcess[str]":
     """A process with one ``trainable``, set up, that goes through ``lines``."""
     code = [
         "import cluster.runtime, json, sys, time",
-        "from ray.tune.trainable import trainable as ray_trainable",
         "from trainables.trainable import TrialTrainable",
-        "config, ray_trainable.DEFAULT_STORAGE_PATH = json.loads(sys.argv[1]), sys.argv[2]",
+        "config = json.loads(sys.argv[1])",
         "trainable = TrialTrainable(config)",
         *lines,
     ]
     return subprocess.run(
-        [sys.executable, "-c", "\n".join(code), json.dumps(config), str(tmp_path / "ray")],
+        [sys.executable, "-c", "\n".join(code), json.dumps(config)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

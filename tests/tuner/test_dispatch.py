@@ -236,9 +236,9 @@ def test_an_epoch_trained_again_is_not_put_on_record_again(bench: Make) -> None:
         (0, ()),
         (1, ((1, 1),)),
         (2, ((2, 1), (1, 1))),
-        (EPOCHS - 1, ((EPOCHS - 1, 1), (EPOCHS - 2, 1))),
+        (EPOCHS - 1, tuple((epoch, 1) for epoch in range(EPOCHS - 1, 0, -1))),
         # Of the last epoch there is no checkpoint: it is trained again where its end did not come through.
-        (EPOCHS, ((EPOCHS - 1, 1), (EPOCHS - 2, 1))),
+        (EPOCHS, tuple((epoch, 1) for epoch in range(EPOCHS - 1, 0, -1))),
     ],
 )
 def test_an_attempt_continues_after_epochs_on_record_the_newest_first_and_never_the_last(
