@@ -6,16 +6,14 @@ net, batch and precision, so it is tried: the job's own trial in 1, 2, 4 and 8 p
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cluster.runtime import gpu_model, usable_cpus, usable_gpus
 from trainables.config import TrialConfig
+from trainables.together import images_per_s
 from tuner.durable import durably
 from tuner.errors import SpecError
 from tuner.home import JobFolder
@@ -62,38 +60,6 @@ def measured(measure: Measure, asked: Callable[[], bool] = lambda: False) -> dic
     return rates
 
 
-def together(trial: TrialConfig, cache: Path, trials: int, seconds: float, code: Path | None = None) -> float | None:
-    """Images a second of so many processes that train the trial at once, or None if they ran out of memory.
-
-    Args:
-        trial: what each trains; on the first GPU that is visible, if on one.
-        cache: decoded data.
-        trials: how many.
-        seconds: for how long each is timed, once all have begun.
-        code: folder of the user's own modules.
-
-    Raises:
-        SpecError: the trial fails.
-    """
-    asked = json.dumps({"trial": trial.to_dict(), "cache": str(cache), "seconds": seconds})
-    with _processes(trials, code) as processes:
-        for process in processes:
-            _tell(process, asked)
-        # Where not all are ready, those that are not have answered already.
-        begun = [_line(process) for process in processes]
-        if all(line == "ready" for line in begun):
-            for process in processes:
-                _tell(process, "go")
-            begun = [_line(process) for process in processes]
-        answers = [_answer(process, line) for process, line in zip(processes, begun, strict=True) if line != "ready"]
-    if any(answer.get("out_of_memory") for answer in answers):
-        return None
-    for answer in answers:
-        if "error" in answer:
-            raise SpecError(f"resources: auto: the trial that was to be measured failed: {answer['error']}")
-    return sum(float(answer["images_per_s"]) for answer in answers)
-
-
 def packed(
     spec: SearchSpec,
     trial: TrialConfig,
@@ -117,7 +83,8 @@ def packed(
         trains: whether it trains at all.
 
     Raises:
-        SpecError: the trial fails, or does not fit.
+        SpecError: the trial does not fit.
+        TrainableError: it fails.
     """
     if not usable_gpus() or not trains:
         say(f"resources: auto: {expected(spec) if trains else 'nothing is trained, so nothing is measured'}")
@@ -126,7 +93,7 @@ def packed(
     rates = _kept(folder.packing, of)
     if rates is None:
         say(f"resources: auto: measuring {', '.join(map(str, AT_ONCE))} trials at once on a GPU ({of['device']}) ...")
-        rates = measured(lambda trials: together(on_gpu, cache, trials, SECONDS, code), asked)
+        rates = measured(lambda trials: images_per_s(on_gpu, cache, trials, SECONDS, code), asked)
         if asked():
             return with_packing(spec, 1)
         trials = best(rates)
@@ -192,47 +159,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         if isinstance(kept, dict) and kept.keys() == {"of", "rates", "trials_per_gpu"}:
             return kept
     return None  # measured again
-
-
-@contextmanager
-def _processes(count: int, code: Path | None) -> Iterator[Sequence["subprocess.Popen[str]"]]:
-    path = os.pathsep.join([*([str(code)] if code else []), *filter(None, [os.environ.get("PYTHONPATH")])])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "trainables.probe"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for the driver
-        )
-        for _ in range(count)
-    ]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-
-
-def _tell(process: "subprocess.Popen[str]", line: str) -> None:
-    assert process.stdin is not None
-    with suppress(BrokenPipeError):
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
-
-
-def _line(process: "subprocess.Popen[str]") -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def _answer(process: "subprocess.Popen[str]", line: str) -> dict[str, Any]:
-    if line:
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-    # Linux kills what takes the memory of all.
-    code = process.wait()
-    return {"error": f"it ended with {code}", "out_of_memory": code == -9}

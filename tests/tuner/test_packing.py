@@ -1,4 +1,4 @@
-"""How many trials a GPU takes at once: what is tried, what is taken, and that it is really measured."""
+"""How many trials a GPU takes at once: what is tried, what is taken, and what is kept."""
 
 import json
 from collections.abc import Callable
@@ -9,12 +9,11 @@ import pytest
 
 from tests.trainables.small import NARROW, TOY, smallest_trial
 from tests.tuner.spec_texts import more, spec_of
-from trainables.config import ModelConfig, TrialConfig
-from trainables.data.cache import load
+from trainables.config import TrialConfig
 from tuner import packing
 from tuner.errors import SpecError
 from tuner.home import JobFolder
-from tuner.packing import AT_ONCE, Rates, as_packed, best, measured, packed, together, with_packing
+from tuner.packing import AT_ONCE, Rates, as_packed, best, measured, packed, with_packing
 
 AUTO = more("resources: auto\n")
 
@@ -70,42 +69,6 @@ def test_what_was_taken_is_said_in_one_line() -> None:
     assert packing.described({1: 41200.4, 2: 62000.0, 4: None}) == f"2 trials at once on a GPU ({found})"
 
 
-# The real thing, on CPU.
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    load(smallest_trial("adam_l2").data, tmp_path / "cache")
-    return tmp_path / "cache"
-
-
-@pytest.mark.parametrize("trials", [1, 2])
-def test_so_many_processes_train_at_once_and_their_rates_add_up(trials: int, cache: Path) -> None:
-    rate = together(smallest_trial("adam_l2", model=NARROW), cache, trials, seconds=0.5)
-    assert rate is not None
-    assert rate > 10
-
-
-def own_model(folder: Path, text: str) -> ModelConfig:
-    (folder / "own_net_that_is_measured.py").write_text(text)
-    return ModelConfig("own_net_that_is_measured:build")
-
-
-def test_a_trial_that_runs_out_of_memory_is_told_from_one_that_fails(cache: Path, tmp_path: Path) -> None:
-    text = "import torch\ndef build(classes, shape): {}\n"
-    # More than any machine has: torch refuses as it does on a GPU, in other words.
-    greedy = own_model(tmp_path, text.format("raise torch.OutOfMemoryError('CUDA out of memory')"))
-    assert together(smallest_trial("adam_l2", model=greedy), cache, 2, 0.1, tmp_path) is None
-    broken = own_model(tmp_path, text.format("return torch.nn.Linear(3, classes)"))
-    with pytest.raises(SpecError, match="the trial that was to be measured failed: CodeError: own_net"):
-        together(smallest_trial("adam_l2", model=broken), cache, 1, 0.1, tmp_path)
-
-
-def test_a_trial_that_is_killed_is_taken_to_be_out_of_memory(cache: Path, tmp_path: Path) -> None:
-    killed = own_model(tmp_path, "import os, signal\ndef build(classes, shape): os.kill(os.getpid(), signal.SIGKILL)\n")
-    assert together(smallest_trial("adam_l2", model=killed), cache, 1, 0.1, tmp_path) is None
-
-
 # A job.
 
 
@@ -117,9 +80,9 @@ class Asked:
         self.tried: list[int] = []
         self._rates = rates
         monkeypatch.setattr(packing, "usable_gpus", lambda: 1)
-        monkeypatch.setattr(packing, "together", self._together)
+        monkeypatch.setattr(packing, "images_per_s", self._images_per_s)
 
-    def _together(self, trial: TrialConfig, cache: Path, trials: int, *_: object) -> float | None:
+    def _images_per_s(self, trial: TrialConfig, cache: Path, trials: int, *_: object) -> float | None:
         assert trial.gpu
         self.tried.append(trials)
         return self._rates[trials]
