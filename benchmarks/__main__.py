@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from benchmarks.conditions import conditions
 from benchmarks.measuring import Comparison, Result
+from cluster.runtime import usable_gpus
 
 RESULTS = Path("docs/results/performance")
 PAIRS = 5
@@ -35,6 +36,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "start": Benchmark("benchmarks.start", "Commands that must answer at once"),
     "leaderboard": Benchmark("benchmarks.leaderboard", "Reading the leaderboard of a large job"),
     "cpu": Benchmark("benchmarks.cpu", "Training on a processor"),
+    "gpu": Benchmark("benchmarks.gpu", "Training on a GPU", gpu=True),
     "tracked": Benchmark("benchmarks.tracked", "What tracking costs the training"),
 }
 """Benchmarks by name: a new one is a row here."""
@@ -62,6 +64,9 @@ def main() -> None:
 def run(name: str, pairs: int, folder: Path) -> None:
     """Run one benchmark, print its result and write ``folder/NAME.json``."""
     benchmark = BENCHMARKS[name]
+    if benchmark.gpu and not usable_gpus():
+        print(f"{name}: skipped, there is no GPU here", file=sys.stderr)
+        return
     print(f"{name}: {benchmark.title}", file=sys.stderr, flush=True)
     before = conditions()
     result: Result = importlib.import_module(benchmark.module).measure(pairs)

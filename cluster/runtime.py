@@ -67,6 +67,15 @@ def usable_gpus() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
+def gpu_model() -> str:
+    """The first GPU of this machine by its driver's name for it."""
+    for about in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in about.read_text().splitlines():
+            if line.startswith("Model:"):
+                return line.partition(":")[2].strip()
+    return "unknown GPU"
+
+
 @contextmanager
 def embedded_ray(cpus: int, gpus: int, scratch: Path, python_path: tuple[Path, ...] = ()) -> Iterator[None]:
     """Start Ray here and end it, and all it started, on the way out.

@@ -66,6 +66,8 @@ class TrialTrainable(tune.Trainable):
         trial = TrialConfig.from_dict(config["trial"])
         process.set_up(trial.threads)
         splits = load(trial.data, Path(os.environ.get(CACHE) or config["cache_dir"]).absolute())
+        # What the last trial took on the device is free before this one takes its own.
+        vars(self).pop("training", None)
         states = checkpoints.newest(config["checkpoints"], config["accepted"])
         self.training = continued(trial, self._on_device(splits, "cuda" if trial.gpu else "cpu"), states)
         _watchdog.expect_call(config["lonely_s"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cluster.runtime import usable_cpus, usable_gpus
 from tuner.checks import Checked
+from tuner.packing import expected
 
 TIMED_UPDATES = 5
 
@@ -35,11 +36,15 @@ class Cost:
     confirm_hours: float | None
     cap_hours: float | None
     cap_gpu_hours: float | None
+    auto: str | None
+    """How ``resources: auto`` will be settled, or None."""
 
     def lines(self) -> Iterator[str]:
         """For people."""
         yield f"search:  {self.search_trials} trials, at most {self.search_epochs} epochs{_hours(self.search_hours)}"
         yield f"confirm: {self.confirm_runs} runs, {self.confirm_epochs} epochs{_hours(self.confirm_hours)}"
+        if self.auto is not None:
+            yield f"auto:    {self.auto}"
         if self.cap_hours is not None:
             yield f"cap:     no trial of the search starts after about {self.cap_hours:g} h"
         if self.cap_gpu_hours is not None:
@@ -58,7 +63,8 @@ def estimate(checked: Checked, measure: bool) -> Cost:
     selection = arms * confirm.top_k * confirm.selection_seeds if confirm.top_k > 1 else 0
     trials, runs = arms * budget.trials, arms * confirm.seeds + selection
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
-    epoch_s = _seconds_per_epoch(checked) if measure and spec.resources.gpus == 0 else None
+    on_gpu = spec.resources.gpus or (spec.resources.auto and usable_gpus())
+    epoch_s = _seconds_per_epoch(checked) if measure and not on_gpu else None
     epoch_h = None if epoch_s is None else epoch_s / concurrent / 3600
     return Cost(
         search_trials=trials,
@@ -72,6 +78,7 @@ def estimate(checked: Checked, measure: bool) -> Cost:
         confirm_hours=None if epoch_h is None else runs * budget.epochs * epoch_h,
         cap_hours=budget.max_hours,
         cap_gpu_hours=budget.max_gpu_hours,
+        auto=expected(spec),
     )
 
 

@@ -65,6 +65,9 @@ def _check_travels(spec: SearchSpec) -> None:
     if spec.data.path is not None and not os.path.isabs(spec.data.path):
         text = f"is {spec.data.path!r}; on a cluster it must be an absolute path that all nodes have"
         raise spec.origin.error(Wrong(text, "data", "path"))
+    if spec.resources.auto:
+        text = "auto measures the machine that it runs on; for a cluster, say how many cpus and gpus a trial gets"
+        raise spec.origin.error(Wrong(text, "resources"))
     if spec.storage is not None and not spec.storage.startswith("postgresql"):
         text = (
             "must be Postgres on a cluster: an SQLite file lies on one machine, and cannot be locked over a network;"

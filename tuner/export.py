@@ -282,7 +282,12 @@ def _check_trial(export: Export) -> None:
     own = is_dotted(model["name"])
     ModelSpec(name=model["name"], **({"options": model["options"]} if own else model["options"]))
     BudgetSpec(trials=1, epochs=trial["epochs"], batch_size=trial["batch_size"])
-    ResourcesSpec(cpus=trial["threads"], precision=trial["precision"], deterministic=trial["deterministic"])
+    ResourcesSpec(
+        cpus=trial["threads"],
+        precision=trial["precision"],
+        deterministic=trial["deterministic"],
+        cuda_graph=export.config.cuda_graph,
+    )
     seeds = [run.seed for run in export.confirm_runs]
     if seed < 0 or trial["seed"] != seeds[0] or len(set(seeds)) < len(seeds):
         raise ValueError("trial.seed: must be that of the first confirm run, and no seed may be there twice")

@@ -68,6 +68,11 @@ class JobFolder:
         return self.path / "journal.jsonl"
 
     @property
+    def packing(self) -> Path:
+        """How many trials a GPU takes at once, where that was to be measured."""
+        return self.path / "packing.json"
+
+    @property
     def tracked(self) -> Path:
         """How far MLflow has been told."""
         return self.path / "tracked.json"

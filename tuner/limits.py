@@ -65,12 +65,20 @@ class SchedulerSpec(Frozen):
 class ResourcesSpec(Frozen):
     """What one trial gets, and how many run at once."""
 
+    auto: bool = Field(
+        default=False,
+        description="measure how many trials a GPU takes at once, and take the best; without a GPU, one thread each",
+    )
     cpus: int = Field(default=1, ge=1, le=1024, description="CPU threads of one trial")
     gpus: float = Field(default=0.0, ge=0, le=1024, description="GPUs of one trial: a share below 1, or a whole number")
     concurrent: int | None = Field(
         default=None, ge=1, le=100_000, description="most trials at once; as many as fit, if not given"
     )
     deterministic: bool = Field(default=False, description="only deterministic algorithms on a GPU; a CPU always is")
+    cuda_graph: bool = Field(
+        default=True,
+        description="on a GPU, capture an update once and replay it; without, the plain updates that it is checked by",
+    )
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16 is mixed precision")
     retries: int = Field(
         default=1, ge=0, le=100, description="how often a trial that fails without getting further is tried again"
@@ -89,6 +97,9 @@ class ResourcesSpec(Frozen):
     def _fits(self) -> Self:
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise Wrong(f"is {shown(self.gpus)}; must be a share up to 1, or a whole number", "gpus")
+        for key, value in (("cpus", self.cpus), ("gpus", self.gpus)):
+            if self.auto and value != type(self).model_fields[key].default:
+                raise Wrong(f"is {shown(value)}, and auto is to find it; keep one of the two", key)
         return self
 
 

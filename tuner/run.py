@@ -31,6 +31,7 @@ from tuner.jobs import spec_of, storage_of
 from tuner.journal import Event, Journal, salvage
 from tuner.lease import Lease, hold
 from tuner.mirror import Mirror, mirrored
+from tuner.packing import packed
 from tuner.provenance import git_commit, machine, versions
 from tuner.publish import publish
 from tuner.record import LOST, Record, Round, Stage, Trial, load_record
@@ -177,7 +178,7 @@ def drive(
     with hold(folder.lease, folder.id) as lease, _mended(folder, stop, view) as mirror:
         begun = folder.journal.exists() and bool(load_record(folder.journal).job)
         try:
-            prepared = _prepare(home, folder, begun, data_path, view)
+            prepared = _prepare(home, folder, begun, data_path, stop, view)
         except Exception:
             if not begun and mirror is None:
                 folder.forget()
@@ -210,7 +211,7 @@ class _Prepared:
     concurrent: int
 
 
-def _prepare(home: Home, folder: JobFolder, begun: bool, data_path: str | None, view: View) -> _Prepared:
+def _prepare(home: Home, folder: JobFolder, begun: bool, data_path: str | None, stop: Stop, view: View) -> _Prepared:
     spec, simulated = spec_of(folder, data_path), bool(folder.started()["simulate"])
     code = own_code(spec, _code(folder))
     images, data_fingerprint = _made_up(spec) if simulated else _data(spec, home, view)
@@ -219,6 +220,9 @@ def _prepare(home: Home, folder: JobFolder, begun: bool, data_path: str | None, 
     plan = arms_.plan(spec, images.train)
     arms = arms_.arms(spec, plan)
     check_sampler(spec, arms)
+    if spec.resources.auto:
+        trial = trial_config(spec, arms[0].hyper(arms[0].default), spec.seed)
+        spec = packed(spec, trial, folder, home.cache, code, view.say, lambda: bool(stop), not simulated)
     storage_url = IN_MEMORY if simulated else storage_of(spec, home)
     if storage_url == home.storage_url and (damaged := set_aside_if_damaged(home.studies)):
         view.say(f"warning: {home.studies} is damaged and now {damaged}; the studies are made again from the journal")

@@ -33,4 +33,6 @@ def json_schema() -> dict[str, Any]:
         names = sections[section]["properties"]["name"]["enum"]
         either = [{"enum": names}, {"$ref": f"#/$defs/{section}"}]
         top[key] = {"anyOf": either, "default": names[0], "description": top[key]["description"]}
+    own = {"anyOf": [{"const": "auto"}, {"$ref": "#/$defs/ResourcesSpec"}]}
+    top["resources"] = own | {"description": top["resources"]["description"]}
     return {"$schema": DIALECT, **schema, "title": "tuner search spec"}

@@ -40,6 +40,9 @@ __all__ = [
     "to_dict",
 ]
 
+MOST_PER_GPU = 8
+"""Trials that ``resources: auto`` tries at once on a GPU."""
+
 _SECRET_WORD = r"(?:pass(?:word|wd|phrase)|pwd|secret|(?:api|access|secret)_?key|(?:access|auth)_token)"
 _PASSWORD = re.compile(
     rf"://[^:/@\s]{{0,300}}:[^@\s]{{0,300}}@|(?:^|[?&;\s])(?:[a-z]{{1,20}}_)*(?:{_SECRET_WORD}|sslpassword|token)\s?=",
@@ -68,7 +71,7 @@ class SearchSpec(Frozen):
     scheduler: SchedulerSpec = Field(
         default=SchedulerSpec(), description="what stops trials early: a name, or a mapping"
     )
-    resources: ResourcesSpec = Field(default=ResourcesSpec(), description="what a trial gets")
+    resources: ResourcesSpec = Field(default=ResourcesSpec(), description="what a trial gets: auto, or a mapping")
     confirm: ConfirmSpec = Field(
         default=ConfirmSpec(), description="how the best settings are confirmed on fresh seeds"
     )
@@ -96,10 +99,15 @@ class SearchSpec(Frozen):
         return self.scheduler.first_rung_of(self.budget.epochs)
 
     def concurrent_on(self, cpus: int, gpus: int) -> int:
-        """Trials at once on a machine with so many CPUs and GPUs: as asked for, else as many as fit, at least 1."""
+        """Trials at once on a machine with so many CPUs and GPUs: as asked for, else as many as fit, at least 1.
+
+        Where they are to be measured, as many as they may come to.
+        """
         wanted = self.resources
         if wanted.concurrent is not None:
             return wanted.concurrent
+        if wanted.auto and gpus:
+            return gpus * MOST_PER_GPU
         return max(1, int(gpus / wanted.gpus) if wanted.gpus else cpus // wanted.cpus)
 
     def from_origin(self, origin: Origin) -> Self:
@@ -145,7 +153,7 @@ class SearchSpec(Frozen):
                 "scheduler",
                 "first_rung",
             )
-        if budget.max_gpu_hours is not None and self.resources.gpus == 0:
+        if budget.max_gpu_hours is not None and not (self.resources.gpus or self.resources.auto):
             raise Wrong("no GPU is used; set resources.gpus, or use max_hours", "budget", "max_gpu_hours")
         if self.confirm.top_k > budget.trials:
             raise Wrong(
@@ -227,6 +235,8 @@ def _in_full(value: dict[str, Any]) -> dict[str, Any]:
     for key in ("sampler", "scheduler"):
         if isinstance(full.get(key), str):
             full[key] = {"name": full[key]}
+    if full.get("resources") == "auto":
+        full["resources"] = {"auto": True}
     if isinstance(full.get("arms"), tuple):
         full["arms"] = tuple({"variant": arm} if isinstance(arm, str) else arm for arm in full["arms"])
     return full

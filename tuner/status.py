@@ -7,6 +7,7 @@ from typing import Any
 from tuner.errors import IntegrityError
 from tuner.home import STORAGE_VARIABLE, Home, JobFolder, open_database
 from tuner.jobs import spec_of
+from tuner.packing import as_packed
 from tuner.progress import ArmProgress, Progress
 from tuner.record import Record
 
@@ -97,7 +98,7 @@ def status(folder: JobFolder) -> Status:
     database = folder.database()
     row = database.job(folder.id) if database is not None else None
     record = folder.record() if folder.journal.exists() else Record()
-    spec, state, holder = spec_of(folder), folder.state(), folder.holder()
+    spec, state, holder = as_packed(spec_of(folder), folder), folder.state(), folder.holder()
     trained_s = sum(trial.seconds for trial in record.trials.values())
     progress = Progress(spec, record, _at_once(record, trained_s))
     stages = progress.stages() if record.job else ((0, 0), (0, 0), (0, 0))

@@ -51,6 +51,7 @@ def trial_config(spec: SearchSpec, hyper: Hyper, seed: int) -> TrialConfig:
         normalize="minmax" if not own and spec.model.setup == "article" else "standard",
         precision=spec.resources.precision,
         deterministic=spec.resources.deterministic,
+        cuda_graph=spec.resources.cuda_graph,
         threads=spec.resources.cpus,
         gpu=spec.resources.gpus > 0,
     )

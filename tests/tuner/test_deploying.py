@@ -60,6 +60,13 @@ def test_a_spec_that_is_wrong_is_refused(tuner: Tuner, spec: Path) -> None:
     assert (ended.code, ended.out) == (2, "")
 
 
+def test_resources_that_only_a_run_here_can_measure_are_refused(tuner: Tuner, spec: Path) -> None:
+    spec.write_text(SPEC + "resources: auto\n")
+    ended = tuner("render", "kubernetes", spec, *IMAGE)
+    assert (ended.code, ended.out) == (2, "")
+    assert "resources: auto measures the machine that it runs on" in ended.err
+
+
 def test_code_of_ones_own_travels_with_the_spec(tuner: Tuner, spec: Path) -> None:
     spec.write_text(SPEC.replace("name: elu_net", "name: mynet:build"))
     (spec.parent / "mynet.py").write_text("def build(num_classes, image_shape):\n    raise NotImplementedError\n")

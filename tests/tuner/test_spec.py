@@ -304,6 +304,8 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
     "concurrency 0": (more("resources: {concurrent: 0}\n"), 13, "resources.concurrent", "at least 1"),
     "cpus 0": (more("resources: {cpus: 0}\n"), 13, "resources.cpus", "at least 1"),
     "one and a half GPUs": (more("resources: {gpus: 1.5}\n"), 13, "resources.gpus", "whole number"),
+    "GPUs beside auto": (more("resources: {auto: true, gpus: 1}\n"), 13, "resources.gpus", "auto is to find it"),
+    "a word for resources": (more("resources: most\n"), 13, "resources", "must be a mapping"),
     "negative GPUs": (more("resources: {gpus: -1}\n"), 13, "resources.gpus", "at least 0"),
     "unknown precision": (
         more("resources: {precision: fp16}\n"),
@@ -401,6 +403,18 @@ GOOD: dict[str, tuple[tuple[str, str], Callable[[SearchSpec], Any], Any]] = {
     "first rung of short trials": (more(""), lambda spec: spec.first_rung, 2),
     "first rung of one epoch": (("epochs: 8", "epochs: 1"), lambda spec: spec.first_rung, 1),
     "half a GPU": (more("resources: {gpus: 0.5}\n"), lambda spec: spec.resources.gpus, 0.5),
+    "resources to be measured": (more("resources: auto\n"), lambda spec: spec.resources.auto, True),
+    "resources to be measured, and more": (
+        more("resources: {auto: true, precision: bf16, concurrent: 3}\n"),
+        lambda spec: (spec.resources.auto, spec.resources.precision, spec.concurrent_on(8, 2)),
+        (True, "bf16", 3),
+    ),
+    "as many as may be measured": (more("resources: auto\n"), lambda spec: spec.concurrent_on(4, 2), 16),
+    "GPU hours of what is measured": (
+        ("epochs: 8", "epochs: 8\n  max_gpu_hours: 2\nresources: auto"),
+        lambda spec: spec.budget.max_gpu_hours,
+        2,
+    ),
     "GPU hours": (
         ("epochs: 8", "epochs: 8\n  max_gpu_hours: 2\nresources: {gpus: 1}"),
         lambda spec: spec.budget.max_gpu_hours,

@@ -3,6 +3,9 @@
 Legend: B images, C H W image.
 """
 
+import copy
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,16 +13,25 @@ from trainables.data.normalize import Kind, constants
 from trainables.data.splits import Arrays, Splits
 
 
+@dataclass(frozen=True)
 class DeviceArrays:
     """One split's uint8 images and labels on the device; on CPU, the mapped files themselves."""
 
-    def __init__(self, arrays: Arrays, device: torch.device) -> None:
-        self.images_BHWC = torch.from_numpy(arrays.images_BHWC).to(device)
-        self.labels_B = torch.from_numpy(arrays.labels_B).to(device)
+    images_BHWC: Tensor
+    labels_B: Tensor
+
+    @classmethod
+    def of(cls, arrays: Arrays, device: torch.device) -> "DeviceArrays":
+        """Bring a split to a device."""
+        return cls(torch.from_numpy(arrays.images_BHWC).to(device), torch.from_numpy(arrays.labels_B).to(device))
 
     def __len__(self) -> int:
         """Count the images."""
         return len(self.labels_B)
+
+    def first(self, count: int) -> "DeviceArrays":
+        """A view of so many images, or all."""
+        return DeviceArrays(self.images_BHWC[:count], self.labels_B[:count])
 
 
 class DeviceSplits:
@@ -31,7 +43,7 @@ class DeviceSplits:
         self.classes = splits.num_classes
         self.image_shape_HWC = splits.train.images_BHWC.shape[1:]
         self.train, self.val, self.test = (
-            DeviceArrays(arrays, device) for arrays in (splits.train, splits.val, splits.test)
+            DeviceArrays.of(arrays, device) for arrays in (splits.train, splits.val, splits.test)
         )
         self._splits = splits
         self._constants: dict[Kind, tuple[Tensor, Tensor]] = {}
@@ -42,3 +54,10 @@ class DeviceSplits:
             shift, scale = constants(self._splits.train.images_BHWC, kind)
             self._constants[kind] = torch.from_numpy(shift).to(self.device), torch.from_numpy(scale).to(self.device)
         return self._constants[kind]
+
+    def first(self, train_images: int) -> "DeviceSplits":
+        """A view of so many training images, or all, and of the same share of the validation images."""
+        part = copy.copy(self)
+        share = min(1.0, train_images / len(self.train))
+        part.train, part.val = (arrays.first(max(1, round(share * len(arrays)))) for arrays in (self.train, self.val))
+        return part

@@ -46,6 +46,10 @@ def validate(spec: Path, data_path: str | None, output: str) -> None:
         return
     _show_warnings(checked)
     click.echo(f"{spec}: valid, {len(checked.spec.arms)} arms, {checked.spec.budget.trials} trials each")
+    if checked.spec.resources.auto:
+        from tuner.packing import expected
+
+        click.echo(f"resources: auto: {expected(checked.spec)}")
 
 
 @click.command(epilog="Example: tuner plan searches/quickstart.yaml")
