@@ -36,6 +36,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "leaderboard": Benchmark("benchmarks.leaderboard", "Reading the leaderboard of a large job"),
     "cpu": Benchmark("benchmarks.cpu", "Training on a processor"),
     "tracked": Benchmark("benchmarks.tracked", "What tracking costs the training"),
+    "ask": Benchmark("benchmarks.ask", "What the next setting costs as a study grows"),
+    "regret": Benchmark("benchmarks.regret", "What a sampler loses that is not shown all of a long study"),
+    "search": Benchmark("benchmarks.search_quality", "Epochs until a search finds a good setting"),
 }
 """Benchmarks by name: a new one is a row here."""
 
