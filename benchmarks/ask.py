@@ -25,7 +25,7 @@ FLAT = (100, 10_000)
 """Sizes whose costs are compared."""
 ASKS = 10
 """In one figure: their mean."""
-EPOCHS = 5
+EPOCHS = 2
 JOB, SEED = "ask", 0
 WIDTH = 0.1
 """Of the made-up objective's noise."""

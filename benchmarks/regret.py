@@ -18,7 +18,7 @@ from tuner.limits import SamplerSpec
 from tuner.record import State
 from tuner.study import BEST, IN_MEMORY, NEWEST, ArmStudy, open_storage
 
-TRIALS = 600
+TRIALS = 500
 SEEDS_A_PAIR = 4
 PROCESSES = 2
 
