@@ -31,12 +31,12 @@ WIDTH = 0.1
 """Of the made-up objective's noise."""
 
 
-def measure(pairs: int, sizes: tuple[int, ...] = SIZES) -> Result:
+def measure(pairs: int, sizes: tuple[int, ...] = SIZES, asks: int = ASKS) -> Result:
     """Ask in memory and in SQLite, at every size."""
     comparisons = []
     for kind in ("memory", "SQLite"):
         with ExitStack() as stack:
-            sides = {size: stack.enter_context(_sides(kind, size)) for size in sizes}
+            sides = {size: stack.enter_context(_sides(kind, size, asks)) for size in sizes}
             for size, (ours, peer) in sides.items():
                 figures = interleaved(ours, peer, pairs, warmup=1)
                 title = f"an ask after {size:,} trials, {kind}"
@@ -48,7 +48,7 @@ def measure(pairs: int, sizes: tuple[int, ...] = SIZES) -> Result:
                 comparisons.append(Comparison(title, f"the same after {few:,}", "ms", *figures, goal))
     return Result(
         f"AMSGrad's three knobs, a made-up objective, one trial in three complete and two pruned, {EPOCHS} reports"
-        f" each, four trials running; a figure is the mean of {ASKS} asks, each told of before the next.",
+        f" each, four trials running; a figure is the mean of {asks} asks, each told of before the next.",
         tuple(comparisons),
     )
 
@@ -79,7 +79,7 @@ def _reports(lr: float, rng: random.Random) -> list[tuple[int, float]]:
 
 
 @contextmanager
-def _sides(kind: str, size: int) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
+def _sides(kind: str, size: int, asks: int) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
     """An ask of ours and one of the peer's, each in a storage of its own that holds the same trials."""
     with tempfile.TemporaryDirectory(prefix="tuner-ask-") as folder:
         url = IN_MEMORY if kind == "memory" else f"sqlite:///{folder}/ours.db"
@@ -101,34 +101,34 @@ def _sides(kind: str, size: int) -> Iterator[tuple[Callable[[], float], Callable
             storage = open_storage(url)
             peer_study = optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/peer.db")
         peer_study.sampler = optuna.samplers.TPESampler(seed=SEED)
-        yield _ours(_study(storage, size)), _peer(peer_study)
+        yield _ours(_study(storage, size), asks), _peer(peer_study, asks)
 
 
 def _study(storage: optuna.storages.BaseStorage, size: int) -> ArmStudy:
     return ArmStudy(storage, JOB, arm(), SamplerSpec(), SEED, trials=size, maximize=True)
 
 
-def _ours(study: ArmStudy) -> Callable[[], float]:
+def _ours(study: ArmStudy, asks: int) -> Callable[[], float]:
     rng = random.Random(SEED)
 
     def ask() -> float:
         spent_s = 0.0
-        for _ in range(ASKS):
+        for _ in range(asks):
             begin = time.perf_counter()
             asked = study.ask()
             spent_s += time.perf_counter() - begin
             study.tell(asked.number, State.COMPLETE, _reports(float(asked.knobs["lr"]), rng))
-        return 1000 * spent_s / ASKS
+        return 1000 * spent_s / asks
 
     return ask
 
 
-def _peer(study: optuna.Study) -> Callable[[], float]:
+def _peer(study: optuna.Study, asks: int) -> Callable[[], float]:
     rng = random.Random(SEED)
 
     def ask() -> float:
         spent_s = 0.0
-        for _ in range(ASKS):
+        for _ in range(asks):
             begin = time.perf_counter()
             trial = study.ask()
             for knob, domain in arm().space.items():
@@ -142,7 +142,7 @@ def _peer(study: optuna.Study) -> Callable[[], float]:
             for epoch, value in reports:
                 trial.report(value, epoch)
             study.tell(trial, reports[-1][1])
-        return 1000 * spent_s / ASKS
+        return 1000 * spent_s / asks
 
     return ask
 

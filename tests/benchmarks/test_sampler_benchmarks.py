@@ -32,7 +32,7 @@ def is_whole(result: Result) -> bool:
 
 
 def test_asks_are_measured_against_optunas_own() -> None:
-    assert is_whole(ask.measure(1, sizes=(5, 12)))
+    assert is_whole(ask.measure(1, sizes=(5, 12), asks=1))
 
 
 def test_regret_is_measured_against_a_sampler_that_sees_all() -> None:
