@@ -9,6 +9,7 @@ table. Only validation images are looked at.
 import argparse
 import csv
 import io
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,7 +55,8 @@ def record(name: str, rows: int, cache: Path, deadline: float) -> None:
     if not file.exists():
         file.write_text(header(name, splits), encoding="utf-8")
     sequence = qmc.Sobol(len(arm.space), scramble=True, rng=derive_seed(spec.seed, "table", name))
-    points = sequence.random(rows)[done:]
+    # Its points are balanced in powers of two; the first are the same however many are drawn.
+    points = sequence.random_base2(math.ceil(math.log2(rows)))[done:rows]
     for number, point in enumerate(points, start=done):
         if time.monotonic() > deadline:
             return

@@ -20,7 +20,6 @@ TRAIN_IMAGES: Mapping[str, int] = {"digits": 1078, "late": 1078, "cifar10": 1500
 """Spec -> training images that its data leaves: a plan's length, for which nothing has to be decoded."""
 TABLES: Mapping[str, tuple[str, str]] = {
     "digits-adam_l2": ("digits", "adam_l2"),
-    "digits-amsgrad": ("digits", "amsgrad"),
     "digits-restarts": ("digits", "adamw_restarts"),
     "late-noam": ("late", "noam"),
     "late-cosine": ("late", "adamw_cosine"),
