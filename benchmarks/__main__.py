@@ -38,6 +38,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "cpu": Benchmark("benchmarks.cpu", "Training on a processor"),
     "gpu": Benchmark("benchmarks.gpu", "Training on a GPU", gpu=True),
     "tracked": Benchmark("benchmarks.tracked", "What tracking costs the training"),
+    "ask": Benchmark("benchmarks.ask", "What the next setting costs as a study grows"),
+    "regret": Benchmark("benchmarks.regret", "What a sampler loses that is not shown all of a long study"),
+    "search": Benchmark("benchmarks.search_quality", "Epochs until a search finds a good setting"),
 }
 """Benchmarks by name: a new one is a row here."""
 

@@ -5,8 +5,9 @@ Everything but the training is the real thing: the same source of trials, judge,
 
 import heapq
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+from trainables.config import TrialConfig
 from trainables.simulated import SimulatedTraining
 from trainables.space import Plan
 from tuner.dispatch import Attempt, Dispatcher
@@ -26,6 +27,16 @@ class Clock:
         return self.now
 
 
+class Training(Protocol):
+    """What stands in for a training: as ``SimulatedTraining``."""
+
+    def report(self, epoch: int) -> dict[str, Any]:
+        """What a training epoch, from 1, reports."""
+
+    def test(self) -> dict[str, Any]:
+        """What evaluating on the test images after the last epoch gives."""
+
+
 def no_fault(attempt: Attempt, epoch: int) -> str | None:
     """Nothing ever fails."""
     return None
@@ -41,6 +52,7 @@ def simulate(
     judge: Judge | None = None,
     metric: str = "",
     fault: Callable[[Attempt, int], str | None] = no_fault,
+    training: Callable[[TrialConfig, Plan], Training] = SimulatedTraining,
 ) -> None:
     """Run all attempts; returns when every trial has ended, or once ``stop`` is set.
 
@@ -52,11 +64,12 @@ def simulate(
         stop: asks it to stop.
         judge: stops trials early, by their reported ``metric``.
         fault: asked before each epoch of an attempt; a text that it gives is the error that the attempt dies of.
+        training: a trial and its length to its learning curve.
 
     Raises:
         Exception: what the dispatcher's source or journal raised.
     """
-    workers = _Workers(dispatcher, plan, clock, judge, metric, fault)
+    workers = _Workers(dispatcher, plan, clock, judge, metric, fault, training)
     while not stop and dispatcher.failure is None:
         while workers.running < concurrent and workers.start():
             pass
@@ -78,6 +91,7 @@ class _Workers:
         judge: Judge | None,
         metric: str,
         fault: Callable[[Attempt, int], str | None],
+        training: Callable[[TrialConfig, Plan], Training],
     ) -> None:
         self._dispatcher = dispatcher
         self._plan = plan
@@ -85,6 +99,7 @@ class _Workers:
         self._judge = judge
         self._metric = metric
         self._fault = fault
+        self._training = training
         self._started = 0
         # A number of its own comes before the report, which cannot be compared.
         self._due: list[tuple[float, int, Attempt, dict[str, Any]]] = []
@@ -120,7 +135,7 @@ class _Workers:
         return self._judge.stops(place, result["epoch"], result[self._metric])
 
     def _train(self, number: int, attempt: Attempt, epoch: int) -> None:
-        training = SimulatedTraining(attempt.work.trial, self._plan)
+        training = self._training(attempt.work.trial, self._plan)
         result = training.report(epoch) | {"attempt": attempt.number}
         if attempt.work.stage == Stage.CONFIRM and epoch == self._plan.epochs:
             result |= training.test()

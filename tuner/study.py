@@ -5,6 +5,7 @@ go away for a while, and this process at any moment: asked or told again, no tri
 lost or altered something, the study is made again from what is on record of its trials.
 """
 
+import copy
 import itertools
 import json
 import math
@@ -12,7 +13,7 @@ import os
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,7 @@ from trainables.config import derive_seed
 from trainables.space import Choice, Domain, Float, Int, Scalar
 from tuner.arms import Arm
 from tuner.errors import ServiceError, without_password
+from tuner.history import History, Rank
 from tuner.limits import SamplerSpec
 from tuner.record import State
 
@@ -130,6 +132,7 @@ class ArmStudy:
         self._name = study_name(job, arm.name)
         self._direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
         self._distributions = dict(map(_distribution, arm.space.items()))
+        self._history = self._new_history()
         self._study = _patiently(self._make)
         self.asked = _patiently(self._count)
 
@@ -181,7 +184,7 @@ class ArmStudy:
     def _make_again(self, past: Sequence[Past]) -> None:
         with suppress(KeyError):
             optuna.delete_study(study_name=self._name, storage=self._storage)
-        self._study = self._make()
+        self._study, self._history = self._make(), self._new_history()
         for knobs, state, reports in past:
             value, values = _objective(state, reports)
             self._study.add_trial(
@@ -218,7 +221,9 @@ class ArmStudy:
         trials = self._study.get_trials(deepcopy=False)
         if not trials:
             self._study.enqueue_trial(dict(_to_search(self.arm.space, self.arm.default)))
-        return sum(trial.state != TrialState.WAITING for trial in trials)
+            return 0
+        # No other is ever enqueued.
+        return len(trials) - (trials[0].state == TrialState.WAITING)
 
     def _ask(self) -> Asked:
         # If the ask before went through and only its answer was lost, the trial is there.
@@ -232,7 +237,7 @@ class ArmStudy:
         But for gp, which takes what is there for a setting that it has to keep away from.
         """
         self._study.sampler = self._sampler_for(number)
-        trial = optuna.trial.Trial(self._study, self._id(number))
+        trial = optuna.trial.Trial(self._shown(), self._id(number))
         there = trial.params
         for knob, distribution in self._distributions.items():
             if knob in there and len(there) < len(self._distributions):
@@ -243,7 +248,7 @@ class ArmStudy:
     def _skip(self, trial: optuna.trial.Trial, knob: str, distribution: BaseDistribution) -> None:
         """Move the sampler on as drawing the knob did."""
         if not trial._is_fixed_param(knob, distribution) and not trial._is_relative_param(knob, distribution):
-            self._study.sampler.sample_independent(self._study, trial._get_latest_trial(), knob, distribution)
+            trial.study.sampler.sample_independent(trial.study, trial._get_latest_trial(), knob, distribution)
 
     def _tell(self, number: int, state: State, reports: Sequence[tuple[int, float]]) -> None:
         trial_id = self._id(number)
@@ -257,6 +262,16 @@ class ArmStudy:
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+
+    def _shown(self) -> optuna.Study:
+        """The study as its sampler sees it."""
+        if self._sampler.name not in FORGETFUL:
+            return self._study
+        return _Shown(self._study, self._history.shown(self._study.get_trials(deepcopy=False)))
+
+    def _new_history(self) -> History[FrozenTrial]:
+        sign = -1.0 if self._direction == StudyDirection.MAXIMIZE else 1.0
+        return History(BEST, NEWEST, lambda trial: trial.state.is_finished(), partial(_rank, sign))
 
     def _sampler_for(self, number: int) -> BaseSampler:
         ask, study = (derive_seed(self._seed, self.arm.name, part) % 2**32 for part in (str(number), "qmc"))
@@ -382,10 +397,55 @@ def _objective(state: State, reports: Sequence[tuple[int, float]]) -> tuple[floa
     return next(reversed(values.values()), None), values
 
 
+FORGETFUL = ("tpe",)
+"""Samplers that are shown a part of a long study: whose cost grows with every trial, and whose choice hardly does."""
+BEST = 25
+"""As many good trials as TPE ever tells from the others, by its own order: none of them is missed."""
+NEWEST = 225
+"""With so many others there are BEST good ones among them, as TPE counts (a tenth)."""
+
+
+class _Shown(optuna.Study):
+    """A study of which only some trials are seen."""
+
+    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
+        self.__setstate__(study.__getstate__())
+        self._trials = trials
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        found = [trial for trial in self._trials if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+
+def _rank(sign: float, trial: FrozenTrial) -> Rank | None:
+    """A trial's place in TPE's order: complete ones by value, then pruned ones by how far they came, then by value."""
+    if trial.state == TrialState.COMPLETE:
+        assert trial.value is not None
+        return 0, sign * trial.value
+    if trial.state != TrialState.PRUNED:
+        return None
+    if not trial.intermediate_values:
+        return (2,)
+    step, value = max(trial.intermediate_values.items())
+    return 1, -step, sign * value
+
+
+class _Tpe(optuna.samplers.TPESampler):
+    """TPE on trials that all have the same knobs, so that one of them says which."""
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        useful = (TrialState.COMPLETE, TrialState.PRUNED)
+        for ended in study._get_trials(deepcopy=False, states=useful)[:1]:
+            return {knob: found for knob, found in sorted(ended.distributions.items()) if not found.single()}
+        return {}
+
+
 def _tpe(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
     # Ten random trials, Optuna's default, would make a small search all random.
     startup = sampler.startup_trials or max(3, min(10, trials // 3))
-    return optuna.samplers.TPESampler(seed=seeds.ask, n_startup_trials=startup)
+    return _Tpe(seed=seeds.ask, n_startup_trials=startup)
 
 
 def _random(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:

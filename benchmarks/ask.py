@@ -1,0 +1,151 @@
+"""What the next setting costs as a study grows: an ask of ours against one of Optuna's own TPE on the same trials."""
+
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import optuna
+from sqlalchemy import event
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from benchmarks.measuring import Comparison, Goal, Result, interleaved
+from trainables.space import Float, Plan
+from trainables.variants import VARIANTS
+from tuner.arms import Arm
+from tuner.limits import SamplerSpec
+from tuner.record import State
+from tuner.study import IN_MEMORY, ONE_MINUS, ArmStudy, Past, open_storage, study_name
+
+SIZES = (50, 100, 1_000, 10_000)
+FLAT = (100, 10_000)
+"""Sizes whose costs are compared."""
+ASKS = 10
+"""In one figure: their mean."""
+EPOCHS = 2
+JOB, SEED = "ask", 0
+WIDTH = 0.1
+"""Of the made-up objective's noise."""
+
+
+def measure(pairs: int, sizes: tuple[int, ...] = SIZES, asks: int = ASKS) -> Result:
+    """Ask in memory and in SQLite, at every size."""
+    comparisons = []
+    for kind in ("memory", "SQLite"):
+        with ExitStack() as stack:
+            sides = {size: stack.enter_context(_sides(kind, size, asks)) for size in sizes}
+            for size, (ours, peer) in sides.items():
+                figures = interleaved(ours, peer, pairs, warmup=1)
+                title = f"an ask after {size:,} trials, {kind}"
+                comparisons.append(Comparison(title, "Optuna's TPESampler on the same trials", "ms", *figures))
+            few, many = FLAT if set(FLAT) <= set(sizes) else (sizes[0], sizes[-1])
+            for whose, side, goal in (("our", 0, Goal(1.5, "most")), ("Optuna's", 1, None)):
+                figures = interleaved(sides[many][side], sides[few][side], pairs)
+                title = f"{whose} ask after {many:,} trials, {kind}"
+                comparisons.append(Comparison(title, f"the same after {few:,}", "ms", *figures, goal))
+    return Result(
+        f"AMSGrad's three knobs, a made-up objective, one trial in three complete and two pruned, {EPOCHS} reports"
+        f" each, four trials running; a figure is the mean of {asks} asks, each told of before the next.",
+        tuple(comparisons),
+    )
+
+
+def arm() -> Arm:
+    """What is searched."""
+    variant = VARIANTS["amsgrad"]
+    space = {knob: domain.resolve(Plan(EPOCHS, 100)) for knob, domain in variant.space.items()}
+    return Arm("amsgrad", "amsgrad", space, {}, variant.default)
+
+
+def past(size: int) -> list[Past]:
+    """Made-up trials; the last four still run."""
+    rng, found = random.Random(SEED), []
+    for number in range(size):
+        knobs = {
+            "lr": 10 ** rng.uniform(-4, -2),
+            "l2": 10 ** rng.uniform(-6, -2),
+            "beta2": 1 - 10 ** rng.uniform(-4, -1),
+        }
+        state = State.RUNNING if number >= size - 4 else State.COMPLETE if number % 3 == 0 else State.PRUNED
+        found.append(Past(knobs, state, _reports(knobs["lr"], rng)))
+    return found
+
+
+def _reports(lr: float, rng: random.Random) -> list[tuple[int, float]]:
+    return [(epoch, 1000 * lr * (0.01 - lr) + epoch + rng.gauss(0, WIDTH)) for epoch in range(1, EPOCHS + 1)]
+
+
+@contextmanager
+def _sides(kind: str, size: int, asks: int) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
+    """An ask of ours and one of the peer's, each in a storage of its own that holds the same trials."""
+    with tempfile.TemporaryDirectory(prefix="tuner-ask-") as folder:
+        url = IN_MEMORY if kind == "memory" else f"sqlite:///{folder}/ours.db"
+        storage = open_storage(url)
+        if isinstance(storage, optuna.storages.RDBStorage):
+            storage.engine.dispose()
+            event.listen(storage.engine, "connect", _do_not_wait_for_the_disk)
+        _study(storage, size).restore(past(size))
+        name = study_name(JOB, arm().name)
+        if kind == "memory":
+            trials = optuna.load_study(study_name=name, storage=storage).get_trials()
+            peer_study = optuna.create_study(study_name=name, direction="maximize")
+            peer_study.add_trials(trials)
+        else:
+            assert isinstance(storage, optuna.storages.RDBStorage)
+            storage.remove_session()
+            storage.engine.dispose()
+            shutil.copy(Path(folder, "ours.db"), Path(folder, "peer.db"))
+            storage = open_storage(url)
+            peer_study = optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/peer.db")
+        peer_study.sampler = optuna.samplers.TPESampler(seed=SEED)
+        yield _ours(_study(storage, size), asks), _peer(peer_study, asks)
+
+
+def _study(storage: optuna.storages.BaseStorage, size: int) -> ArmStudy:
+    return ArmStudy(storage, JOB, arm(), SamplerSpec(), SEED, trials=size, maximize=True)
+
+
+def _ours(study: ArmStudy, asks: int) -> Callable[[], float]:
+    rng = random.Random(SEED)
+
+    def ask() -> float:
+        spent_s = 0.0
+        for _ in range(asks):
+            begin = time.perf_counter()
+            asked = study.ask()
+            spent_s += time.perf_counter() - begin
+            study.tell(asked.number, State.COMPLETE, _reports(float(asked.knobs["lr"]), rng))
+        return 1000 * spent_s / asks
+
+    return ask
+
+
+def _peer(study: optuna.Study, asks: int) -> Callable[[], float]:
+    rng = random.Random(SEED)
+
+    def ask() -> float:
+        spent_s = 0.0
+        for _ in range(asks):
+            begin = time.perf_counter()
+            trial = study.ask()
+            for knob, domain in arm().space.items():
+                assert isinstance(domain, Float)
+                if domain.scale == "one-minus-log":
+                    trial.suggest_float(ONE_MINUS + knob, 1 - domain.high, 1 - domain.low, log=True)
+                else:
+                    trial.suggest_float(knob, domain.low, domain.high, log=True)
+            spent_s += time.perf_counter() - begin
+            reports = _reports(trial.params["lr"], rng)
+            for epoch, value in reports:
+                trial.report(value, epoch)
+            study.tell(trial, reports[-1][1])
+        return 1000 * spent_s / asks
+
+    return ask
+
+
+def _do_not_wait_for_the_disk(connection: object, entry: ConnectionPoolEntry) -> None:
+    entry.driver_connection.execute("PRAGMA synchronous=OFF")  # type: ignore[union-attr]

@@ -1,0 +1,136 @@
+"""What a sampler loses by not looking at all of a long study: our studies against ones that show it every trial.
+
+Up to the length of what is shown both make the same trials; what comes after is the difference.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
+
+import optuna
+
+from benchmarks.measuring import Comparison, Goal, Result, say
+from trainables.space import Choice, Domain, Float, Int, Scalar
+from tuner.arms import Arm
+from tuner.limits import SamplerSpec
+from tuner.record import State
+from tuner.study import BEST, IN_MEMORY, NEWEST, ArmStudy, open_storage
+
+TRIALS = 500
+SEEDS_A_PAIR = 4
+PROCESSES = 2
+
+Knobs = Mapping[str, Scalar]
+
+
+class Problem(NamedTuple):
+    """A function to minimize and its minimum."""
+
+    space: Mapping[str, Domain]
+    value: Callable[[Knobs], float]
+    least: float
+
+
+class _AllSeeing(ArmStudy):
+    """Shows its sampler every trial."""
+
+    def _shown(self) -> optuna.Study:
+        return self._study
+
+
+def measure(pairs: int, trials: int = TRIALS) -> Result:
+    """Minimize every problem with both, ``SEEDS_A_PAIR`` seeds a pair."""
+    runs = [(kind, name, seed) for name in PROBLEMS for seed in range(pairs * SEEDS_A_PAIR) for kind in KINDS]
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        found = dict(zip(runs, pool.map(regret, *zip(*((*run, trials) for run in runs), strict=True)), strict=True))
+    say(f"{len(runs)} searches of {trials} trials")
+    seeds = range(pairs * SEEDS_A_PAIR)
+    comparisons = []
+    for name in PROBLEMS:
+        ours, theirs = (tuple(found[kind, name, seed] for seed in seeds) for kind in KINDS)
+        title, unit = f"regret on {name}", "distance to the minimum"
+        comparisons.append(Comparison(title, "TPE shown all trials", unit, ours, theirs, Goal(1.1, "most")))
+    return Result(
+        f"{trials} trials one after the other, {len(seeds)} seeds; the regret is the best value's distance to the"
+        f" minimum. Ours shows TPE the best {BEST} and the newest {NEWEST} trials.",
+        tuple(comparisons),
+    )
+
+
+def regret(kind: str, name: str, seed: int, trials: int) -> float:
+    """How far from the minimum a search ends."""
+    problem = PROBLEMS[name]
+    arm = Arm(name, name, problem.space, {}, {knob: _start(domain) for knob, domain in problem.space.items()})
+    study = KINDS[kind](open_storage(IN_MEMORY), "regret", arm, SamplerSpec(), seed, trials, maximize=False)
+    best = math.inf
+    for _ in range(trials):
+        asked = study.ask()
+        value = problem.value(asked.knobs)
+        study.tell(asked.number, State.COMPLETE, [(1, value)])
+        best = min(best, value)
+    return best - problem.least
+
+
+def branin(knobs: Knobs) -> float:
+    """Three equal minima."""
+    x, y = _numbers(knobs)
+    return (
+        (y - 5.1 / (4 * math.pi**2) * x**2 + 5 / math.pi * x - 6) ** 2 + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x) + 10
+    )
+
+
+def hartmann6(knobs: Knobs) -> float:
+    """Six minima in six dimensions."""
+    xs = _numbers(knobs)
+    return -sum(
+        weight * math.exp(-sum(a * (x - p) ** 2 for a, x, p in zip(row, xs, centre, strict=True)))
+        for weight, row, centre in zip(HARTMANN_WEIGHTS, HARTMANN_A, HARTMANN_P, strict=True)
+    )
+
+
+def rosenbrock(knobs: Knobs) -> float:
+    """A curved valley."""
+    xs = _numbers(knobs)
+    return sum(100 * (b - a**2) ** 2 + (1 - a) ** 2 for a, b in itertools.pairwise(xs))
+
+
+def mixed(knobs: Knobs) -> float:
+    """A learning rate, a width and an optimizer: each choice has its own best learning rate."""
+    best_lr, cost = {"a": (1e-3, 0.0), "b": (1e-2, 0.05), "c": (1e-1, 0.1)}[str(knobs["kind"])]
+    lr, width = float(knobs["lr"]), int(knobs["width"])
+    return cost + 0.1 * math.log10(lr / best_lr) ** 2 + 0.01 * abs(width - 37)
+
+
+HARTMANN_WEIGHTS = (1.0, 1.2, 3.0, 3.2)
+HARTMANN_A = (
+    (10, 3, 17, 3.5, 1.7, 8),
+    (0.05, 10, 17, 0.1, 8, 14),
+    (3, 3.5, 1.7, 10, 17, 8),
+    (17, 8, 0.05, 10, 0.1, 14),
+)
+HARTMANN_P = (
+    (0.1312, 0.1696, 0.5569, 0.0124, 0.8283, 0.5886),
+    (0.2329, 0.4135, 0.8307, 0.3736, 0.1004, 0.9991),
+    (0.2348, 0.1451, 0.3522, 0.2883, 0.3047, 0.6650),
+    (0.4047, 0.8828, 0.8732, 0.5743, 0.1091, 0.0381),
+)
+PROBLEMS: Mapping[str, Problem] = {
+    "branin": Problem({"x": Float(-5, 10), "y": Float(0, 15)}, branin, 0.397887),
+    "hartmann6": Problem({f"x{i}": Float(0, 1) for i in range(6)}, hartmann6, -3.32237),
+    "rosenbrock": Problem({f"x{i}": Float(-2, 2) for i in range(4)}, rosenbrock, 0.0),
+    "mixed": Problem(
+        {"kind": Choice(("c", "b", "a")), "lr": Float(1e-5, 1, "log"), "width": Int(1, 256, "log")}, mixed, 0.0
+    ),
+}
+KINDS: Mapping[str, type[ArmStudy]] = {"ours": ArmStudy, "peer": _AllSeeing}
+
+
+def _numbers(knobs: Knobs) -> list[float]:
+    return [float(value) for value in knobs.values()]
+
+
+def _start(domain: Domain) -> Scalar:
+    """Of the first trial, which is no good one."""
+    return domain.values[0] if isinstance(domain, Choice) else domain.low

@@ -1,0 +1,1 @@
+"""Recorded learning curves of many settings, so that whole searches can be replayed in seconds."""

@@ -1,0 +1,132 @@
+"""Replays whole searches over a table: our own source of trials, studies, judge and dispatcher, only no training.
+
+A setting that was not recorded has the learning curve of the one that is nearest in the unit cube of the search space.
+"""
+
+import random
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.tables.table import Table
+from trainables.config import TrialConfig, derive_seed
+from tuner.dispatch import Dispatcher
+from tuner.journal import Journal
+from tuner.limits import SamplerSpec, SchedulerSpec
+from tuner.record import Record, State
+from tuner.search import SearchSource, judge_of
+from tuner.simulation import Clock, simulate
+from tuner.study import IN_MEMORY, ArmStudy, open_storage
+from tuner.trials import trial_config
+from tuner.work import Ended, Stop, Work
+
+MOST_TRIALS = 500
+"""Nobody searches for longer."""
+
+
+class Search(NamedTuple):
+    """How to search: what proposes, what stops early, and how many trials run at once."""
+
+    sampler: SamplerSpec = SamplerSpec()
+    scheduler: SchedulerSpec = SchedulerSpec()
+    concurrent: int = 4
+
+
+RANDOM = Search(SamplerSpec(name="random"), SchedulerSpec(name="none"))
+"""Random search, without early stopping."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When a search had a trial of full length at the target: epochs and trials that all of it had spent by then."""
+
+    epochs: int
+    trials: int
+    target: bool
+    """Whether it ever did."""
+
+
+def replay(table: Table, target: float, search: Search, seed: int) -> Reached:
+    """Search until a trial of full length reaches the target."""
+    budget = table.spec.budget.model_copy(update={"trials": MOST_TRIALS})
+    spec = table.spec.model_copy(
+        update={"seed": seed, "budget": budget, "sampler": search.sampler, "scheduler": search.scheduler}
+    )
+    record, clock, stop = Record(), Clock(), Stop()
+    storage = open_storage(IN_MEMORY)
+    study = ArmStudy(storage, table.name, table.arm, spec.sampler, seed, MOST_TRIALS, spec.metric.goal == "maximize")
+    with tempfile.TemporaryDirectory(prefix="tuner-replay-") as folder:
+        journal = Journal(Path(folder, "journal"), record.add, durable=False)
+        source = _Watched(
+            SearchSource(
+                spec,
+                table.plan,
+                [study],
+                lambda hyper, seed: trial_config(spec, hyper, seed),
+                search.concurrent,
+                record,
+                clock,
+            ),
+            target,
+            spec.metric.key,
+            stop,
+        )
+        simulate(
+            Dispatcher(source, journal, record, spec.resources, clock),
+            plan=table.plan,
+            concurrent=search.concurrent,
+            clock=clock,
+            stop=stop,
+            judge=judge_of(spec, table.plan, record),
+            metric=spec.metric.key,
+            training=lambda config, plan: _Recorded(table, config),
+        )
+        journal.close()
+    trials = record.trials.values()
+    return Reached(sum(len(trial.epochs) for trial in trials), len(trials), bool(stop))
+
+
+class _Watched:
+    """A source of trials that asks to stop once one of full length has reached the target."""
+
+    def __init__(self, source: SearchSource, target: float, metric: str, stop: Stop) -> None:
+        self._source = source
+        self._target = target
+        self._metric = metric
+        self._stop = stop
+
+    def next(self) -> Work | None:
+        return self._source.next()
+
+    def ended(self, work: Work, ended: Ended) -> None:
+        self._source.ended(work, ended)
+        if ended.state == State.COMPLETE and ended.epochs[-1][self._metric] >= self._target:
+            self._stop.ask()
+
+
+class _Recorded:
+    """The training of the nearest recorded setting; epochs take about a second, so that trials do not run in step."""
+
+    def __init__(self, table: Table, config: TrialConfig) -> None:
+        self._row = table.nearest({knob: getattr(config.hyper, knob) for knob in table.arm.space})
+        self._seed = derive_seed(config.seed, "seconds", str(config.hyper))
+        self._diverges = len(self._row.curve) < config.epochs
+
+    def report(self, epoch: int) -> dict[str, Any]:
+        """Its validation accuracy; other fields are not looked at."""
+        lost = self._diverges and epoch == len(self._row.curve)
+        return {
+            "epoch": epoch,
+            "train_loss": 0.0,
+            "train_acc": 0.0,
+            "val_loss": 0.0,
+            "val_acc": self._row.curve[epoch - 1],
+            "lr": 0.0,
+            "weight_decay": 0.0,
+            "seconds": 1 + 0.2 * random.Random(derive_seed(self._seed, epoch)).random(),
+            "diverged": "as recorded" if lost else None,
+        }
+
+    def test(self) -> dict[str, Any]:
+        raise NotImplementedError("a table has no test accuracies, and a search needs none")

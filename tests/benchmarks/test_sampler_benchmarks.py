@@ -1,0 +1,127 @@
+"""The benchmarks of the sampler and of whole searches, at their smallest."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ask, regret, search_quality
+from benchmarks.measuring import Result
+from benchmarks.tables.replay import RANDOM, Search, replay
+from benchmarks.tables.table import TABLES, Row, Table, arm_of, path, read
+from benchmarks.tables.unit import distance, setting
+from trainables.space import Choice, Domain, Float, Int
+from tuner.spec import load
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+SPACE: dict[str, Domain] = {
+    "lr": Float(1e-4, 1e-2, "log"),
+    "beta2": Float(0.9, 0.9999, "one-minus-log"),
+    "warmup": Int(1, 8, "log"),
+    "restarts": Choice(("4x2", "6x1")),
+}
+
+
+def is_whole(result: Result) -> bool:
+    """Whether a result has figures in pairs, all of them numbers, and says how they were made."""
+    return bool(result.how and result.comparisons) and all(
+        len(found.ours) == len(found.theirs) > 0 and all(map(math.isfinite, found.ours + found.theirs))
+        for found in result.comparisons
+    )
+
+
+def test_asks_are_measured_against_optunas_own() -> None:
+    assert is_whole(ask.measure(1, sizes=(5, 12), asks=1))
+
+
+def test_regret_is_measured_against_a_sampler_that_sees_all() -> None:
+    result = regret.measure(1, trials=3)
+    assert is_whole(result)
+    assert all(found.ours == found.theirs for found in result.comparisons), "so short a study is shown whole"
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "least"),
+    [
+        ("branin", {"x": math.pi, "y": 2.275}, 0.397887),
+        (
+            "hartmann6",
+            {"a": 0.20169, "b": 0.150011, "c": 0.476874, "d": 0.275332, "e": 0.311652, "f": 0.6573},
+            -3.32237,
+        ),
+        ("rosenbrock", {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}, 0.0),
+        ("mixed", {"kind": "a", "lr": 1e-3, "width": 37}, 0.0),
+    ],
+)
+def test_a_problems_minimum_is_where_it_is_known_to_be(name: str, where: dict[str, float | str], least: float) -> None:
+    problem = regret.PROBLEMS[name]
+    assert problem.value(where) == pytest.approx(problem.least, abs=1e-4) == pytest.approx(least)
+
+
+def test_the_corners_of_the_cube_are_the_ends_of_the_ranges() -> None:
+    assert setting(SPACE, [0, 0, 0, 0]) == {"lr": 1e-4, "beta2": 0.9, "warmup": 1, "restarts": "4x2"}
+    almost = 1 - 1e-9
+    assert setting(SPACE, [almost] * 4) == {"lr": 1e-2, "beta2": 0.9999, "warmup": 8, "restarts": "6x1"}
+
+
+def test_the_middle_of_the_cube_is_the_middle_of_the_scales() -> None:
+    middle = setting(SPACE, [0.5, 0.5, 0.5, 0.5])
+    assert middle["lr"] == pytest.approx(1e-3)
+    assert middle["beta2"] == pytest.approx(1 - math.sqrt(1e-5), rel=1e-5)
+    corner = setting(SPACE, [0, 0.5, 0.5, 0])
+    assert distance(SPACE, middle, corner) == pytest.approx(0.25 + 1)
+
+
+def small() -> Table:
+    """Eight made-up settings: the greater the learning rate the better, and the smallest diverges."""
+    spec, plan, arm = arm_of("digits-adam_l2")
+    rows = [
+        Row(
+            number,
+            {"lr": 1e-4 * 10 ** (number / 4), "l2": 1e-4},
+            tuple(0.1 * number + 0.001 * epoch for epoch in range(12 if number else 2)),
+        )
+        for number in range(8)
+    ]
+    return Table("small", spec, plan, arm, tuple(rows))
+
+
+def test_a_replay_counts_the_epochs_until_a_whole_trial_is_good_enough() -> None:
+    table = small()
+    best = table.finals()[0]
+    found = replay(table, best, RANDOM, seed=1)
+    assert found.target
+    assert found == replay(table, best, RANDOM, seed=1)
+    assert replay(table, best, Search(), seed=1).target
+
+
+def test_a_replay_that_never_gets_there_says_so() -> None:
+    search = RANDOM._replace(concurrent=2)
+    never = replay(small(), 2.0, search, seed=0)
+    assert not never.target
+    assert never.trials == 500
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_recorded_table_covers_its_arms_space(name: str) -> None:
+    table = read(name)
+    assert len(table.rows) >= 32
+    assert [row.number for row in table.rows] == list(range(len(table.rows)))
+    for row in table.rows:
+        assert all(domain.contains(row.knobs[knob]) for knob, domain in table.arm.space.items())
+        assert 1 <= len(row.curve) <= table.plan.epochs
+        assert all(0 <= accuracy <= 1 for accuracy in row.curve)
+    assert path(name).stat().st_size < 200_000
+    assert path(name).read_text().startswith("#")
+
+
+@pytest.mark.parametrize("spec", sorted(Path(search_quality.__file__).parent.glob("tables/*.yaml")))
+def test_a_tables_spec_is_valid(spec: Path) -> None:
+    assert load(spec).name == spec.stem
+
+
+def test_searches_are_compared_with_random_ones() -> None:
+    result = search_quality.measure(1, tables=["digits-adam_l2", "digits-restarts"], seeds_a_pair=2)
+    assert is_whole(result)
+    assert len(result.comparisons) == 3
