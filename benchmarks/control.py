@@ -37,7 +37,8 @@ def seconds_a_trial(where: Place) -> float:
     events = list(read(job.journal))
     first = next(event["ms"] for event in events if event["kind"] == "epoch") / 1000
     ends = [event["ms"] for event in events if event["kind"] == "end"]
-    return (max(max(ends) / 1000, job.tracked.stat().st_mtime) - first) / len(ends)
+    last = max(max(ends) / 1000, job.tracked.stat().st_mtime)
+    return float(last - first) / len(ends)
 
 
 def measure(pairs: int, trials: int = 200) -> Result:

@@ -8,7 +8,6 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,17 @@ from benchmarks.peers.task import Done, Task
 from trainables.training import Training
 
 
-class Trial(tune.Trainable):  # type: ignore[misc]
+class Trial(tune.Trainable):
     """One trial after the other in the same process."""
 
-    def setup(self, config: Mapping[str, Any], task: Task) -> None:
+    def setup(self, config: dict[str, Any], task: Task) -> None:  # type: ignore[override]
         """Build the first trial's training."""
         self._task = task
         self._splits = task.splits()
         torch.set_num_threads(task.trial.threads)
         self._build(config)
 
-    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Build the next trial's."""
         self._build(new_config)
         return True
@@ -47,7 +46,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing."""
 
-    def _build(self, config: Mapping[str, Any]) -> None:
+    def _build(self, config: dict[str, Any]) -> None:
         trial = self._task.trials[config["trial"]]
         self._training = Training(trial, self._splits, "cuda" if trial.gpu else "cpu")
 
@@ -86,7 +85,7 @@ def main(task: Task, folder: Path) -> Done:
         param_space={"trial": tune.grid_search(list(range(len(task.trials))))},
     )
     results = tuner.fit()
-    epochs = sum(result.metrics["training_iteration"] for result in results)
+    epochs = int(results.get_dataframe()["training_iteration"].sum())
     return Done(len(results), epochs, times.first_report, times.last_end)
 
 

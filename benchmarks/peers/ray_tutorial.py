@@ -37,10 +37,10 @@ def train(config: dict[str, Any], task: Task, normalisation: plain.Normalisation
             tune.report({"loss": epoch.loss, "accuracy": epoch.accuracy}, checkpoint=checkpoint)
 
 
-def test_accuracy(task: Task, normalisation: plain.Normalisation, best: tune.Result) -> float:
+def test_accuracy(task: Task, normalisation: plain.Normalisation, best: tune.Checkpoint) -> float:
     """Of the best trial's last checkpoint."""
     net = plain.build(task)
-    with best.checkpoint.as_directory() as folder:
+    with best.as_directory() as folder:
         net.load_state_dict(torch.load(Path(folder) / "checkpoint.pt")["net_state_dict"])
     loader = DataLoader(plain.load_data(task, normalisation)["test"], batch_size=4, shuffle=False, num_workers=2)
     return plain.evaluate(net, loader, plain.device_of(task))[1]
@@ -69,8 +69,9 @@ def main(task: Task, folder: Path) -> Done:
     )
     results = tuner.fit()
     best = results.get_best_result("loss", "min")
-    print(f"best: {best.config}, test accuracy {test_accuracy(task, normalisation, best)}")
-    return Done(len(results), sum(result.metrics["training_iteration"] for result in results))
+    assert best.checkpoint is not None, "every report has one"
+    print(f"best: {best.config}, test accuracy {test_accuracy(task, normalisation, best.checkpoint)}")
+    return Done(len(results), int(results.get_dataframe()["training_iteration"].sum()))
 
 
 if __name__ == "__main__":
