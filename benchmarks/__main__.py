@@ -36,6 +36,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "leaderboard": Benchmark("benchmarks.leaderboard", "Reading the leaderboard of a large job"),
     "cpu": Benchmark("benchmarks.cpu", "Training on a processor"),
     "tracked": Benchmark("benchmarks.tracked", "What tracking costs the training"),
+    "whole": Benchmark("benchmarks.whole_search", "A whole search"),
+    "control": Benchmark("benchmarks.control", "What a trial costs beside its training"),
+    "growth": Benchmark("benchmarks.growth", "What a trial costs as a search grows"),
 }
 """Benchmarks by name: a new one is a row here."""
 
