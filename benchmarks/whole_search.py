@@ -10,14 +10,15 @@ each peer then trains: the same settings, epochs, images and batches, in a progr
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.measuring import Comparison, Goal, Result, interleaved, seconds
-from benchmarks.peers.running import run_peer, run_tuner
-from benchmarks.peers.task import task_of
+from benchmarks.peers.running import installed, run_peer, run_tuner
+from benchmarks.peers.syne_tune_local import REQUIREMENTS
+from benchmarks.peers.task import Task, task_of
 from tests.tuner.jobs import Place, place
 
 SPEC = """\
@@ -47,6 +48,8 @@ class Peer(NamedTuple):
     loader_workers: int
     cpus: int
     goal: Goal | None = None
+    requirements: tuple[str, ...] = ()
+    """Packages that the project itself does not need."""
 
 
 PEERS = (
@@ -60,6 +63,7 @@ PEERS = (
     Peer("ray_tutorial", "the same without loader processes, 1 CPU a trial", 0, 1),
     Peer("ray_best", "Ray Tune, class API, actors reused, our training loop, no tracking", 0, 1),
     Peer("optuna_processes", "Optuna, a process a CPU, journal file, MLflow", 0, 1),
+    Peer("syne_tune_local", "Syne Tune, local backend, not tracked", 0, 1, requirements=REQUIREMENTS),
 )
 
 
@@ -90,15 +94,19 @@ def measure(
 
 def _compared(where: Place, peer: Peer, pairs: int) -> Comparison:
     task = task_of(where.home, peer.loader_workers, peer.cpus)
+    packages = installed(where, peer.requirements) if peer.requirements else None
 
-    def trials_per_hour(took_s: float) -> float:
-        return 3600 * len(task.trials) / took_s
+    def trials_per_hour(run: Callable[[], object]) -> float:
+        return 3600 * len(task.trials) / seconds(run)
+
+    def run(task: Task) -> object:
+        return run_peer(where, peer.module, task, packages)
 
     # Its files and tables are there, as ours are, when it is first measured.
-    run_peer(where, peer.module, replace(task, trials=(replace(task.trial, epochs=1),)))
+    run(replace(task, trials=(replace(task.trial, epochs=1),)))
     figures = interleaved(
-        lambda: trials_per_hour(seconds(lambda: run_tuner(where))),
-        lambda: trials_per_hour(seconds(lambda: run_peer(where, peer.module, task))),
+        lambda: trials_per_hour(lambda: run_tuner(where)),
+        lambda: trials_per_hour(lambda: run(task)),
         pairs if peer.goal else min(pairs, FEWER_PAIRS),
     )
     return Comparison("Whole search", peer.title, "trials/h", *figures, peer.goal)

@@ -3,8 +3,10 @@
 What both leave there once (decoded images, MLflow's tables) the first run makes, which is not counted.
 """
 
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.peers.task import Done, Task, done_by
@@ -25,8 +27,17 @@ def run_tuner(where: Place) -> Done:
     return done_by(where.home)
 
 
-def run_peer(where: Place, name: str, task: Task) -> Done:
-    """``benchmarks.peers.NAME`` on a task.
+def installed(where: Place, requirements: Sequence[str]) -> Path:
+    """A folder with these packages alone, beside which the others of this environment are used."""
+    folder = where.root / "packages"
+    if not folder.exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+        subprocess.run([*pip, *requirements], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return folder
+
+
+def run_peer(where: Place, name: str, task: Task, packages: Path | None = None) -> Done:
+    """``benchmarks.peers.NAME`` on a task, with a folder of packages that only it sees.
 
     Raises:
         RuntimeError: it failed, or trained less or more than the task.
@@ -34,12 +45,15 @@ def run_peer(where: Place, name: str, task: Task) -> Done:
     folder = where.root / name
     folder.mkdir(exist_ok=True)
     task.write(folder / "task.json")
+    # Ray's sockets lie in it, and a socket's path is short.
+    env = where.env() | {"RAY_TMPDIR": str(where.scratch), "RAY_USAGE_STATS_ENABLED": "0"}
+    if packages is not None:
+        env["PYTHONPATH"] += os.pathsep + str(packages)
     with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
         code = subprocess.run(
             [sys.executable, "-m", f"benchmarks.peers.{name}", str(folder / "task.json"), str(folder)],
             cwd=folder,
-            # Ray's sockets lie in it, and a socket's path is short.
-            env=where.env() | {"RAY_TMPDIR": str(where.scratch), "RAY_USAGE_STATS_ENABLED": "0"},
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
