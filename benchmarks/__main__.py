@@ -41,6 +41,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "ask": Benchmark("benchmarks.ask", "What the next setting costs as a study grows"),
     "regret": Benchmark("benchmarks.regret", "What a sampler loses that is not shown all of a long study"),
     "search": Benchmark("benchmarks.search_quality", "Epochs until a search finds a good setting"),
+    "whole": Benchmark("benchmarks.whole_search", "A whole search"),
+    "control": Benchmark("benchmarks.control", "What a trial costs beside its training"),
+    "growth": Benchmark("benchmarks.growth", "What a trial costs as a search grows"),
 }
 """Benchmarks by name: a new one is a row here."""
 

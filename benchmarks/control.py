@@ -1,0 +1,70 @@
+"""What a trial costs beside its training: trials of ten milliseconds with five reports, against Ray Tune at its best.
+
+Ours is ``tuner run`` as it is, on its real path: Ray, a checkpoint an epoch, the journal on disk, the studies in
+SQLite, MLflow. The trials are those of ``benchmarks.peers.tiny``, the same code on both sides.
+"""
+
+import tempfile
+from pathlib import Path
+
+from benchmarks.measuring import Comparison, Goal, Result, interleaved
+from benchmarks.peers.running import run_peer, run_tuner
+from benchmarks.peers.task import task_of
+from tests.tuner.jobs import Place, place
+from tuner.journal import read
+
+SPEC = """\
+name: control
+data: {{name: "benchmarks.peers.tiny:images"}}
+model: {{name: "benchmarks.peers.tiny:model"}}
+baseline: adam_l2
+arms: [adam_l2, {{variant: adam_l2, name: again}}]
+budget: {{trials: {trials}, epochs: 5, batch_size: 16}}
+sampler: {sampler}
+scheduler: none
+confirm: {{seeds: 3}}
+"""
+
+
+def spec(trials: int, sampler: str = "random") -> str:
+    """A search of so many trials in two arms of the same."""
+    return SPEC.format(trials=trials // 2, sampler=sampler)
+
+
+def seconds_a_trial(where: Place) -> float:
+    """Of our newest job, from its first report until its last trial has ended and MLflow has been told all."""
+    job = where.home.job()
+    events = list(read(job.journal))
+    first = next(event["ms"] for event in events if event["kind"] == "epoch") / 1000
+    ends = [event["ms"] for event in events if event["kind"] == "end"]
+    last = max(max(ends) / 1000, job.tracked.stat().st_mtime)
+    return float(last - first) / len(ends)
+
+
+def measure(pairs: int, trials: int = 200) -> Result:
+    """Compare."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, place(Path(name, "place"), spec(trials)) as where:
+
+        def ours() -> float:
+            run_tuner(where)
+            return seconds_a_trial(where)
+
+        ours()
+        task = task_of(where.home, loader_workers=0, cpus=1)
+
+        def theirs() -> float:
+            done = run_peer(where, "ray_best", task)
+            return (done.last_end - done.first_report) / done.trials
+
+        compared = Comparison(
+            "Control cost a trial",
+            "Ray Tune, class API, actors reused, no loggers, no tracking",
+            "s",
+            *interleaved(ours, theirs, pairs),
+            Goal(0.5, "most"),
+        )
+    how = (
+        f"{len(task.trials)} trials of about 10 ms with 5 reports each; wall time from the first report to the last "
+        "trial's end, ours until MLflow has been told everything."
+    )
+    return Result(how, (compared,))

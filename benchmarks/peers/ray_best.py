@@ -1,0 +1,93 @@
+"""Ray Tune at its best settings, for its own cost: actors used again, no file loggers, no tracking.
+
+The class trainable holds our own ``Training``: what trains is the same on both sides, so that only the control differs.
+It keeps no checkpoints. The trials are a grid of their numbers: Tune then asks nobody, and starts all actors at once.
+"""
+
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# Tune reads it when a search starts; without it results are also written as JSON, CSV and for TensorBoard.
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+
+import ray
+import torch
+from ray import tune
+
+from benchmarks.peers.task import Done, Task
+from trainables.training import Training
+
+
+class Trial(tune.Trainable):
+    """One trial after the other in the same process."""
+
+    def setup(self, config: dict[str, Any], task: Task) -> None:  # type: ignore[override]
+        """Build the first trial's training."""
+        self._task = task
+        self._splits = task.splits()
+        torch.set_num_threads(task.trial.threads)
+        self._build(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Build the next trial's."""
+        self._build(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train an epoch."""
+        report = self._training.run_epoch()
+        done = report.epoch == self._training.config.epochs
+        return dataclasses.asdict(report) | {"done": done}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing."""
+
+    def _build(self, config: dict[str, Any]) -> None:
+        trial = self._task.trials[config["trial"]]
+        self._training = Training(trial, self._splits, "cuda" if trial.gpu else "cpu")
+
+
+class Times(tune.Callback):
+    """When the first report came and the last trial ended."""
+
+    def __init__(self) -> None:
+        self.first_report = 0.0
+        self.last_end = 0.0
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        """A report."""
+        self.first_report = self.first_report or time.time()
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """An end."""
+        self.last_end = time.time()
+
+
+def main(task: Task, folder: Path) -> Done:
+    """Search."""
+    ray.init(include_dashboard=False)
+    times = Times()
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(Trial, task=task), {"cpu": task.cpus, "gpu": 1 if task.trial.gpu else 0}
+        ),
+        tune_config=tune.TuneConfig(reuse_actors=True),
+        run_config=tune.RunConfig(
+            storage_path=str(folder / "ray_results"),
+            callbacks=[times],
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+        param_space={"trial": tune.grid_search(list(range(len(task.trials))))},
+    )
+    results = tuner.fit()
+    epochs = int(results.get_dataframe()["training_iteration"].sum())
+    return Done(len(results), epochs, times.first_report, times.last_end)
+
+
+if __name__ == "__main__":
+    main(Task.read(Path(sys.argv[1])), Path(sys.argv[2])).tell()
