@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.conditions import conditions
-from benchmarks.measuring import Comparison, Result
+from benchmarks.measuring import Comparison, Figure, Goal, Result
 from cluster.runtime import usable_gpus
 
 RESULTS = Path("docs/results/performance")
@@ -82,6 +82,8 @@ def run(name: str, pairs: int, folder: Path) -> None:
     Path(folder, f"{name}.json").write_text(json.dumps(kept | dataclasses.asdict(result), indent=2) + "\n")
     for comparison in result.comparisons:
         print(line(comparison))
+    for figure in result.figures:
+        print(line_of(figure))
     for key, value in result.details.items():
         print(f"  {key}: {json.dumps(value)}")
 
@@ -89,17 +91,27 @@ def run(name: str, pairs: int, folder: Path) -> None:
 def line(comparison: Comparison) -> str:
     """One comparison, for people to read."""
     ratios = comparison.ratios()
-    goal = comparison.goal
-    aim = (
-        ""
-        if goal is None
-        else f"; goal at {goal.at} {goal.ratio:g}: {'met' if goal.met(comparison.ratio()) else 'missed'}"
-    )
     return (
         f"  {comparison.title}: {statistics.median(comparison.ours):.4g} {comparison.unit}"
         f" against {statistics.median(comparison.theirs):.4g} ({comparison.peer});"
-        f" ratio {comparison.ratio():.3g} [{min(ratios):.3g} to {max(ratios):.3g}], {len(ratios)} pairs{aim}"
+        f" ratio {comparison.ratio():.3g} [{min(ratios):.3g} to {max(ratios):.3g}], {len(ratios)} pairs"
+        + _aim(comparison.goal, comparison.ratio())
     )
+
+
+def line_of(figure: Figure) -> str:
+    """One figure of ours alone."""
+    values = figure.values
+    return (
+        f"  {figure.title}: {figure.median():.4g} {figure.unit} [{min(values):.4g} to {max(values):.4g}],"
+        f" {len(values)} runs" + _aim(figure.goal, figure.median())
+    )
+
+
+def _aim(goal: Goal | None, value: float) -> str:
+    if goal is None:
+        return ""
+    return f"; goal at {goal.at} {goal.value:g}: {'met' if goal.met(value) else 'missed'}"
 
 
 if __name__ == "__main__":

@@ -17,14 +17,14 @@ Side = Callable[[], float]
 
 @dataclass(frozen=True)
 class Goal:
-    """What the median ratio of ours to the peer's is meant to be: ``at`` least or at most ``ratio``."""
+    """What a median is meant to be, of ratios or of values: ``at`` least or at most ``value``."""
 
-    ratio: float
+    value: float
     at: Literal["least", "most"]
 
-    def met(self, ratio: float) -> bool:
-        """Whether a ratio is what was aimed at."""
-        return ratio >= self.ratio if self.at == "least" else ratio <= self.ratio
+    def met(self, value: float) -> bool:
+        """Whether a median is what was aimed at."""
+        return value >= self.value if self.at == "least" else value <= self.value
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,41 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """What was measured of ours alone.
+
+    Args:
+        title: what was measured.
+        unit: of the values.
+        values: one a run.
+        goal: on their median, if there is one.
+    """
+
+    title: str
+    unit: str
+    values: tuple[float, ...]
+    goal: Goal | None = None
+
+    def median(self) -> float:
+        """Of the values."""
+        return statistics.median(self.values)
+
+
+@dataclass(frozen=True)
 class Result:
     """What a benchmark came to.
 
     Args:
         how: in one or two sentences, what was run: data, size, seeds, what is counted.
         comparisons: against each peer.
-        details: figures without a peer.
+        details: more of it, for the record.
+        figures: of ours alone.
     """
 
     how: str
     comparisons: tuple[Comparison, ...] = ()
     details: Mapping[str, object] = field(default_factory=dict)
+    figures: tuple[Figure, ...] = ()
 
 
 def interleaved(

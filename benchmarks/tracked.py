@@ -1,0 +1,149 @@
+"""What tracking costs the training: a job's epochs with and without it, and what a report keeps the driver's loop from.
+
+Tracking is taken out of the driver by a module that Python imports when it starts, so that all else is the same.
+"""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+from benchmarks.measuring import Comparison, Goal, Result, interleaved, seconds
+from tests.tuner.events import report
+from tests.tuner.jobs import Place, place
+from tests.tuner.small_journals import Told
+from tuner.home import Home
+from tuner.jobs import spec_of
+from tuner.journal import Journal, read
+from tuner.sender import Sender
+from tuner.spec import SearchSpec
+
+SPEC = """\
+name: tracked
+data: {{name: digits}}
+model: {{name: elu_net, width: 0.0625}}
+baseline: adam_l2
+arms: [adam_l2, noam]
+budget: {{trials: {trials}, epochs: {epochs}, batch_size: 50}}
+sampler: random
+scheduler: none
+confirm: {{seeds: 3}}
+"""
+UNTRACKED = """\
+import importlib.abc
+import sys
+
+
+class Untracked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "tuner.run":
+            sys.meta_path.remove(self)
+            import tuner.sender
+
+            tuner.sender.Sender._run = lambda self: None
+        return None
+
+
+sys.meta_path.insert(0, Untracked())
+"""
+REPORTS = 200
+"""In one figure: their mean."""
+TRIAL = "search/adam_l2/0"
+BETWEEN_S = 0.005
+"""Between two reports: the loop does other things, and the sender has its turn."""
+
+
+def measure(pairs: int, trials: int = 1, epochs: int = 60, reports: int = REPORTS) -> Result:
+    """Both comparisons."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        root = Path(name)
+        (root / "without").mkdir()
+        (root / "without" / "sitecustomize.py").write_text(UNTRACKED)
+        with place(root / "place", SPEC.format(trials=trials, epochs=epochs)) as where:
+            _epoch_s(where)
+            slowed = interleaved(lambda: _epoch_s(where), lambda: _epoch_s(where, root / "without"), pairs)
+            spec = spec_of(where.home.job())
+        with _our_loop(spec, root / "ours") as ours, _stock_loop(root / "stock.db") as stock:
+            blocked = interleaved(lambda: ours(reports), lambda: stock(reports), pairs, warmup=1)
+    how = (
+        f"Digits, width 1/16: jobs of {2 * trials + 6} trials of {epochs} epochs, mean seconds of an epoch in the workers;"
+        f" and the mean time that the loop is kept by one of {reports} reports to SQLite, in ours what the journal takes"
+        " while the sender sends it."
+    )
+    return Result(
+        how,
+        (
+            Comparison("An epoch while MLflow is told", "the same without tracking", "s", *slowed, Goal(1.03, "most")),
+            Comparison("A report keeps the loop", "MLflowLoggerCallback", "ms", *blocked, Goal(1 / 50, "most")),
+        ),
+    )
+
+
+def _epoch_s(where: Place, without: Path | None = None) -> float:
+    """Of a new job: the mean of its epochs."""
+    env = {} if without is None else {"PYTHONPATH": f"{without}:{where.env()['PYTHONPATH']}"}
+    ended = where.ended(where.start("run", "spec.yaml", "-q", env=env), patience_s=3600)
+    if ended.code:
+        raise RuntimeError(ended.err)
+    job = where.home.job()
+    assert job.tracked.exists() == (without is None)
+    took = [event["seconds"] for event in read(job.journal) if event["kind"] == "epoch"]
+    return float(sum(took)) / len(took)
+
+
+@contextmanager
+def _our_loop(spec: SearchSpec, folder: Path) -> Iterator[Callable[[int], float]]:
+    """Mean milliseconds that one of so many reports takes the loop, while the sender sends them to SQLite."""
+    told = Told(folder / "jobs" / "loop-1")
+    told.job()
+    told.trial(TRIAL)
+    epochs = itertools.count(1)
+    sender = Sender(spec, Home(folder), told.folder)
+    with closing(Journal(told.folder.journal)) as journal:
+
+        def reported(reports: int) -> float:
+            took_s = 0.0
+            for epoch in itertools.islice(epochs, reports):
+                fields = report(epoch, 0.5, 0.5)
+                took_s += seconds(lambda: journal.append("epoch", trial=TRIAL, attempt=1, **fields))
+                time.sleep(BETWEEN_S)
+            return 1000 * took_s / reports
+
+        yield reported
+    sender.drain()
+    if sender.problem is not None:
+        raise sender.problem
+
+
+@contextmanager
+def _stock_loop(database: Path) -> Iterator[Callable[[int], float]]:
+    """The same of Ray's own callback."""
+    callback = MLflowLoggerCallback(tracking_uri=f"sqlite:///{database}", experiment_name="loop")
+    callback.setup()
+    trial: Any = Trial()
+    callback.log_trial_start(trial)
+    epochs = itertools.count(1)
+
+    def reported(reports: int) -> float:
+        took_s = 0.0
+        for epoch in itertools.islice(epochs, reports):
+            result = {**report(epoch, 0.5, 0.5), "training_iteration": epoch}
+            took_s += seconds(lambda: callback.log_trial_result(epoch, trial, result))
+            time.sleep(BETWEEN_S)
+        return 1000 * took_s / reports
+
+    yield reported
+
+
+class Trial:
+    """What the callback wants of a trial of Tune's."""
+
+    config: Mapping[str, float] = {"lr": 0.1, "l2": 0.0}
+
+    def __str__(self) -> str:
+        return "trial"
