@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ def measure(pairs: int, trials: int = 1, epochs: int = 60, reports: int = REPORT
         with _our_loop(spec, root / "ours") as ours, _stock_loop(root / "stock.db") as stock:
             blocked = interleaved(lambda: ours(reports), lambda: stock(reports), pairs, warmup=1)
     how = (
-        f"Digits, width 1/16: jobs of {2 * trials + 6} trials of {epochs} epochs, mean seconds of an epoch in the workers;"
-        f" and the mean time that the loop is kept by one of {reports} reports to SQLite, in ours what the journal takes"
-        " while the sender sends it."
+        f"Digits, width 1/16: jobs of {2 * trials + 6} trials of {epochs} epochs, mean seconds of an epoch in the"
+        f" workers; and the mean time that the loop is kept by one of {reports} reports to SQLite, in ours what the"
+        " journal takes while the sender sends it."
     )
     return Result(
         how,
@@ -109,8 +110,8 @@ def _our_loop(spec: SearchSpec, folder: Path) -> Iterator[Callable[[int], float]
         def reported(reports: int) -> float:
             took_s = 0.0
             for epoch in itertools.islice(epochs, reports):
-                fields = report(epoch, 0.5, 0.5)
-                took_s += seconds(lambda: journal.append("epoch", trial=TRIAL, attempt=1, **fields))
+                fields = {"trial": TRIAL, "attempt": 1, **report(epoch, 0.5, 0.5)}
+                took_s += seconds(partial(journal.append, "epoch", **fields))
                 time.sleep(BETWEEN_S)
             return 1000 * took_s / reports
 
@@ -133,7 +134,7 @@ def _stock_loop(database: Path) -> Iterator[Callable[[int], float]]:
         took_s = 0.0
         for epoch in itertools.islice(epochs, reports):
             result = {**report(epoch, 0.5, 0.5), "training_iteration": epoch}
-            took_s += seconds(lambda: callback.log_trial_result(epoch, trial, result))
+            took_s += seconds(partial(callback.log_trial_result, epoch, trial, result))
             time.sleep(BETWEEN_S)
         return 1000 * took_s / reports
 
