@@ -30,18 +30,19 @@ EVER = 10**6
 def main() -> None:
     """Take the part of one trial."""
     faulthandler.dump_traceback_later(LONGEST_S, exit=True)  # whoever asked may be gone
+    answers, sys.stdout = sys.stdout, sys.stderr  # the user's model may print
     asked = json.loads(sys.stdin.readline())
     try:
         training = _training(asked)
         training.run_epoch()
-        print("ready", flush=True)
+        print("ready", file=answers, flush=True)
         sys.stdin.readline()
         answer: Mapping[str, Any] = {"images_per_s": images_per_s(training, asked["seconds"])}
         answer = {**answer, "device": device_name(training.device)}
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         answer = {"error": text, "out_of_memory": out_of_memory(error)}
-    print(json.dumps(answer), flush=True)
+    print(json.dumps(answer), file=answers, flush=True)
 
 
 def images_per_s(training: Training, seconds: float) -> float:

@@ -41,3 +41,15 @@ def test_a_trial_that_runs_out_of_memory_is_told_from_one_that_fails(cache_dir: 
 def test_a_trial_that_is_killed_is_taken_to_be_out_of_memory(cache_dir: Path, tmp_path: Path) -> None:
     killed = own_model(tmp_path, "import os, signal\ndef build(classes, shape): os.kill(os.getpid(), signal.SIGKILL)\n")
     assert images_per_s(smallest_trial("adam_l2", model=killed), cache_dir, 1, 0.1, tmp_path) is None
+
+
+def test_a_model_that_prints_is_measured_all_the_same(cache_dir: Path, tmp_path: Path) -> None:
+    text = """
+import torch
+def build(classes, shape):
+    print("hello")
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, classes))
+"""
+    rate = images_per_s(smallest_trial("adam_l2", model=own_model(tmp_path, text)), cache_dir, 1, 0.1, tmp_path)
+    assert rate is not None
+    assert rate > 10
