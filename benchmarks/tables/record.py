@@ -3,7 +3,7 @@
 The settings are the points of a scrambled Sobol sequence in the arm's search space, so that any number of rows is a
 table. Only validation images are looked at.
 
-    TUNER_DATA=FOLDER python -m benchmarks.tables.record digits-adam_l2 cifar10-adam_l2 --rows 128
+    TUNER_DATA=FOLDER python -m benchmarks.tables.record digits-adam_l2 cifar10-adam_l2 --rows 64
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
     """Record until every table has its rows, or time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="TABLE", default=list(TABLES), help=", ".join(TABLES))
-    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--cache", type=Path, default=Path("tuner-runs/cache"), help="folder of decoded data")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no new setting is begun after so many")
     asked = parser.parse_args()
