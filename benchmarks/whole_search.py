@@ -32,8 +32,6 @@ sampler: random
 scheduler: none
 confirm: {{seeds: 3}}
 """
-DIGITS = "{name: digits}"
-CIFAR10 = "{{name: cifar10, path: {path}, train_images: 6000, val_images: 1500, augment: flip_crop}}"
 TUTORIAL_WORKERS, TUTORIAL_CPUS = 8, 2
 """What the Ray Tune tutorials write: processes of each ``DataLoader``, and CPUs of a trial."""
 FEWER_PAIRS = 2
@@ -67,27 +65,39 @@ PEERS = (
 )
 
 
-def spec(trials: int, epochs: int, data: Path | None = None) -> str:
-    """Two arms of the same, ``trials`` of each, as the quickstart or, with data, as ``cifar10-small``."""
-    size = {"trials": trials, "epochs": epochs}
-    if data is None:
-        return SPEC.format(data=DIGITS, width=0.0625, batch_size=50, **size)
-    return SPEC.format(data=CIFAR10.format(path=json.dumps(str(data))), width=0.125, batch_size=100, **size)
+class Search(NamedTuple):
+    """The size of a search: its data, as in a spec, and what is trained; ``trials`` of each of two arms."""
+
+    data: str
+    width: float
+    trials: int
+    epochs: int
+    batch_size: int
+
+    def spec(self) -> str:
+        """What ``tuner`` runs."""
+        return SPEC.format(**self._asdict())
 
 
-def measure(
-    pairs: int, trials: int = 3, epochs: int = 12, data: Path | None = None, peers: Sequence[Peer] = PEERS
-) -> Result:
+QUICKSTART = Search("{name: digits}", width=0.0625, trials=3, epochs=12, batch_size=50)
+
+
+def cifar10_small(folder: Path) -> Search:
+    """CIFAR-10 in a folder."""
+    path = json.dumps(str(folder.absolute()))
+    data = f"{{name: cifar10, path: {path}, train_images: 6000, val_images: 1500, augment: flip_crop}}"
+    return Search(data, width=0.125, trials=3, epochs=12, batch_size=100)
+
+
+def measure(pairs: int, search: Search = QUICKSTART, peers: Sequence[Peer] = PEERS) -> Result:
     """Compare with each peer."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        text = spec(trials, epochs, data.absolute() if data is not None else None)
-        with place(Path(name, "place"), text) as where:
-            run_tuner(where)
-            trained = len(task_of(where.home, 0, 1).trials)
-            compared = tuple(_compared(where, peer, pairs) for peer in peers)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, place(Path(name, "place"), search.spec()) as where:
+        run_tuner(where)
+        trained = len(task_of(where.home, 0, 1).trials)
+        compared = tuple(_compared(where, peer, pairs) for peer in peers)
     how = (
-        f"{'Digits, width 1/16' if data is None else 'A part of CIFAR-10, width 1/8'}: {trained} trials of {epochs} "
-        "epochs, all Adam with L2, from the command to its end; ours with tracking, confirm runs and report."
+        f"{trained} trials of {search.epochs} epochs on {search.data}, width {search.width:g}, batches of "
+        f"{search.batch_size}, all Adam with L2; from the command to its end, ours with confirm runs and report."
     )
     return Result(how, compared)
 
@@ -116,14 +126,15 @@ def main() -> None:
     """Measure at a size of one's own, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=3, help="of each of the two arms; six confirm runs come on top")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--trials", type=int, help="of each of the two arms; six confirm runs come on top")
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10, instead of digits")
     parser.add_argument("--peers", nargs="+", metavar="MODULE", help="only these of benchmarks.peers")
     asked = parser.parse_args()
+    search = QUICKSTART if asked.data is None else cifar10_small(asked.data)
+    search = search._replace(trials=asked.trials or search.trials, epochs=asked.epochs or search.epochs)
     peers = [peer for peer in PEERS if asked.peers is None or peer.module in asked.peers]
-    result = measure(asked.pairs, asked.trials, asked.epochs, asked.data, peers)
-    print(json.dumps(asdict(result), indent=2))
+    print(json.dumps(asdict(measure(asked.pairs, search, peers)), indent=2))
 
 
 if __name__ == "__main__":

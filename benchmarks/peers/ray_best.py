@@ -85,7 +85,7 @@ def main(task: Task, folder: Path) -> Done:
         param_space={"trial": tune.grid_search(list(range(len(task.trials))))},
     )
     results = tuner.fit()
-    epochs = int(results.get_dataframe()["training_iteration"].sum())
+    epochs = sum((results[number].metrics or {})["training_iteration"] for number in range(len(results)))
     return Done(len(results), epochs, times.first_report, times.last_end)
 
 

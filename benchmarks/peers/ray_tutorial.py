@@ -71,7 +71,8 @@ def main(task: Task, folder: Path) -> Done:
     best = results.get_best_result("loss", "min")
     assert best.checkpoint is not None, "every report has one"
     print(f"best: {best.config}, test accuracy {test_accuracy(task, normalisation, best.checkpoint)}")
-    return Done(len(results), int(results.get_dataframe()["training_iteration"].sum()))
+    epochs = sum((results[number].metrics or {})["training_iteration"] for number in range(len(results)))
+    return Done(len(results), epochs)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import pytest
 from benchmarks import control, growth, whole_search
 from benchmarks.measuring import Result
 from benchmarks.peers.task import Done, Task
-from benchmarks.whole_search import PEERS, Peer
+from benchmarks.whole_search import PEERS, Peer, Search
 from trainables.config import ModelConfig, TrialConfig
 from trainables.data.cache import DataRequest
 from trainables.hyper import Hyper
+
+TINY = Search("{name: digits, train_images: 60, val_images: 30, test_images: 30}", 0.03, 1, 1, 20)
 
 
 def is_whole(result: Result) -> bool:
@@ -43,9 +45,10 @@ def test_what_a_peer_says_last_is_what_it_did(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: f"{peer.module}-{peer.loader_workers}")
 def test_every_peer_trains_the_same_trials(peer: Peer) -> None:
-    result = whole_search.measure(1, trials=1, epochs=1, peers=[peer])
+    result = whole_search.measure(1, TINY, [peer])
     assert [compared.peer for compared in result.comparisons] == [peer.title]
     assert is_whole(result)
 
