@@ -18,7 +18,8 @@ from trainables.variants import VARIANTS
 from tuner.arms import Arm
 from tuner.limits import SamplerSpec
 from tuner.record import State
-from tuner.study import IN_MEMORY, ONE_MINUS, ArmStudy, Past, open_storage, study_name
+from tuner.studies import IN_MEMORY, open_storage
+from tuner.study import ONE_MINUS, ArmStudy, Past, study_name
 
 SIZES = (50, 100, 1_000, 10_000)
 FLAT = (100, 10_000)

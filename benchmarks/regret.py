@@ -16,7 +16,8 @@ from trainables.space import Choice, Domain, Float, Int, Scalar
 from tuner.arms import Arm
 from tuner.limits import SamplerSpec
 from tuner.record import State
-from tuner.study import BEST, IN_MEMORY, NEWEST, ArmStudy, open_storage
+from tuner.studies import IN_MEMORY, open_storage
+from tuner.study import BEST, NEWEST, ArmStudy
 
 TRIALS = 500
 SEEDS_A_PAIR = 4

@@ -90,7 +90,7 @@ def test_a_study_uses_the_training_library_and_nothing_uses_a_study() -> None:
 @pytest.mark.parametrize(
     ("library", "owners"),
     [
-        ("optuna", {"tuner.study"}),
+        ("optuna", {"tuner.study", "tuner.studies"}),
         ("optuna_dashboard", {"tuner.dashboard"}),
         ("mlflow", {"tuner.tracking"}),
         (

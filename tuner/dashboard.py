@@ -18,7 +18,8 @@ from tuner.errors import NotFound, SpecError, without_password
 from tuner.home import Home, JobFolder
 from tuner.jobs import spec_of, storage_of
 from tuner.server import HOST, serve
-from tuner.study import open_storage, study_ids, study_name
+from tuner.studies import open_storage, study_ids
+from tuner.study import study_name
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """As WSGI has it."""

@@ -41,7 +41,8 @@ from tuner.search import SearchSource, judge_of
 from tuner.sender import Sender, tracking_uri
 from tuner.simulation import Clock, simulate
 from tuner.spec import SearchSpec, fingerprint, to_dict
-from tuner.study import IN_MEMORY, OUTAGE_S, RETRY_S, ArmStudy, open_storage, set_aside_if_damaged
+from tuner.studies import IN_MEMORY, OUTAGE_S, RETRY_S, open_storage, set_aside_if_damaged
+from tuner.study import ArmStudy
 from tuner.trials import check_fingerprint, data_request, trial_config
 from tuner.view import View
 from tuner.work import Source, Stop
@@ -224,10 +225,11 @@ def _prepare(home: Home, folder: JobFolder, begun: bool, data_path: str | None, 
         trial = trial_config(spec, arms[0].hyper(arms[0].default), spec.seed)
         spec = packed(spec, trial, folder, home.cache, code, view.say, lambda: bool(stop), not simulated)
     storage_url = IN_MEMORY if simulated else storage_of(spec, home)
-    if storage_url == home.storage_url and (damaged := set_aside_if_damaged(home.studies)):
+    ours = storage_url == home.storage_url
+    if ours and (damaged := set_aside_if_damaged(home.studies)):
         view.say(f"warning: {home.studies} is damaged and now {damaged}; the studies are made again from the journal")
     # Of a job that is new it is told at once; one that goes on has a supervisor who gives up if this does.
-    storage = open_storage(storage_url, patient=begun)
+    storage = open_storage(storage_url, patient=begun, durable=not ours)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
     maximize = spec.metric.goal == "maximize"
     view.say(f"job {folder.id}, {concurrent} trials at once, journal in {folder.path}")

@@ -1,67 +1,42 @@
-"""The arms' Optuna studies: the one module that imports optuna.
+"""The arms' Optuna studies, which only this module and ``tuner.studies`` know.
 
-A study is asked for settings and told the truth: COMPLETE, PRUNED with the step it reached, or FAIL. Its database may
-go away for a while, and this process at any moment: asked or told again, no trial comes twice. Where the database has
-lost or altered something, the study is made again from what is on record of its trials.
+A study is asked for settings and told the truth: COMPLETE, PRUNED with the step it reached, or FAIL. It is asked in
+memory, and each setting and each end is in its database before it is given or forgotten. The database may go away for a
+while, and this process at any moment: no trial comes twice. Where the database has lost or altered something, the study
+is made again from what is on record of its trials.
 """
 
 import copy
 import itertools
-import json
 import math
-import os
-import sqlite3
-import time
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    json_to_distribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
-from optuna.storages._rdb.models import BaseModel
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import create_engine, event, select
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import SQLAlchemyError
 
 from trainables.config import derive_seed
 from trainables.space import Choice, Domain, Float, Int, Scalar
 from tuner.arms import Arm
-from tuner.errors import ServiceError, without_password
 from tuner.history import History, Rank
 from tuner.limits import SamplerSpec
 from tuner.record import State
+from tuner.studies import StoredStudy
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 # qmc, gp and multivariate TPE are marked experimental: chosen knowingly.
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 ONE_MINUS = "one_minus_"
-IN_MEMORY = "memory:"
-"""The URL of studies that end with this process."""
-OUTAGE_S = 45.0
-"""How long a database may be away: less than the 60 s after which a worker that nobody calls stops itself."""
-RETRY_S = 1.0
 LEAST_IMPORTANCE = 5
 """Fewer trials say nothing of what sets the better ones apart."""
-# A server that accepts no connection must not be waited for by the kernel's patience.
-os.environ.setdefault("PGCONNECT_TIMEOUT", "5")
-
-T = TypeVar("T")
-
 
 TOLD: Mapping[State, TrialState] = {
     State.COMPLETE: TrialState.COMPLETE,
@@ -97,10 +72,6 @@ class Seeds(NamedTuple):
     place: int
 
 
-class _AnswerLost(Exception):
-    """The connection broke at a commit: it may or may not have gone through."""
-
-
 class ArmStudy:
     """One arm's Optuna study, made if it is not there yet, with the arm's default as its first trial.
 
@@ -125,26 +96,42 @@ class ArmStudy:
         maximize: bool,
     ) -> None:
         self.arm = arm
-        self._storage = storage
         self._sampler = sampler
         self._seed = seed
         self._trials = trials
         self._name = study_name(job, arm.name)
         self._direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
         self._distributions = dict(map(_distribution, arm.space.items()))
-        self._history = self._new_history()
-        self._study = _patiently(self._make)
-        self.asked = _patiently(self._count)
+        self._stored = StoredStudy(storage, self._name, self._direction) if isinstance(storage, RDBStorage) else None
+        self._memory = storage if self._stored is None else InMemoryStorage()
+        self._study, self._history = self._make(), self._new_history()
+        if self._stored is not None:
+            self._load(self._stored)
+
+    @property
+    def asked(self) -> int:
+        """How many settings were asked for."""
+        return len(self._known())
 
     def ask(self) -> Asked:
         """The next setting to try."""
-        found = _patiently(self._ask)
-        self.asked += 1
-        return found
+        number = self.asked
+        if number == 0:
+            self._study.enqueue_trial(dict(_to_search(self.arm.space, self.arm.default)))
+        self._study.sampler = self._sampler_for(number)
+        trial = optuna.trial.Trial(self._shown(), self._study.ask()._trial_id)
+        for knob, distribution in self._distributions.items():
+            trial._suggest(knob, distribution)
+        self._put(number)
+        return Asked(number, _from_search(self.arm.space, trial.params))
 
     def unfinished(self) -> list[Asked]:
-        """The settings that were asked for and not told of; an ask that was cut short is brought to its end."""
-        return [_patiently(partial(self._complete, trial.number)) for trial in self._running()]
+        """The settings that were asked for and not told of."""
+        return [
+            Asked(trial.number, _from_search(self.arm.space, trial.params))
+            for trial in self._known()
+            if trial.state == TrialState.RUNNING
+        ]
 
     def restore(self, past: Sequence[Past]) -> bool:
         """Make the study agree with what is on record of its settings: all of them, in order.
@@ -155,14 +142,13 @@ class ArmStudy:
         Returns:
             Whether it was made again.
         """
-        agrees = _patiently(lambda: self._agrees(past))
+        agrees = self._agrees(past)
         if agrees:
-            for trial in self._running():
-                if trial.number < len(past) and past[trial.number].state != State.RUNNING:
-                    self.tell(trial.number, past[trial.number].state, past[trial.number].reports)
+            for number in [asked.number for asked in self.unfinished()]:
+                if number < len(past) and past[number].state != State.RUNNING:
+                    self.tell(number, past[number].state, past[number].reports)
         else:
-            _patiently(lambda: self._make_again(past))
-        self.asked = _patiently(self._count)
+            self._make_again([self._trial(setting) for setting in past])
         return not agrees
 
     def tell(self, number: int, state: State, reports: Sequence[tuple[int, float]]) -> None:
@@ -170,40 +156,64 @@ class ArmStudy:
 
         A COMPLETE trial's objective is the last report's; one that diverged or failed has none.
         """
-        _patiently(lambda: self._tell(number, state, reports))
+        trial = self._known()[number]
+        if trial.state.is_finished():
+            return
+        value, values = _objective(state, reports)
+        for step, reported in values.items():
+            self._memory.set_trial_intermediate_value(trial._trial_id, step, reported)
+        # Of a PRUNED trial Optuna takes the last report itself.
+        self._study.tell(number, value if state == State.COMPLETE else None, state=TOLD[state])
+        self._put(number)
+
+    def _known(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _put(self, number: int) -> None:
+        if self._stored is not None:
+            self._stored.put(self._known()[number])
 
     def _make(self) -> optuna.Study:
         return optuna.create_study(
-            storage=self._storage,
-            study_name=self._name,
-            direction=self._direction,
-            load_if_exists=True,
-            sampler=optuna.samplers.RandomSampler(seed=self._seed),
+            storage=self._memory, study_name=self._name, direction=self._direction, load_if_exists=True
         )
 
-    def _make_again(self, past: Sequence[Past]) -> None:
-        with suppress(KeyError):
-            optuna.delete_study(study_name=self._name, storage=self._storage)
+    def _load(self, stored: StoredStudy) -> None:
+        there = stored.trials()
+        whole = list(itertools.takewhile(self._is_whole, there))
+        for trial in whole:
+            self._memory.create_new_trial(self._study._study_id, trial)
+        if len(whole) < len(there):
+            stored.replace(self._known())
+
+    def _is_whole(self, trial: FrozenTrial) -> bool:
+        """Not so is one that has lost a part, or was written piece by piece, as Optuna does, and cut short."""
+        return (
+            trial.state != TrialState.WAITING
+            and trial.distributions.keys() == self._distributions.keys()
+            and (trial.state != TrialState.COMPLETE or trial.value is not None)
+        )
+
+    def _make_again(self, trials: Sequence[FrozenTrial]) -> None:
+        optuna.delete_study(study_name=self._name, storage=self._memory)
         self._study, self._history = self._make(), self._new_history()
-        for knobs, state, reports in past:
-            value, values = _objective(state, reports)
-            self._study.add_trial(
-                create_trial(
-                    state=TOLD.get(state, TrialState.RUNNING),
-                    value=value,
-                    params=dict(_to_search(self.arm.space, knobs)),
-                    distributions=self._distributions,
-                    intermediate_values=values,
-                )
-            )
+        self._study.add_trials(trials)
+        if self._stored is not None:
+            self._stored.replace(self._known())
+
+    def _trial(self, setting: Past) -> FrozenTrial:
+        value, values = _objective(setting.state, setting.reports)
+        return create_trial(
+            state=TOLD.get(setting.state, TrialState.RUNNING),
+            value=value,
+            params=dict(_to_search(self.arm.space, setting.knobs)),
+            distributions=self._distributions,
+            intermediate_values=values,
+        )
 
     def _agrees(self, past: Sequence[Past]) -> bool:
-        there = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-        pairs = itertools.zip_longest(there, past)
-        return all(
-            trial is not None and trial.number == number and self._agrees_on(trial, setting)
-            for number, (trial, setting) in enumerate(pairs)
-        )
+        pairs = itertools.zip_longest(self._known(), past)
+        return all(trial is not None and self._agrees_on(trial, setting) for trial, setting in pairs)
 
     def _agrees_on(self, trial: FrozenTrial, setting: Past | None) -> bool:
         running = trial.state == TrialState.RUNNING
@@ -213,55 +223,6 @@ class ArmStudy:
             return False
         told = trial.state, (trial.value, trial.intermediate_values)
         return running or told == (TOLD.get(setting.state), _objective(setting.state, setting.reports))
-
-    def _running(self) -> list[FrozenTrial]:
-        return _patiently(lambda: self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-
-    def _count(self) -> int:
-        trials = self._study.get_trials(deepcopy=False)
-        if not trials:
-            self._study.enqueue_trial(dict(_to_search(self.arm.space, self.arm.default)))
-            return 0
-        # No other is ever enqueued.
-        return len(trials) - (trials[0].state == TrialState.WAITING)
-
-    def _ask(self) -> Asked:
-        # If the ask before went through and only its answer was lost, the trial is there.
-        if self._count() == self.asked:
-            self._study.ask()
-        return self._complete(self.asked)
-
-    def _complete(self, number: int) -> Asked:
-        """Draws what is missing of a trial's knobs, as an ask that was cut short would have drawn it.
-
-        But for gp, which takes what is there for a setting that it has to keep away from.
-        """
-        self._study.sampler = self._sampler_for(number)
-        trial = optuna.trial.Trial(self._shown(), self._id(number))
-        there = trial.params
-        for knob, distribution in self._distributions.items():
-            if knob in there and len(there) < len(self._distributions):
-                self._skip(trial, knob, distribution)
-            trial._suggest(knob, distribution)
-        return Asked(number, _from_search(self.arm.space, trial.params))
-
-    def _skip(self, trial: optuna.trial.Trial, knob: str, distribution: BaseDistribution) -> None:
-        """Move the sampler on as drawing the knob did."""
-        if not trial._is_fixed_param(knob, distribution) and not trial._is_relative_param(knob, distribution):
-            trial.study.sampler.sample_independent(trial.study, trial._get_latest_trial(), knob, distribution)
-
-    def _tell(self, number: int, state: State, reports: Sequence[tuple[int, float]]) -> None:
-        trial_id = self._id(number)
-        if self._storage.get_trial(trial_id).state.is_finished():
-            return
-        value, values = _objective(state, reports)
-        for step, reported in values.items():
-            self._storage.set_trial_intermediate_value(trial_id, step, reported)
-        # Of a PRUNED trial Optuna takes the last report itself.
-        self._study.tell(number, value if state == State.COMPLETE else None, state=TOLD[state])
-
-    def _id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
     def _shown(self) -> optuna.Study:
         """The study as its sampler sees it."""
@@ -281,114 +242,6 @@ class ArmStudy:
 def study_name(job: str, arm: str) -> str:
     """What an arm's study is called in the studies' database."""
     return f"{job}/{arm}"
-
-
-def study_ids(url: str, names: Sequence[str]) -> Mapping[str, int]:
-    """The database's own numbers of those of these studies that are there.
-
-    Raises:
-        ServiceError: it cannot be reached or is no studies' database.
-    """
-    storage = open_storage(url)
-    found: dict[str, int] = {}
-    for name in names:
-        with suppress(KeyError):
-            found[name] = storage.get_study_id_from_name(name)
-    return found
-
-
-def open_storage(url: str, patient: bool = False) -> BaseStorage:
-    """The studies' database.
-
-    Args:
-        url: where it is, or ``IN_MEMORY``.
-        patient: wait for one that is away, as an ask would.
-
-    Raises:
-        ServiceError: it cannot be reached or is no studies' database.
-    """
-    if url == IN_MEMORY:
-        return InMemoryStorage()
-    reach = partial(RDBStorage, url, engine_kwargs={"pool_pre_ping": True})
-    try:
-        storage = _patiently(reach) if patient else reach()
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
-        raise ServiceError(
-            f"cannot open the studies' database {without_password(url)}: {_first_line(error)}"
-        ) from error
-    event.listen(storage.engine, "handle_error", _tell_lost_answers)
-    return storage
-
-
-def set_aside_if_damaged(database: Path) -> Path | None:
-    """Move a damaged SQLite file out of the way.
-
-    Returns:
-        Where it is now; None if nothing is wrong with it, or there is none.
-    """
-    if not database.exists() or database.stat().st_size == 0 or not _is_damaged(database):
-        return None
-    aside = next(name for number in itertools.count(1) if not (name := Path(f"{database}.damaged-{number}")).exists())
-    return database.rename(aside)
-
-
-_NO_DAMAGE = (
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_NOMEM,
-)
-"""What SQLite says of a file that another process writes to, or that it cannot get at."""
-_TEXTS: Mapping[str, Callable[[str], Any]] = {"distribution_json": json_to_distribution, "value_json": json.loads}
-"""Columns whose text Optuna reads, and how."""
-
-
-def _is_damaged(database: Path) -> bool:
-    engine = create_engine(f"sqlite:///{database}", connect_args={"timeout": 1})
-    try:
-        with engine.connect() as connection:
-            if connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar() != "ok":
-                return True
-            # SQLite does not look into texts.
-            connection.exec_driver_sql("SELECT * FROM sqlite_master").all()
-            for table in BaseModel.metadata.sorted_tables:
-                texts = [(column, read) for column, read in _TEXTS.items() if column in table.columns]
-                for row in connection.execute(select(table)).mappings():
-                    for column, read in texts:
-                        read(row[column])
-    except Exception as error:
-        # Damage can make a reader raise anything.
-        code = getattr(getattr(error, "orig", error), "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-        return code & 0xFF not in _NO_DAMAGE
-    finally:
-        engine.dispose()
-    return False
-
-
-def _tell_lost_answers(context: ExceptionContext) -> None:
-    # Optuna makes a trial again if this happens where it makes one, and there may be two then.
-    if context.connection is not None and context.statement is None:
-        raise _AnswerLost(_first_line(context.original_exception)) from context.original_exception
-
-
-def _patiently(call: Callable[[], T]) -> T:
-    """Call, again and again while the database is away.
-
-    Raises:
-        ServiceError: it stayed away.
-    """
-    deadline = time.monotonic() + OUTAGE_S
-    while True:
-        try:
-            return call()
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError, _AnswerLost) as error:
-            if time.monotonic() > deadline:
-                raise ServiceError(f"the studies' database cannot be used: {_first_line(error)}") from error
-            time.sleep(RETRY_S)
 
 
 def _objective(state: State, reports: Sequence[tuple[int, float]]) -> tuple[float | None, dict[int, float]]:
@@ -551,7 +404,3 @@ def _from_search(space: Mapping[str, Domain], params: Mapping[str, Scalar]) -> M
 
 def _is_one_minus(domain: Domain) -> bool:
     return isinstance(domain, Float) and domain.scale == "one-minus-log"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -17,7 +17,8 @@ from tuner.limits import SamplerSpec, SchedulerSpec
 from tuner.record import Record, State
 from tuner.search import SearchSource, judge_of
 from tuner.simulation import Clock, simulate
-from tuner.study import IN_MEMORY, ArmStudy, open_storage
+from tuner.studies import IN_MEMORY, open_storage
+from tuner.study import ArmStudy
 from tuner.trials import trial_config
 from tuner.work import Ended, Stop, Work
 

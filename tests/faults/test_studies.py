@@ -8,9 +8,9 @@ import pytest
 from optuna.storages import RDBStorage
 
 from tests.faults.services import Postgres
-from tuner import study
+from tuner import studies
 from tuner.errors import ServiceError
-from tuner.study import open_storage
+from tuner.studies import open_storage
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_job_that_goes_on_waits_for_its_studies_and_a_new_one_is_told_at_once(
 
 
 def test_studies_that_stay_away_are_named(postgres: Postgres, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "OUTAGE_S", 2)
+    monkeypatch.setattr(studies, "OUTAGE_S", 2)
     postgres.stop()
     with pytest.raises(ServiceError, match="the studies' database cannot be used"):
         open_storage(url, patient=True)

@@ -22,7 +22,8 @@ from tuner.record import Record, State
 from tuner.scheduling import Place
 from tuner.search import HOPELESS, SearchSource, judge_of
 from tuner.spec import SearchSpec
-from tuner.study import ArmStudy, open_storage
+from tuner.studies import open_storage
+from tuner.study import ArmStudy
 from tuner.trials import trial_config
 from tuner.work import Ended, Work
 

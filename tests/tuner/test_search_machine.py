@@ -21,7 +21,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from optuna.storages import InMemoryStorage
 
 from tests.tuner.test_resume import ASHA, CONCURRENT, EPOCHS, TRIALS, Crash, Driver, Fuse, World, check, spec_with
 from tuner.dispatch import Attempt
@@ -43,7 +42,7 @@ class Search(RuleBasedStateMachine):
 
     @initialize(scheduler=st.sampled_from(["none", ASHA]))
     def begin(self, scheduler: str) -> None:
-        self.world = World(self._folder, spec_with(scheduler), InMemoryStorage())
+        self.world = World(self._folder, spec_with(scheduler))
         self.driver = self._opened()
         self.numbers: Counter[str] = Counter()
 
@@ -162,6 +161,7 @@ class Search(RuleBasedStateMachine):
             self.only_the_judge_stops_a_trial_and_never_the_best_of_a_rung()
         finally:
             self.driver.close()
+            self.world.close_studies()
             self._patch.undo()
             shutil.rmtree(self._folder)
 

@@ -1,10 +1,16 @@
 """The arms' studies: settings there and back, seeded asks, and storages that are away, damaged or cannot be opened."""
 
+import math
+import os
 import random
 import re
+import signal
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import cache, wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,19 +20,18 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import TrialState
 from scipy.stats import qmc
-from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
 
+from tests.tuner.jobs import ROOT
 from trainables.space import Choice, Domain, Float, Int, Plan, Scalar
 from tuner.arms import Arm, arms
 from tuner.errors import ServiceError
 from tuner.limits import SamplerSpec
 from tuner.record import State
 from tuner.spec import from_dict
+from tuner.studies import open_storage, set_aside_if_damaged
 from tuner.study import (
     SAMPLERS,
     ArmStudy,
@@ -34,8 +39,6 @@ from tuner.study import (
     Past,
     _from_search,
     _to_search,
-    open_storage,
-    set_aside_if_damaged,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -87,10 +90,8 @@ def in_file(path: Path) -> RDBStorage:
     """Studies in a file, made if it is not there; it would not outlast a cut of power."""
     if not path.exists():
         path.write_bytes(empty_database())
-    storage = open_storage(f"sqlite:///{path}")
+    storage = open_storage(f"sqlite:///{path}", durable=False)
     assert isinstance(storage, RDBStorage)
-    storage.engine.dispose()
-    event.listen(storage.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
     return storage
 
 
@@ -283,41 +284,54 @@ def test_told_again_a_trial_stays_as_it_was_told_first() -> None:
     assert seen(storage) == before
 
 
+@pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"gp"}))
+@pytest.mark.parametrize("told", [0, 1, ASKS - 1])
+def test_an_ask_that_was_not_written_is_made_again_and_comes_to_the_same(
+    tmp_path: Path, sampler: str, told: int
+) -> None:
+    storage = in_file(tmp_path / "studies.db")
+    study, whole = study_of(storage, sampler), study_of(InMemoryStorage(), sampler)
+    assert ask_and_tell(study, told) == ask_and_tell(whole, told)
+    with broken_commits(storage), pytest.raises(Cut):
+        study.ask()
+    again, expected = study_of(storage, sampler), whole.ask()
+    assert (again.asked, again.unfinished()) == (told, [])
+    assert again.ask() == expected
+    assert study_of(storage, sampler).unfinished() == [expected]
+
+
+def test_a_trial_that_optuna_wrote_in_part_is_asked_for_again(tmp_path: Path) -> None:
+    storage = in_file(tmp_path / "studies.db")
+    study, whole = study_of(storage, "random"), study_of(InMemoryStorage(), "random")
+    ask_and_tell(study, 1), ask_and_tell(whole, 1)
+    optuna.load_study(study_name="job/arm", storage=storage).ask().suggest_float("lr", 1e-4, 1e-2, log=True)
+    again = study_of(storage, "random")
+    assert (again.asked, again.unfinished()) == (1, [])
+    assert again.ask() == whole.ask()
+    assert len(seen(storage)) == 2
+
+
+def test_a_study_of_which_optuna_only_knew_the_first_setting_begins_with_it(tmp_path: Path) -> None:
+    storage = in_file(tmp_path / "studies.db")
+    optuna.create_study(study_name="job/arm", storage=storage, direction="maximize").enqueue_trial({"lr": 1e-3})
+    assert study_of(storage, "random").ask() == study_of(InMemoryStorage(), "random").ask()
+    assert len(seen(storage)) == 1
+
+
 class Cut(BaseException):
     """The process ends here."""
 
 
-def cut_after(storage: InMemoryStorage, writes: int) -> None:
-    """Let the process end after so many knobs were stored."""
-    left = iter(range(writes))
-    store = storage.set_trial_param
+@contextmanager
+def broken_commits(storage: RDBStorage) -> Iterator[None]:
+    """The process ends before it commits."""
 
-    def set_trial_param(*args: Any) -> None:
-        if next(left, None) is None:
-            raise Cut
-        store(*args)
+    def do_commit(connection: Any) -> None:
+        raise Cut
 
-    storage.set_trial_param = set_trial_param  # type: ignore[method-assign, assignment]
-
-
-@pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"gp"}))
-@pytest.mark.parametrize("told", [0, 1, ASKS - 1])
-def test_an_ask_that_is_cut_short_is_brought_to_the_end_it_would_have_had(sampler: str, told: int) -> None:
-    knobs = len(arm_of(sampler).space)
-    for stored in (0, 1, knobs - 1):
-        cut, whole = InMemoryStorage(), InMemoryStorage()
-        study = study_of(cut, sampler)
-        assert ask_and_tell(study, told) == ask_and_tell(study_of(whole, sampler), told)
-        store = cut.set_trial_param
-        cut_after(cut, stored)
-        with pytest.raises(Cut):
-            study.ask()
-        cut.set_trial_param = store  # type: ignore[method-assign]
-        again = study_of(cut, sampler)
-        expected = study_of(whole, sampler).ask()
-        assert again.asked == told + 1
-        assert again.unfinished() == again.unfinished() == [expected]
-        assert again.ask().number == told + 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage.engine.dialect, "do_commit", do_commit)
+        yield
 
 
 def test_what_is_unfinished_is_what_was_asked_for_and_not_told_of() -> None:
@@ -326,45 +340,45 @@ def test_what_is_unfinished_is_what_was_asked_for_and_not_told_of() -> None:
     assert study.unfinished() == [Asked(number, past[number].knobs) for number in (5, 6)]
 
 
-Restored = Callable[[ArmStudy, list[Past]], None]
+Restored = Callable[[BaseStorage, list[Past]], None]
 
 
-def agree(study: ArmStudy, past: list[Past]) -> None:
+def agree(storage: BaseStorage, past: list[Past]) -> None:
     """Nothing is lost."""
 
 
-def forget(study: ArmStudy, past: list[Past]) -> None:
+def forget(storage: BaseStorage, past: list[Past]) -> None:
     """The whole study is lost."""
-    optuna.delete_study(study_name="job/arm", storage=study._storage)
+    optuna.delete_study(study_name="job/arm", storage=storage)
 
 
-def forget_the_end(study: ArmStudy, past: list[Past]) -> None:
+def forget_the_end(storage: BaseStorage, past: list[Past]) -> None:
     """The database is from before the last trials, as from a backup."""
-    forget(study, past)
-    study.__init__(study._storage, "job", study.arm, study._sampler, 0, ASKS, True)  # type: ignore[misc]
+    forget(storage, past)
+    study = study_of(storage, "random")
     for number in range(3):
         study.ask()
         if number == 0:
             study.tell(0, past[0].state, REPORTS)
 
 
-def lose_a_journals_end(study: ArmStudy, past: list[Past]) -> None:
+def lose_a_journals_end(storage: BaseStorage, past: list[Past]) -> None:
     """The journal ends before the study's last trials, and before the end of one."""
     del past[4:]
     past[3] = Past(past[3].knobs, State.RUNNING, REPORTS[:1])
 
 
-def alter_a_knob(study: ArmStudy, past: list[Past]) -> None:
+def alter_a_knob(storage: BaseStorage, past: list[Past]) -> None:
     """A trial's setting is another."""
     past[1] = Past({**past[1].knobs, "beta1": 0.75}, past[1].state, REPORTS)
 
 
-def alter_a_value(study: ArmStudy, past: list[Past]) -> None:
+def alter_a_value(storage: BaseStorage, past: list[Past]) -> None:
     """A trial's reports are others."""
     past[1] = Past(past[1].knobs, past[1].state, [(1, 0.1), (2, 0.4)])
 
 
-def alter_a_state(study: ArmStudy, past: list[Past]) -> None:
+def alter_a_state(storage: BaseStorage, past: list[Past]) -> None:
     """A trial ended otherwise."""
     past[0] = Past(past[0].knobs, State.PRUNED, REPORTS)
 
@@ -377,7 +391,7 @@ def test_a_study_is_made_to_agree_with_the_record(tmp_path: Path, befalls: Resto
     storage = InMemoryStorage() if in_memory else in_file(tmp_path / "studies.db")
     study = study_of(storage, "random")
     past = told_all(study)
-    befalls(study, past)
+    befalls(storage, past)
     again = study_of(storage, "random")
     for _ in range(2):
         again.restore(past)
@@ -430,122 +444,172 @@ def test_a_restored_qmc_study_goes_on_with_its_sequence() -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Databases are not away for long."""
-    monkeypatch.setattr("tuner.study.RETRY_S", 0.0)
-    monkeypatch.setattr("tuner.study.OUTAGE_S", 5.0)
+    monkeypatch.setattr("tuner.studies.RETRY_S", 0.0)
+    monkeypatch.setattr("tuner.studies.OUTAGE_S", 5.0)
 
 
-CALLS = (
-    "create_new_trial",
-    "set_trial_param",
-    "set_trial_state_values",
-    "set_trial_intermediate_value",
-    "get_all_trials",
-    "get_trial",
-    "get_trial_id_from_study_id_trial_number",
-)
-"""What asking and telling call; where it has the name with an underscore, Optuna's cache calls that."""
-ERRORS = (StorageInternalError("away"), OperationalError("select", {}, Exception("away")))
-
-
-class Away:
-    """Lets one call to a storage fail, before or after it takes effect."""
-
-    def __init__(self, storage: BaseStorage) -> None:
-        self.calls = 0
-        self.fails: int | None = None
-        self.after = False
-        self.error: Exception = ERRORS[0]
-        for name in CALLS:
-            called = f"_{name}" if hasattr(storage, f"_{name}") else name
-            setattr(storage, called, self._wrapped(getattr(storage, called)))
-
-    def _wrapped(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(call)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            fails = self.calls == self.fails
-            self.calls += 1
-            if fails and not self.after:
-                raise self.error
-            answer = call(*args, **kwargs)
-            if fails:
-                raise self.error
-            return answer
-
-        return wrapped
-
-
-def two_trials(study: ArmStudy) -> list[Asked]:
-    """Ask for two settings and tell of the first."""
-    first, second = study.ask(), study.ask()
-    study.tell(first.number, State.COMPLETE, REPORTS)
-    return [first, second]
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_a_storage_that_fails_once_loses_no_trial_and_gives_none_twice(
-    sampler: str, after: bool, error: Exception
-) -> None:
-    whole = InMemoryStorage()
-    calls = Away(whole)
-    expected = two_trials(study_of(whole, sampler))
-    for fails in range(calls.calls):
-        storage = InMemoryStorage()
-        away = Away(storage)
-        away.fails, away.after, away.error = fails, after, error
-        assert two_trials(study_of(storage, sampler)) == expected
-        assert seen(storage) == seen(whole)
-
-
-class Commits:
-    """Lets a commit break the connection, before or after the database has done it: the one that ``left`` counts to."""
+class Breaks:
+    """Lets the connection to a database break, before or after the call to it that ``left`` counts to took effect."""
 
     def __init__(self, storage: RDBStorage, after: bool) -> None:
         self.left = -1
         self._after = after
-        self._commit = storage.engine.dialect.do_commit
-        storage.engine.dialect.do_commit = self._do_commit  # type: ignore[method-assign, assignment]
+        dialect = storage.engine.dialect
+        for name in ("do_execute", "do_executemany", "do_commit"):
+            setattr(dialect, name, self._breaking(getattr(dialect, name)))
 
-    def _do_commit(self, connection: Any) -> None:
-        self.left -= 1
-        if self.left != -1 or self._after:
-            self._commit(connection)
-        if self.left == -1:
-            raise sqlite3.OperationalError("the connection is gone")
+    def _breaking(self, call: Callable[..., None]) -> Callable[..., None]:
+        @wraps(call)
+        def breaking(*args: Any, **kwargs: Any) -> None:
+            self.left -= 1
+            if self.left != -1 or self._after:
+                call(*args, **kwargs)
+            if self.left == -1:
+                raise sqlite3.OperationalError("the connection is gone")
+
+        return breaking
 
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("after", [False, True])
-def test_a_commit_whose_answer_is_lost_is_not_done_twice(tmp_path: Path, after: bool) -> None:
+def test_a_database_that_is_away_once_loses_no_trial_and_gives_none_twice(tmp_path: Path, after: bool) -> None:
     storage = in_file(tmp_path / "studies.db")
-    broken, whole = study_of(storage, "random"), study_of(memory := InMemoryStorage(), "random")
-    commits = Commits(storage, after)
+    breaks, whole = Breaks(storage, after), study_of(memory := InMemoryStorage(), "random", trials=60)
+    broken = study_of(storage, "random", trials=60)
     for fails in range(100):
-        commits.left = fails
+        breaks.left = fails
         asked = broken.ask()
         broken.tell(asked.number, State.COMPLETE, REPORTS)
         assert asked == whole.ask()
         whole.tell(asked.number, State.COMPLETE, REPORTS)
-        if commits.left >= 0:
+        if breaks.left >= 0:
             break
-    assert 10 < fails < 99
-    commits.left = -1
+    assert 6 < fails < 99
+    breaks.left = -1
     assert seen(storage) == seen(memory)
 
 
-def test_a_database_that_stays_away_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuner.study.RETRY_S", 0.01)
-    monkeypatch.setattr("tuner.study.OUTAGE_S", 0.05)
-    study = study_of(storage := InMemoryStorage(), "random")
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("after", [False, True])
+def test_a_database_that_is_away_once_as_a_study_is_made_again_loses_nothing(tmp_path: Path, after: bool) -> None:
+    past = told_all(study_of(memory := InMemoryStorage(), "random"))
+    expected = seen(memory)[:-1]
+    for fails in range(100):
+        storage = in_file(tmp_path / f"studies-{fails}.db")
+        breaks = Breaks(storage, after)
+        breaks.left = fails
+        study = study_of(storage, "random")
+        assert study.restore(past)
+        assert not study_of(storage, "random").restore(past)
+        left, breaks.left = breaks.left, -1
+        assert seen(storage)[:-1] == expected
+        storage.engine.dispose()
+        if left >= 0:
+            break
+    assert 20 < fails < 99
 
-    def get_all_trials(*args: Any, **kwargs: Any) -> Any:
-        raise StorageInternalError("could not connect\nto server")
 
-    storage.get_all_trials = get_all_trials  # type: ignore[method-assign]
-    with pytest.raises(ServiceError, match=r"database cannot be used: could not connect$"):
+def test_a_database_that_stays_away_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuner.studies.RETRY_S", 0.01)
+    monkeypatch.setattr("tuner.studies.OUTAGE_S", 0.05)
+    storage = in_file(tmp_path / "studies.db")
+    study = study_of(storage, "random")
+
+    def do_execute(*args: Any) -> None:
+        raise sqlite3.OperationalError("could not connect\nto server")
+
+    monkeypatch.setattr(storage.engine.dialect, "do_execute", do_execute)
+    with pytest.raises(ServiceError, match=r"database cannot be used: \(sqlite3.OperationalError\) could not connect$"):
         study.ask()
+
+
+def lose_the_study(storage: RDBStorage) -> None:
+    optuna.delete_study(study_name="job/arm", storage=storage)
+
+
+def lose_the_trial(storage: RDBStorage) -> None:
+    with storage.engine.begin() as connection:
+        for table in ("trial_params", "trial_system_attributes", "trials"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+
+
+def end_the_trial(storage: RDBStorage) -> None:
+    optuna.load_study(study_name="job/arm", storage=storage).tell(0, 0.5)
+
+
+@pytest.mark.parametrize("befalls", [lose_the_study, lose_the_trial, end_the_trial])
+def test_what_others_did_to_a_study_that_is_in_use_is_named_at_once_and_mended_by_a_resume(
+    tmp_path: Path, befalls: Callable[[RDBStorage], None]
+) -> None:
+    storage = in_file(tmp_path / "studies.db")
+    study = study_of(storage, "random")
+    asked = study.ask()
+    befalls(storage)
+    with pytest.raises(ServiceError, match="has lost or altered what was written of study job/arm; once the job"):
+        study.tell(asked.number, State.PRUNED, REPORTS)
+    past = [Past(asked.knobs, State.PRUNED, REPORTS)]
+    assert study_of(storage, "random").restore(past)
+    assert seen(storage) == [(0, *told(State.PRUNED, REPORTS), asked.knobs)]
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes"])
+def test_optuna_reads_what_was_written_as_if_it_had_written_it(tmp_path: Path, sampler: str) -> None:
+    ours = in_file(tmp_path / "ours.db")
+    study = study_of(ours, sampler, trials=20)
+    for state in (*[State.COMPLETE] * 5, *ENDS, State.RUNNING):
+        asked = study.ask()
+        if state != State.RUNNING:
+            study.tell(asked.number, state, [(1, -math.inf), (2, math.inf if asked.number else 0.25)])
+    theirs = optuna.create_study(study_name="job/arm", storage=in_file(tmp_path / "theirs.db"), direction="maximize")
+    theirs.add_trials(study._study.trials)
+    found = optuna.load_study(study_name="job/arm", storage=ours)
+    assert found.trials == theirs.trials
+    assert found.direction == theirs.direction
+
+
+# Asks and tells as fast as it can, and says each setting that was given.
+ASKS_FOR_EVER = """
+import sys
+from pathlib import Path
+from tests.tuner.test_study import REPORTS, in_file, study_of
+from tuner.record import State
+study = study_of(in_file(Path(sys.argv[1])), "random")
+for asked in study.unfinished():
+    study.tell(asked.number, State.PRUNED, REPORTS)
+while True:
+    number = study.ask().number
+    print(number, flush=True)
+    study.tell(number, State.PRUNED, REPORTS)
+"""
+
+
+def test_killed_while_it_asks_it_leaves_a_whole_database_though_it_waits_for_no_disk(tmp_path: Path) -> None:
+    path, chance = tmp_path / "studies.db", random.Random(0)
+    for _ in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", ASKS_FOR_EVER, str(path)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout
+            first = process.stdout.readline()
+            time.sleep(chance.uniform(0, 0.05))
+            process.send_signal(signal.SIGKILL)
+            told = [first, *process.stdout.read().split()]
+        assert set_aside_if_damaged(path) is None
+        numbers = [number for number, *_ in seen(in_file(path))]
+        assert numbers == list(range(len(numbers)))
+        # What was given is kept; of one more no one was told.
+        assert len(numbers) - 1 - int(told[-1]) in (0, 1)
+
+
+@pytest.mark.parametrize(("durable", "synchronous"), [(True, 2), (False, 0)])
+def test_only_a_file_that_can_be_made_again_is_not_waited_for(tmp_path: Path, durable: bool, synchronous: int) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path / 'studies.db'}", durable=durable)
+    assert isinstance(storage, RDBStorage)
+    with storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == synchronous
 
 
 @pytest.fixture(scope="module")
