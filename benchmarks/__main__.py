@@ -43,6 +43,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "search": Benchmark("benchmarks.search_quality", "Epochs until a search finds a good setting"),
     "whole": Benchmark("benchmarks.whole_search", "A whole search"),
     "control": Benchmark("benchmarks.control", "What a trial costs beside its training"),
+    "breakdown": Benchmark("benchmarks.breakdown", "Where the time of a search goes"),
     "growth": Benchmark("benchmarks.growth", "What a trial costs as a search grows"),
 }
 """Benchmarks by name: a new one is a row here."""

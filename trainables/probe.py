@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from trainables import process
 from trainables.config import TrialConfig
 from trainables.data.cache import load
 from trainables.data.device import DeviceSplits
@@ -61,7 +62,7 @@ def out_of_memory(error: Exception) -> bool:
 
 def _training(asked: Mapping[str, Any]) -> Training:
     trial = replace(TrialConfig.from_dict(asked["trial"]), epochs=EVER)
-    torch.set_num_threads(trial.threads)
+    process.set_up(trial.threads)
     device = torch.device("cuda" if trial.gpu else "cpu")
     # All of the data takes its room, a part of it makes an epoch.
     data = DeviceSplits(load(trial.data, Path(asked["cache"])), device)

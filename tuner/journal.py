@@ -269,7 +269,7 @@ def decode(line: bytes) -> Event | None:
     if seal != _seal(body):
         return None
     try:
-        event: Event = json.loads(line)
+        event: Event = json.loads(line.decode())
     except ValueError:
         return None
     del event["sum"]

@@ -1,0 +1,83 @@
+"""Where the time of a search goes: what each of its workers does from the command to its end.
+
+A job's wall time counts once for every worker, and each second is one of
+
+start-up    until the worker trains its first epoch: Python, Ray, processes, data
+training    epochs with their evaluation, as the trials report them
+reporting   the rest of a trial: its set-up, checkpoints, what the driver does between two of its epochs
+waiting     no trial: between two of them, and at the end of a stage when none is left to start
+ending      after the last trial: what MLflow has yet to be told, verdict, report, exports
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.measuring import Figure, Result, say
+from benchmarks.peers.running import run_tuner
+from tests.tuner.jobs import Place, place
+from tuner.journal import Event, read
+
+SPEC = Path(__file__).parents[1] / "searches" / "quickstart.yaml"
+RUNS = 3
+"""At most: they take minutes."""
+PARTS = ("start-up", "training", "reporting", "waiting", "ending")
+
+
+def measure(pairs: int, spec: str | None = None) -> Result:
+    """Run the search several times."""
+    text = spec or SPEC.read_text()
+    runs = []
+    for number in range(min(pairs, RUNS)):
+        with tempfile.TemporaryDirectory(prefix="bench-") as name, place(Path(name, "place"), text) as where:
+            runs.append(parts(where))
+            say(f"run {number + 1}: " + ", ".join(f"{part} {took_s:.1f} s" for part, took_s in runs[-1].items()))
+            shutil.rmtree(where.home.path)
+    whole = [sum(run.values()) for run in runs]
+    figures = [
+        Figure(part, "% of the workers' time", tuple(100 * run[part] / s for run, s in zip(runs, whole, strict=True)))
+        for part in PARTS
+    ]
+    return Result(
+        "searches/quickstart.yaml from the command to its end, in a new home.",
+        figures=tuple(figures),
+        details={"seconds": [{part: round(took_s, 1) for part, took_s in run.items()} for run in runs]},
+    )
+
+
+def parts(where: Place) -> dict[str, float]:
+    """Seconds of all workers together, by what they went to."""
+    begin = time.time()
+    run_tuner(where)
+    end = time.time()
+    return parts_of(list(read(where.home.job().journal)), begin, end)
+
+
+def parts_of(events: Sequence[Event], begin: float, end: float) -> dict[str, float]:
+    """The same from a job's events and the wall clock at its command's start and end."""
+    workers = events[0]["concurrent"]
+    begun: dict[str, float] = {}
+    heard: dict[str, float] = {}
+    found = dict.fromkeys(PARTS, 0.0)
+    started = 0
+    for event in events:
+        now, key = event["ms"] / 1000, event.get("trial", "")
+        if event["kind"] == "attempt":
+            begun[key] = heard[key] = now
+        elif event["kind"] == "epoch":
+            between = now - heard[key] - event["seconds"]
+            if event["epoch"] == 1 and started < workers:
+                started += 1
+                found["start-up"] += begun[key] - begin + between
+            else:
+                found["reporting"] += between
+            found["training"] += event["seconds"]
+            heard[key] = now
+        elif event["kind"] == "end":
+            found["reporting"] += now - heard[key]
+            last = now
+    found["ending"] = workers * (end - last)
+    found["waiting"] = workers * (end - begin) - sum(found.values())
+    return found
