@@ -5,13 +5,14 @@
 # make audit asks for known vulnerabilities of the pinned packages
 # make faults causes every fault that a job is said to survive: minutes
 # make chaos causes random ones for minutes; SEED=7, or several
+# make bench measures against other tools and writes docs/performance.md: hours; make bench-gpu does what needs a GPU
 # make proofs runs the long tests, GPU tests among them where there is a GPU
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint audit faults chaos proofs secrets bundle clean
+.PHONY: setup demo test lint audit faults chaos bench bench-gpu proofs secrets bundle clean
 
 setup: $(VENV)/.ready
 
@@ -42,6 +43,15 @@ faults: setup
 SEED ?= 1
 chaos: setup
 	$(BIN)/python -m tests.faults.chaos $(SEED)
+
+# Syne Tune, a peer, is put into a folder of its own, which is gone afterwards.
+bench: setup
+	$(BIN)/python -m benchmarks --pairs 5
+	$(BIN)/python -m benchmarks.page
+
+bench-gpu: setup
+	$(BIN)/python -m benchmarks --gpu --pairs 5
+	$(BIN)/python -m benchmarks.page
 
 proofs: setup
 	$(BIN)/python -m pytest -m "slow or gpu" --timeout=3600

@@ -1,4 +1,4 @@
-"""Which attempt at which trial runs next, and what its reports come to: the same on Ray Tune and in a simulation.
+"""Which attempt at which trial runs next, and what its reports come to: the same on Ray and in a simulation.
 
 A trial is run in numbered attempts. The number is its fence: what an earlier attempt still reports is refused, and an
 attempt continues only from checkpoints of epochs that are on record. Nothing here is kept but for speed: the journal,

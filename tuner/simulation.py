@@ -1,6 +1,6 @@
 """Runs a dispatcher's attempts on made-up learning curves, in made-up time: thousands of trials in seconds.
 
-Everything but the training is the real thing: the same source of trials, judge, journal and studies as on Ray Tune.
+Everything but the training is the real thing: the same source of trials, judge, journal and studies as on Ray.
 """
 
 import heapq

@@ -1,0 +1,83 @@
+"""The form of all benchmarks: what is run in which order, what is judged, and the page that is made of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as table
+from benchmarks import page
+from benchmarks.breakdown import PARTS, parts_of
+from benchmarks.measuring import Comparison, Figure, Goal, Result, interleaved
+from tuner.journal import Event
+
+
+def test_sides_run_in_turn_and_neither_always_first() -> None:
+    ran: list[str] = []
+
+    def side(name: str) -> float:
+        ran.append(name)
+        return float(len(ran))
+
+    ours, theirs = interleaved(lambda: side("ours"), lambda: side("peer"), 2, warmup=1)
+    assert ran == ["ours", "peer", "peer", "ours", "ours", "peer"]
+    assert (ours, theirs) == ((4.0, 5.0), (3.0, 6.0))
+
+
+def test_a_comparison_is_judged_by_the_median_of_its_pairs_ratios() -> None:
+    compared = Comparison("t", "p", "s", (1.0, 10.0, 3.0), (2.0, 2.0, 3.0), Goal(1.0, "most"))
+    assert compared.ratios() == [0.5, 5.0, 1.0]
+    assert compared.ratio() == 1.0
+
+
+@pytest.mark.parametrize(("at", "met"), [("least", [False, True, True]), ("most", [True, True, False])])
+def test_a_goal_is_met_at_its_value(at: str, met: list[bool]) -> None:
+    goal = Goal(2.0, "least" if at == "least" else "most")
+    assert [goal.met(value) for value in (1.9, 2.0, 2.1)] == met
+
+
+def test_the_parts_of_a_search_add_up_to_its_workers_time() -> None:
+    def at(second: float, kind: str, **fields: object) -> Event:
+        return {"ms": round(1000 * second), "kind": kind, **fields}
+
+    events = [
+        at(1, "job", concurrent=2),
+        at(2, "attempt", trial="a"),
+        at(2, "attempt", trial="b"),
+        at(7, "epoch", trial="a", epoch=1, seconds=2.0),
+        at(8, "epoch", trial="b", epoch=1, seconds=2.0),
+        at(8, "end", trial="b"),
+        at(10, "epoch", trial="a", epoch=2, seconds=2.5),
+        at(10.5, "end", trial="a"),
+        at(11, "attempt", trial="c"),
+        at(13, "epoch", trial="c", epoch=1, seconds=1.0),
+        at(13, "end", trial="c"),
+    ]
+    found = parts_of(events, 0.0, 15.0)
+    assert tuple(found) == PARTS
+    assert found["start-up"] == (7 - 2) + (8 - 2)
+    assert found["training"] == 7.5
+    assert found["reporting"] == pytest.approx(0.5 + 0.5 + 1.0)
+    assert found["ending"] == 4.0
+    assert sum(found.values()) == pytest.approx(2 * 15)
+
+
+def test_the_page_says_of_every_goal_whether_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Result(
+        "How.",
+        (Comparison("Faster", "peer", "s", (1.0,), (10.0,), Goal(0.5, "most")),),
+        figures=(Figure("Slow", "s", (3.0, 4.0, 5.0), Goal(2.0, "most")),),
+    )
+    monkeypatch.setattr("benchmarks.start.measure", lambda pairs: result)
+    table.run("start", 1, tmp_path)
+    kept = json.loads((tmp_path / "start.json").read_text())
+    assert kept["command"] == "python -m benchmarks start --pairs 1"
+    lines = page.page(tmp_path).splitlines()
+    assert "| Faster, against peer | 1 s | 10 s | 0.1 (0.1 to 0.1; 1) | ≤ 0.5 ×: met |" in lines
+    assert "| Slow | 4 s |  | (3 to 5; 3) | ≤ 2 s: **missed** |" in lines
+    assert "- `python -m benchmarks cpu`" in lines
+
+
+def test_the_page_of_the_repository_is_made_of_its_results() -> None:
+    """A figure that was changed by hand, or left behind by a new one, is found."""
+    assert page.PAGE.read_text() == page.page(table.RESULTS)
