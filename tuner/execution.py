@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError
 
 from trainables.files import files_at, inside, split
-from tuner.dispatch import Attempt, Dispatcher
+from tuner.dispatch import CHECKPOINT_S, Attempt, Dispatcher
 from tuner.errors import DriverLost, ServiceError
 from tuner.home import JobFolder
 from tuner.lease import Lease
@@ -23,8 +23,6 @@ from tuner.workers import Call, Worker, Workers
 
 LONELY_S = 60.0
 """A worker that is not called for so long stops itself: its node is cut off, or its driver is gone."""
-CHECKPOINT_S = 1.0
-"""Of training: what may have to be done again is an epoch, or so long if epochs are shorter."""
 LOOK_S = 0.1
 """How long a report is waited for before signals, orders and places are looked at again."""
 _NOWHERE_TO_WRITE = re.compile(r"^(?:trainables\.errors\.)?(?:DiskFull|StoreError): (.+)$", re.MULTILINE)

@@ -40,7 +40,9 @@ class SamplerSpec(Frozen):
 class SchedulerSpec(Frozen):
     """What stops unpromising trials early."""
 
-    name: Literal["asha", "hyperband", "none"] = Field(default="asha", description="successive halving without waiting, the same in several brackets, or none")
+    name: Literal["asha", "hyperband", "none"] = Field(
+        default="asha", description="successive halving without waiting, the same in several brackets, or none"
+    )
     first_rung: int | None = Field(
         default=None,
         ge=1,

@@ -1,11 +1,13 @@
 """Faults caused to real jobs with real training: afterwards everything is there, once, as if nothing had happened."""
 
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from tests.faults.checker import check_end_state, values
 from tests.faults.services import MlflowServer, Postgres
 from tests.tuner.jobs import Ended, Place, place, wait_for
+from tuner.dispatch import CHECKPOINT_S
 from tuner.journal import read
 from tuner.lease import holder
 from tuner.record import Record, State
@@ -98,19 +101,36 @@ def resumed(where: Place, *options: str) -> Ended:
     return ended
 
 
-def check_as_undisturbed(where: Place, undisturbed: tuple[Place, Record], at_most_twice: int) -> Record:
-    """The same settings and values as without faults, each epoch once, few trained again, and nothing left over."""
+def check_as_undisturbed(where: Place, undisturbed: tuple[Place, Record], again_s: float = CHECKPOINT_S) -> Record:
+    """The same settings and values as without faults, each epoch once, little trained again, and nothing left over.
+
+    Args:
+        where: the job's.
+        undisturbed: the same job without faults.
+        again_s: seconds of training that every new attempt may do again, as far as they are on record.
+    """
     record = check_end_state(where)
     assert values(record) == values(undisturbed[1])
     assert where.processes_left() == []
     assert not Path(where.job.checkpoints()).exists()
-    assert len(trained_again(where)) <= at_most_twice
+    check_trained_again(where, record, again_s)
     return record
 
 
-def trained_again(where: Place) -> list[str]:
-    """Epochs that were on record and trained again, by their trials."""
-    return [event["trial"] for event in read(where.job.journal) if event["kind"] == "again"]
+def check_trained_again(where: Place, record: Record, again_s: float = CHECKPOINT_S) -> None:
+    """No attempt had more to do again than what was trained since a checkpoint, or since one was due."""
+    again_of: dict[str, float] = defaultdict(float)
+    for key, epoch in trained_again(where):
+        again_of[key] += record.trials[key].epochs[epoch - 1]["seconds"]
+    for key, took_s in again_of.items():
+        # There is none of the last epoch, which is on record a moment before the trial's end is.
+        last_s = record.trials[key].epochs[-1]["seconds"]
+        assert took_s <= (again_s + last_s) * (record.trials[key].attempts - 1), f"{key}: {took_s:.2f} s again"
+
+
+def trained_again(where: Place) -> list[tuple[str, int]]:
+    """Epochs that were on record and trained again: their trials and their numbers."""
+    return [(event["trial"], event["epoch"]) for event in read(where.job.journal) if event["kind"] == "again"]
 
 
 def test_a_worker_is_killed(where: Place, undisturbed: tuple[Place, Record]) -> None:
@@ -119,7 +139,7 @@ def test_a_worker_is_killed(where: Place, undisturbed: tuple[Place, Record]) -> 
     os.kill(victim, signal.SIGKILL)
     ended = where.ended(process)
     assert ended.code == 0, ended.err
-    record = check_as_undisturbed(where, undisturbed, at_most_twice=0)
+    record = check_as_undisturbed(where, undisturbed)
     # The other trial never noticed, and the driver stayed.
     assert sorted(trial.attempts for trial in record.trials.values())[-2:] == [1, 2]
     assert "driver" not in ended.err
@@ -131,7 +151,7 @@ def test_the_driver_is_killed_and_another_goes_on(where: Place, undisturbed: tup
     ended = where.ended(process)
     assert ended.code == 0, ended.err
     assert f"the driver of job {where.job.id} was killed by SIGKILL; another one goes on" in ended.err
-    record = check_as_undisturbed(where, undisturbed, at_most_twice=0)
+    record = check_as_undisturbed(where, undisturbed)
     assert sum(trial.attempts == 2 for trial in record.trials.values()) in (1, 2)
 
 
@@ -144,7 +164,7 @@ def test_everything_is_killed_twice_and_resumed(where: Place, undisturbed: tuple
     wait_for(lambda: epochs(where) > max(done, 5 * EPOCHS), process)
     kill_all(where, process)
     resumed(where)
-    check_as_undisturbed(where, undisturbed, at_most_twice=0)
+    check_as_undisturbed(where, undisturbed)
 
 
 @pytest.mark.faults
@@ -161,7 +181,7 @@ def test_everything_is_killed_before_anything_was_trained(
         # Nothing was written down: there is nothing to resume, and nothing in the way.
         assert where.tuner("resume").code == 4
         assert where.tuner("run", "spec.yaml", "-q").code == 0
-    check_as_undisturbed(where, undisturbed, at_most_twice=0)
+    check_as_undisturbed(where, undisturbed)
 
 
 @pytest.mark.faults
@@ -186,7 +206,7 @@ def test_stop_then_resume(where: Place, undisturbed: tuple[Place, Record]) -> No
     again = where.tuner("stop")
     assert (again.code, again.err.count("\n")) == (2, 1)
     resumed(where)
-    check_as_undisturbed(where, undisturbed, at_most_twice=0)
+    check_as_undisturbed(where, undisturbed)
     finished = where.tuner("resume")
     assert finished.code == 2
     assert "is finished" in finished.err
@@ -201,7 +221,7 @@ def test_two_resumes_at_once_have_one_holder(where: Place, undisturbed: tuple[Pl
     refused = next(end for end in ended.values() if end.code == 2)
     assert f"error: job {where.job.id} is held by pid" in refused.err
     assert refused.err.count("\n") == 1
-    check_as_undisturbed(where, undisturbed, at_most_twice=0)
+    check_as_undisturbed(where, undisturbed)
 
 
 @pytest.mark.faults
@@ -241,26 +261,27 @@ def truncate_all(files: list[Path]) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    ("damage", "trained_twice"),
+    "damage",
     [
-        (lambda files: flip(files[0], len(files[0].read_bytes()) // 2), 2),
-        (lambda files: truncate(files[0]), 2),
-        (truncate_all, ALL_EPOCHS),
-        (lambda files: shutil.rmtree(files[0].parent), ALL_EPOCHS),
+        lambda files: flip(files[0], len(files[0].read_bytes()) // 2),
+        lambda files: truncate(files[0]),
+        truncate_all,
+        lambda files: shutil.rmtree(files[0].parent),
     ],
     ids=["a-byte-flipped", "truncated", "all-truncated", "all-gone"],
 )
 def test_a_damaged_checkpoint_is_refused(
-    where: Place,
-    undisturbed: tuple[Place, Record],
-    damage: Callable[[list[Path]], object],
-    trained_twice: int,
+    where: Place, undisturbed: tuple[Place, Record], damage: Callable[[list[Path]], object]
 ) -> None:
-    kill_all(where, begin(where, count=20))
-    for files in newest_checkpoints(where):
+    process = begin(where)
+    wait_for(lambda: newest_checkpoints(where), process)
+    kill_all(where, process)
+    there = newest_checkpoints(where)
+    assert there
+    for files in there:
         damage(files)
     resumed(where)
-    check_as_undisturbed(where, undisturbed, at_most_twice=trained_twice)
+    check_as_undisturbed(where, undisturbed, again_s=math.inf)
     assert trained_again(where)
 
 
@@ -280,7 +301,7 @@ def test_a_damaged_journal_is_named_and_its_good_beginning_goes_on(
     assert f"warning: {journal} is damaged; going on from its first" in ended.err
     assert journal.with_name("journal.jsonl.damaged-1").read_bytes() == damaged
     # The record may end before the oldest checkpoint that is kept.
-    check_as_undisturbed(where, undisturbed, at_most_twice=ALL_EPOCHS)
+    check_as_undisturbed(where, undisturbed, again_s=math.inf)
 
 
 @pytest.mark.faults
@@ -300,7 +321,7 @@ def test_a_damaged_database_of_studies_is_named_and_made_again(
     assert ended.code == 0, ended.err
     assert (f"warning: {database} is damaged" in ended.err) == (damage == "overwritten")
     assert "warning: the studies of adam_l2, noam did not agree with the journal; they are made again" in ended.err
-    check_as_undisturbed(where, undisturbed, at_most_twice=0)
+    check_as_undisturbed(where, undisturbed)
 
 
 @pytest.mark.faults
@@ -324,7 +345,7 @@ def test_a_trial_that_hangs_is_ended_and_tried_again(tmp_path: Path, undisturbed
         os.kill(workers(where)[0], signal.SIGSTOP)
         ended = where.ended(process)
         assert ended.code == 0, ended.err
-        check_as_undisturbed(where, undisturbed, at_most_twice=0)
+        check_as_undisturbed(where, undisturbed)
 
 
 @pytest.mark.faults
@@ -335,7 +356,7 @@ def test_a_driver_that_hangs_is_killed_and_another_goes_on(tmp_path: Path, undis
         ended = where.ended(process)
         assert ended.code == 0, ended.err
         assert "showed no sign of life and was killed; another one goes on" in ended.err
-        check_as_undisturbed(where, undisturbed, at_most_twice=0)
+        check_as_undisturbed(where, undisturbed)
 
 
 @pytest.mark.faults
@@ -460,7 +481,7 @@ def test_a_job_survives_a_tracker_that_is_away_and_is_told_everything(
         ended = where.ended(process)
         assert ended.code == 0, ended.err
         assert "sends the rest" not in ended.err
-        check_as_undisturbed(where, undisturbed, at_most_twice=0)
+        check_as_undisturbed(where, undisturbed)
 
 
 @pytest.mark.faults
@@ -476,7 +497,7 @@ def test_a_tracker_that_never_comes_back_is_filled_by_sync(
         assert json.loads(where.job.leaderboard.read_text())["state"] == "finished"
         mlflow_server.start()
         assert where.tuner("sync").code == 0
-        check_as_undisturbed(where, undisturbed, at_most_twice=0)
+        check_as_undisturbed(where, undisturbed)
 
 
 @pytest.mark.faults
@@ -491,4 +512,4 @@ def test_a_job_survives_a_database_that_is_stopped_at_once_for_15_seconds(
         postgres.start()
         ended = where.ended(process)
         assert ended.code == 0, ended.err
-        check_as_undisturbed(where, undisturbed, at_most_twice=0)
+        check_as_undisturbed(where, undisturbed)

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.faults.checker import check_end_state
-from tests.faults.test_faults import epochs, kill_all, trained_again
+from tests.faults.test_faults import check_trained_again, epochs, kill_all
 from tests.s3 import BUCKET, S3Server, s3_server
 from tests.tuner.jobs import Ended, Place, place, wait_for
 from trainables.files import files_at, inside
@@ -90,14 +90,16 @@ def shared(request: pytest.FixtureRequest) -> Shared:
 @pytest.mark.faults
 def test_a_job_that_was_killed_goes_on_from_what_is_shared(shared: Shared) -> None:
     where = shared.where
-    kill_all(where, shared.begin())
-    trials = [shared.names("checkpoints", "search", arm, "0") for arm in ("adam_l2", "noam")]
-    assert any(trials)
+    process = shared.begin()
+    trials = [("checkpoints", "search", arm, "0") for arm in ("adam_l2", "noam")]
+    wait_for(lambda: any(shared.names(*trial) for trial in trials), process)
+    kill_all(where, process)
+    assert any(shared.names(*trial) for trial in trials)
     assert not (where.job.path / "checkpoints").exists()
     ended = shared.tuner("resume", "-q")
     assert ended.code == 0, ended.err
     record = check_end_state(where)
-    assert len(trained_again(where)) <= 2
+    check_trained_again(where, record)
     assert shared.names("checkpoints") == []
     assert shared.names("weights") == ["adam_l2-round1.safetensors", "noam-round1.safetensors"]
     assert shared.names("exports") == ["adam_l2.yaml", "noam.yaml"]
