@@ -102,7 +102,7 @@ def test_a_study_uses_the_training_library_and_nothing_uses_a_study() -> None:
             {
                 "trainables.trainable",
                 "tuner.execution",
-                "tuner.scheduling",
+                "tuner.workers",
                 "cluster.runtime",
                 "cluster.everywhere",
                 "cluster.jobs",
