@@ -28,12 +28,17 @@ def storage(folder: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
 
 
+def track(folder: Path) -> None:
+    """Where runs are logged; the database and the experiment are made if they are not there."""
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    mlflow.set_experiment("peer")
+
+
 def work(file: Path, folder: Path, name: str, trials: int) -> None:
     """One process."""
     task = Task.read(file)
     normalisation = plain.Normalisation.of(task)
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    mlflow.set_experiment("peer")
+    track(folder)
 
     def objective(trial: optuna.Trial) -> float:
         setting = {knob: trial.suggest_float(knob, low, high, log=True) for knob, (low, high) in KNOBS.items()}
@@ -56,6 +61,8 @@ def main(file: Path, folder: Path) -> Done:
     study = optuna.create_study(study_name=name, storage=storage(folder), direction="minimize")
     for setting in task.settings:
         study.enqueue_trial(setting)
+    # Made by several processes at once, MLflow's tables fail.
+    track(folder)
     spawn = multiprocessing.get_context("spawn")
     processes = max(1, len(os.sched_getaffinity(0)) // task.cpus)
     shares = [len(task.trials[number::processes]) for number in range(processes)]
