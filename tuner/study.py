@@ -296,8 +296,8 @@ class _Tpe(optuna.samplers.TPESampler):
 
 
 def _tpe(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
-    # Ten random trials, Optuna's default, would make a small search all random.
-    startup = sampler.startup_trials or max(3, min(10, trials // 3))
+    # Ten random trials, Optuna's default, would make a small search all random, and cost a longer one epochs.
+    startup = sampler.startup_trials or max(3, min(5, trials // 3))
     return _Tpe(seed=seeds.ask, n_startup_trials=startup)
 
 
