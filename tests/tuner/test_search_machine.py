@@ -93,15 +93,18 @@ class Search(RuleBasedStateMachine):
 
     def _survives(self, step: Callable[[], object]) -> bool:
         """Whether a step was done to its end; if the driver died of it, another one takes over."""
+        died = False
         try:
             step()
             if self.driver.dispatcher.failure is not None:
                 raise self.driver.dispatcher.failure
         except Crash:
+            died = True
+        # Not while the crash is handled: its traceback holds what the driver had open.
+        if died:
             self.driver.close()
             self.driver = self._opened()
-            return False
-        return True
+        return not died
 
     def _check_attempt(self, attempt: Attempt) -> None:
         """An attempt's number is a new one, and it continues from what is on record, never from the last epoch."""
