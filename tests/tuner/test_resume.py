@@ -1,6 +1,5 @@
 """A search whose driver may die at any write, on real studies and a real journal, run to its end by the next one."""
 
-import gc
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -200,12 +199,7 @@ class Driver:
         self.dispatcher = Dispatcher(self.source, self.journal, self.record, limits, lambda: 0.0)
 
     def close(self) -> None:
-        """Let go of all files, as a process that ends does: tracebacks hold cursors, and these a lock."""
-        self.dispatcher.failure = None
-        gc.collect()
         self.journal.close()
-        self.storage.remove_session()
-        self.storage.engine.dispose()
 
     def start(self, which: int = 0) -> bool:
         """Start an attempt; ``which`` of the accepted checkpoints is whole, none if there are not so many."""

@@ -4,6 +4,7 @@ The dispatcher, the source of trials, the judge, the studies and the journal are
 the driver that may die at any write. There, only a search's end is looked at.
 """
 
+import gc
 import shutil
 import tempfile
 from collections import Counter
@@ -100,9 +101,11 @@ class Search(RuleBasedStateMachine):
                 raise self.driver.dispatcher.failure
         except Crash:
             died = True
-        # Not while the crash is handled: its traceback holds what the driver had open.
+        # A process that dies lets go of the studies' file; here its tracebacks hold cursors, and these a lock.
         if died:
+            self.driver.dispatcher.failure = None
             self.driver.close()
+            gc.collect()
             self.driver = self._opened()
         return not died
 
