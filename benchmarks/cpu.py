@@ -77,7 +77,7 @@ def config_of(size: Size) -> TrialConfig:
 def _images_per_s(kind: Callable[[Size, Splits], Epoch], size: Size, cache: Path, epochs: int, at_once: int) -> float:
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe() for _ in range(at_once)]
-    processes = [context.Process(target=_trial, args=(kind, size, cache, epochs, theirs)) for _, theirs in pipes]
+    processes = [context.Process(target=_trial, args=(kind, size, cache, epochs, end)) for _, end in pipes]
     for started in processes:
         started.start()
     # None is timed before the last is ready.

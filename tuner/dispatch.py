@@ -19,9 +19,9 @@ from tuner.work import Ended, Source, Work
 T = TypeVar("T")
 
 REPORTED = ("epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "weight_decay", "seconds")
+RESULT = ("test_acc", "test_loss", "weights_sha256", "device")
 CHECKPOINT_S = 1.0
 """What a new attempt may have to train again: the seconds since a checkpoint, of which there is not one an epoch."""
-RESULT = ("test_acc", "test_loss", "weights_sha256", "device")
 
 
 @dataclass(frozen=True)

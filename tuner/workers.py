@@ -23,11 +23,6 @@ class Worker:
     def __post_init__(self) -> None:
         self.ready = self.actor.__ray_ready__.remote()
 
-    @property
-    def actor_id(self) -> str:
-        """As Ray writes it in its messages."""
-        return str(self.actor._actor_id.hex())
-
     def begin(self, config: dict[str, Any]) -> Call:
         """Take an attempt and train its first epoch."""
         return self.actor.begin.remote(config)
