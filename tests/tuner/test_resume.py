@@ -81,11 +81,11 @@ class MortalJournal(Journal):
 
     fuse: Fuse
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, line: bytes, at_once: bool) -> None:
         if self.fuse.burns_out():
             self._file.write(line[: math.ceil(self.fuse.share * len(line))])
             raise Crash
-        super()._write(line)
+        super()._write(line, at_once)
 
 
 def make_mortal(storage: RDBStorage, fuse: Callable[[], Fuse]) -> None:
