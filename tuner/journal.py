@@ -23,7 +23,9 @@ import os
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -36,6 +38,9 @@ Event = dict[str, Any]
 MOST_LINE = 16 * 2**20
 """Bytes of a line, its end among them; what is longer is no event and is not read into memory."""
 
+AT_ONCE = ("job", "confirm", "state")
+"""Kinds of events that are waited for until they are on the disk; they are few, and what follows rests on them."""
+
 _FRAME = frozenset(("n", "ms", "up", "kind", "sum"))
 
 
@@ -44,11 +49,16 @@ class Journal:
 
     There must be no other on the same file: whoever runs a job holds its lease.
 
+    An event is in the file before ``append`` returns: every process sees it, and however this one dies it stays. On
+    the disk, where it outlasts a cut of power, it is at once if its kind is one of ``AT_ONCE``; others come there with
+    all that was written meanwhile as soon as the disk has taken the ones before: some milliseconds later, seconds where
+    the disk is that slow. What a cut of power takes is the journal's end.
+
     Args:
         path: the file; made if it is not there, cut after its last whole line if it is.
         heard: called with every event written.
-        durable: whether an event is on the disk before ``append`` returns. A search that is only simulated writes
-            hundreds of thousands of events that nobody will miss.
+        durable: whether events are put on the disk at all. A search that is only simulated writes hundreds of
+            thousands of events that nobody will miss.
         clock: seconds, monotonic.
         now: the wall clock, Unix seconds.
 
@@ -73,8 +83,14 @@ class Journal:
         self._now = now
         self._opened = clock()
         self._lock = threading.Lock()
+        self._disk = threading.Lock()
+        """Held for every sync: of two at once only one is told that the disk failed. Taken after the other lock."""
         self._number = self._end = 0
         self._torn = True
+        self._syncer = ThreadPoolExecutor(1, "journal")
+        self._syncing = self._failed = False
+        self._behind: deque[tuple[int, bytes]] = deque()
+        """The last lines, which are not known to be on the disk, each with the offset after it."""
         if path.exists():
             for event, end in read_from(path, 0):
                 self._number, self._end = event["n"] + 1, end
@@ -87,13 +103,13 @@ class Journal:
             raise ServiceError(f"{path}: cannot be written: {error.strerror}") from error
 
     def append(self, kind: str, **fields: Any) -> None:
-        """Write one event; once this returns it is on disk, if the journal is durable.
+        """Write one event; once this returns it is in the file, and on the disk or soon there.
 
         Numbers that are not finite are written as strings: JSON has none.
 
         Raises:
-            ServiceError: the disk is full or broken. Nothing of the event is kept, and the journal is as it was
-                before: a later append writes on if there is room by then.
+            ServiceError: the disk is full or broken, or was as it had to take earlier events. Nothing of this event is
+                kept, and the journal is as it was before: a later append writes on if there is room by then.
         """
         assert not fields.keys() & _FRAME
         with self._lock:
@@ -104,22 +120,39 @@ class Journal:
                 "kind": kind,
             }
             event = frame | _finite(fields)
-            self._write(encode(event))
+            self._write(encode(event), at_once=kind in AT_ONCE)
             self._heard(event)
 
     def close(self) -> None:
-        """Close the file; every event is in it already."""
-        with self._lock:
-            self._file.close()
+        """Close the file, with every event on the disk.
 
-    def _write(self, line: bytes) -> None:
+        Raises:
+            ServiceError: the disk does not take them; they are in the file.
+        """
+        self._syncer.shutdown()
+        with self._lock:
+            try:
+                if self._failed:
+                    self._write_again()
+            except OSError as error:
+                raise ServiceError(f"{self.path}: cannot be written: {error.strerror}") from error
+            finally:
+                self._file.close()
+
+    def _write(self, line: bytes, at_once: bool) -> None:
         try:
             if self._torn:
                 self._cut()
+            if self._failed:
+                self._write_again()
             self._torn = True
             _write_all(self._file, line)
-            self._sync()
-            self._number, self._end, self._torn = self._number + 1, self._end + len(line), False
+            end = self._end + len(line)
+            if at_once:
+                self._sync(end)
+            elif self._durable:
+                self._sync_soon(line, end)
+            self._number, self._end, self._torn = self._number + 1, end, False
         except OSError as error:
             raise ServiceError(
                 f"{self.path}: cannot write {len(line)} bytes: {error.strerror}; once it can be written the job can be"
@@ -134,12 +167,60 @@ class Journal:
 
     def _cut(self) -> None:
         self._file.truncate(self._end)
-        self._sync()
+        while self._behind and self._behind[-1][0] > self._end:
+            self._behind.pop()
+        self._sync(self._end)
         self._torn = False
 
-    def _sync(self) -> None:
+    def _sync(self, end: int) -> None:
+        """Put the file on the disk, of which ``end`` bytes are written."""
         if self._durable:
+            self._fsync()
+            self._is_on_disk(end)
+
+    def _fsync(self) -> None:
+        with self._disk:
+            try:
+                os.fsync(self._file.fileno())
+            except OSError:
+                self._failed = True
+                raise
+
+    def _is_on_disk(self, end: int) -> None:
+        while self._behind and self._behind[0][0] <= end and not self._failed:
+            self._behind.popleft()
+
+    def _sync_soon(self, line: bytes, end: int) -> None:
+        self._behind.append((end, line))
+        if not self._syncing:
+            self._syncing = True
+            self._syncer.submit(self._sync_behind)
+
+    def _sync_behind(self) -> None:
+        """Until nothing is behind: the lines that are written during one sync share the next."""
+        while True:
+            with self._lock:
+                if self._failed or not self._behind:
+                    self._syncing = False
+                    return
+                end = self._behind[-1][0]
+            # Whoever writes next meets the failure.
+            with suppress(OSError):
+                self._fsync()
+                with self._lock:
+                    self._is_on_disk(end)
+
+    def _write_again(self) -> None:
+        """Write what a sync that failed was to write: the kernel may have dropped it, and tells so only once."""
+        with self._disk:
+            if self._behind:
+                end, line = self._behind[0]
+                with self.path.open("r+b", buffering=0) as file:
+                    file.seek(end - len(line))
+                    _write_all(file, b"".join(line for _, line in self._behind))
             os.fsync(self._file.fileno())
+            self._failed = False
+        self._behind.clear()
 
 
 def encode(event: Event) -> bytes:

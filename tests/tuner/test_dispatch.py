@@ -1,10 +1,9 @@
 """The dispatcher: fenced attempts, retries, what goes on record, and what ends a job."""
 
 import errno
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -343,10 +342,11 @@ def test_the_time_of_earlier_attempts_and_drivers_counts_and_a_retrys_wait_does_
 def fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing can be written from here on."""
 
-    def full(descriptor: int) -> None:
+    def full(file: IO[bytes], data: bytes) -> None:
+        file.write(data[: len(data) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("tuner.journal._write_all", full)
 
 
 @pytest.mark.parametrize(

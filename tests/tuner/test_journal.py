@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from tests.tuner.events import report
 from tests.tuner.jobs import ROOT
 from tuner.errors import IntegrityError, NotFound, ServiceError
-from tuner.journal import MOST_LINE, Event, Journal, encode, read, read_from, salvage
+from tuner.journal import AT_ONCE, MOST_LINE, Event, Journal, encode, read, read_from, salvage
 from tuner.record import load_record
 
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -354,7 +354,7 @@ def test_a_half_line_that_could_not_be_cut_is_cut_by_whoever_writes_next(
 
 
 @pytest.mark.parametrize("raised", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
-def test_an_event_that_did_not_reach_the_disk_is_not_kept(
+def test_an_event_that_is_waited_for_and_did_not_reach_the_disk_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException
 ) -> None:
     def broken(file: int) -> None:
@@ -362,29 +362,148 @@ def test_an_event_that_did_not_reach_the_disk_is_not_kept(
 
     path = tmp_path / "j"
     journal = Journal(path)
-    journal.append("note", note="first")
+    journal.append("state", note="first")
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", broken)
         with pytest.raises((ServiceError, KeyboardInterrupt)):
-            journal.append("note", note="lost")
+            journal.append("state", note="lost")
     assert notes_in(path) == ["first"]
-    journal.append("note", note="second")
+    journal.append("state", note="second")
     journal.close()
     assert notes_in(path) == ["first", "second"]
 
 
-@pytest.mark.parametrize("durable", [True, False])
-def test_a_durable_journal_puts_every_event_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+class Disk:
+    """Takes what is synced, counts it, and may be slow or broken."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        self.broken = False
+        self.ready = threading.Event()
+        self.ready.set()
+        self.asked = threading.Semaphore(0)
+        monkeypatch.setattr(os, "fsync", self._sync)
+
+    def _sync(self, file: int) -> None:
+        size = os.fstat(file).st_size
+        self.asked.release()
+        assert self.ready.wait(10)
+        if self.broken:
+            raise OSError(errno.EIO, "Input/output error")
+        self.sizes.append(size)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def is_idle(journal: Journal) -> bool:
+    with journal._lock:
+        return not journal._syncing
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("kind", AT_ONCE)
+def test_events_that_others_rest_on_are_on_the_disk_when_they_are_told_of(
+    tmp_path: Path, disk: Disk, kind: str
 ) -> None:
-    sizes: list[int] = []
-    monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))
-    journal = Journal(tmp_path / "j", durable=durable)
-    sizes.clear()
-    for kind in ("job", "trial", "epoch", "end"):
+    journal = Journal(tmp_path / "j", lambda event: told.append(disk.sizes[-1]))
+    told: list[int] = []
+    for _ in range(3):
         journal.append(kind)
-    assert sizes == ([end for _, end in read_from(tmp_path / "j", 0)] if durable else [])
+    assert told == [end for _, end in read_from(tmp_path / "j", 0)]
     journal.close()
+
+
+def test_other_events_are_in_the_file_at_once_and_share_the_next_sync(tmp_path: Path, disk: Disk) -> None:
+    path, journal = tmp_path / "j", Journal(tmp_path / "j")
+    disk.sizes.clear()
+    disk.ready.clear()
+    while disk.asked.acquire(blocking=False):
+        pass
+    journal.append("note", note=0)
+    assert disk.asked.acquire(timeout=10)
+    for note in range(1, 100):
+        journal.append("note", note=note)
+    assert notes_in(path) == list(range(100))
+    assert disk.sizes == []
+    disk.ready.set()
+    journal.close()
+    ends = [end for _, end in read_from(path, 0)]
+    assert disk.sizes == [ends[0], ends[-1]]
+
+
+def test_an_event_that_is_waited_for_takes_those_before_it_along(tmp_path: Path, disk: Disk) -> None:
+    journal = Journal(tmp_path / "j")
+    for note in range(20):
+        journal.append("note", note=note)
+    journal.append("state", note="last")
+    assert disk.sizes[-1] == (tmp_path / "j").stat().st_size
+    assert not journal._behind
+    journal.close()
+
+
+def test_a_journal_that_need_not_last_is_never_synced(tmp_path: Path, disk: Disk) -> None:
+    journal = Journal(tmp_path / "j", durable=False)
+    for kind in ("job", "trial", "epoch", "end", "state"):
+        journal.append(kind)
+    journal.close()
+    assert disk.sizes == []
+
+
+def test_a_disk_that_fails_later_is_told_to_whoever_writes_next_until_it_has_taken_all(
+    tmp_path: Path, disk: Disk
+) -> None:
+    path, journal = tmp_path / "j", Journal(tmp_path / "j")
+    journal.append("state", note="first")
+    disk.broken = True
+    journal.append("note", note="second")
+    wait_until(lambda: is_idle(journal))
+    for kind in ("note", "state"):
+        with pytest.raises(ServiceError, match=rf"{path}: cannot write \d+ bytes: Input/output error; once it can be"):
+            journal.append(kind, note="lost")
+    assert notes_in(path) == ["first", "second"]
+    # The kernel drops what it could not write, and says so once; the next sync tells nothing of it.
+    whole = path.read_bytes()
+    with path.open("r+b") as file:
+        file.seek(whole.index(b"second"))
+        file.write(bytes(len(b"second")))
+    disk.broken = False
+    journal.append("note", note="third")
+    journal.close()
+    assert notes_in(path) == ["first", "second", "third"]
+    assert disk.sizes[-1] == path.stat().st_size
+
+
+def test_a_disk_that_fails_as_the_journal_is_closed_is_told(tmp_path: Path, disk: Disk) -> None:
+    path, journal = tmp_path / "j", Journal(tmp_path / "j")
+    disk.broken = True
+    journal.append("note", note="first")
+    with pytest.raises(ServiceError, match=f"{path}: cannot be written: Input/output error"):
+        journal.close()
+    assert notes_in(path) == ["first"]
+
+
+def test_a_line_that_is_cut_off_is_not_written_again(tmp_path: Path, disk: Disk) -> None:
+    path, journal = tmp_path / "j", Journal(tmp_path / "j")
+    journal.append("note", note="first")
+    wait_until(lambda: is_idle(journal))
+    with room_for(path.stat().st_size + 40), pytest.raises(ServiceError, match="File too large"):
+        journal.append("note", note="lost")
+    journal.append("note", note="second")
+    disk.broken = True
+    journal.append("note", note="third")
+    wait_until(lambda: is_idle(journal))
+    disk.broken = False
+    journal.close()
+    assert notes_in(path) == ["first", "second", "third"]
 
 
 def test_an_event_too_long_to_be_read_back_is_not_written(tmp_path: Path) -> None:

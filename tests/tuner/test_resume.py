@@ -81,11 +81,11 @@ class MortalJournal(Journal):
 
     fuse: Fuse
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, line: bytes, at_once: bool) -> None:
         if self.fuse.burns_out():
             self._file.write(line[: math.ceil(self.fuse.share * len(line))])
             raise Crash
-        super()._write(line)
+        super()._write(line, at_once)
 
 
 def make_mortal(storage: RDBStorage, fuse: Callable[[], Fuse]) -> None:
@@ -406,7 +406,7 @@ CRASHES = st.lists(st.tuples(st.integers(0, 60), st.floats(0, 1)), max_size=5)
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@settings(UNHURRIED, max_examples=60)
+@settings(UNHURRIED, max_examples=25)
 @given(steps=STEPS, crashes=CRASHES, scheduler=st.sampled_from(["none", ASHA]))
 def test_whatever_befalls_a_search_it_comes_to_all_its_trials_once(
     world: Make, steps: list[Step], crashes: list[tuple[int, float]], scheduler: str
