@@ -19,7 +19,6 @@ from trainables import checkpoints, process
 from trainables.config import TrialConfig
 from trainables.data.cache import load
 from trainables.data.device import DeviceSplits
-from trainables.data.splits import Splits
 from trainables.training import Training, device_name, digest
 
 LONELY_EXIT = 75
@@ -65,11 +64,11 @@ class TrialTrainable(tune.Trainable):
         self._saved_at = time.monotonic()
         trial = TrialConfig.from_dict(config["trial"])
         process.set_up(trial.threads)
-        splits = load(trial.data, Path(os.environ.get(CACHE) or config["cache_dir"]).absolute())
         # What the last trial took on the device is free before this one takes its own.
         vars(self).pop("training", None)
+        data = self._on_device(trial, Path(os.environ.get(CACHE) or config["cache_dir"]).absolute())
         states = checkpoints.newest(config["checkpoints"], config["accepted"])
-        self.training = continued(trial, self._on_device(splits, "cuda" if trial.gpu else "cpu"), states)
+        self.training = continued(trial, data, states)
         _watchdog.expect_call(config["lonely_s"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -105,12 +104,12 @@ class TrialTrainable(tune.Trainable):
         if self._storage is not None:
             super()._setup_logdir()  # type: ignore[no-untyped-call]
 
-    def _on_device(self, splits: Splits, device: str) -> DeviceSplits:
-        """The data on the device, where the last trial left it if it was the same."""
-        last: DeviceSplits | None = getattr(self, "_data", None)
-        if last is None or (last.fingerprint, last.device) != (splits.fingerprint, torch.device(device)):
-            self._data = last = DeviceSplits(splits, torch.device(device))
-        return last
+    def _on_device(self, trial: TrialConfig, cache: Path) -> DeviceSplits:
+        """A trial's data on its device, where the last trial left it if it was the same."""
+        wanted = trial.data, cache, torch.device("cuda" if trial.gpu else "cpu")
+        if getattr(self, "_wanted", None) != wanted:
+            self._wanted, self._data = wanted, DeviceSplits(load(trial.data, cache), wanted[2])
+        return self._data
 
     def _finish(self) -> dict[str, Any]:
         if not self._options["read_test"]:

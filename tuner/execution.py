@@ -152,7 +152,7 @@ class _Loop:
         if not result["done"] and not self._stops(run, result):
             self._calls[run.worker.go_on()] = run
             return
-        self._workers.give_back(run.worker)
+        self._workers.give_back(run.worker, result["done"])
         try:
             with explained():
                 _keep_weights(run.attempt)

@@ -2,12 +2,13 @@
 
 The writer reads the journal file itself and notes beside it how far it came, so a tracker that is down stops nothing
 and loses nothing: the next writer goes on where the last one ended, or begins anew where the note is lost or does not
-fit. Whatever died in between, a trial has one run and a step one row: a run is looked for by its tags before it is
-made, one that was found is asked which steps it has before more are sent, and a metric's time is the journal's, so that
-a call which was given up, and done after all, comes to the same row.
+fit. Whatever died in between, a trial has one run and a step one row: where another may have sent an event before, a
+run is looked for by its tags before it is made, and asked which steps it has before more are sent; and a metric's time
+is the journal's, so that a call which was given up, and done after all, comes to the same row.
 """
 
 import logging
+import math
 import os
 import re
 import socket
@@ -79,7 +80,7 @@ MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Opens an experiment in the UI on its runs; without it the UI takes it for a collection of language-model traces."""
 BATCH = 2000
 """Events that are sent before it is noted that they were."""
-STEPS_A_CALL = 140
+STEPS_A_CALL = 125
 PARAMS_A_CALL = 100
 """MLflow takes 1000 things a call, and 100 of them parameters."""
 MOST_TAG = 5000
@@ -117,6 +118,8 @@ class Writer:
         self._steps: dict[str, set[int]] = {}
         """Run id to the steps it is known to have."""
         self._arms: list[str] = []
+        self._in_doubt = math.inf
+        """Bytes of the journal of which something may have been sent that is not noted."""
         self._client = connect(uri)
 
     def send(self) -> None:
@@ -127,7 +130,10 @@ class Writer:
             IntegrityError: the journal is damaged; what stands before that was sent.
         """
         with self._alone(), self._explained():
-            self._note = load(self._job.tracked)
+            note = load(self._job.tracked)
+            if note != self._note or math.isinf(self._in_doubt):
+                self._note = note
+                self._in_doubt = self._job.journal.stat().st_size
             if self._note.tracker != self._shown:
                 self._begin_anew()
             elif not self._note.fits(self._job.journal):
@@ -189,10 +195,12 @@ class Writer:
         except ServiceError:
             # Whether the call was done is not known.
             self._steps.clear()
+            self._in_doubt = math.inf
             raise
 
     def _begin_anew(self) -> None:
         self._note = Tracked(tracker=self._shown)
+        self._in_doubt = self._job.journal.stat().st_size
 
     def _send_all(self) -> None:
         while batch := self._next_batch():
@@ -216,19 +224,19 @@ class Writer:
 
     def _send(self, events: Iterable[Event]) -> None:
         changes, running = fold(events, self._note.running)
+        lacking = {}
         for key, change in sorted(changes.items(), key=lambda item: item[0] != JOB):
-            if change.begin is not None and self._begin(key, change.begin) and change.state == State.RUNNING:
-                # It was made so.
-                change.state = ""
+            if change.begin is not None:
+                lacking[key] = self._begin(key, change, change.begin)
         for key, change in changes.items():
-            self._apply(self.runs[key], change)
+            self._apply(self.runs[key], change, *lacking.get(key, ([], _tags(change))))
         if JOB in changes and changes[JOB].state in JOB_ENDS:
             self._delete_twins()
         self._note.running = running
 
-    def _apply(self, run_id: str, change: Change) -> None:
+    def _apply(self, run_id: str, change: Change, params: Sequence[Param], tags: Mapping[str, str]) -> None:
         try:
-            self._log(run_id, change)
+            self._log(run_id, change, params, tags)
             if status := RUN_STATUS.get(change.state):
                 if status == RUNNING:
                     self._client.update_run(run_id, status)
@@ -239,15 +247,16 @@ class Writer:
             if error.error_code != REFUSED or self._client.get_run(run_id).info.lifecycle_stage != "deleted":
                 raise
 
-    def _log(self, run_id: str, change: Change) -> None:
+    def _log(self, run_id: str, change: Change, params: Sequence[Param], tags: Mapping[str, str]) -> None:
         there = self._steps_of(run_id) if change.steps else set()
         steps = [(step, values) for step, values in change.steps.items() if step not in there]
-        tags = _tags(change)
-        for start in range(0, max(len(steps), len(tags)), STEPS_A_CALL):
-            part = steps[start : start + STEPS_A_CALL]
+        while steps or params or tags:
+            part, steps = steps[:STEPS_A_CALL], steps[STEPS_A_CALL:]
             rows = [row for step, values in part for row in _metrics(values, step)]
-            self._client.log_batch(run_id, metrics=rows, tags=tags)
+            now = [RunTag(name, value) for name, value in tags.items()]
+            self._client.log_batch(run_id, metrics=rows, params=params[:PARAMS_A_CALL], tags=now)
             there.update(step for step, _ in part)
+            params, tags = params[PARAMS_A_CALL:], {}
 
     def _steps_of(self, run_id: str) -> set[int]:
         if run_id not in self._steps:
@@ -256,8 +265,8 @@ class Writer:
             self._steps[run_id] = {row.step for row in rows}
         return self._steps[run_id]
 
-    def _begin(self, key: str, event: Event) -> bool:
-        """Make a run and give it its parameters; returns False if it was there."""
+    def _begin(self, key: str, change: Change, event: Event) -> tuple[list[Param], Mapping[str, str]]:
+        """Make a run, unless it is there; returns the parameters and tags that it lacks."""
         if key == JOB:
             self._note.experiment = self._find_experiment() or self._make_experiment()
         name, tags, params = (
@@ -265,17 +274,23 @@ class Writer:
             if key == JOB
             else trial_run(event, self._job.id, self.runs[JOB], self._arm_names())
         )
-        found = self._find(key)
-        run = found or self._client.create_run(self._note.experiment, start_time=event["ms"], tags=tags, run_name=name)
+        found = self._find(key) if self._note.offset < self._in_doubt else None
+        new_tags = _tags(change)
         if found is None:
-            self._steps[run.info.run_id] = set()
-        missing = [Param(name, str(value)) for name, value in params.items() if name not in run.data.params]
-        for start in range(0, len(missing), PARAMS_A_CALL):
-            self._client.log_batch(run.info.run_id, params=missing[start : start + PARAMS_A_CALL])
+            run = self._client.create_run(
+                self._note.experiment, start_time=event["ms"], tags=tags | new_tags, run_name=name
+            )
+            self._steps[run.info.run_id], new_tags = set(), {}
+            if change.state == State.RUNNING:
+                # It is made so.
+                change.state = ""
+        else:
+            run = found
         self._note.runs[key] = run.info.run_id
         if key == JOB:
             self._client.set_experiment_tag(self._note.experiment, VIEW + self._job.id, view(event, self._job.id))
-        return found is None
+        missing = [Param(name, str(value)) for name, value in params.items() if name not in run.data.params]
+        return missing, new_tags
 
     def _arm_names(self) -> list[str]:
         if not self._arms:
@@ -380,13 +395,13 @@ def _metrics(values: Mapping[str, Any], step: int) -> list[Metric]:
     return [Metric(name, float(values[key]), values["ms"], step) for key, name in NAMES.items() if key in values]
 
 
-def _tags(change: Change) -> list[RunTag]:
+def _tags(change: Change) -> dict[str, str]:
     tags = {
         "tuner.state": change.state,
         "tuner.reason": change.reason[-MOST_TAG:],
         "tuner.attempts": str(change.attempt) if change.attempt > 1 else "",
     }
-    return [RunTag(key, value) for key, value in tags.items() if value]
+    return {name: value for name, value in tags.items() if value}
 
 
 class _PasswordFile(RequestAuthProvider):

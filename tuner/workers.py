@@ -55,9 +55,10 @@ class Workers:
         self._all.add(worker)
         return worker
 
-    def give_back(self, worker: Worker) -> None:
-        """Keep a worker that has nothing more to do for its attempt."""
-        worker.actor.stop.remote()
+    def give_back(self, worker: Worker, done: bool) -> None:
+        """Keep a worker whose attempt has ended; one that is not ``done`` waits for a call, and is told not to."""
+        if not done:
+            worker.actor.stop.remote()
         self._idle.append(worker)
 
     def end(self, worker: Worker) -> None:
