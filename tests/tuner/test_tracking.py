@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from tests.tuner.small_journals import Told, due, held
 from tuner.colours import colour
-from tuner.errors import IntegrityError
+from tuner.errors import IntegrityError, ServiceError
 from tuner.home import JobFolder
 from tuner.tracked import load, save
 from tuner.tracking import Writer
@@ -151,4 +152,59 @@ def test_a_long_trial_is_told_whole(told: Told, store: str, client: Any) -> None
     told.trial("search/noam/1")
     told.epochs("search/noam/1", 1, 300)
     writer_of(told.folder, store).send()
+    assert held(client, told.folder) == due(told.folder)
+
+
+class _Counting:
+    """A client that counts searches for runs."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.searches = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.searches += name == "search_runs"
+        return getattr(self._client, name)
+
+
+def test_a_run_is_looked_for_only_where_another_may_have_made_it(told: Told, store: str, client: Any) -> None:
+    ours, other = writer_of(told.folder, store), writer_of(told.folder, store)
+    ours.send()
+    ours._client = counting = _Counting(ours._client)
+    told.trial("search/noam/1")
+    ours.send()
+    assert counting.searches == 0
+    # Another sends what is new, and dies before it has noted that.
+    note = told.folder.tracked.read_bytes()
+    told.trial("search/noam/2")
+    other.send()
+    told.folder.tracked.write_bytes(note)
+    writer_of(told.folder, store).send()
+    assert held(client, told.folder) == due(told.folder)
+    # Another has sent and noted what is new while ours is open.
+    told.trial("search/noam/3")
+    other.send()
+    told.trial("search/noam/4")
+    ours.send()
+    assert held(client, told.folder) == due(told.folder)
+    assert counting.searches > 0
+
+
+def test_a_run_that_was_made_by_a_call_that_failed_is_not_made_again(
+    told: Told, store: str, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = writer_of(told.folder, store)
+    writer.send()
+    given_up = writer._client.create_run
+
+    def create_run(*args: Any, **kwargs: Any) -> Any:
+        given_up(*args, **kwargs)
+        raise MlflowException("no answer")
+
+    told.trial("search/noam/1")
+    monkeypatch.setattr(writer._client, "create_run", create_run)
+    with pytest.raises(ServiceError, match="no answer"):
+        writer.send()
+    monkeypatch.undo()
+    writer.send()
     assert held(client, told.folder) == due(told.folder)
