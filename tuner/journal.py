@@ -30,6 +30,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from pydantic_core import from_json
+
 from tuner.durable import durably, sync_folder
 from tuner.errors import IntegrityError, NotFound, ServiceError
 
@@ -349,12 +351,20 @@ def decode(line: bytes) -> Event | None:
     body, seal = line[:-_SEAL], line[-_SEAL:]
     if seal != _seal(body):
         return None
-    try:
-        event: Event = json.loads(line.decode())
-    except ValueError:
+    event = _parsed(line)
+    if event is None:
         return None
     del event["sum"]
     return event if isinstance(event.get("n"), int) else None
+
+
+def _parsed(line: bytes) -> Event | None:
+    # Pydantic's parser takes a third of the time; it refuses half of a surrogate pair, which a file's name may have.
+    for parse in (from_json, json.loads):
+        with suppress(ValueError):
+            event: Event = parse(line)
+            return event
+    return None
 
 
 def _seek_line(path: Path, file: IO[bytes], offset: int) -> None:

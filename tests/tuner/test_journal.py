@@ -28,7 +28,7 @@ from tuner.journal import AT_ONCE, MOST_LINE, Event, Journal, encode, read, read
 from tuner.record import load_record
 
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-NOTES = ["ä", {"a": [1.5, None]}, "", 3, "x" * 50]
+NOTES = ["ä", {"a": [1.5, None]}, "", 3, "x" * 50, "a byte of no text: \udc80"]
 
 
 def written(path: Path, *notes: Any) -> Path:
