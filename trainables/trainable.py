@@ -106,9 +106,10 @@ class TrialTrainable(tune.Trainable):
 
     def _on_device(self, trial: TrialConfig, cache: Path) -> DeviceSplits:
         """A trial's data on its device, where the last trial left it if it was the same."""
-        wanted = trial.data, cache, torch.device("cuda" if trial.gpu else "cpu")
+        device = torch.device("cuda" if trial.gpu else "cpu")
+        wanted = trial.data, cache, device
         if getattr(self, "_wanted", None) != wanted:
-            self._wanted, self._data = wanted, DeviceSplits(load(trial.data, cache), wanted[2])
+            self._wanted, self._data = wanted, DeviceSplits(load(trial.data, cache), device)
         return self._data
 
     def _finish(self) -> dict[str, Any]:

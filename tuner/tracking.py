@@ -8,7 +8,6 @@ is the journal's, so that a call which was given up, and done after all, comes t
 """
 
 import logging
-import math
 import os
 import re
 import socket
@@ -118,7 +117,7 @@ class Writer:
         self._steps: dict[str, set[int]] = {}
         """Run id to the steps it is known to have."""
         self._arms: list[str] = []
-        self._in_doubt = math.inf
+        self._in_doubt = 0
         """Bytes of the journal of which something may have been sent that is not noted."""
         self._client = connect(uri)
 
@@ -131,9 +130,9 @@ class Writer:
         """
         with self._alone(), self._explained():
             note = load(self._job.tracked)
-            if note != self._note or math.isinf(self._in_doubt):
+            if note != self._note:
                 self._note = note
-                self._in_doubt = self._job.journal.stat().st_size
+                self._doubt()
             if self._note.tracker != self._shown:
                 self._begin_anew()
             elif not self._note.fits(self._job.journal):
@@ -195,12 +194,17 @@ class Writer:
         except ServiceError:
             # Whether the call was done is not known.
             self._steps.clear()
-            self._in_doubt = math.inf
+            self._doubt()
             raise
+
+    def _doubt(self) -> None:
+        """Whatever the journal holds by now may have been sent."""
+        journal = self._job.journal
+        self._in_doubt = journal.stat().st_size if journal.exists() else 0
 
     def _begin_anew(self) -> None:
         self._note = Tracked(tracker=self._shown)
-        self._in_doubt = self._job.journal.stat().st_size
+        self._doubt()
 
     def _send_all(self) -> None:
         while batch := self._next_batch():
@@ -275,14 +279,14 @@ class Writer:
             else trial_run(event, self._job.id, self.runs[JOB], self._arm_names())
         )
         found = self._find(key) if self._note.offset < self._in_doubt else None
-        new_tags = _tags(change)
+        lacking = _tags(change)
         if found is None:
-            run = self._client.create_run(
-                self._note.experiment, start_time=event["ms"], tags=tags | new_tags, run_name=name
-            )
-            self._steps[run.info.run_id], new_tags = set(), {}
+            tags |= lacking
+            run = self._client.create_run(self._note.experiment, start_time=event["ms"], tags=tags, run_name=name)
+            self._steps[run.info.run_id] = set()
+            # It is made with them.
+            lacking = {}
             if change.state == State.RUNNING:
-                # It is made so.
                 change.state = ""
         else:
             run = found
@@ -290,7 +294,7 @@ class Writer:
         if key == JOB:
             self._client.set_experiment_tag(self._note.experiment, VIEW + self._job.id, view(event, self._job.id))
         missing = [Param(name, str(value)) for name, value in params.items() if name not in run.data.params]
-        return missing, new_tags
+        return missing, lacking
 
     def _arm_names(self) -> list[str]:
         if not self._arms:

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from tests.tuner.small_journals import Told, due, held
 from tuner.colours import colour
-from tuner.errors import IntegrityError, ServiceError
+from tuner.errors import IntegrityError, NotFound, ServiceError
 from tuner.home import JobFolder
 from tuner.tracked import load, save
 from tuner.tracking import Writer
@@ -208,3 +208,8 @@ def test_a_run_that_was_made_by_a_call_that_failed_is_not_made_again(
     monkeypatch.undo()
     writer.send()
     assert held(client, told.folder) == due(told.folder)
+
+
+def test_a_job_that_was_never_begun_has_no_journal_to_send(tmp_path: Path, store: str) -> None:
+    with pytest.raises(NotFound, match="no journal"):
+        writer_of(JobFolder(tmp_path), store).send()
