@@ -15,11 +15,12 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from benchmarks.measuring import Comparison, Goal, Result, interleaved
 from trainables.space import Float, Plan
 from trainables.variants import VARIANTS
-from tuner.arms import Arm
-from tuner.limits import SamplerSpec
-from tuner.record import State
-from tuner.studies import IN_MEMORY, open_storage
-from tuner.study import ONE_MINUS, ArmStudy, Past, study_name
+from tuner.jobs.record import State
+from tuner.search.distributions import ONE_MINUS
+from tuner.search.study import ArmStudy, RecordedTrial, study_name
+from tuner.search.study_database import IN_MEMORY, open_storage
+from tuner.spec.arms import Arm
+from tuner.spec.settings import SamplerSpec
 
 SIZES = (50, 100, 1_000, 10_000)
 FLAT = (100, 10_000)
@@ -61,7 +62,7 @@ def arm() -> Arm:
     return Arm("amsgrad", "amsgrad", space, {}, variant.default)
 
 
-def past(size: int) -> list[Past]:
+def past(size: int) -> list[RecordedTrial]:
     """Made-up trials; the last four still run."""
     rng, found = random.Random(SEED), []
     for number in range(size):
@@ -71,7 +72,7 @@ def past(size: int) -> list[Past]:
             "beta2": 1 - 10 ** rng.uniform(-4, -1),
         }
         state = State.RUNNING if number >= size - 4 else State.COMPLETE if number % 3 == 0 else State.PRUNED
-        found.append(Past(knobs, state, _reports(knobs["lr"], rng)))
+        found.append(RecordedTrial(knobs, state, _reports(knobs["lr"], rng)))
     return found
 
 

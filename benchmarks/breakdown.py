@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks.measuring import Figure, Result, say
 from benchmarks.peers.running import run_tuner
-from tests.tuner.jobs import Place, place
-from tuner.journal import Event, read
+from tests.tuner.whole_jobs import Place, place
+from tuner.storage.journal import Event, read
 
 SPEC = Path(__file__).parents[1] / "searches" / "quickstart.yaml"
 RUNS = 3

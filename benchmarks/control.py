@@ -10,8 +10,8 @@ from pathlib import Path
 from benchmarks.measuring import Comparison, Goal, Result, interleaved
 from benchmarks.peers.running import run_peer, run_tuner
 from benchmarks.peers.task import task_of
-from tests.tuner.jobs import Place, place
-from tuner.journal import read
+from tests.tuner.whole_jobs import Place, place
+from tuner.storage.journal import read
 
 SPEC = """\
 name: control

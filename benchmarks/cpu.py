@@ -17,12 +17,12 @@ import torch
 
 from benchmarks.gpu import MADE_UP, Size, Tutorial
 from benchmarks.measuring import Comparison, Goal, Result, interleaved, seconds
-from trainables import process
 from trainables.config import TrialConfig
 from trainables.data.cache import load
 from trainables.data.request import DataRequest
 from trainables.data.splits import Splits
-from trainables.training import Training
+from trainables.training import process
+from trainables.training.trainer import Training
 
 DATA = DataRequest(MADE_UP.name, train_images=2000, val_images=200, test_images=200)
 WIDTH, EPOCHS = 0.125, 3

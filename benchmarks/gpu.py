@@ -28,10 +28,10 @@ from trainables.data.device import DeviceSplits
 from trainables.data.request import DataRequest
 from trainables.data.splits import Arrays, Raw, Splits
 from trainables.hyper import Hyper
-from trainables.net import build_model
-from trainables.together import images_per_s
-from trainables.training import Training, device_name
-from trainables.update import Eager, Static
+from trainables.training.net import build_model
+from trainables.training.throughput import images_per_s
+from trainables.training.trainer import Training, device_name
+from trainables.training.updates import Eager, Static
 
 EPOCHS = 200
 GOAL_S = 32.0

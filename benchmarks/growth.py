@@ -10,9 +10,9 @@ from pathlib import Path
 from benchmarks.control import spec
 from benchmarks.measuring import Comparison, Goal, Result, say
 from benchmarks.peers.running import run_tuner
-from tests.tuner.jobs import Place, place
-from tuner.journal import read
-from tuner.record import Stage
+from tests.tuner.whole_jobs import Place, place
+from tuner.jobs.record import Stage
+from tuner.storage.journal import read
 
 EARLY = 100
 MARKS = (500, 1000, 2000, 5000)

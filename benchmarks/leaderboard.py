@@ -7,10 +7,10 @@ import mlflow
 from mlflow.entities import Metric, Param
 
 from benchmarks.measuring import Comparison, Goal, Result, interleaved, seconds
-from tests.tuner.jobs import Place, place
-from tuner.jobs import spec_of
-from tuner.leaderboard import build
-from tuner.tracking import connect
+from tests.tuner.whole_jobs import Place, place
+from tuner.jobs.request import spec_of
+from tuner.tracking.client import connect
+from tuner.verdict.ranking import build
 
 SPEC = """\
 name: many

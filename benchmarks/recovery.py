@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.test_faults import driver, workers
-from tests.tuner.jobs import Place, place, wait_for
-from tuner.journal import read
-from tuner.record import Record, State, replay
+from tests.tuner.whole_jobs import Place, place, wait_for
+from tuner.jobs.record import Record, State, replay
+from tuner.storage.journal import read
 
 SPEC = """\
 name: recovery

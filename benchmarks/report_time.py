@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.conditions import conditions
-from tests.tuner.jobs import place
+from tests.tuner.whole_jobs import place
 
 SPEC = """\
 name: large

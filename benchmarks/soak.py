@@ -24,8 +24,8 @@ import psutil
 
 from benchmarks.conditions import conditions
 from tests.faults.services import MlflowServer, Postgres, running
-from tests.tuner.jobs import Place, place
-from tuner.lease import holder
+from tests.tuner.whole_jobs import Place, place
+from tuner.storage.file_lock import lock_owner
 
 SPEC = """\
 name: soak
@@ -102,7 +102,7 @@ def family(pid: int) -> list[int]:
 def driver(where: Place) -> list[int]:
     """The driver of the newest job, while there is one."""
     jobs = list(where.home.jobs())
-    found = holder(jobs[-1].lease) if jobs else None
+    found = lock_owner(jobs[-1].lease) if jobs else None
     return [found.pid] if found is not None and found.pid else []
 
 

@@ -16,13 +16,13 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 
 from benchmarks.measuring import Comparison, Goal, Result, interleaved, seconds
 from tests.tuner.events import report
-from tests.tuner.jobs import Place, place
 from tests.tuner.small_journals import Told
-from tuner.home import Home
-from tuner.jobs import spec_of
-from tuner.journal import Journal, read
-from tuner.sender import Sender
-from tuner.spec import SearchSpec
+from tests.tuner.whole_jobs import Place, place
+from tuner.jobs.request import spec_of
+from tuner.jobs.workspace import Workspace
+from tuner.spec.search_spec import SearchSpec
+from tuner.storage.journal import Journal, read
+from tuner.tracking.background_sync import BackgroundSync
 
 SPEC = """\
 name: tracked
@@ -42,11 +42,11 @@ import sys
 
 class Untracked(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "tuner.run":
+        if name == "tuner.driver.driver":
             sys.meta_path.remove(self)
-            import tuner.sender
+            import tuner.tracking.background_sync
 
-            tuner.sender.Sender._run = lambda self: None
+            tuner.tracking.background_sync.BackgroundSync._run = lambda self: None
         return None
 
 
@@ -104,7 +104,7 @@ def _our_loop(spec: SearchSpec, folder: Path) -> Iterator[Callable[[int], float]
     told.job()
     told.trial(TRIAL)
     epochs = itertools.count(1)
-    sender = Sender(spec, Home(folder), told.folder)
+    sender = BackgroundSync(spec, Workspace(folder), told.folder)
     with closing(Journal(told.folder.journal)) as journal:
 
         def reported(reports: int) -> float:

@@ -22,7 +22,7 @@ import psycopg
 
 from benchmarks.conditions import conditions
 from tests.faults.services import MlflowServer, Postgres, Service, running
-from tuner.tracking import METRICS
+from tuner.tracking.writer import METRICS
 
 METRICS_A_CALL = len(METRICS)
 

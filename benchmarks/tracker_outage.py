@@ -20,8 +20,8 @@ from pathlib import Path
 
 from benchmarks.conditions import conditions
 from tests.faults.services import MlflowServer, Postgres, running
-from tests.tuner.jobs import Place, place, wait_for
-from tuner.journal import read
+from tests.tuner.whole_jobs import Place, place, wait_for
+from tuner.storage.journal import read
 
 SPEC = """\
 name: outage

@@ -19,7 +19,7 @@ from benchmarks.measuring import Comparison, Goal, Result, interleaved, seconds
 from benchmarks.peers.running import installed, run_peer, run_tuner
 from benchmarks.peers.syne_tune_local import REQUIREMENTS
 from benchmarks.peers.task import Task, task_of
-from tests.tuner.jobs import Place, place
+from tests.tuner.whole_jobs import Place, place
 
 SPEC = """\
 name: whole

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainables.data.cache import DataRequest
 from trainables.data.normalize import Kind
+from trainables.data.request import DataRequest
 from trainables.hyper import Hyper
 from trainables.space import Scalar
 

@@ -6,7 +6,7 @@ a plain one for a given ``Plan``. Nothing here imports torch or optuna.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from trainables.errors import TrainableError
 
@@ -207,3 +207,38 @@ def _check_range(low: float, high: float, scale: Scale) -> None:
         raise TrainableError(f"scale log needs min above 0, not {low}")
     if scale == "one-minus-log" and high >= 1:
         raise TrainableError(f"scale one-minus-log needs max below 1, not {high}")
+
+
+LEAST_WHOLE = 10
+"""Ranges of fewer whole numbers have no outer tenth."""
+
+
+def position(domain: Domain, value: Scalar) -> float | None:
+    """Where in a range a value lies on the range's scale, from 0 to 1; None for a choice and for few whole numbers."""
+    if isinstance(domain, Choice) or (isinstance(domain, Int) and (domain.high - domain.low) < LEAST_WHOLE):
+        return None
+    return share(domain.scale, domain.low, domain.high, value)
+
+
+def share(scale: str, low: float, high: float, value: Scalar) -> float:
+    """Where between two ends a number lies on a scale, from 0 to 1."""
+    bottom, top, at = (scaled(scale, float(number)) for number in (low, high, value))
+    return (at - bottom) / (top - bottom)
+
+
+def scaled(scale: str, number: float) -> float:
+    """A number where equal steps are equal on the scale."""
+    if scale == "log":
+        return math.log(number)
+    return -math.log(1 - number) if scale == "one-minus-log" else number
+
+
+def unscaled(domain: Float, at: float) -> float:
+    if domain.scale == "log":
+        return math.exp(at)
+    return 1 - math.exp(-at) if domain.scale == "one-minus-log" else at
+
+
+def short_text(value: Any) -> str:
+    """A value for people: four digits are enough."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -19,7 +19,7 @@ import torch
 from ray import tune
 
 from benchmarks.peers.task import Done, Task
-from trainables.training import Training
+from trainables.training.trainer import Training
 
 
 class Trial(tune.Trainable):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.peers.task import Done, Task, done_by
-from tests.tuner.jobs import Place
+from tests.tuner.whole_jobs import Place
 
 HOURS_S = 4 * 3600.0
 

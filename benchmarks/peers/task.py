@@ -10,9 +10,9 @@ from trainables.config import TrialConfig
 from trainables.data.cache import load
 from trainables.data.splits import Splits
 from trainables.hyper import Hyper
-from tuner.home import Home
-from tuner.jobs import spec_of
-from tuner.trials import trial_config
+from tuner.jobs.request import spec_of
+from tuner.jobs.workspace import Workspace
+from tuner.spec.trial_config import trial_config
 
 KNOBS = {"lr": (1e-4, 1e-2), "l2": (1e-6, 1e-2)}
 """What is searched, on a log scale: the ranges of ``adam_l2`` in ``trainables.variants``."""
@@ -78,7 +78,7 @@ class Done:
         return cls(**json.loads(output.strip().splitlines()[-1]))
 
 
-def task_of(home: Home, loader_workers: int, cpus: int) -> Task:
+def task_of(home: Workspace, loader_workers: int, cpus: int) -> Task:
     """The trials of the newest job in a home: those of the search, and then those that confirmed its winners."""
     job = home.job()
     spec = spec_of(job)
@@ -86,7 +86,7 @@ def task_of(home: Home, loader_workers: int, cpus: int) -> Task:
     return Task(trials, str(home.cache), loader_workers, cpus)
 
 
-def done_by(home: Home) -> Done:
+def done_by(home: Workspace) -> Done:
     """What the newest job in a home trained."""
     trials = home.job().record().trials.values()
     return Done(len(trials), sum(len(trial.epochs) for trial in trials))

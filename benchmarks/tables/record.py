@@ -23,8 +23,8 @@ from trainables.config import TrialConfig, derive_seed
 from trainables.data.cache import load
 from trainables.data.splits import Splits
 from trainables.space import Scalar
-from trainables.training import Training, plan_of
-from tuner.trials import data_request, trial_config
+from trainables.training.trainer import Training, plan_of
+from tuner.spec.trial_config import data_request, trial_config
 
 BLOCK = 16
 """Rows of a table before the next table's turn: interrupted, no table is far behind."""

@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 
 from benchmarks.tables.table import Table
 from trainables.config import TrialConfig, derive_seed
-from tuner.dispatch import Dispatcher
-from tuner.journal import Journal
-from tuner.limits import SamplerSpec, SchedulerSpec
-from tuner.record import Record, State
-from tuner.search import SearchSource, judge_of
-from tuner.simulation import Clock, simulate
-from tuner.studies import IN_MEMORY, open_storage
-from tuner.study import ArmStudy
-from tuner.trials import trial_config
-from tuner.work import Ended, Stop, Work
+from tuner.execution.dispatcher import Dispatcher
+from tuner.execution.simulator import Clock, simulate
+from tuner.jobs.record import Record, State
+from tuner.jobs.stop import StopRequest
+from tuner.search.search_trials import SearchSource, early_stopper
+from tuner.search.study import ArmStudy
+from tuner.search.study_database import IN_MEMORY, open_storage
+from tuner.search.trial_request import TrialOutcome, TrialRequest
+from tuner.spec.settings import SamplerSpec, SchedulerSpec
+from tuner.spec.trial_config import trial_config
+from tuner.storage.journal import Journal
 
 MOST_TRIALS = 500
 """Nobody searches for longer."""
@@ -54,7 +55,7 @@ def replay(table: Table, target: float, search: Search, seed: int) -> Reached:
     spec = table.spec.model_copy(
         update={"seed": seed, "budget": budget, "sampler": search.sampler, "scheduler": search.scheduler}
     )
-    record, clock, stop = Record(), Clock(), Stop()
+    record, clock, stop = Record(), Clock(), StopRequest()
     storage = open_storage(IN_MEMORY)
     study = ArmStudy(storage, table.name, table.arm, spec.sampler, seed, MOST_TRIALS, spec.metric.goal == "maximize")
     with tempfile.TemporaryDirectory(prefix="tuner-replay-") as folder:
@@ -79,7 +80,7 @@ def replay(table: Table, target: float, search: Search, seed: int) -> Reached:
             concurrent=search.concurrent,
             clock=clock,
             stop=stop,
-            judge=judge_of(spec, table.plan, record),
+            judge=early_stopper(spec, table.plan, record),
             metric=spec.metric.key,
             training=lambda config, plan: _Recorded(table, config),
         )
@@ -91,16 +92,16 @@ def replay(table: Table, target: float, search: Search, seed: int) -> Reached:
 class _Watched:
     """A source of trials that asks to stop once one of full length has reached the target."""
 
-    def __init__(self, source: SearchSource, target: float, metric: str, stop: Stop) -> None:
+    def __init__(self, source: SearchSource, target: float, metric: str, stop: StopRequest) -> None:
         self._source = source
         self._target = target
         self._metric = metric
         self._stop = stop
 
-    def next(self) -> Work | None:
+    def next(self) -> TrialRequest | None:
         return self._source.next()
 
-    def ended(self, work: Work, ended: Ended) -> None:
+    def ended(self, work: TrialRequest, ended: TrialOutcome) -> None:
         self._source.ended(work, ended)
         if ended.state == State.COMPLETE and ended.epochs[-1][self._metric] >= self._target:
             self._stop.ask()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.tables.unit import distance
 from trainables.space import Choice, Domain, Float, Int, Plan, Scalar
-from tuner.arms import Arm, arms
-from tuner.spec import SearchSpec, load
+from tuner.spec.arms import Arm, arms
+from tuner.spec.search_spec import SearchSpec, load
 
 FOLDER = Path(__file__).parent
 TRAIN_IMAGES: Mapping[str, int] = {"digits": 1078, "late": 1078, "cifar10": 1500}

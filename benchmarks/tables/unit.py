@@ -3,8 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from trainables.space import Choice, Domain, Float, Int, Scalar
-from tuner.advice import share
+from trainables.space import Choice, Domain, Float, Int, Scalar, share
 
 DIGITS = 6
 """Significant digits of a value from the cube: what a table holds is what was trained."""

@@ -13,9 +13,9 @@ import torch
 
 from studies.article.cases import CASES, SIZES, config_of
 from studies.article.runs import RESULTS, all_runs, path_of, train, write
-from trainables import process
 from trainables.data.cache import load
 from trainables.errors import TrainableError
+from trainables.training import process
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from studies.article.rules import CodedAdam
 from studies.article.schedule import CodedSchedule
 from trainables.config import TrialConfig
 from trainables.data.splits import Arrays, Splits
-from trainables.training import Training
-from trainables.update import Eager
+from trainables.training.trainer import Training
+from trainables.training.updates import Eager
 
 RESULTS = Path("docs/results/article")
 COLUMNS = ("epoch", "train_loss", "train_acc", "test_loss", "test_acc", "lr", "weight_norm", "seconds")

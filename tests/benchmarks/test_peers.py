@@ -9,7 +9,7 @@ from benchmarks.measuring import Result
 from benchmarks.peers.task import Done, Task
 from benchmarks.whole_search import PEERS, Peer, Search
 from trainables.config import ModelConfig, TrialConfig
-from trainables.data.cache import DataRequest
+from trainables.data.request import DataRequest
 from trainables.hyper import Hyper
 
 TINY = Search("{name: digits, train_images: 60, val_images: 30, test_images: 30}", 0.03, 1, 1, 20)

@@ -11,7 +11,7 @@ from benchmarks.tables.replay import RANDOM, Search, replay
 from benchmarks.tables.table import TABLES, Row, Table, arm_of, path, read
 from benchmarks.tables.unit import distance, setting
 from trainables.space import Choice, Domain, Float, Int
-from tuner.spec import load
+from tuner.spec.search_spec import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

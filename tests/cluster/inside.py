@@ -70,10 +70,10 @@ def gpu_shares() -> dict[str, Any]:
 
 def doctor() -> dict[str, Any]:
     """What is said of the nodes' GPUs."""
-    from tuner.home import Home
-    from tuner.hops import inside
+    from tuner.jobs.workspace import Workspace
+    from tuner.remote.diagnostics import checks_on_cluster
 
-    hops = inside(Home(Path(tempfile.mkdtemp())), None)
+    hops = checks_on_cluster(Workspace(Path(tempfile.mkdtemp())), None)
     return {hop.name: [hop.ok, hop.detail] for hop in hops if hop.name.endswith("GPUs")}
 
 

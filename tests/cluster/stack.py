@@ -14,9 +14,9 @@ from pathlib import Path
 
 from tests.cluster.ray_cluster import RayCluster, ray_cluster
 from tests.faults.services import MlflowServer, Postgres
-from tests.tuner.jobs import PATIENCE_S, Ended, Place, place
-from tuner.home import JobFolder
-from tuner.record import load_record
+from tests.tuner.whole_jobs import PATIENCE_S, Ended, Place, place
+from tuner.jobs.job_folder import JobFolder
+from tuner.jobs.record import load_record
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Stack:
         """Wait until a job has ended well."""
         wait_until(lambda: self.state(job_id) in ("finished", "failed"))
         assert self.state(job_id) == "finished", self.tuner("logs", job_id).out[-3000:]
-        wait_until(lambda: self.job(job_id).holder() is None)
+        wait_until(lambda: self.job(job_id).owner() is None)
         return self.job(job_id)
 
     def restart_head(self) -> None:

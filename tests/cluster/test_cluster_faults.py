@@ -12,8 +12,8 @@ import pytest
 from tests.cluster.stack import Stack, named, wait_until
 from tests.faults.checker import check_end_state, values
 from tests.faults.test_faults import SPEC as ON_ONE_MACHINE
-from tuner.journal import read
-from tuner.record import Record, State
+from tuner.jobs.record import Record, State
+from tuner.storage.journal import read
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
 
@@ -41,7 +41,7 @@ def test_a_hundred_submits_at_once_are_one_job(up: Stack) -> None:
         "import json, sys\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from pathlib import Path\n"
-        "from tuner.service import Service\n"
+        "from tuner.remote.client import Service\n"
         "service = Service()\n"
         "with ThreadPoolExecutor(20) as pool:\n"
         "    print(json.dumps(list(pool.map(lambda _: service.submit(Path('hundred.yaml')), range(100)))))\n"

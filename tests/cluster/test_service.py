@@ -6,8 +6,8 @@ import pytest
 
 from tests.cluster.stack import Stack, named
 from tests.faults.checker import check_end_state
-from tests.tuner.jobs import SPEC
-from tuner.export import read_export
+from tests.tuner.whole_jobs import SPEC
+from tuner.export.export_file import read_export
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
 

@@ -33,10 +33,10 @@ from tests.faults.test_faults import (
     truncate,
     workers,
 )
-from tests.tuner.jobs import Place, place
-from tuner.dispatch import CHECKPOINT_S
-from tuner.lease import holder
-from tuner.record import Record
+from tests.tuner.whole_jobs import Place, place
+from tuner.execution.dispatcher import CHECKPOINT_S
+from tuner.jobs.record import Record
+from tuner.storage.file_lock import lock_owner
 
 PAUSE_S = (10.0, 20.0)
 OUTAGE_S = (2.0, 15.0)
@@ -180,7 +180,7 @@ class Chaos:
 
     def _signal_the_driver(self, number: int) -> None:
         jobs = list(self._where.home.jobs())
-        found = holder(jobs[0].lease) if jobs else None
+        found = lock_owner(jobs[0].lease) if jobs else None
         if found is None or found.pid == 0:
             raise NoVictim
         _signal(found.pid, number)

@@ -7,14 +7,15 @@ from typing import Any
 import optuna
 from optuna.storages import RDBStorage
 
-from tests.tuner.jobs import Place
-from tuner.confirm import ranked
-from tuner.home import Home, JobFolder
-from tuner.jobs import spec_of, storage_of
-from tuner.journal import read
-from tuner.record import Record, Stage, State, Trial
-from tuner.sender import tracking_uri
-from tuner.tracking import METRICS
+from tests.tuner.whole_jobs import Place
+from tuner.jobs.job_folder import JobFolder
+from tuner.jobs.record import Record, Stage, State, Trial
+from tuner.jobs.request import spec_of, storage_of
+from tuner.jobs.workspace import Workspace
+from tuner.search.winners import ranked
+from tuner.storage.journal import read
+from tuner.tracking.background_sync import tracking_uri
+from tuner.tracking.writer import METRICS
 
 STATUS = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED"}
 OPTUNA = {State.COMPLETE: "COMPLETE", State.PRUNED: "PRUNED"}
@@ -63,7 +64,7 @@ def _check_journal(folder: JobFolder, record: Record) -> None:
             assert winner == ranked(record, spec, arm)[0].number
 
 
-def _check_studies(home: Home, folder: JobFolder, record: Record) -> None:
+def _check_studies(home: Workspace, folder: JobFolder, record: Record) -> None:
     storage = RDBStorage(storage_of(spec_of(folder), home))
     for arm in record.arms:
         study = optuna.load_study(study_name=f"{folder.id}/{arm}", storage=storage)
@@ -81,7 +82,7 @@ def _check_studies(home: Home, folder: JobFolder, record: Record) -> None:
     storage.engine.dispose()
 
 
-def _check_mlflow(home: Home, folder: JobFolder, record: Record) -> None:
+def _check_mlflow(home: Workspace, folder: JobFolder, record: Record) -> None:
     # SQLAlchemy and mlflow disagree about deprecations; that is theirs.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -16,10 +16,10 @@ from trainables.hyper import KNOBS
 from trainables.schedules import parse_restarts
 from trainables.space import Choice, Domain
 from trainables.variants import VARIANTS
-from tuner.checks import Checked
 from tuner.errors import SpecError
-from tuner.spec import from_dict, starter, to_dict
-from tuner.yaml import read_text
+from tuner.spec.checks import Checked
+from tuner.spec.search_spec import from_dict, starter, to_dict
+from tuner.spec.strict_yaml import read_text
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2"

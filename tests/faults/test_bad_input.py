@@ -22,21 +22,21 @@ import pytest
 from tests.faults import fuzz_specs
 from tests.faults.command_line import Answer, call
 from tests.faults.fuzz_specs import SECRET, faults, mutated
+from tests.tuner.spec.test_search_spec import BAD as BAD_VALUES
+from tests.tuner.spec.test_strict_yaml import BAD as BAD_FILES
 from tests.tuner.spec_texts import SPEC, more, noam, search, spec_of
-from tests.tuner.test_spec import BAD as BAD_VALUES
-from tests.tuner.test_yaml import BAD as BAD_FILES
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
 from trainables.space import Plan
-from tuner.arms import arms
-from tuner.checks import check
-from tuner.code import import_from
 from tuner.errors import IntegrityError
-from tuner.export import SCHEMA, Export, read_export, render
-from tuner.home import Home
-from tuner.spec import from_document
-from tuner.trials import trial_config
-from tuner.yaml import read_text
+from tuner.export.export_file import SCHEMA, Export, read_export, render
+from tuner.jobs.workspace import Workspace
+from tuner.spec.arms import arms
+from tuner.spec.checks import check
+from tuner.spec.search_spec import from_document
+from tuner.spec.strict_yaml import read_text
+from tuner.spec.trial_config import trial_config
+from tuner.spec.user_code import import_from
 
 PROMISED_S, PROMISED_WITH_SERVICE_S = 2.0, 5.0
 HEAVY_IMPORTS_S = 60.0
@@ -65,7 +65,7 @@ def check_promise(answer: Answer, code: int, start: str = "", part: str = "", wi
     assert answer.err.startswith(f"error: {start}")
     assert part in answer.err
     assert answer.seconds < within_s
-    assert not Home.find().path.exists()
+    assert not Workspace.find().path.exists()
     assert len(list(Path().iterdir())) <= 1
 
 
@@ -264,7 +264,7 @@ def test_a_tracker_that_cannot_be_reached_is_told(here: Path, uri: str, monkeypa
 
 def test_a_tracker_that_does_not_answer_is_given_up_in_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "job.yaml").write_text(SPEC)
-    monkeypatch.setattr("tuner.preflight.ANSWER_S", 0.5)
+    monkeypatch.setattr("tuner.tracking.server_check.ANSWER_S", 0.5)
     with tracker(200, patience_s=30) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         check_promise(call("run", "job.yaml"), 3, "MLflow at ", "cannot be reached", 0.5 + PROMISED_S)
@@ -331,7 +331,7 @@ def fuzzed(seeds: range) -> Counter[str]:
             assert answer.err[:-1].isprintable(), (seed, answer.err)
         counts["taken" if answer.code == 0 else "refused"] += 1
     assert [file.name for file in Path().iterdir()] == ["job.yaml"]
-    assert not Home.find().path.exists()
+    assert not Workspace.find().path.exists()
     print(f"{len(seeds)} specs: {dict(counts)}, slowest {slowest:.2f} s")
     return counts
 

@@ -16,11 +16,11 @@ import pytest
 
 from tests.faults.checker import check_end_state, values
 from tests.faults.services import MlflowServer, Postgres
-from tests.tuner.jobs import Ended, Place, place, wait_for
-from tuner.dispatch import CHECKPOINT_S
-from tuner.journal import read
-from tuner.lease import holder
-from tuner.record import Record, State
+from tests.tuner.whole_jobs import Ended, Place, place, wait_for
+from tuner.execution.dispatcher import CHECKPOINT_S
+from tuner.jobs.record import Record, State
+from tuner.storage.file_lock import lock_owner
+from tuner.storage.journal import read
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -70,7 +70,7 @@ def begin(where: Place, count: int = 8, *options: str, env: dict[str, str] | Non
 
 def driver(where: Place) -> int:
     """The driver's process id."""
-    found = holder(where.job.lease)
+    found = lock_owner(where.job.lease)
     assert found is not None
     return found.pid
 

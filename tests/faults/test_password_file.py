@@ -9,12 +9,12 @@ import pytest
 
 from tests.faults.services import MlflowServer, running
 from tests.faults.test_security import TINY, Seen, places_of, tree_of
-from tests.tuner.jobs import Place, place
 from tests.tuner.small_journals import Told
-from tuner.credentials import FILE
+from tests.tuner.whole_jobs import Place, place
 from tuner.errors import ServiceError
-from tuner.tracked import load
-from tuner.tracking import Writer
+from tuner.tracking.credentials import FILE
+from tuner.tracking.sync_state import load
+from tuner.tracking.writer import Writer
 
 # mlflow and SQLAlchemy disagree about deprecations; that is theirs.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.faults]

@@ -18,17 +18,18 @@ import click
 import pytest
 
 from tests.faults.command_line import call
-from tests.tuner.jobs import ROOT, Ended, Place, place
 from tests.tuner.spec_texts import SPEC, spec_of
+from tests.tuner.whole_jobs import ROOT, Ended, Place, place
 from trainables.space import Plan
-from tuner import server
-from tuner.arms import arms
+from tuner.api import load_config
 from tuner.cli import cli
 from tuner.errors import IntegrityError, SpecError
-from tuner.export import SCHEMA, Export, load_config, read_export, render
-from tuner.home import Home
-from tuner.spec import load
-from tuner.trials import trial_config
+from tuner.export.export_file import SCHEMA, Export, read_export, render
+from tuner.jobs.workspace import Workspace
+from tuner.monitor import local_server as server
+from tuner.spec.arms import arms
+from tuner.spec.search_spec import load
+from tuner.spec.trial_config import trial_config
 
 SECRETS: Mapping[str, str] = {
     "MLFLOW_TRACKING_PASSWORD": "s3cret-of-mlflow-41f0c7",
@@ -260,7 +261,7 @@ TAGS = (
     "!!python/object/new:os.system ['touch it-ran']",
     "!!python/name:os.system",
     "!!python/module:os",
-    "!!python/object:tuner.home.Home {path: x}",
+    "!!python/object:tuner.jobs.workspace.Workspace {path: x}",
     "!<tag:yaml.org,2002:python/object/apply:os.system> ['touch it-ran']",
     "!!map {a: 1}",
     "!x 1",
@@ -512,4 +513,4 @@ def test_no_part_of_the_audit_names_a_host() -> None:
 
 def test_the_home_of_a_job_is_where_it_was_asked_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
-    assert Home.find().path == tmp_path / "home"
+    assert Workspace.find().path == tmp_path / "home"

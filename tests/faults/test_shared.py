@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from tests.faults.checker import check_end_state
 from tests.faults.test_faults import check_trained_again, epochs, kill_all
 from tests.s3 import BUCKET, S3Server, s3_server
-from tests.tuner.jobs import Ended, Place, place, wait_for
-from trainables.files import files_at, inside
-from trainables.training import digest
+from tests.tuner.whole_jobs import Ended, Place, place, wait_for
+from trainables.file_store import files_at, inside
+from trainables.training.trainer import digest
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -8,9 +8,9 @@ import pytest
 from optuna.storages import RDBStorage
 
 from tests.faults.services import Postgres
-from tuner import studies
 from tuner.errors import ServiceError
-from tuner.studies import open_storage
+from tuner.search import study_database as studies
+from tuner.search.study_database import open_storage
 
 
 @pytest.fixture

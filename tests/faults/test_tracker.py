@@ -16,12 +16,13 @@ from mlflow import MlflowClient
 from tests.faults.services import MlflowServer, Postgres, free_port
 from tests.tuner.small_journals import Told, due, held
 from tests.tuner.spec_texts import spec_of
-from tuner import sender as sender_module
-from tuner import tracking
 from tuner.errors import ServiceError
-from tuner.home import Home, JobFolder
-from tuner.sender import Sender
-from tuner.tracking import Writer
+from tuner.jobs.job_folder import JobFolder
+from tuner.jobs.workspace import Workspace
+from tuner.tracking import background_sync as sender_module
+from tuner.tracking import writer as tracking
+from tuner.tracking.background_sync import BackgroundSync
+from tuner.tracking.writer import Writer
 
 # mlflow and SQLAlchemy disagree about deprecations; that is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -108,9 +109,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
 
 
-def start_sender(told: Told, uri: str, monkeypatch: pytest.MonkeyPatch) -> Sender:
+def start_sender(told: Told, uri: str, monkeypatch: pytest.MonkeyPatch) -> BackgroundSync:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    return Sender(spec_of(), Home(told.folder.path.parent), told.folder)
+    return BackgroundSync(spec_of(), Workspace(told.folder.path.parent), told.folder)
 
 
 def send(folder: JobFolder, uri: str) -> None:
@@ -152,7 +153,7 @@ def begun(folder: Path) -> Told:
     return told
 
 
-def ended(told: Told, sender: Sender) -> None:
+def ended(told: Told, sender: BackgroundSync) -> None:
     told.end("search/noam/0")
     told.state("finished")
     sender.drain()

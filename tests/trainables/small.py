@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from trainables.config import ModelConfig, TrialConfig
-from trainables.data.cache import DataRequest
+from trainables.data.request import DataRequest
 from trainables.hyper import Hyper
 from trainables.space import Plan, Scalar, middle
 from trainables.variants import VARIANTS

@@ -19,7 +19,8 @@ from PIL import Image
 
 from trainables.catalog import DATASETS, MODELS, is_dotted, load_object
 from trainables.data import cifar10, digits, image_folder, normalize, parquet
-from trainables.data.cache import DataRequest, load
+from trainables.data.cache import load
+from trainables.data.request import DataRequest
 from trainables.data.splits import Arrays, Splits, fingerprint, stratified_split, stratified_subset
 from trainables.errors import CodeError, DataError, TrainableError
 

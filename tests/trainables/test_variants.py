@@ -22,9 +22,9 @@ from trainables.data.splits import Splits
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
 from trainables.space import Plan, Scalar
-from trainables.training import Training
+from trainables.training.trainer import Training
 from trainables.variants import VARIANTS
-from tuner.inspect_schedule import points, variant_schedule
+from tuner.report.lr_schedule import points, variant_schedule
 
 Weights = list[NDArray[np.float64]]
 Gradients = Callable[[int, Tensor], Tensor]

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.tuner.events import History
-from tests.tuner.jobs import Ended, Place, place
 from tests.tuner.spec_texts import SPEC
+from tests.tuner.whole_jobs import Ended, Place, place
 from tuner.cli import main
-from tuner.home import Home, JobFolder
-from tuner.journal import encode
+from tuner.jobs.job_folder import JobFolder
+from tuner.jobs.workspace import Workspace
+from tuner.storage.journal import encode
 
 Tuner = Callable[..., Ended]
 
@@ -25,14 +26,14 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, 
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """An empty home, which commands use."""
     monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
-    return Home.find()
+    return Workspace.find()
 
 
 @pytest.fixture
-def searched_home(searched: tuple[Place, Ended], monkeypatch: pytest.MonkeyPatch) -> Home:
+def searched_home(searched: tuple[Place, Ended], monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """The home of the shared search, which commands use."""
     monkeypatch.setenv("TUNER_HOME", str(searched[0].home.path))
     return searched[0].home
@@ -56,7 +57,7 @@ def tuner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 
 @pytest.fixture
-def made_up_job(home: Home) -> Callable[[str, History], JobFolder]:
+def made_up_job(home: Workspace) -> Callable[[str, History], JobFolder]:
     """Writes a made-up job into the empty home."""
 
     def write(job: str, history: History) -> JobFolder:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainables.space import Plan
-from tuner.arms import arms
-from tuner.journal import Event
-from tuner.record import Record, Stage, State, replay
-from tuner.spec import SearchSpec, to_dict
+from tuner.jobs.record import Record, Stage, State, replay
+from tuner.spec.arms import arms
+from tuner.spec.search_spec import SearchSpec, to_dict
+from tuner.storage.journal import Event
 
 NAN = float("nan")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.tuner.events import report
-from tuner.home import JobFolder
-from tuner.journal import Journal, read
+from tuner.jobs.job_folder import JobFolder
+from tuner.storage.journal import Journal, read
 
 NUMBERS = {"train_loss": "train/loss", "val_acc": "val/acc"}
 """Some of what a trial reports, by the tracker's names."""

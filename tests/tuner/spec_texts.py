@@ -1,7 +1,7 @@
 """A small spec and the edits that tests make to it."""
 
-from tuner.spec import SearchSpec, from_document
-from tuner.yaml import read_text
+from tuner.spec.search_spec import SearchSpec, from_document
+from tuner.spec.strict_yaml import read_text
 
 SPEC = """\
 name: job

@@ -90,8 +90,8 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-from tuner.cli import deploying, driving, health, jobs, results, running, service, specs  # noqa: E402
+from tuner.cli import deploy, drive, health, jobs, results, run, service, specs  # noqa: E402
 
-for group in (specs, running, driving, service, jobs, results, health, deploying):
+for group in (specs, run, drive, service, jobs, results, health, deploy):
     for command in group.COMMANDS:
         cli.add_command(command)

@@ -19,7 +19,7 @@ from tuner.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from tuner.hops import Hop
+    from tuner.remote.diagnostics import Check
 
 
 @click.command(
@@ -42,10 +42,10 @@ def doctor(address: str | None, fix: bool, data_path: str | None, home: Path | N
     if (url := cluster_of(address)) is not None:
         _show_hops(url, data_path, output)
         return
-    from tuner.doctor import close_crashed, examine
-    from tuner.home import Home
+    from tuner.driver.repair import close_crashed, examine
+    from tuner.jobs.workspace import Workspace
 
-    place = Home.find(home)
+    place = Workspace.find(home)
     if fix:
         for folder in place.jobs():
             if folder.state() == "crashed":
@@ -63,25 +63,25 @@ def doctor(address: str | None, fix: bool, data_path: str | None, home: Path | N
 @data_option
 def hops(data_path: str | None) -> None:
     """Try, on the head, every way that a job's data goes; prints JSON."""
-    from tuner.home import Home
-    from tuner.hops import inside
+    from tuner.jobs.workspace import Workspace
+    from tuner.remote.diagnostics import checks_on_cluster
 
-    print_json([dataclasses.asdict(hop) for hop in inside(Home.find(), data_path)])
+    print_json([dataclasses.asdict(hop) for hop in checks_on_cluster(Workspace.find(), data_path)])
 
 
 def _show_hops(url: str, data_path: str | None, output: str) -> None:
     from tuner.errors import ServiceError
-    from tuner.hops import Hop, outside
-    from tuner.service import Service
+    from tuner.remote.client import Service
+    from tuner.remote.diagnostics import Check, checks_from_here
 
     service = Service(url)
-    found = list(outside(service.api))
+    found = list(checks_from_here(service.api))
     words = ["hops", *([] if data_path is None else ["--data", data_path])]
     answer = service.ask(words)
     if answer.code:
         last = (answer.err.strip().splitlines() or ["it does not say why"])[-1]
         raise ServiceError(f"{shlex.join(words)} failed on the head: {last.removeprefix('error: ')}")
-    found += [Hop(**hop) for hop in json.loads(answer.out)]
+    found += [Check(**hop) for hop in json.loads(answer.out)]
     if output == "json":
         print_json([dataclasses.asdict(hop) for hop in found])
     else:
@@ -89,7 +89,7 @@ def _show_hops(url: str, data_path: str | None, output: str) -> None:
     _exit(bad=not all(hop.ok for hop in found))
 
 
-def _cells(hop: "Hop") -> tuple[str, str, str, str]:
+def _cells(hop: "Check") -> tuple[str, str, str, str]:
     return ("ok" if hop.ok else "BAD", hop.name, hop.detail, "" if hop.ok else hop.fix)
 
 

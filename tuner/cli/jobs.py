@@ -17,8 +17,8 @@ from tuner.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from tuner.leaderboard import Leaderboard
-    from tuner.status import Overview
+    from tuner.monitor.status import Overview
+    from tuner.verdict.leaderboard import Leaderboard
 
 
 @click.command(name="list", epilog="Example: tuner list -o json")
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 @output_option
 def list_jobs(home: Path | None, output: str) -> None:
     """List the jobs here, in the database of TUNER_STORAGE or on a cluster, oldest first."""
-    from tuner.home import Home
-    from tuner.status import overview
+    from tuner.jobs.workspace import Workspace
+    from tuner.monitor.status import overview
 
-    found = overview(Home.find(home))
+    found = overview(Workspace.find(home))
     for job in found:
         if job.problem:
             click.echo(f"warning: {job.problem}", err=True)
@@ -49,13 +49,13 @@ def list_jobs(home: Path | None, output: str) -> None:
 @output_option
 def status(job: str, home: Path | None, output: str) -> None:
     """Say how JOB stands: its state, each arm's progress, the best so far, what was spent and what is left."""
-    from tuner.arrival import find_job
-    from tuner.home import Home
-    from tuner.progress import duration
-    from tuner.status import status as status_of
-    from tuner.view import arm_cells, arm_columns
+    from tuner.jobs.find import find_job
+    from tuner.jobs.workspace import Workspace
+    from tuner.monitor.progress import duration
+    from tuner.monitor.status import status as status_of
+    from tuner.monitor.terminal import arm_cells, arm_columns
 
-    found = status_of(find_job(Home.find(home), job))
+    found = status_of(find_job(Workspace.find(home), job))
     if output == "json":
         print_json(found.to_dict())
         return
@@ -84,12 +84,12 @@ def status(job: str, home: Path | None, output: str) -> None:
 @output_option
 def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: str) -> None:
     """Rank JOB's arms against the baseline."""
-    from tuner.arrival import find_job
     from tuner.errors import GateError
-    from tuner.home import Home
-    from tuner.publish import board_of
+    from tuner.jobs.find import find_job
+    from tuner.jobs.workspace import Workspace
+    from tuner.verdict.ranking import job_results
 
-    board = board_of(find_job(Home.find(home), job))
+    board = job_results(find_job(Workspace.find(home), job)).board
     show_board(board, output)
     if fail_unless == "beats" and not board.beaten:
         raise GateError(f"no variant of {board.job} is shown to beat {board.baseline}")
@@ -101,20 +101,23 @@ def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: st
 @home_option
 def sync(job: str, home: Path | None) -> None:
     """Send to MLflow, and to the database, what they have not been told of JOB; write its report and exports again."""
-    from tuner.arrival import find_job
-    from tuner.home import Home
-    from tuner.jobs import spec_of
-    from tuner.mirror import mirror_once
-    from tuner.publish import publish
-    from tuner.sender import open_writer, register_champion
+    from tuner.export.job_winner import register_winner
+    from tuner.jobs.find import find_job
+    from tuner.jobs.replication import replicate_once
+    from tuner.jobs.request import spec_of
+    from tuner.jobs.workspace import Workspace
+    from tuner.report.publish import publish
+    from tuner.tracking.background_sync import open_writer
+    from tuner.verdict.ranking import job_results
 
-    place = Home.find(home)
+    place = Workspace.find(home)
     folder = find_job(place, job)
     writer = open_writer(spec_of(folder), place, folder)
     writer.send()
-    writer.attach(publish(folder), folder.summary.read_text())
-    register_champion(writer, folder, lambda text: click.echo(text, err=True))
-    mirror_once(folder)
+    results = job_results(folder)
+    writer.attach(publish(results), folder.summary.read_text())
+    register_winner(writer, results, lambda text: click.echo(text, err=True))
+    replicate_once(folder)
     click.echo(f"{folder.id}: {len(writer.runs)} runs in MLflow are up to date", err=True)
 
 
@@ -128,16 +131,16 @@ def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
 
     The second link is to its verdict. A tracking server is only linked to.
     """
-    from tuner.arrival import find_job
     from tuner.errors import without_password
-    from tuner.home import Home
-    from tuner.jobs import spec_of
-    from tuner.runs import run_page, table_page
-    from tuner.sender import tracking_uri
-    from tuner.server import serve_mlflow
-    from tuner.tracked import load
+    from tuner.jobs.find import find_job
+    from tuner.jobs.request import spec_of
+    from tuner.jobs.workspace import Workspace
+    from tuner.monitor.local_server import serve_mlflow
+    from tuner.tracking.background_sync import tracking_uri
+    from tuner.tracking.run_layout import run_page, table_page
+    from tuner.tracking.sync_state import load
 
-    place = Home.find(home)
+    place = Workspace.find(home)
     folder = find_job(place, job)
     uri = tracking_uri(spec_of(folder), place)
     noted = load(folder.tracked)
@@ -159,11 +162,11 @@ def dashboard(job: str, home: Path | None, no_open: bool, port: int) -> None:
 
     It shows and changes nothing. It is a package of its own: pip install "tuner[dashboard]".
     """
-    from tuner.arrival import find_job
-    from tuner.dashboard import serve_dashboard
-    from tuner.home import Home
+    from tuner.jobs.find import find_job
+    from tuner.jobs.workspace import Workspace
+    from tuner.monitor.optuna_dashboard import serve_dashboard
 
-    place = Home.find(home)
+    place = Workspace.find(home)
     serve_dashboard(find_job(place, job), place, port, browse=not no_open)
 
 
@@ -183,8 +186,8 @@ COMMANDS = (list_jobs, status, leaderboard, sync, ui, dashboard)
 
 def show_board(board: "Leaderboard", output: str) -> None:
     """Print a leaderboard, its warnings on stderr."""
-    from tuner.leaderboard import verdict_text
-    from tuner.report.statements import test_text, trials_text, val_text
+    from tuner.report.wording import test_text, trials_text, val_text
+    from tuner.verdict.leaderboard import verdict_text
 
     if output == "json":
         print_json(board.to_dict())

@@ -52,7 +52,7 @@ def on_a_cluster(command: F) -> F:
     def wrapped(*args: Any, address: str | None, **options: Any) -> Any:
         if (url := cluster_of(address)) is None:
             return command(*args, **options)
-        from tuner.service import Service
+        from tuner.remote.client import Service
 
         answer = Service(url).ask(_words(click.get_current_context()))
         click.echo(answer.out, nl=False)

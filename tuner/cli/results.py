@@ -16,7 +16,7 @@ from tuner.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from trainables.training import EpochReport
+    from trainables.training.trainer import EpochReport
 
 
 PRINTED = {"-": "md", "md": "md", "json": "json"}
@@ -44,13 +44,13 @@ Examples:
 def report(job: str, output: str | None, force: bool, address: str | None, home: Path | None) -> None:
     """Show what JOB found, as it stands: its verdict, curves, settings, warnings and conditions."""
     from tuner.errors import SpecError
-    from tuner.publish import FORMS, report_of
+    from tuner.report.publish import FORMS, report_of
 
     file = None if output is None or output in PRINTED else Path(output)
     if file is not None and file.suffix not in FORMS:
         raise SpecError(f"no report of the form {output!r}; give a file that ends in {', '.join(FORMS)}, or md or json")
     if (url := cluster_of(address)) is not None:
-        from tuner.service import Service
+        from tuner.remote.client import Service
 
         service = Service(url)
         if output in PRINTED:
@@ -58,19 +58,20 @@ def report(job: str, output: str | None, force: bool, address: str | None, home:
         else:
             click.echo(service.write_report(job, file, force))
         return
-    from tuner.arrival import find_job
-    from tuner.export import check_new, write_new
-    from tuner.home import Home
+    from tuner.jobs.find import find_job
+    from tuner.jobs.workspace import Workspace
+    from tuner.storage.atomic_files import check_new, write_new
+    from tuner.verdict.ranking import job_results
 
-    folder = find_job(Home.find(home), job)
+    folder = find_job(Workspace.find(home), job)
     if output in PRINTED:
-        click.echo(report_of(folder, f".{PRINTED[output]}"), nl=False)
+        click.echo(report_of(job_results(folder), f".{PRINTED[output]}"), nl=False)
         return
     # Under its own name it is made anew as the job goes on.
     overwrites = force or file is None
     file = file or Path(f"{folder.id}.html")
     check_new(file, overwrites)
-    write_new(file, report_of(folder, file.suffix), overwrites)
+    write_new(file, report_of(job_results(folder), file.suffix), overwrites)
     click.echo(file)
 
 
@@ -112,27 +113,29 @@ def export(
     if (arm is not None) + best + every != 1:
         raise click.UsageError("give one of --best, --arm ARM and --all")
     if (url := cluster_of(address)) is not None:
-        from tuner.service import Service
+        from tuner.remote.client import Service
 
         what = ["--arm", arm] if arm is not None else ["--best" if best else "--all"]
         for written in Service(url).export([job, *what], file, force):
             click.echo(written)
         return
-    from tuner.arrival import find_job
     from tuner.errors import NotFound
-    from tuner.home import Home
-    from tuner.publish import board_of, export_arm
+    from tuner.export.job_winner import export_arm
+    from tuner.jobs.find import find_job
+    from tuner.jobs.workspace import Workspace
+    from tuner.verdict.ranking import job_results
 
-    folder = find_job(Home.find(home), job)
-    board = board_of(folder)
+    folder = find_job(Workspace.find(home), job)
+    results = job_results(folder)
+    board = results.board
     if every:
         tested = [row.arm for row in board.rows if row.tests]
         if not tested:
             raise NotFound(f"nothing to export: job {folder.id} has no finished confirm run yet")
         for tested_arm in tested:
-            click.echo(export_arm(folder, tested_arm, file / f"{tested_arm}.yaml", force))
+            click.echo(export_arm(results, tested_arm, file / f"{tested_arm}.yaml", force))
     else:
-        click.echo(export_arm(folder, arm or board.best(), file, force))
+        click.echo(export_arm(results, arm or board.best(), file, force))
 
 
 @click.command(
@@ -163,20 +166,21 @@ def reproduce(
     """
     import dataclasses
 
-    from tuner.code import import_from
     from tuner.errors import IntegrityError
-    from tuner.export import check_allowed, read_export
-    from tuner.home import Home
-    from tuner.registry import SCHEME, read_registered
-    from tuner.spec import data_path_of
+    from tuner.export.export_file import check_allowed, read_export
+    from tuner.export.registered_model import read_registered
+    from tuner.jobs.workspace import Workspace
+    from tuner.spec.search_spec import data_path_of
+    from tuner.spec.user_code import import_from
+    from tuner.tracking.model_registry import SCHEME
 
-    place = Home.find(home)
+    place = Workspace.find(home)
     found = read_registered(str(file), place) if str(file).startswith(SCHEME) else read_export(file)
     check_allowed(found, fresh_seed, allow_code)  # before torch is imported: seconds
     if allow_code:
         import_from(Path.cwd())
     data = data_path_of(found.config.data.name, data_path)
-    from tuner.reproduce import reproduce as train_again
+    from tuner.export.reproduce import reproduce as train_again
 
     def show(report: "EpochReport") -> None:
         done = f"epoch {report.epoch}/{found.config.epochs}"

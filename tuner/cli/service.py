@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuner.cli.driving import data_options, drive_to_its_end
+from tuner.cli.drive import data_options, drive_to_its_end
 from tuner.cli.output import (
     address_option,
     cluster_of,
@@ -25,7 +25,7 @@ from tuner.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from tuner.service import Service
+    from tuner.remote.client import Service
 
 
 @click.command(
@@ -58,7 +58,7 @@ def submit(
     The same spec, code and name are the same job, however often it is submitted. Nothing but the cluster's address
     and token are needed here; RAY_AUTH_TOKEN_PATH names the file that holds the token.
     """
-    from tuner.service import Service
+    from tuner.remote.client import Service
 
     service = Service(address)
     submitted = service.submit(spec, data_path, queue)
@@ -80,15 +80,15 @@ def submit(
 def logs(job: str, address: str | None, follow: bool, home: Path | None) -> None:
     """Print what JOB did so far: of a job on a cluster what its driver printed, else its journal in words."""
     if (url := cluster_of(address)) is not None:
-        from tuner.service import Service
+        from tuner.remote.client import Service
 
         lines = Service(url).logs(job, follow)
     else:
-        from tuner.arrival import find_job
-        from tuner.home import Home
-        from tuner.log import log_lines
+        from tuner.jobs.find import find_job
+        from tuner.jobs.workspace import Workspace
+        from tuner.monitor.event_log import log_lines
 
-        lines = log_lines(find_job(Home.find(home), job), follow)
+        lines = log_lines(find_job(Workspace.find(home), job), follow)
     for line in lines:
         click.echo(line)
 
@@ -104,13 +104,13 @@ def keep(address: str | None, once: bool) -> None:
     import os
 
     from tuner.errors import SpecError
-    from tuner.home import STORAGE_VARIABLE, open_database
-    from tuner.keeper import Keeper
+    from tuner.jobs.job_folder import STORAGE_VARIABLE, open_database
+    from tuner.remote.watchdog import Watchdog
 
     database = open_database(os.environ.get(STORAGE_VARIABLE))
     if database is None:
         raise SpecError(f"set {STORAGE_VARIABLE} to the postgresql:// URL that the jobs' records are kept in")
-    keeper = Keeper(database, address, lambda text: click.echo(text, err=True))
+    keeper = Watchdog(database, address, lambda text: click.echo(text, err=True))
     if once:
         for submission in keeper.look():
             click.echo(submission)
@@ -124,13 +124,14 @@ def keep(address: str | None, once: bool) -> None:
 @data_option
 def work(job: str | None, seeds: int | None, data_path: str | None) -> None:
     """Run a job on the head of the cluster that it was submitted to, from where it stands."""
-    from tuner.arrival import find_job, receive
-    from tuner.home import Home
-    from tuner.jobs import check_unchanged, next_round, spec_of
-    from tuner.preflight import preflight_on_cluster
+    from tuner.driver.preflight import preflight_on_cluster
+    from tuner.jobs.find import find_job
+    from tuner.jobs.request import check_unchanged, next_round, spec_of
+    from tuner.jobs.workspace import Workspace
+    from tuner.remote.receive import unpack_job
 
-    place = Home.find()
-    folder = receive(place, Path.cwd()) if job is None else find_job(place, job)
+    place = Workspace.find()
+    folder = unpack_job(place, Path.cwd()) if job is None else find_job(place, job)
     if seeds is None and folder.state() == "finished":
         click.echo(f"{folder.id} is finished")
         return
@@ -143,13 +144,13 @@ def work(job: str | None, seeds: int | None, data_path: str | None) -> None:
 
 @click.command(hidden=True, context_settings={"ignore_unknown_options": True})
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def forwarded(words: tuple[str, ...]) -> None:
+@click.pass_context
+def forwarded(context: click.Context, words: tuple[str, ...]) -> None:
     """Run a command that writes files, and print these as JSON: name to content, compressed and in base64."""
-    from tuner.cli import cli
-
+    root = context.find_root().command
     with tempfile.TemporaryDirectory(prefix="tuner-") as made, chdir(made):
         with redirect_stdout(StringIO()):
-            cli.main(list(words), standalone_mode=False)
+            root.main(list(words), standalone_mode=False)
         files = sorted(file for file in Path().rglob("*") if file.is_file())
         content = {str(file): base64.b64encode(gzip.compress(file.read_bytes())).decode() for file in files}
     sys.stdout.write(json.dumps(content))

@@ -10,8 +10,8 @@ from tuner.cli.output import data_option, output_option, print_json, print_table
 
 if TYPE_CHECKING:
     from trainables.space import Scalar
-    from tuner.checks import Checked
-    from tuner.cost import Cost
+    from tuner.driver.cost import Cost
+    from tuner.spec.checks import Checked
 
 
 @click.command(epilog="Example: tuner init my-search.yaml")
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 def init(file: Path, force: bool) -> None:
     """Write a commented starter spec to FILE [search.yaml]."""
-    from tuner.export import write_new
-    from tuner.spec import starter
+    from tuner.spec.search_spec import starter
+    from tuner.storage.atomic_files import write_new
 
     write_new(file, starter(), force)
     click.echo(f"wrote {file}; next: tuner plan {file}", err=True)
@@ -29,7 +29,7 @@ def init(file: Path, force: bool) -> None:
 @click.command(epilog="Example: tuner schema > tuner.schema.json")
 def schema() -> None:
     """Print the JSON Schema of a spec, for editors."""
-    from tuner.schema import json_schema
+    from tuner.spec.json_schema import json_schema
 
     print_json(json_schema())
 
@@ -47,7 +47,7 @@ def validate(spec: Path, data_path: str | None, output: str) -> None:
     _show_warnings(checked)
     click.echo(f"{spec}: valid, {len(checked.spec.arms)} arms, {checked.spec.budget.trials} trials each")
     if checked.spec.resources.auto:
-        from tuner.packing import expected
+        from tuner.execution.gpu_packing import expected
 
         click.echo(f"resources: auto: {expected(checked.spec)}")
 
@@ -59,7 +59,7 @@ def validate(spec: Path, data_path: str | None, output: str) -> None:
 @output_option
 def plan(spec: Path, data_path: str | None, measure: bool, output: str) -> None:
     """Say what SPEC would run, where, and about what it costs."""
-    from tuner.cost import estimate
+    from tuner.driver.cost import estimate
 
     checked = _checked(spec, data_path)
     cost = estimate(checked, measure=measure)
@@ -88,7 +88,7 @@ def schedule(
     output: str,
 ) -> None:
     """Print VARIANT's learning rate and decay at every update: the numbers that training uses."""
-    from tuner.inspect_schedule import draw, points, variant_schedule
+    from tuner.report.lr_schedule import draw, points, variant_schedule
 
     found = variant_schedule(variant, epochs, steps_per_epoch, dict(_knob(text) for text in knobs))
     if plot is not None:
@@ -110,9 +110,9 @@ COMMANDS = (init, schema, validate, plan, schedule)
 
 
 def _checked(spec: Path, data_path: str | None) -> "Checked":
-    from tuner.checks import check
-    from tuner.code import code_folder, own_code
-    from tuner.spec import load
+    from tuner.spec.checks import check
+    from tuner.spec.search_spec import load
+    from tuner.spec.user_code import code_folder, own_code
 
     loaded = load(spec, data_path)
     own_code(loaded, code_folder(loaded, spec.parent))

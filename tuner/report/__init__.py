@@ -1,1 +1,4 @@
-"""A job's report: what was found, as data, as pictures on one page, and as Markdown."""
+"""The report as a page, Markdown and JSON. Only this package imports plotly.
+
+It may import ``export`` and ``monitor``, and what these may.
+"""

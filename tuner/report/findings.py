@@ -11,16 +11,16 @@ from trainables.config import derive_seed
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
 from trainables.space import Plan, Scalar
-from tuner.arms import Arm, arms
-from tuner.inspect_schedule import points
-from tuner.leaderboard import Leaderboard, Row
-from tuner.record import LOST, Record, Stage, State, Trial
+from tuner.jobs.record import LOST, Record, Stage, State, Trial
 from tuner.report.anytime import Curve, by_epochs, by_trials
 from tuner.report.knob import Knob
+from tuner.report.lr_schedule import points
 from tuner.report.sensitivity import Near, near_best
-from tuner.report.spent import Spent, spent
-from tuner.report.statements import Statements, statements
-from tuner.spec import SearchSpec
+from tuner.report.training_cost import Spent, spent
+from tuner.report.wording import Statements, statements
+from tuner.spec.arms import Arm, arms
+from tuner.spec.search_spec import SearchSpec
+from tuner.verdict.leaderboard import Leaderboard, Row
 
 TOLERANCE: Mapping[str, float] = {"val_acc": 0.01, "val_loss": 0.05}
 """The loss that a sensitivity card states, by the objective: a point of accuracy, or nats."""
@@ -225,7 +225,7 @@ class _Finder:
         return by_trials(values, self.maximize, seed), by_epochs(values, epochs, self.maximize, seed)
 
     def _importances(self, arm: Arm, complete: Sequence[Trial]) -> Mapping[str, float]:
-        from tuner.study import importances
+        from tuner.search.importance import importances
 
         return importances(arm, [(trial.knobs, self._value(trial)) for trial in complete], self.maximize)
 

@@ -12,14 +12,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tuner.advice import short
-from tuner.leaderboard import verdict_text
-from tuner.report.comparing import comparing
-from tuner.report.drawing import looks
+from trainables.space import short_text
+from tuner.report.figures.all_arms import comparing
+from tuner.report.figures.one_arm import searching
+from tuner.report.figures.style import looks
 from tuner.report.findings import Findings
-from tuner.report.searching import searching
 from tuner.report.sensitivity import reach
-from tuner.report.statements import percent, spent_text, test_text, tolerance_text, trials_text, val_text
+from tuner.report.wording import percent, spent_text, test_text, tolerance_text, trials_text, val_text
+from tuner.verdict.leaderboard import verdict_text
 
 
 def html(found: Findings) -> str:
@@ -58,7 +58,7 @@ def _environment() -> Environment:
         "trials_text": trials_text,
         "verdict_text": verdict_text,
         "spent_text": spent_text,
-        "short": short,
+        "short": short_text,
         "reach": reach,
         "percent": percent,
     }

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from trainables.space import Choice, Domain, Scalar
-from tuner.advice import share
+from trainables.space import Choice, Domain, Scalar, share
 
 
 @dataclass(frozen=True)

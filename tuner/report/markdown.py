@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tuner.advice import short
-from tuner.leaderboard import verdict_text
+from trainables.space import short_text
 from tuner.report.findings import Findings
 from tuner.report.sensitivity import reach
-from tuner.report.statements import percent, spent_text, test_text, tolerance_text, trials_text, val_text
+from tuner.report.wording import percent, spent_text, test_text, tolerance_text, trials_text, val_text
+from tuner.verdict.leaderboard import verdict_text
 
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 
@@ -72,7 +72,7 @@ def _settings(found: Findings) -> Iterator[str]:
     yield ""
     for arm in found.arms:
         if arm.row.winner is not None:
-            knobs = ", ".join(f"{knob} {_safe(short(value))}" for knob, value in arm.settings.items())
+            knobs = ", ".join(f"{knob} {_safe(short_text(value))}" for knob, value in arm.settings.items())
             yield f"- **{arm.row.arm}** (trial {arm.row.winner}): {knobs}"
     yield ""
 
@@ -91,7 +91,14 @@ def _provenance(found: Findings) -> Iterator[str]:
 def _sensitivity(found: Findings) -> Iterator[str]:
     within = tolerance_text(found.tolerance, found.maximize)
     rows = [
-        (arm.row.arm, near.knob, short(near.best), reach(near), near.searched, percent(arm.importances.get(near.knob)))
+        (
+            arm.row.arm,
+            near.knob,
+            short_text(near.best),
+            reach(near),
+            near.searched,
+            percent(arm.importances.get(near.knob)),
+        )
         for arm in found.arms
         for near in arm.near
     ]

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trainables.space import Choice, Domain, Scalar
-from tuner.advice import short
+from trainables.space import Choice, Domain, Scalar, short_text
 
 ROUNDING = 1e-9
 """0.90 - 0.89 is a little more than 0.01."""
@@ -80,4 +79,4 @@ def reach(near: Near) -> str:
         return f"too few trials to tell ({near.trials})"
     if near.low is None or near.high is None:
         return ", ".join(map(str, near.values))
-    return f"{short(near.low)} to {short(near.high)}"
+    return f"{short_text(near.low)} to {short_text(near.high)}"

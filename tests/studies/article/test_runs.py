@@ -14,7 +14,7 @@ from studies.article.schedule import CodedSchedule
 from tests.trainables.small import REQUEST
 from trainables.data.cache import load
 from trainables.data.splits import Splits
-from trainables.training import Training, digest
+from trainables.training.trainer import Training, digest
 
 TINY = Size(width=0.05, epochs=2, train_images=200, test_images=100, batch_size=20)
 

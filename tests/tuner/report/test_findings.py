@@ -8,10 +8,10 @@ import pytest
 from tests.tuner.events import History
 from tests.tuner.spec_texts import spec_of
 from trainables.space import Choice, Float
-from tuner.leaderboard import build
-from tuner.record import Stage, State
+from tuner.jobs.record import Stage, State
 from tuner.report.findings import ArmFindings, Findings, findings
 from tuner.report.knob import Knob
+from tuner.verdict.ranking import build
 
 SPEC = spec_of(("  epochs: 8", "  epochs: 2"))
 

@@ -11,11 +11,11 @@ import pytest
 from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
 from trainables.config import derive_seed
-from tuner.leaderboard import build
-from tuner.record import State
+from tuner.jobs.record import State
 from tuner.report.findings import findings
 from tuner.report.html import html
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
+from tuner.verdict.ranking import build
 
 SPEC = spec_of()
 BASE = {1: 0.50, 2: 0.51, 3: 0.52}

@@ -5,10 +5,10 @@ import re
 
 from tests.tuner.events import History
 from tests.tuner.spec_texts import spec_of
-from tuner.leaderboard import build
-from tuner.record import State
+from tuner.jobs.record import State
 from tuner.report.findings import findings
 from tuner.report.markdown import markdown
+from tuner.verdict.ranking import build
 
 SPEC = spec_of()
 WINNERS = {"adam_l2": 0, "noam": 1}

@@ -1,0 +1,374 @@
+"""The command line: what it prints where, and the exit codes it promises."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tuner.events import History
+from tests.tuner.spec_texts import spec_of
+from tests.tuner.whole_jobs import ROOT, SPEC, Ended
+from trainables.hyper import Hyper
+from trainables.schedules import Schedule
+from trainables.space import Plan
+from tuner import __version__
+from tuner.cli import cli
+from tuner.jobs.job_folder import JobFolder
+from tuner.jobs.workspace import Workspace
+
+Tuner = Callable[..., Ended]
+MakeJob = Callable[[str, History], JobFolder]
+
+QUICKSTART = ROOT / "searches" / "quickstart.yaml"
+BASE = {1: 0.50, 2: 0.51, 3: 0.52}
+BETTER = {1: 0.60, 2: 0.61, 3: 0.621}
+
+
+def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        elif not command.hidden:
+            yield (*path, name)
+
+
+def finished(tests: dict[int, float]) -> History:
+    """A finished job whose variant came to these test accuracies."""
+    history = History(spec_of())
+    for arm in history.arms:
+        history.trial(arm, 0, [0.5])
+    history.confirm(1, dict.fromkeys(history.arms, 0), {"adam_l2": BASE, "noam": tests})
+    history.add("state", state="finished")
+    return history
+
+
+def test_every_command_is_listed(tuner: Tuner) -> None:
+    ended = tuner("--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert all(path[0] in ended.out for path in commands())
+    assert "Exit codes:" in ended.out
+
+
+@pytest.mark.parametrize("path", [*commands()], ids=" ".join)
+def test_every_commands_help_shows_an_example(path: tuple[str, ...], tuner: Tuner) -> None:
+    ended = tuner(*path, "--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert re.search(rf"Examples?:\s+tuner {' '.join(path)}", ended.out)
+
+
+def test_the_version_is_told(tuner: Tuner) -> None:
+    assert __version__ in tuner("--version").out
+
+
+@pytest.mark.parametrize("args", [("nosuch",), ("run",), ("validate", "--nosuch", "x"), ("list", "-o", "xml")])
+def test_wrong_usage_is_2(tuner: Tuner, args: tuple[str, ...]) -> None:
+    ended = tuner(*args)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Error: " in ended.err
+
+
+def test_a_spec_that_is_not_there_is_4_and_a_wrong_one_2(tuner: Tuner, tmp_path: Path) -> None:
+    assert tuner("validate", "none.yaml").code == 4
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("epochs: 6", "epochs: 0"))
+    ended = tuner("validate", "spec.yaml")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: spec.yaml:6: budget.epochs: is 0; must be at least 1")
+
+
+def test_a_starter_is_written_once_and_is_valid(tuner: Tuner, tmp_path: Path) -> None:
+    assert tuner("init", "mine.yaml").code == 0
+    assert tuner("validate", "mine.yaml").code == 0
+    (tmp_path / "mine.yaml").write_text("edited")
+    ended = tuner("init", "mine.yaml")
+    assert ended.code == 2
+    assert "mine.yaml exists already; give --force to overwrite it" in ended.err
+    assert (tmp_path / "mine.yaml").read_text() == "edited"
+    assert tuner("init", "mine.yaml", "--force").code == 0
+    assert (tmp_path / "mine.yaml").read_text() != "edited"
+
+
+def test_a_file_that_cannot_be_written_is_named(tuner: Tuner, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = tuner("init", "file/mine.yaml")
+    assert ended.code == 3
+    assert "cannot write file/mine.yaml: " in ended.err
+
+
+def test_validating_as_json(tuner: Tuner) -> None:
+    ended = tuner("validate", QUICKSTART, "-o", "json")
+    assert json.loads(ended.out) == {"valid": True, "name": "quickstart", "warnings": []}
+
+
+def test_a_plan_as_json_has_arms_and_cost(tuner: Tuner) -> None:
+    ended = tuner("plan", QUICKSTART, "--no-measure", "-o", "json")
+    found = json.loads(ended.out)
+    assert found["arms"][0]["name"] == "adam_l2"
+    assert found["cost"]["search_trials"] == 40
+    assert found["cost"]["search_epochs"] == 480
+    assert found["cost"]["confirm_runs"] == 25
+    assert found["cost"]["seconds_per_epoch"] is None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_plan_times_a_few_updates(tuner: Tuner, tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    ended = tuner("plan", "spec.yaml")
+    assert ended.code == 0, ended.err
+    assert "search:  9 trials, at most 54 epochs, about" in ended.out
+    assert re.search(r"timed: .* s an epoch of 10 updates", ended.out)
+
+
+def test_the_schema_is_one_and_fits_the_quickstart(tuner: Tuner) -> None:
+    from ruamel.yaml import YAML
+
+    schema = json.loads(tuner("schema").out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(YAML(typ="safe", pure=True).load(QUICKSTART.read_text()), schema)
+
+
+def test_a_schedules_numbers_are_those_that_training_uses(tuner: Tuner) -> None:
+    args = ("--epochs", 4, "--steps-per-epoch", 5, "--set", "warmup=6", "--set", "lr=0.01")
+    found = json.loads(tuner("schedule", "noam", *args, "-o", "json").out)
+    schedule = Schedule(Hyper(lr=0.01, l2=1e-4, warmup=6, schedule="noam"), Plan(4, 5))
+    assert [point["lr"] for point in found["points"]] == [schedule.lr(step) for step in range(20)]
+    assert [point["update"] for point in found["points"]] == list(range(1, 21))
+    assert max(point["lr"] for point in found["points"]) == 0.01
+
+
+def test_a_schedules_decay_is_that_which_training_uses(tuner: Tuner) -> None:
+    args = ("--epochs", 6, "--steps-per-epoch", 5, "--set", "restarts=2x2")
+    found = json.loads(tuner("schedule", "adamw_restarts", *args, "-o", "json").out)
+    hyper = Hyper(lr=1e-3, lambda_norm=0.05, schedule="restarts", restarts="2x2")
+    schedule = Schedule(hyper, Plan(6, 5))
+    assert [point["weight_decay"] for point in found["points"]] == [schedule.weight_decay(step) for step in range(30)]
+    for point in found["points"]:
+        assert point["shrink"] == pytest.approx(1 - point["lr"] * point["weight_decay"])
+
+
+def test_a_schedule_as_a_table_is_short(tuner: Tuner) -> None:
+    assert len(tuner("schedule", "adam_l2").out.splitlines()) < 60
+    assert len(tuner("schedule", "adam_l2", "--every", 500).out.splitlines()) < 12
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (("noan",), "no variant named 'noan'; there are: adam_l2, "),
+        (("noan",), "did you mean 'noam'?"),
+        (("noam", "--set", "warmpu=3"), "--set warmpu: no knob has this name; there are: lr"),
+        (("noam", "--set", "warmup=3.5"), "--set warmup: is 3.5; must be a whole number"),
+        (("noam", "--set", "warmup=many"), "--set warmup: is 'many'"),
+        (("noam", "--set", "warmup=2000"), "warmup of 2000 updates must be at least 1 and shorter than the training"),
+        (("noam", "--set", "lr=-1"), "--set lr: is -1; must be above 0"),
+        (("noam", "--set", "lr"), "'lr' is not KNOB=VALUE"),
+        (("adamw_restarts", "--set", "restarts=ten"), "restarts must be written T_0xT_mult"),
+        (("adam_l2", "--set", "schedule=cosin"), "no schedule named 'cosin'"),
+        (("adam_l2", "--set", "lr=1e999"), "--set lr: is inf; must be finite"),
+        (("adamw", "--set", "warmup=5"), "--set warmup: does nothing for adamw"),
+        (("noam", "--set", "schedule=cosine"), "--set schedule: is what makes noam"),
+        (("noam", "--epochs", "0"), "--epochs"),
+        (("noam", "--plot", "noam.docx"), "cannot draw to noam.docx"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_told(tuner: Tuner, args: tuple[str, ...], problem: str) -> None:
+    ended = tuner("schedule", *args)
+    assert (ended.code, ended.out) == (2, "")
+    assert problem in ended.err
+
+
+@pytest.mark.parametrize("variant", ["noam", "adamw_restarts"])
+def test_a_schedule_is_drawn(tuner: Tuner, tmp_path: Path, variant: str) -> None:
+    ended = tuner("schedule", variant, "--plot", "lr.png")
+    assert (ended.code, ended.out) == (0, ""), ended.err
+    with Image.open(tmp_path / "lr.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert min(pixels.shape[:2]) > 300
+    blue = (pixels[..., 2] > 120) & (pixels[..., 0] < 100)
+    assert 200 < blue.sum() < 0.2 * blue.size
+
+
+def test_a_picture_that_cannot_be_written_is_3(tuner: Tuner) -> None:
+    ended = tuner("schedule", "noam", "--plot", "nowhere/lr.png")
+    assert ended.code == 3
+    assert "cannot write nowhere/lr.png: No such file or directory" in ended.err
+
+
+@pytest.mark.parametrize("command", ["leaderboard", "report", "sync", "ui"])
+def test_an_unknown_job_is_4_and_the_nearest_is_named(tuner: Tuner, made_up_job: MakeJob, command: str) -> None:
+    made_up_job("tiny-abc123", finished(BASE))
+    ended = tuner(command, "tiny-abd123")
+    assert (ended.code, ended.out) == (4, "")
+    assert "no job 'tiny-abd123' in " in ended.err
+    assert "did you mean 'tiny-abc123'?" in ended.err
+
+
+@pytest.mark.parametrize("command", ["leaderboard", "report", "sync", "ui"])
+def test_without_any_job_the_way_to_one_is_told(tuner: Tuner, home: Workspace, command: str) -> None:
+    ended = tuner(command)
+    assert ended.code == 4
+    assert "no jobs in " in ended.err
+    assert "tuner run SPEC" in ended.err
+
+
+def test_a_job_may_be_named_by_its_beginning(tuner: Tuner, made_up_job: MakeJob) -> None:
+    for job in ("first-abc123", "second-abc", "second-abd"):
+        made_up_job(job, finished(BASE))
+    assert tuner("leaderboard", "first").code == 0
+    assert "several begin so: second-ab" in tuner("leaderboard", "second").err
+    assert tuner("leaderboard", "../jobs/first-abc123").code == 4
+
+
+def test_the_gate_is_6_when_nothing_beats(tuner: Tuner, made_up_job: MakeJob) -> None:
+    made_up_job("job-1", finished(BASE))
+    ended = tuner("leaderboard", "--fail-unless", "beats")
+    assert ended.code == 6
+    assert "error: no variant of job-1 is shown to beat adam_l2" in ended.err
+    assert "ties" in ended.out
+
+
+def test_the_gate_is_0_when_one_beats(tuner: Tuner, made_up_job: MakeJob) -> None:
+    made_up_job("job-1", finished(BETTER))
+    ended = tuner("leaderboard", "--fail-unless", "beats", "-o", "json")
+    assert ended.code == 0
+    assert json.loads(ended.out)["best"] == "noam"
+
+
+def test_a_leaderboard_is_printed_alone(tuner: Tuner, searched_home: Workspace) -> None:
+    job = searched_home.job()
+    table, as_json = tuner("leaderboard"), tuner("leaderboard", "-o", "json")
+    assert table.out.startswith(f"{job.id}: finished")
+    assert json.loads(as_json.out) == json.loads(job.leaderboard.read_text())
+    assert as_json.err == ""
+
+
+def test_a_report_is_made_again_as_it_was(tuner: Tuner, searched_home: Workspace) -> None:
+    job = searched_home.job()
+    assert tuner("report", "-o", "md").out == job.summary.read_text()
+    ended = tuner("report")
+    assert ended.out == f"{job.id}.html\n"
+    assert Path(f"{job.id}.html").read_text() == job.report.read_text()
+    assert tuner("report").code == 0
+
+
+def test_a_report_as_data_is_json(tuner: Tuner, searched_home: Workspace) -> None:
+    found = json.loads(tuner("report", "-o", "json").out)
+    assert found["board"] == json.loads(searched_home.job().leaderboard.read_text())
+
+
+def test_a_report_is_written_in_the_form_that_its_file_names(
+    tuner: Tuner, searched_home: Workspace, tmp_path: Path
+) -> None:
+    file = tmp_path / "verdict.md"
+    assert tuner("report", "-o", str(file)).code == 0
+    assert file.read_text() == searched_home.job().summary.read_text()
+    again = tuner("report", "-o", str(file))
+    assert (again.code, again.err.count("\n")) == (2, 1)
+    assert tuner("report", "-o", str(file), "--force").code == 0
+    unknown = tuner("report", "-o", "report.pdf")
+    assert (unknown.code, "give a file that ends in .html, .md, .json" in unknown.err) == (2, True)
+
+
+def test_jobs_are_listed_oldest_first(tuner: Tuner, made_up_job: MakeJob) -> None:
+    for age, job in enumerate(("b", "c", "a")):
+        history = finished(BASE)
+        for event in history.events:
+            event["ms"] += age
+        made_up_job(job, history)
+    found = json.loads(tuner("list", "-o", "json").out)
+    assert [row["job"] for row in found] == ["b", "c", "a"]
+    assert {(row["state"], row["arms"], row["trials"]) for row in found} == {("finished", 2, 8)}
+
+
+def test_no_jobs_are_an_empty_list(tuner: Tuner, home: Workspace) -> None:
+    assert json.loads(tuner("list", "-o", "json").out) == []
+    assert tuner("list").code == 0
+    assert not home.path.exists()
+
+
+@pytest.mark.parametrize("damaged", [0, 3])
+def test_a_job_with_a_damaged_journal_is_named_and_hides_no_other(
+    tuner: Tuner, made_up_job: MakeJob, damaged: int
+) -> None:
+    made_up_job("good-1", finished(BASE))
+    bad = made_up_job("bad-1", finished(BASE))
+    lines = bad.journal.read_text().splitlines(keepends=True)
+    bad.journal.write_text("".join([*lines[:damaged], "garbage\n", *lines[damaged + 1 :]]))
+    ended = tuner("list", "-o", "json")
+    assert {row["job"]: row["state"] for row in json.loads(ended.out)} == {"good-1": "finished", "bad-1": "damaged"}
+    assert f"{bad.journal}: line {damaged + 1}, which starts at byte" in ended.err
+    assert tuner("leaderboard", "good-1").code == 0
+    ended = tuner("leaderboard", "bad-1")
+    assert ended.code == 5
+    assert str(bad.journal) in ended.err
+
+
+@pytest.mark.parametrize("text", ["", '{"n": 0, "ms"'])
+def test_a_job_that_died_before_its_first_event_can_be_resumed(tuner: Tuner, made_up_job: MakeJob, text: str) -> None:
+    made_up_job("good-1", finished(BASE))
+    made_up_job("dead-1", finished(BASE)).journal.write_text(text)
+    rows = json.loads(tuner("list", "-o", "json").out)
+    assert {row["job"]: row["state"] for row in rows} == {"good-1": "finished", "dead-1": "new"}
+    ended = tuner("leaderboard", "dead-1")
+    assert ended.code == 4
+    assert "job dead-1 has done nothing yet; start it again with: tuner resume dead-1" in ended.err
+
+
+def test_only_a_job_that_has_ended_is_confirmed_again(tuner: Tuner, made_up_job: MakeJob) -> None:
+    history = finished(BASE)
+    history.add("state", state="running")
+    made_up_job("job-1", history)
+    ended = tuner("confirm", "--seeds", "3")
+    assert ended.code == 2
+    assert "job job-1 is crashed; only a job whose search has ended can be confirmed again" in ended.err
+
+
+def test_no_color_is_obeyed_on_a_terminal(made_up_job: MakeJob) -> None:
+    folder = made_up_job("job-1", finished(BETTER))
+
+    def on_terminal(**extra: str) -> str:
+        ours, theirs = pty.openpty()
+        env = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "CI", "FORCE_COLOR")}
+        env |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)} | extra
+        command = [sys.executable, "-m", "tuner.cli", "leaderboard", "--home", str(folder.path.parents[1])]
+        done = subprocess.run(command, stdout=theirs, stderr=subprocess.DEVNULL, env=env, check=True, timeout=60)
+        assert done.returncode == 0
+        os.close(theirs)
+        text = os.read(ours, 100_000).decode()
+        os.close(ours)
+        return text
+
+    coloured = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d)")
+    assert not coloured.search(on_terminal(NO_COLOR="1"))
+    assert "noam" in on_terminal(NO_COLOR="1")
+
+
+@pytest.mark.parametrize(
+    "args", [("leaderboard",), ("leaderboard", "-o", "json"), ("schema",), ("list",), ("report", "-o", "md")]
+)
+def test_a_reader_that_goes_away_is_no_error(made_up_job: MakeJob, args: tuple[str, ...]) -> None:
+    made_up_job("job-1", finished(BETTER))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuner.cli", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr:
+        complaints = process.stderr.read()
+    assert process.wait(60) == 0
+    assert "Traceback" not in complaints
+    assert "Broken" not in complaints

@@ -1,0 +1,91 @@
+"""The record: what a journal's events come to."""
+
+import math
+from pathlib import Path
+
+from tests.tuner.events import History, report
+from tests.tuner.spec_texts import spec_of
+from tuner.jobs.record import Stage, State, load_record, replay
+from tuner.storage.journal import Event, Journal
+
+
+def test_a_trial_is_running_until_its_end_is_told() -> None:
+    history = History(spec_of())
+    history.trial("noam", 0, [0.1, 0.2], state=None)
+    running = history.record().trials["search/noam/0"]
+    assert (running.state, running.ended_ms, len(running.epochs), running.seconds) == (State.RUNNING, None, 2, 2.0)
+    history.add("end", trial=running.key, state="pruned", reason=None, result={})
+    ended = history.record().trials["search/noam/0"]
+    assert (ended.state, ended.ended_ms) == (State.PRUNED, 1000 * (len(history.events) - 1))
+
+
+def test_arms_come_with_the_baseline_first() -> None:
+    record = History(spec_of(("baseline: adam_l2", "baseline: noam"))).record()
+    assert (record.baseline, record.arms) == ("noam", ("noam", "adam_l2"))
+
+
+def test_trials_are_picked_by_stage_arm_and_round() -> None:
+    history = History(spec_of())
+    for arm in history.arms:
+        history.trial(arm, 0, [0.1])
+    for round_number in (1, 2):
+        tests = {arm: {round_number: 0.5} for arm in history.arms}
+        history.confirm(round_number, dict.fromkeys(history.arms, 0), tests)
+    record = history.record()
+    assert [trial.key for trial in record.of(Stage.SEARCH, "noam")] == ["search/noam/0"]
+    assert [trial.seed for trial in record.of(Stage.CONFIRM, "noam", 2)] == [2]
+    assert len(record.of(Stage.CONFIRM)) == 4
+
+
+def test_the_jobs_state_is_the_last_one_told() -> None:
+    history = History(spec_of())
+    assert history.record().state == "new"
+    history.add("state", state="failed", reason="disk full")
+    assert (history.record().state, history.record().reason) == ("failed", "disk full")
+    history.add("state", state="running")
+    assert (history.record().state, history.record().reason) == ("running", None)
+
+
+def test_an_empty_journal_comes_to_an_empty_record() -> None:
+    record = replay(())
+    assert (record.job, record.trials, record.rounds, record.state) == ({}, {}, [], "new")
+
+
+def test_attempts_are_counted_and_every_epoch_has_its_reporter() -> None:
+    history = History(spec_of())
+    history.trial("noam", 0, [0.1, 0.2], state=None)
+    key = "search/noam/0"
+    history.add("attempt", trial=key, attempt=2, epoch=2)
+    history.add("epoch", trial=key, attempt=2, **report(3, 0.3, 0.7))
+    trial = history.record().trials[key]
+    assert (trial.attempts, trial.reporters) == (2, [1, 1, 2])
+    assert trial.epochs == [report(epoch, epoch / 10, 1 - epoch / 10) for epoch in (1, 2, 3)]
+
+
+def test_a_trials_knobs_are_those_its_study_proposed() -> None:
+    history = History(spec_of())
+    history.trial("noam", 3, [0.1])
+    trial = history.record().trials["search/noam/3"]
+    assert trial.knobs.keys() == history.arms["noam"].space.keys() < trial.hyper.keys()
+    assert trial.knobs["lr"] == trial.hyper["lr"]
+
+
+def test_the_time_worked_on_a_job_is_that_of_all_its_drivers() -> None:
+    drivers = [(0.0, 5.0, 60.0), (0.0, 7.0), (0.0, 100.0)]
+    begin: Event = {"kind": "state", "state": "running"}
+    other: Event = {"kind": "confirm", "round": 1, "seeds": [], "winners": {}}
+    ups = [up for driver in drivers for up in driver]
+    events = [{**(other if up else begin), "n": n, "ms": 0, "up": up} for n, up in enumerate(ups)]
+    assert replay(events).active_s == 60 + 7 + 100
+    assert replay(()).active_s == 0
+
+
+def test_numbers_that_are_not_finite_come_back_from_the_journal(tmp_path: Path) -> None:
+    history = History(spec_of())
+    history.trial("noam", 0, [0.1], state=None, losses=[float("nan")])
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    for event in history.events:
+        journal.append(event["kind"], **{key: event[key] for key in event.keys() - {"n", "ms", "up", "kind"}})
+    journal.close()
+    assert math.isnan(load_record(path).trials["search/noam/0"].epochs[0]["val_loss"])

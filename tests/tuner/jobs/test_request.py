@@ -1,0 +1,141 @@
+"""How a job is written down: read again it is the same, and a changed spec is refused with what differs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.tuner.spec_texts import SPEC, more
+from tests.tuner.spec_texts import spec_of as checked
+from tuner.errors import IntegrityError, SpecError
+from tuner.jobs.job_folder import JobFolder
+from tuner.jobs.request import check_unchanged, new_job, spec_of
+from tuner.jobs.workspace import Workspace
+from tuner.spec.search_spec import load
+
+FULL = SPEC + (
+    "seed: 3\n"
+    "metric: {name: val/loss}\n"
+    "sampler: {name: tpe, startup_trials: 5}\n"
+    "scheduler: {name: asha, first_rung: 2, reduction_factor: 2}\n"
+    "parameters:\n  lr: {min: 1e-4, max: 1e-2}\n"
+    "resources: {trial_hours: 0.5}\n"
+    "confirm: {seeds: 7, margin: 0.25}\n"
+)
+
+
+def job_of(home: Workspace, text: str = SPEC, simulate: bool = False) -> JobFolder:
+    return new_job(home, checked(text=text), text, Path("/code"), simulate)
+
+
+@pytest.mark.parametrize("text", [SPEC, FULL])
+def test_a_job_is_read_as_it_was_written(home: Workspace, text: str) -> None:
+    folder = job_of(home, text)
+    assert spec_of(folder) == checked(text=text)
+    assert folder.spec.read_text() == text
+    assert (folder.started()["folder"], folder.started()["simulate"]) == ("/code", False)
+    check_unchanged(folder)
+
+
+def test_a_jobs_id_begins_with_the_specs_name(home: Workspace) -> None:
+    assert job_of(home).id.startswith("job-")
+
+
+def test_a_simulated_job_is_told_from_a_real_one(home: Workspace) -> None:
+    folder = job_of(home, simulate=True)
+    assert folder.id.startswith("job-simulated-")
+    assert folder.started()["simulate"]
+    assert spec_of(folder).tracking.experiment == "job-simulated"
+    check_unchanged(folder)
+
+
+def test_a_relative_data_path_means_the_folder_the_job_was_started_in(
+    home: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SPEC.replace("  name: digits\n", "  name: image_folder\n  path: pictures\n  size: 32\n")
+    (tmp_path / "one" / "pictures").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "one")
+    folder = job_of(home, text)
+    monkeypatch.chdir(tmp_path)
+    assert spec_of(folder).data.path == str(tmp_path / "one" / "pictures")
+    assert spec_of(folder, "/elsewhere").data.path == "/elsewhere"
+    check_unchanged(folder)
+
+
+def test_a_spec_that_says_the_same_in_other_words_is_unchanged(home: Workspace) -> None:
+    folder = job_of(home)
+    folder.spec.write_text("# my search\n" + SPEC.replace("epochs: 8", "epochs: 8\nseed: 0"))
+    check_unchanged(folder)
+
+
+@pytest.mark.parametrize(
+    ("edits", "told"),
+    [
+        ([("trials: 4", "trials: 40")], ["budget.trials was 4 and is 40"]),
+        ([more("seed: 5\n")], ["seed was 0 and is 5"]),
+        (
+            [more("seed: 5\nmetric: {name: val/loss, goal: minimize}\n"), ("trials: 4", "trials: 5")],
+            [
+                "budget.trials was 4 and is 5",
+                "metric.goal was 'maximize' and is 'minimize'",
+                "metric.name was 'val/acc' and is 'val/loss'",
+                "seed was 0 and is 5",
+            ],
+        ),
+        ([more("parameters:\n  lr: {min: 1e-4, max: 1e-2}\n")], ["parameters.lr", "0.0001"]),
+        ([("  - adam_l2\n", "  - adam_l2\n  - adamw\n")], ["arms was ", "'adamw'"]),
+    ],
+)
+def test_a_changed_spec_is_refused_with_each_difference(
+    home: Workspace, edits: list[tuple[str, str]], told: list[str]
+) -> None:
+    folder = job_of(home)
+    text = SPEC
+    for old, new in edits:
+        text = text.replace(old, new)
+    folder.spec.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        check_unchanged(folder)
+    message = str(caught.value)
+    assert message.startswith(f"{folder.spec}: changed since job {folder.id} was started: ")
+    assert message.endswith("; start a new job")
+    for difference in told:
+        assert difference in message
+    if len(told) > 2:
+        assert message.count(" was ") - 1 == len(told)
+
+
+def test_all_sections_of_a_spec_are_compared(home: Workspace) -> None:
+    folder = job_of(home)
+    folder.spec.write_text(FULL)
+    with pytest.raises(SpecError) as caught:
+        check_unchanged(folder)
+    assert re.findall(r"(?:: |; )([\w.]+) was ", str(caught.value)) == [
+        "confirm.margin",
+        "confirm.seeds",
+        "metric.goal",
+        "metric.name",
+        "parameters.lr",
+        "resources.trial_hours",
+        "sampler.startup_trials",
+        "scheduler.first_rung",
+        "scheduler.reduction_factor",
+        "seed",
+    ]
+
+
+def test_a_damaged_beginning_is_named(home: Workspace) -> None:
+    folder = job_of(home)
+    folder.start.write_bytes(folder.start.read_bytes()[:-20])
+    for read in (check_unchanged, spec_of):
+        with pytest.raises(IntegrityError, match=f"{folder.start}: damaged"):
+            read(folder)
+
+
+def test_a_job_keeps_the_spec_that_was_run_not_the_file_it_came_from(home: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    spec = load(tmp_path / "spec.yaml")
+    folder = new_job(home, spec, SPEC, tmp_path)
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("trials: 4", "trials: 40"))
+    check_unchanged(folder)
+    assert spec_of(folder) == spec

@@ -1,0 +1,120 @@
+"""What people see of a job, in a real browser: MLflow's own pages as ``tuner ui`` opens them."""
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.faults.services import free_port
+from tests.tuner.browser import PATIENCE_MS, Visit, chromium, visit
+from tests.tuner.whole_jobs import Ended, Place
+from tuner.jobs.record import Stage
+from tuner.tracking.sync_state import load
+
+SCREEN = {"width": 2400, "height": 1400}
+"""The table draws only the rows and columns that are in sight."""
+ALWAYS = ["404 /ajax-api/2.0/mlflow/users/current"]
+"""What MLflow's pages do wrong by themselves, once a visit: without authentication no path says who is logged in."""
+
+NOTICE = "ResizeObserver loop completed with undelivered notifications."
+"""What Chromium says of charts that are laid out again while they are; now and then, and of no consequence."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as made:
+        expect.set_options(timeout=PATIENCE_MS)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def links(searched: tuple[Place, Ended], browser: Browser) -> Iterator[list[str]]:
+    """What ``tuner ui`` prints; it ends with Ctrl-C, and leaves nothing."""
+    where, port = searched[0], free_port()
+    command = ["ui", "--no-open", "--port", str(port)]
+    process = where.start(*command, env={"PYTHONUNBUFFERED": "1"}, name="-ui")
+    try:
+        while (printed := (where.root / "out-ui").read_text()).count("\n") < 2:
+            assert process.poll() is None, (where.root / "err-ui").read_text()
+            time.sleep(0.1)
+        yield printed.split()
+    finally:
+        process.send_signal(signal.SIGINT)
+        ended = where.ended(process, "-ui")
+    assert (ended.code, ended.out) == (0, printed)
+    assert where.processes_left() == []
+
+
+def wrong(seen: Visit) -> list[str]:
+    return [what for what in seen.wrong if NOTICE not in what]
+
+
+def address(link: str, page: str) -> str:
+    return link.partition("#")[0] + "#" + page
+
+
+def test_the_link_leads_to_the_parent_with_its_children_and_what_sets_them_apart(
+    searched: tuple[Place, Ended], links: list[str], browser: Browser
+) -> None:
+    job = searched[0].job
+    trials = job.record().trials.values()
+    with visit(browser, viewport=SCREEN) as seen:
+        seen.page.goto(links[0])
+        expect(seen.page.get_by_role("link", name=job.id, exact=True).first).to_be_visible()
+        for name in ("adam_l2-0", "noam-2", f"noam-{winner(searched, 'noam')}-confirm-100000"):
+            expect(seen.page.get_by_role("link", name=name, exact=True).first).to_be_visible()
+        rows = seen.page.locator(".ag-center-cols-container .ag-row")
+        expect(rows).to_have_count(1 + len(trials))
+        headers = " ".join(seen.page.locator(".ag-header-cell").all_inner_texts())
+        for column in ("val/acc", "test/acc", "tuner.stage", "tuner.state", "lr", "warmup"):
+            assert column in headers
+        assert wrong(seen) == ALWAYS
+
+
+def winner(searched: tuple[Place, Ended], arm: str) -> int:
+    return searched[0].job.record().of(Stage.CONFIRM, arm)[0].number
+
+
+def test_the_parent_is_described_by_its_verdicts_and_holds_its_report_and_exports(
+    searched: tuple[Place, Ended], links: list[str], browser: Browser
+) -> None:
+    job = searched[0].job
+    with visit(browser, viewport=SCREEN) as seen:
+        seen.page.goto(links[1])
+        expect(seen.page.get_by_role("heading", name=job.id).first).to_be_visible()
+        verdicts = seen.page.locator("table", has_text="verdict").first
+        expect(verdicts).to_be_visible()
+        for arm in job.record().arms:
+            expect(verdicts.locator("td", has_text=arm).first).to_be_visible()
+        expect(seen.page.get_by_role("link", name=re.compile("^noam-.-confirm-100002")).first).to_be_visible()
+        seen.page.goto(links[1].partition("?")[0] + "/artifacts")
+        for name in ("report.html", "report.md", "spec.yaml", "leaderboard.json", "exports"):
+            expect(seen.page.get_by_text(name, exact=True).first).to_be_visible()
+        assert wrong(seen) == ALWAYS
+
+
+def test_a_trials_curves_are_drawn(searched: tuple[Place, Ended], links: list[str], browser: Browser) -> None:
+    note = load(searched[0].job.tracked)
+    with visit(browser, viewport=SCREEN) as seen:
+        seen.page.goto(
+            address(links[0], f"/experiments/{note.experiment}/runs/{note.runs['search/noam/0']}/model-metrics")
+        )
+        for name in ("train/acc", "train/loss", "val/acc", "val/loss"):
+            expect(seen.page.get_by_text(f"noam-0 ({name})").first).to_be_visible()
+        expect(seen.page.locator(".js-plotly-plot .trace .js-line").nth(3)).to_be_attached()
+        assert wrong(seen) == ALWAYS
+
+
+def test_the_winner_is_among_the_models_as_champion(
+    searched: tuple[Place, Ended], links: list[str], browser: Browser
+) -> None:
+    with visit(browser, viewport=SCREEN) as seen:
+        seen.page.goto(address(links[0], "/models/tiny"))
+        expect(seen.page.get_by_text("champion").first).to_be_visible()
+        seen.page.goto(address(links[0], "/models/tiny/versions/1"))
+        expect(seen.page.get_by_text(f"of job {searched[0].job.id}").first).to_be_visible()
+        # It looks for the description of one of MLflow's own flavours.
+        assert wrong(seen) == [*ALWAYS, "404 /model-versions/get-artifact"]

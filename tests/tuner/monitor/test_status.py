@@ -1,0 +1,82 @@
+"""How a job stands, and what it did, in words and as data."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.tuner.conftest import Tuner
+from tests.tuner.events import History
+from tests.tuner.spec_texts import spec_of
+from tuner.jobs.job_folder import JobFolder
+from tuner.jobs.record import State
+from tuner.jobs.workspace import Workspace
+from tuner.monitor.event_log import log_lines
+from tuner.monitor.status import overview, status
+from tuner.storage.file_lock import lock
+
+MadeUp = Callable[[str, History], JobFolder]
+
+
+@pytest.fixture
+def half_done() -> History:
+    history = History(spec_of())
+    history.add("state", state="running")
+    history.trial("adam_l2", 0, [0.4, 0.6])
+    history.trial("noam", 0, [0.5, 0.7], State.PRUNED)
+    history.trial("adam_l2", 1, [0.3], state=None)
+    return history
+
+
+def test_a_jobs_status_counts_its_arms_and_what_it_spent(made_up_job: MadeUp, half_done: History) -> None:
+    found = status(made_up_job("job-1", half_done))
+    baseline = found.arms[0]
+    assert (baseline.arm, baseline.trials, baseline.running, baseline.best) == ("adam_l2", 2, 1, 0.6)
+    assert found.arms[1].pruned == 1
+    assert found.search[0] == 2
+    assert (found.trained_s, found.gpu_s, found.spent_s) == (5.0, 0.0, float(len(half_done.events) - 1))
+    # Nobody holds it.
+    assert (found.state, found.holder, found.left_s) == ("crashed", None, None)
+
+
+def test_a_running_job_names_its_holder_and_what_is_left(made_up_job: MadeUp, half_done: History) -> None:
+    folder = made_up_job("job-1", half_done)
+    with lock(folder.lease, folder.id):
+        found = status(folder)
+    assert found.state == "running"
+    assert found.holder is not None
+    assert found.holder.startswith("pid ")
+    assert found.left_s is not None
+    assert found.left_s > 0
+
+
+def test_jobs_are_listed_oldest_first(made_up_job: MadeUp, home: Workspace, half_done: History) -> None:
+    half_done.events[0]["ms"] = 5
+    made_up_job("job-2", half_done)
+    finished = History(spec_of())
+    finished.add("state", state="finished")
+    made_up_job("job-1", finished)
+    assert [(job.job, job.state, job.trials) for job in overview(home)] == [
+        ("job-1", "finished", 0),
+        ("job-2", "crashed", 3),
+    ]
+
+
+def test_a_jobs_log_says_what_ended_and_how(made_up_job: MadeUp, half_done: History) -> None:
+    half_done.add("state", state="failed", reason="it broke\nbadly")
+    said = [line.split(" ", 2)[2] for line in log_lines(made_up_job("job-1", half_done), follow=True)]
+    assert said[1:] == [
+        "running",
+        "search/adam_l2/0 complete after 2 epochs, val/acc 0.6000",
+        "search/noam/0 pruned after 2 epochs, val/acc 0.7000",
+        "failed: it broke",
+    ]
+
+
+def test_the_commands_print_it(tuner: Tuner, made_up_job: MadeUp, half_done: History) -> None:
+    made_up_job("job-1", half_done)
+    found = json.loads(tuner("status", "-o", "json").out)
+    assert (found["job"], found["arms"][0]["best"]) == ("job-1", 0.6)
+    assert "job-1: crashed" in tuner("status").out
+    assert tuner("logs").out.count("\n") == 4
+    assert [job["job"] for job in json.loads(tuner("list", "-o", "json").out)] == ["job-1"]

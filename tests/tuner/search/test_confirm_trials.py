@@ -1,0 +1,201 @@
+"""Confirm runs: who wins is decided on validation, and how good the winners are on seeds nobody has seen."""
+
+import pytest
+
+from tests.tuner.events import History
+from tests.tuner.spec_texts import more, spec_of
+from tuner.jobs.record import Stage, State
+from tuner.search.confirm_trials import (
+    FixedSource,
+    confirm_requests,
+    confirm_seeds,
+    selection_requests,
+    selection_seeds,
+)
+from tuner.search.trial_request import TrialRequest
+from tuner.search.winners import ranked, test_accuracies, winners
+from tuner.spec.search_spec import SearchSpec
+from tuner.spec.trial_config import trial_config
+
+test_accuracies.__test__ = False  # type: ignore[attr-defined]  # its name is no test's
+
+SPEC = spec_of()
+TOP_2 = spec_of(more("confirm: {top_k: 2, selection_seeds: 2}\n"))
+MOST_SEEDS, MOST_ROUNDS = 1000, 20
+
+
+def works_of_round(spec: SearchSpec, history: History, round_number: int, seeds: tuple[int, ...]) -> list[TrialRequest]:
+    return confirm_requests(
+        spec,
+        winners(history.record(), spec),
+        seeds,
+        round_number,
+        lambda hyper, seed: trial_config(spec, hyper, seed),
+        lambda arm, number: f"{arm}-{number}",
+    )
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in (State.COMPLETE, State.RUNNING)])
+def test_only_complete_trials_can_win(state: State) -> None:
+    history = History(SPEC)
+    history.trial("noam", 0, [0.1, 0.2])
+    history.trial("noam", 1, [0.8, 0.9], state)
+    history.trial("noam", 2, [0.8, 0.9], state=None)
+    assert winners(history.record(), SPEC)["noam"].number == 0
+
+
+def test_trials_are_ranked_by_the_last_epoch_not_the_best() -> None:
+    history = History(SPEC)
+    history.trial("noam", 0, [0.9, 0.3])
+    history.trial("noam", 1, [0.1, 0.5])
+    history.trial("noam", 2, [0.1, 0.4])
+    assert [trial.number for trial in ranked(history.record(), SPEC, "noam")] == [1, 2, 0]
+
+
+def test_of_equals_the_one_tried_first_wins() -> None:
+    history = History(SPEC)
+    for number in (2, 0, 1):
+        history.trial("noam", number, [0.5])
+    assert [trial.number for trial in ranked(history.record(), SPEC, "noam")] == [0, 1, 2]
+    assert winners(history.record(), SPEC)["noam"].number == 0
+
+
+def test_by_loss_the_lowest_wins() -> None:
+    spec = spec_of(more("metric: {name: val/loss}\n"))
+    history = History(spec)
+    history.trial("noam", 0, [0.9], losses=[2.0])
+    history.trial("noam", 1, [0.1], losses=[1.0])
+    assert winners(history.record(), spec)["noam"].number == 1
+
+
+def test_an_arm_without_a_complete_trial_has_no_winner() -> None:
+    history = History(SPEC)
+    history.trial("adam_l2", 0, [0.5])
+    history.trial("noam", 0, [0.5], State.PRUNED)
+    assert list(winners(history.record(), SPEC)) == ["adam_l2"]
+
+
+def test_one_candidate_needs_no_selection_runs() -> None:
+    history = History(SPEC)
+    history.trial("noam", 0, [0.5])
+    assert selection_requests(history.record(), SPEC, lambda hyper, seed: trial_config(SPEC, hyper, seed)) == []
+
+
+def test_the_best_of_each_arm_are_trained_on_the_selection_seeds() -> None:
+    history = History(TOP_2)
+    for number, val in enumerate((0.3, 0.5, 0.4)):
+        history.trial("noam", number, [val])
+    history.trial("adam_l2", 0, [0.5])
+    works = selection_requests(history.record(), TOP_2, lambda hyper, seed: trial_config(TOP_2, hyper, seed))
+    seeds = selection_seeds(TOP_2)
+    assert [(work.arm, work.number, work.trial.seed) for work in works] == [
+        (arm, number, seed) for seed in seeds for arm, number in (("adam_l2", 0), ("noam", 1), ("noam", 2))
+    ]
+    assert len({work.key for work in works}) == len(works)
+
+
+def selected(*runs: tuple[int, int, float, State]) -> int:
+    history = History(TOP_2)
+    history.trial("noam", 0, [0.6])
+    history.trial("noam", 1, [0.5])
+    for number, index, val, state in runs:
+        history.trial("noam", number, [val], state, Stage.SELECT, selection_seeds(TOP_2)[index])
+    return winners(history.record(), TOP_2)["noam"].number
+
+
+def test_the_highest_mean_over_the_selection_seeds_wins() -> None:
+    done = State.COMPLETE
+    assert selected((0, 0, 0.6, done), (0, 1, 0.2, done), (1, 0, 0.5, done), (1, 1, 0.5, done)) == 1
+
+
+def test_equal_means_leave_the_searchs_order() -> None:
+    done = State.COMPLETE
+    assert selected((0, 0, 0.25, done), (0, 1, 0.75, done), (1, 0, 0.5, done), (1, 1, 0.5, done)) == 0
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.DIVERGED])
+def test_a_setting_that_fails_on_a_selection_seed_is_out(state: State) -> None:
+    done = State.COMPLETE
+    assert selected((0, 0, 0.9, done), (0, 1, 0.9, state), (1, 0, 0.1, done), (1, 1, 0.1, done)) == 1
+
+
+def test_when_all_settings_fail_on_a_selection_seed_the_search_decides() -> None:
+    failed = State.FAILED
+    assert selected((0, 0, 0.1, failed), (0, 1, 0.1, failed), (1, 0, 0.9, failed), (1, 1, 0.9, failed)) == 0
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
+def test_no_seed_is_ever_used_for_two_things(seed: int) -> None:
+    spec = spec_of(more(f"seed: {seed}\nconfirm: {{selection_seeds: 100}}\n"))
+    rounds = [confirm_seeds(spec, number, MOST_SEEDS) for number in range(1, MOST_ROUNDS + 1)]
+    every = [spec.seed, *selection_seeds(spec), *(seed for seeds in rounds for seed in seeds)]
+    assert len(set(every)) == len(every) == 1 + 100 + MOST_SEEDS * MOST_ROUNDS
+
+
+def test_all_arms_get_the_same_fresh_seeds_and_the_winners_own_settings() -> None:
+    history = History(SPEC)
+    history.trial("adam_l2", 0, [0.5])
+    history.trial("noam", 0, [0.5])
+    history.trial("noam", 1, [0.6])
+    works = works_of_round(SPEC, history, 1, seeds := confirm_seeds(SPEC, 1, 4))
+    for arm, number in (("adam_l2", 0), ("noam", 1)):
+        own = [work for work in works if work.arm == arm]
+        assert tuple(work.trial.seed for work in own) == seeds
+        assert {work.number for work in own} == {number}
+        assert {work.trial.hyper.lr for work in own} == {history.record().trials[f"search/{arm}/{number}"].hyper["lr"]}
+        assert {work.trial.epochs for work in own} == {SPEC.budget.epochs}
+    assert {(work.stage, work.round, work.place) for work in works} == {(Stage.CONFIRM, 1, None)}
+
+
+def test_only_the_first_seeds_weights_are_kept() -> None:
+    history = History(SPEC)
+    history.trial("adam_l2", 0, [0.5])
+    history.trial("noam", 0, [0.5])
+    works = works_of_round(SPEC, history, 2, seeds := confirm_seeds(SPEC, 2, 3))
+    kept = {(work.arm, work.trial.seed, str(work.weights_path)) for work in works if work.weights_path}
+    assert kept == {(arm, seeds[0], f"{arm}-2") for arm in ("adam_l2", "noam")}
+
+
+def test_a_confirm_run_that_failed_has_no_test_accuracy() -> None:
+    history = History(SPEC)
+    both = {"adam_l2": 0, "noam": 0}
+    history.confirm(1, both, {"adam_l2": {5: 0.4, 6: 0.5}, "noam": {5: 0.7}})
+    history.confirm(2, both, {"adam_l2": {8: 0.1}, "noam": {8: 0.2}})
+    record = history.record()
+    assert test_accuracies(record, "noam", 1) == {5: 0.7}
+    assert test_accuracies(record, "adam_l2", 1) == {5: 0.4, 6: 0.5}
+    assert test_accuracies(record, "noam", 2) == {8: 0.2}
+
+
+def searched(*extra: tuple[str, int]) -> History:
+    history = History(SPEC)
+    for arm, number in (("adam_l2", 0), ("noam", 0), *extra):
+        history.trial(arm, number, [0.5])
+    return history
+
+
+def keys_left(history: History) -> list[str]:
+    works = works_of_round(SPEC, history, 1, confirm_seeds(SPEC, 1, 2))
+    source = FixedSource(works, history.record())
+    return [work.key for work in iter(source.next, None)]
+
+
+def test_a_list_gives_its_trials_once_in_their_order() -> None:
+    assert keys_left(searched()) == [
+        f"confirm/{arm}/1/{seed}" for seed in (100_000, 100_001) for arm in ("adam_l2", "noam")
+    ]
+
+
+@pytest.mark.parametrize("state", [state for state in State if state != State.RUNNING])
+def test_a_list_gives_no_trial_again_that_has_ended(state: State) -> None:
+    history = searched()
+    history.trial("adam_l2", 0, [0.5], state, Stage.CONFIRM, 100_000, 1)
+    history.trial("noam", 0, [0.5], None, Stage.CONFIRM, 100_000, 1)
+    assert keys_left(history) == ["confirm/noam/1/100000", "confirm/adam_l2/1/100001", "confirm/noam/1/100001"]
+
+
+def test_an_interrupted_round_goes_on_with_the_same_winners_and_settings() -> None:
+    history = searched(("noam", 1))
+    before = works_of_round(SPEC, history, 1, seeds := confirm_seeds(SPEC, 1, 3))
+    history.trial("noam", 0, [0.9], State.COMPLETE, Stage.CONFIRM, seeds[0], 1, 0.9)
+    assert works_of_round(SPEC, history, 1, seeds) == before

@@ -1,0 +1,174 @@
+"""Arms resolved against a plan: what is searched, where a search begins, and what does not fit."""
+
+import pytest
+
+from tests.tuner.spec_texts import SPEC, more, noam, search, spec_of
+from trainables.space import Choice, Float, Int, Plan
+from trainables.variants import VARIANTS
+from tuner.errors import SpecError
+from tuner.spec.arms import Arm, arms, plan, warnings
+from tuner.spec.search_spec import SearchSpec
+
+PLAN = Plan(epochs=8, steps_per_epoch=10)
+
+
+def second(*edits: tuple[str, str]) -> Arm:
+    return arms(spec_of(*edits), PLAN)[1]
+
+
+def with_arm(variant: str, *lines: str) -> tuple[str, str]:
+    return "  - variant: noam\n", f"  - variant: {variant}\n" + "".join(f"    {line}\n" for line in lines)
+
+
+def error_of(spec: SearchSpec, planned: Plan = PLAN) -> str:
+    with pytest.raises(SpecError) as caught:
+        arms(spec, planned)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_baseline_comes_first_and_the_others_keep_their_order() -> None:
+    spec = spec_of(("baseline: adam_l2", "baseline: noam"), more("seed: 1\n"), ("- adam_l2", "- adam_l2\n  - adamw"))
+    assert [arm.name for arm in arms(spec, PLAN)] == ["noam", "adam_l2", "adamw"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_starts_with_its_known_good_default_inside_its_space(variant: str) -> None:
+    arm = second(with_arm(variant, "name: other"))
+    assert list(arm.space) == list(VARIANTS[variant].space)
+    for knob, domain in arm.space.items():
+        assert domain.contains(arm.default[knob])
+    hyper = arm.hyper(arm.default)
+    for knob, value in (VARIANTS[variant].default | VARIANTS[variant].fixed).items():  # type: ignore[operator]
+        assert getattr(hyper, knob) == value
+
+
+def test_a_default_outside_the_range_gives_way_to_the_middle() -> None:
+    arm = second(search("lr", "{min: 0.01, max: 1}"))
+    assert arm.space["lr"] == Float(0.01, 1.0, "log")
+    assert arm.default["lr"] == pytest.approx(0.1)
+
+
+def test_the_arms_own_range_wins_over_the_shared_one() -> None:
+    spec = spec_of(search("lr", "{min: 0.01, max: 1}"), noam("parameters: {lr: {values: [0.1, 1]}}"))
+    baseline, other = arms(spec, PLAN)
+    assert baseline.space["lr"] == Float(0.01, 1.0, "log")
+    assert other.space["lr"] == Choice((0.1, 1.0))
+    assert {type(value) for value in other.space["lr"].values} == {float}
+
+
+def test_a_shared_range_touches_only_arms_that_search_the_knob() -> None:
+    baseline, other = arms(spec_of(search("warmup", "{min: 4, max: 20}")), PLAN)
+    assert "warmup" not in baseline.space
+    assert other.space["warmup"] == Int(4, 20, "log")
+
+
+@pytest.mark.parametrize(
+    ("range_", "domain"),
+    [
+        ("{min: 4, max: 20}", Int(4, 20, "log")),
+        ("{min: 4, max: 20, scale: linear}", Int(4, 20)),
+        ("{min: 4, max: 20, step: 8}", Int(4, 20, "linear", 8)),
+        ("{values: [4, 20]}", Choice((4, 20))),
+    ],
+)
+def test_a_range_of_whole_numbers_becomes_a_domain_of_them(range_: str, domain: Int | Choice) -> None:
+    assert second(search("warmup", range_)).space["warmup"] == domain
+
+
+def test_a_knob_that_the_variant_does_not_search_may_be_added() -> None:
+    arm = second(noam("parameters: {eps: {min: 1e-9, max: 1e-3, scale: log}}"))
+    assert list(arm.space) == ["lr", "l2", "warmup", "eps"]
+
+
+def test_a_fixed_knob_leaves_the_space_and_reaches_every_trial() -> None:
+    arm = second(noam("fixed: {l2: 0, beta2: 0.98}"))
+    assert list(arm.space) == ["lr", "warmup"]
+    assert arm.fixed == {"l2": 0.0, "beta2": 0.98}
+    hyper = arm.hyper({"lr": 0.1, "warmup": 3})
+    assert (hyper.lr, hyper.l2, hyper.beta2, hyper.warmup, hyper.schedule) == (0.1, 0.0, 0.98, 3, "noam")
+
+
+@pytest.mark.parametrize(
+    ("edit", "place", "problem"),
+    [
+        (
+            search("warmup", "{min: 4, max: 80}"),
+            "job.yaml:14: parameters.warmup: ",
+            "shorter than the training (80",
+        ),
+        (
+            search("warmup", "{min: 0, max: 8, scale: linear}"),
+            "job.yaml:14: parameters.warmup: ",
+            "at least 1",
+        ),
+        (noam("fixed: {warmup: 80}"), "job.yaml:10: arms[1].fixed.warmup: ", "shorter than the training (80"),
+        (
+            with_arm("adamw", "fixed: {warmup: 5}"),
+            "job.yaml:10: arms[1].fixed.warmup: ",
+            "for schedule noam only",
+        ),
+        (
+            with_arm("adamw", "parameters: {restarts: {values: [4x1, 2x1]}}"),
+            "job.yaml:10: arms[1].parameters.restarts: ",
+            "for schedule restarts only",
+        ),
+        (with_arm("adamw", "fixed: {schedule: noam}"), "job.yaml:9: arms[1]: ", "warmup of 0 updates"),
+        (with_arm("adamw", "fixed: {schedule: restarts}"), "job.yaml:9: arms[1]: ", "T_0xT_mult"),
+        (with_arm("adamw", "fixed: {l2: 0.1}"), "job.yaml:10: arms[1].fixed.l2: ", "both above 0"),
+    ],
+)
+def test_what_no_trial_can_have_is_refused_with_its_place(edit: tuple[str, str], place: str, problem: str) -> None:
+    message = error_of(spec_of(edit))
+    assert message.startswith(place)
+    assert problem in message
+
+
+def test_training_too_short_for_a_warmup_or_restarts_is_refused_at_the_arm() -> None:
+    assert error_of(spec_of(), Plan(1, 1)).startswith("job.yaml:9: arms[1]: a warm-up")
+    message = error_of(spec_of(with_arm("adamw_restarts")), Plan(11, 10))
+    assert message.startswith("job.yaml:9: arms[1]: no warm restarts")
+    assert "nearest that do: 10, 12" in message
+
+
+def test_restarts_that_do_not_end_with_the_trial_are_doubted_with_the_nearest_that_do() -> None:
+    spec = spec_of(with_arm("adamw_restarts", "fixed: {restarts: 2x2}"))
+    (warning,) = warnings(spec, PLAN)
+    assert warning.startswith(
+        "job.yaml:10: arms[1].fixed.restarts: 2x2 does not end a cycle on epoch 8, but on 6 or 14"
+    )
+    assert "with 8 epochs 4x1, 2x1, 1x1" in warning
+    assert not warnings(spec, Plan(14, 10))
+
+
+def test_choices_of_restarts_are_doubted_one_by_one() -> None:
+    spec = spec_of(with_arm("adamw_restarts", "parameters: {restarts: {values: [4x1, 3x1, 11x1]}}"))
+    assert [warning.split(": ")[2].split()[0] for warning in warnings(spec, PLAN)] == ["3x1", "11x1"]
+
+
+@pytest.mark.parametrize("line", ["parameters: {lr: {min: 0.001, max: 0.1}}", "fixed: {lr: 0.1}"])
+def test_learning_rates_that_differ_from_the_baselines_are_doubted(line: str) -> None:
+    (warning,) = warnings(spec_of(noam(line)), PLAN)
+    assert warning.startswith("job.yaml:10: arms[1].")
+    assert "the baseline of 0.0001 to 0.01 (log)" in warning
+
+
+def test_a_fair_spec_is_not_doubted() -> None:
+    assert warnings(spec_of(), PLAN) == ()
+
+
+def test_the_plan_drops_the_last_smaller_batch() -> None:
+    assert plan(spec_of(), 1078) == Plan(8, 10)
+
+
+def test_a_batch_larger_than_the_training_set_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"job.yaml:10: budget.batch_size: is 100; .*\(99\)"):
+        plan(spec_of(), 99)
+
+
+def test_a_spec_without_a_file_is_named_without_a_line() -> None:
+    from tuner.spec.search_spec import from_dict
+    from tuner.spec.strict_yaml import read_text
+
+    value = read_text(SPEC, "job.yaml").value
+    assert error_of(from_dict(value), Plan(1, 1)).startswith("spec: arms[1]: ")

@@ -1,0 +1,123 @@
+"""What validation finds beyond the spec itself: data, code, packages, samplers."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tests.tuner.spec_texts import more, noam, spec_of
+from trainables.space import Plan
+from tuner.errors import SpecError
+from tuner.spec.checks import Images, check
+from tuner.spec.search_spec import SearchSpec, from_document, load, starter
+from tuner.spec.strict_yaml import read_text
+
+
+def error_of(spec: SearchSpec) -> str:
+    with pytest.raises(SpecError) as caught:
+        check(spec)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_the_starter_passes_without_a_doubt() -> None:
+    checked = check(from_document(read_text(starter(), "starter.yaml")))
+    assert checked.images == Images(train=1078, val=360, test=359)
+    assert checked.plan == Plan(12, 10)
+    assert len(checked.arms) == 5
+    assert checked.warnings == ()
+
+
+def test_the_quickstart_passes_without_a_doubt() -> None:
+    assert check(load("searches/quickstart.yaml")).warnings == ()
+
+
+def test_subsets_are_counted() -> None:
+    spec = spec_of(("digits", "digits\n  train_images: 500\n  val_images: 100\n  test_images: 50"))
+    assert check(spec).images == Images(500, 100, 50)
+
+
+@pytest.mark.parametrize(
+    ("edit", "start", "problem"),
+    [
+        (
+            ("digits", "digits\n  train_images: 1079"),
+            "job.yaml:4: data.train_images: is 1079;",
+            "at most 1078",
+        ),
+        (("digits", "digits\n  val_images: 361"), "job.yaml:4: data.val_images: is 361;", "at most 360"),
+        (("digits", "digits\n  test_images: 360"), "job.yaml:4: data.test_images: is 360;", "at most 359"),
+        (
+            ("digits", "digits\n  validation: 1e-9"),
+            "job.yaml:2: data: ",
+            "val images: the split would have none",
+        ),
+        (
+            ("epochs: 8", "epochs: 8\n  batch_size: 1079"),
+            "job.yaml:13: budget.batch_size: is 1079;",
+            "(1078)",
+        ),
+        (("digits", "parquet\n  path: nowhere"), "job.yaml:4: data.path: ", "nowhere"),
+        (("digits", "image_folder\n  path: nowhere"), "job.yaml:4: data.path: ", "nowhere"),
+        (("digits", "math:sqrt\n  path: nowhere"), "job.yaml:4: data.path: ", "nowhere"),
+        (("digits", "no_such_module:read"), "job.yaml:3: data.name: ", "no_such_module"),
+        (("elu_net", "math:no_such_name"), "job.yaml:5: model.name: ", "no_such_name"),
+        (("elu_net", "math:pi"), "job.yaml:5: model.name: ", "must be a callable"),
+    ],
+)
+def test_what_is_not_there_is_refused(edit: tuple[str, str], start: str, problem: str) -> None:
+    message = error_of(spec_of(edit))
+    assert message.startswith(start)
+    assert problem in message
+
+
+def test_data_of_ones_own_is_planned_only_where_its_size_is_given() -> None:
+    unknown = check(spec_of(("digits", "math:sqrt")))
+    assert (unknown.images, unknown.plan, unknown.arms) == (None, None, ())
+    assert check(spec_of(("digits", "math:sqrt\n  train_images: 250"))).plan == Plan(8, 2)
+
+
+def test_checksums_are_compared(tmp_path: Path) -> None:
+    file = tmp_path / "a.bin"
+    file.write_bytes(b"images")
+    good = hashlib.sha256(b"images").hexdigest()
+    told: list[str] = []
+
+    def spec(name: str, digest: str) -> SearchSpec:
+        return spec_of(("digits", f"math:sqrt\n  path: '{tmp_path}'\n  sha256: {{{name}: '{digest}'}}"))
+
+    check(spec("a.bin", good.upper()), told.append)
+    assert told == [f"hashing a.bin of {tmp_path}"]
+    message = error_of(spec("a.bin", "0" * 64))
+    assert message.startswith(f"job.yaml:5: data.sha256.'a.bin': {file}: sha256 is {good}, not 000")
+    assert "cannot be read" in error_of(spec("b.bin", good))
+
+
+CMAES = more("sampler: cmaes\n")
+
+
+def test_cmaes_takes_arms_of_numbers() -> None:
+    pytest.importorskip("cmaes")
+    assert check(spec_of(CMAES)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (("- variant: noam", "- variant: adamw_restarts"), "arm adamw_restarts has choices (restarts)"),
+        (noam("parameters: {lr: {values: [0.1, 1]}}"), "arm noam has choices (lr)"),
+        (noam("fixed: {lr: 0.1, l2: 0}"), "needs at least 2 knobs, and arm noam has 1"),
+    ],
+)
+def test_cmaes_refuses_choices_and_single_knobs(edit: tuple[str, str], problem: str) -> None:
+    pytest.importorskip("cmaes")
+    message = error_of(spec_of(CMAES, edit))
+    assert ": sampler: " in message
+    assert problem in message
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert error_of(spec_of(CMAES)).startswith("job.yaml:13: sampler: needs the package 'cmaes'; pip install cmaes")

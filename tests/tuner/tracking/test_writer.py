@@ -1,0 +1,215 @@
+"""The writer on a local store; what services do to it is in ``tests/faults/test_tracker.py``."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from tests.tuner.small_journals import Told, due, held
+from tuner.errors import IntegrityError, NotFound, ServiceError
+from tuner.jobs.job_folder import JobFolder
+from tuner.tracking.colours import colour
+from tuner.tracking.sync_state import load, save
+from tuner.tracking.writer import Writer
+
+# mlflow and SQLAlchemy disagree about deprecations; that is theirs.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store that all tests here share: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def client(store: str) -> Any:
+    """A client of the store."""
+    return MlflowClient(tracking_uri=store)
+
+
+@pytest.fixture
+def told(tmp_path: Path, request: pytest.FixtureRequest) -> Told:
+    """A job with two trials, one of them ended."""
+    told = Told(tmp_path / request.node.name)
+    told.job()
+    for arm in ("noam", "adam_l2"):
+        told.trial(f"search/{arm}/0")
+        told.epochs(f"search/{arm}/0", 1, 3)
+    told.end("search/noam/0", "failed", "a" * 6000)
+    return told
+
+
+def writer_of(folder: JobFolder, store: str) -> Writer:
+    return Writer(folder, store, "job", None)
+
+
+def finish(told: Told) -> None:
+    told.epochs("search/adam_l2/0", 4, 4)
+    told.end("search/adam_l2/0")
+    told.state("finished")
+
+
+def test_every_run_holds_what_it_is(told: Told, store: str, client: Any) -> None:
+    writer = writer_of(told.folder, store)
+    writer.send()
+    parent, child = (client.get_run(writer.runs[key]) for key in ("", "search/noam/0"))
+    assert (parent.info.run_name, child.info.run_name) == (told.folder.id, "noam-0")
+    assert parent.data.params == {
+        "name": "told",
+        "budget.trials": "2",
+        "metric.name": "val/acc",
+        "metric.goal": "maximize",
+        "arms": '["adam_l2", "noam"]',
+        "versions.python": "3.11",
+    }
+    assert child.data.params == {"lr": "0.1", "l2": "0.0", "seed": "1"}
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["tuner.reason"] == "a" * 5000
+    assert child.data.tags["mlflow.runColor"] == colour(1) != colour(0)
+    shared = json.loads(
+        client.get_experiment(parent.info.experiment_id).tags[f"mlflow.sharedViewState.{told.folder.id}"]
+    )
+    assert shared["searchFilter"] == f"tags.`tuner.job` = '{told.folder.id}'"
+    assert {"metrics.`val/acc`", "params.`lr`", "tags.`tuner.state`"} <= set(shared["selectedColumns"])
+    assert (child.info.status, parent.info.status) == ("FAILED", "RUNNING")
+
+
+def test_a_run_that_was_thrown_away_does_not_hold_up_the_others(told: Told, store: str, client: Any) -> None:
+    writer = writer_of(told.folder, store)
+    writer.send()
+    client.delete_run(writer.runs["search/noam/0"])
+    told.attempt("search/noam/0", 2, 3)
+    told.epochs("search/noam/0", 4, 4)
+    finish(told)
+    writer.send()
+    expected = due(told.folder)
+    del expected["search/noam/0"]
+    assert held(client, told.folder) == expected
+
+
+def test_runs_that_the_tracker_has_lost_are_made_again(told: Told, store: str, client: Any) -> None:
+    writer_of(told.folder, store).send()
+    note = load(told.folder.tracked)
+    for run in note.runs.values():
+        client.delete_run(run)
+    save(told.folder.tracked, replace(note, runs=dict.fromkeys(note.runs, "0" * 32)))
+    finish(told)
+    writer_of(told.folder, store).send()
+    assert held(client, told.folder) == due(told.folder)
+
+
+def test_a_damaged_journal_is_named_and_what_stands_before_the_damage_is_sent(
+    told: Told, store: str, client: Any
+) -> None:
+    whole = due(told.folder)
+    with told.folder.journal.open("ab") as journal:
+        journal.write(b"no event\n")
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=r"journal\.jsonl: line \d+"):
+            writer_of(told.folder, store).send()
+    assert held(client, told.folder) == whole
+
+
+def test_a_run_that_was_told_more_than_the_journal_now_says_goes_on(told: Told, store: str, client: Any) -> None:
+    kept = told.folder.journal.read_bytes()
+    told.state("interrupted")
+    writer_of(told.folder, store).send()
+    told.folder.journal.write_bytes(kept)
+    told.state("running")
+    told.attempt("search/adam_l2/0", 2, 3)
+    writer_of(told.folder, store).send()
+    assert held(client, told.folder) == due(told.folder)
+
+
+def test_what_a_damaged_journal_has_lost_and_was_told_gives_way_to_what_was_done_instead(
+    told: Told, store: str, client: Any
+) -> None:
+    kept = told.folder.journal.read_bytes()
+    for key, hyper in (("search/noam/1", {"lr": 0.2, "l2": 0.0}), ("search/noam/2", {"lr": 0.3, "l2": 0.0})):
+        told.trial(key, hyper)
+        told.epochs(key, 1, 4)
+        told.end(key)
+    writer_of(told.folder, store).send()
+    told.folder.journal.write_bytes(kept)
+    # What was asked for then was drawn from another history; the last was not asked for again.
+    told.trial("search/noam/1", {"lr": 0.1, "l2": 0.5})
+    told.epochs("search/noam/1", 1, 2)
+    told.end("search/noam/1", "pruned")
+    finish(told)
+    writer = writer_of(told.folder, store)
+    writer.send()
+    assert held(client, told.folder) == due(told.folder)
+    params = client.get_run(writer.runs["search/noam/1"]).data.params
+    assert params == {"lr": "0.1", "l2": "0.5", "seed": "1"}
+
+
+def test_a_long_trial_is_told_whole(told: Told, store: str, client: Any) -> None:
+    told.trial("search/noam/1")
+    told.epochs("search/noam/1", 1, 300)
+    writer_of(told.folder, store).send()
+    assert held(client, told.folder) == due(told.folder)
+
+
+class _Counting:
+    """A client that counts searches for runs."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.searches = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.searches += name == "search_runs"
+        return getattr(self._client, name)
+
+
+def test_a_run_is_looked_for_only_where_another_may_have_made_it(told: Told, store: str, client: Any) -> None:
+    ours, other = writer_of(told.folder, store), writer_of(told.folder, store)
+    ours.send()
+    ours._client = counting = _Counting(ours._client)
+    told.trial("search/noam/1")
+    ours.send()
+    assert counting.searches == 0
+    # Another sends what is new, and dies before it has noted that.
+    note = told.folder.tracked.read_bytes()
+    told.trial("search/noam/2")
+    other.send()
+    told.folder.tracked.write_bytes(note)
+    writer_of(told.folder, store).send()
+    assert held(client, told.folder) == due(told.folder)
+    # Another has sent and noted what is new while ours is open.
+    told.trial("search/noam/3")
+    other.send()
+    told.trial("search/noam/4")
+    ours.send()
+    assert held(client, told.folder) == due(told.folder)
+    assert counting.searches > 0
+
+
+def test_a_run_that_was_made_by_a_call_that_failed_is_not_made_again(
+    told: Told, store: str, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = writer_of(told.folder, store)
+    writer.send()
+    given_up = writer._client.create_run
+
+    def create_run(*args: Any, **kwargs: Any) -> Any:
+        given_up(*args, **kwargs)
+        raise MlflowException("no answer")
+
+    told.trial("search/noam/1")
+    monkeypatch.setattr(writer._client, "create_run", create_run)
+    with pytest.raises(ServiceError, match="no answer"):
+        writer.send()
+    monkeypatch.undo()
+    writer.send()
+    assert held(client, told.folder) == due(told.folder)
+
+
+def test_a_job_that_was_never_begun_has_no_journal_to_send(tmp_path: Path, store: str) -> None:
+    with pytest.raises(NotFound, match="no journal"):
+        writer_of(JobFolder(tmp_path), store).send()

@@ -1,0 +1,90 @@
+"""What a careful colleague would say of a job's numbers, and when he would say nothing."""
+
+import pytest
+
+from tests.tuner.events import History
+from tests.tuner.spec_texts import more, spec_of
+from trainables.space import Choice, Domain, Float, Int, Scalar, position
+from tuner.spec.search_spec import SearchSpec
+from tuner.verdict.ranking import build
+
+TWO = spec_of(("- variant: noam", "- adamw"))
+
+
+def warnings(history: History, spec: SearchSpec = TWO) -> str:
+    return "\n".join(build(history.record(), spec).warnings)
+
+
+def with_knobs(spec: SearchSpec, **knobs: Scalar) -> History:
+    """One whole trial an arm, the second arm's with these settings."""
+    history = History(spec)
+    for name in history.arms:
+        history.trial(name, 0, [0.5, 0.6])
+    for event in history.events:
+        if event["kind"] == "trial" and event["arm"] == list(history.arms)[1]:
+            event["hyper"] = event["hyper"] | knobs
+            event["knobs"] = event["knobs"] | knobs
+    return history
+
+
+def test_a_search_that_went_well_is_not_warned_of() -> None:
+    assert "range" not in warnings(with_knobs(TWO, lr=1e-3))
+
+
+def test_a_best_value_at_the_end_of_its_range_is_told_with_the_range_to_try_next() -> None:
+    text = warnings(with_knobs(TWO, lr=0.0099))
+    assert "the best lr lies at the upper end of its range (0.0001 to 0.01, log): adamw 0.0099; " in text
+    wider = text.split("for all arms that have it: ")[1].splitlines()[0]
+    assert wider == "parameters: {lr: {min: 0.0001, max: 0.1, scale: log}}"
+    assert load_with(wider).parameters["lr"].max == 0.1
+
+
+def load_with(parameters: str) -> SearchSpec:
+    return spec_of(("- variant: noam", "- adamw"), more(f"{parameters}\n"))
+
+
+def test_the_lower_end_is_told_as_well() -> None:
+    text = warnings(with_knobs(TWO, lr=1.1e-4))
+    assert "lies at the lower end" in text
+    assert "min: 1e-05, max: 0.01" in text
+
+
+@pytest.mark.parametrize(
+    ("domain", "value", "at"),
+    [
+        (Float(1e-4, 1e-2, "log"), 1e-3, 0.5),
+        (Float(0.9, 0.999, "one-minus-log"), 0.99, 0.5),
+        (Float(0.0, 4.0), 1.0, 0.25),
+        (Int(10, 1000, "log"), 100, 0.5),
+        (Int(1, 3), 2, None),
+        (Choice(("a", "b")), "a", None),
+    ],
+)
+def test_where_a_value_lies_is_told_on_the_scale_of_its_range(domain: Domain, value: Scalar, at: float | None) -> None:
+    assert position(domain, value) == (None if at is None else pytest.approx(at))
+
+
+def test_few_trials_for_several_knobs_are_told() -> None:
+    assert "4 trials an arm are few for up to 2 knobs" in warnings(with_knobs(TWO))
+    many = spec_of(("- variant: noam", "- adamw"), ("trials: 4", "trials: 40"))
+    assert "are few" not in warnings(with_knobs(many), many)
+
+
+def test_restarts_that_do_not_end_on_a_cycle_are_told() -> None:
+    spec = spec_of(("- variant: noam", "- adamw_restarts"))
+    assert "do not end on a cycle" not in warnings(with_knobs(spec, restarts="4x1"), spec)
+    assert "adamw_restarts's restarts 3x1 do not end on a cycle in 8 epochs" in warnings(
+        with_knobs(spec, restarts="3x1"), spec
+    )
+
+
+def test_where_more_seeds_would_settle_it_the_command_is_told() -> None:
+    history = with_knobs(TWO)
+    base, close = {1: 0.5, 2: 0.51, 3: 0.52}, {1: 0.53, 2: 0.51, 3: 0.55}
+    history.confirm(1, {"adam_l2": 0, "adamw": 0}, {"adam_l2": base, "adamw": close})
+    row = build(history.record(), TWO).rows[1]
+    assert row.comparison is not None
+    needed = row.comparison.seeds_needed
+    assert f"(adamw about {needed}); to judge again, on fresh ones alone: tuner confirm job-1 --seeds {needed}" in (
+        warnings(history)
+    )

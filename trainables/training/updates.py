@@ -1,0 +1,259 @@
+"""Updates of the weights, in two forms that come to the same: eager ones, and ones that a CUDA graph can hold.
+
+``Eager`` is the reference: what an update takes comes from Python, one update after the other. ``Static`` keeps all
+of it in tensors on the device that stay where they are, filled once an epoch: no update waits for the host, so one
+can be captured and replayed. Where they may differ, and by how much: docs/numerics.md.
+
+Legend: B batch, K classes, T updates of an epoch.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.config import TrialConfig, derive_seed
+from trainables.data.device import DeviceArrays
+from trainables.hyper import Hyper
+from trainables.schedules import Schedule
+from trainables.training.augment import Draws, draw, flip_crop
+from trainables.training.cuda_graph import captured
+from trainables.training.net import Net
+
+
+class Sums:
+    """What an epoch's updates add up, on the device; nobody reads it before the epoch ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        # In float32 the mean of 450 equal losses is off by 1e-5: too much to tell that they are ln K.
+        self.loss = torch.zeros((), device=device, dtype=torch.float64)
+        self.correct = torch.zeros((), device=device, dtype=torch.int64)
+        self.largest_gradient = torch.zeros((), device=device)
+
+    def tensors(self) -> list[Tensor]:
+        """All of it."""
+        return [self.loss, self.correct, self.largest_gradient]
+
+
+class Updates(ABC):
+    """A trial's updates, an epoch of them at a time.
+
+    Args:
+        net: what is trained.
+        data: the training images.
+        config: the trial.
+        schedule: its learning rate and decay.
+        optimizer: over the net's weights.
+    """
+
+    def __init__(
+        self, net: Net, data: DeviceArrays, config: TrialConfig, schedule: Schedule, optimizer: torch.optim.Adam
+    ) -> None:
+        self.net = net
+        self.schedule = schedule
+        self.optimizer = optimizer
+        self.sums = Sums(net.device)
+        self._data = data
+        self._config = config
+        self._steps = schedule.plan.steps_per_epoch
+        self._augments = config.augment == "flip_crop"
+
+    def run_epoch(self, epoch: int) -> None:
+        """Update the weights with every batch of an epoch, from 0; ``sums`` are the epoch's afterwards."""
+        for tensor in self.sums.tensors():
+            tensor.zero_()
+        self._run(epoch)
+
+    def load(self, moments: list[dict[str, Tensor]]) -> None:
+        """Continue with the optimizer's tensors of every parameter, in their order; they are copied."""
+        for parameter, tensors in zip(self.net.model.parameters(), moments, strict=True):
+            self.optimizer.state[parameter] = {name: _laid_out_as(parameter, value) for name, value in tensors.items()}
+
+    @abstractmethod
+    def _run(self, epoch: int) -> None: ...
+
+    def _gradients(self, chosen_B: Tensor, draws: Draws | None) -> None:
+        labels_B = self._data.labels_B[chosen_B]
+        images_BHWC = self._data.images_BHWC[chosen_B]
+        logits_BK = self.net.logits(images_BHWC if draws is None else flip_crop(images_BHWC, draws))
+        loss = F.cross_entropy(logits_BK, labels_B)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in self.net.model.parameters() if p.grad is not None]
+        largest = nn.utils.get_total_norm(gradients, norm_type=math.inf)
+        sums = self.sums
+        torch.maximum(sums.largest_gradient, largest, out=sums.largest_gradient)
+        sums.loss += loss.detach()
+        sums.correct += (logits_BK.detach().argmax(1) == labels_B).sum()
+
+
+class Eager(Updates):
+    """The reference: draws from torch's global CPU stream, numbers from Python, torch's own AdamW."""
+
+    def __init__(self, net: Net, data: DeviceArrays, config: TrialConfig, schedule: Schedule) -> None:
+        kind = torch.optim.AdamW if config.hyper.lambda_norm else torch.optim.Adam
+        super().__init__(net, data, config, schedule, build_optimizer(kind, config.hyper, net.model))
+
+    def _run(self, epoch: int) -> None:
+        device, batch = self.net.device, self._config.batch_size
+        order_B = torch.randperm(len(self._data)).to(device)
+        for index in range(self._steps):
+            draws = draw(batch).to(device) if self._augments else None
+            self._gradients(order_B[index * batch : (index + 1) * batch], draws)
+            self._set(epoch * self._steps + index)
+            self.optimizer.step()
+
+    def _set(self, step: int) -> None:
+        lr, decay = self.schedule.lr(step), self.schedule.weight_decay(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+            if self._config.hyper.lambda_norm and group["decayed"]:
+                group["weight_decay"] = decay
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What an epoch's updates take, row by row: on the host as they are made, or on the device where they stay."""
+
+    order_TB: Tensor
+    flip_TB: Tensor
+    top_TB: Tensor
+    left_TB: Tensor
+    lr_T: Tensor
+    keep_T: Tensor
+    """What is left of a decayed weight after an update: 1 - lr * decay."""
+
+    def tensors(self) -> list[Tensor]:
+        return [self.order_TB, self.flip_TB, self.top_TB, self.left_TB, self.lr_T, self.keep_T]
+
+    def to(self, device: torch.device) -> "_Inputs":
+        return _Inputs(*(tensor.to(device, copy=True) for tensor in self.tensors()))
+
+    def fill(self, others: "_Inputs") -> None:
+        for tensor, other in zip(self.tensors(), others.tensors(), strict=True):
+            tensor.copy_(other)
+
+
+class Static(Updates):
+    """Updates that a CUDA graph can hold: on CUDA they are replayed, elsewhere run as they are.
+
+    The learning rate is a tensor, and decoupled decay a multiplication before Adam's own step, so that both may change
+    from one replay to the next.
+    """
+
+    def __init__(self, net: Net, data: DeviceArrays, config: TrialConfig, schedule: Schedule) -> None:
+        self._lr = torch.zeros((), device=net.device)
+        optimizer = build_optimizer(torch.optim.Adam, config.hyper, net.model, self._lr)
+        super().__init__(net, data, config, schedule, optimizer)
+        self._step_1 = torch.zeros(1, dtype=torch.int64, device=net.device)
+        self._ahead: tuple[int, _Inputs] | None = None
+        self._inputs: _Inputs | None = None
+        self._launch: Callable[[], None] | None = None
+
+    def load(self, moments: list[dict[str, Tensor]]) -> None:
+        """As any; what was captured holds the tensors of before."""
+        super().load(moments)
+        self._launch = None
+
+    def _run(self, epoch: int) -> None:
+        made, host = self._ahead or (-1, None)
+        if host is None or made != epoch:
+            host = self._made(epoch)
+        if self._inputs is None:
+            self._inputs = host.to(self.net.device)
+        else:
+            self._inputs.fill(host)
+        self._step_1.zero_()
+        if self._launch is None:
+            self._launch = self._captured()
+        for _ in range(self._steps):
+            self._launch()
+        if epoch + 1 < self._config.epochs:
+            # The device is busy for a while with what was launched.
+            self._ahead = epoch + 1, self._made(epoch + 1)
+
+    def update(self) -> None:
+        """The next update; nothing in it asks the device for a number."""
+        assert self._inputs is not None, "an epoch has begun"
+        order_B, flip_B, top_B, left_B, lr, keep = (
+            tensor.index_select(0, self._step_1)[0] for tensor in self._inputs.tensors()
+        )
+        self._gradients(order_B, Draws(flip_B, top_B, left_B) if self._augments else None)
+        self._lr.copy_(lr)
+        if self._config.hyper.lambda_norm:
+            self._decay(keep)
+        self.optimizer.step()
+        self._step_1 += 1
+
+    def _captured(self) -> Callable[[], None]:
+        if self.net.device.type != "cuda":
+            return self.update
+        changed = [*self.sums.tensors(), self._lr, self._step_1]
+        return captured(self.update, self.net.model, self.optimizer, changed, self.net.device)
+
+    @torch.no_grad()
+    def _decay(self, keep: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            if group["decayed"]:
+                torch._foreach_mul_([p for p in group["params"] if p.grad is not None], keep)
+
+    def _made(self, epoch: int) -> _Inputs:
+        """Drawn as ``Eager`` draws: the same seed, in the same order."""
+        generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "epoch", epoch))
+        steps, batch, schedule = self._steps, self._config.batch_size, self.schedule
+        order_B = torch.randperm(len(self._data), generator=generator)
+        drawn = [draw(batch, generator) for _ in range(steps if self._augments else 0)]
+        updates = range(epoch * steps, (epoch + 1) * steps)
+        return _Inputs(
+            order_B[: steps * batch].view(steps, batch),
+            _rows([draws.flip_B for draws in drawn], steps),
+            _rows([draws.top_B for draws in drawn], steps),
+            _rows([draws.left_B for draws in drawn], steps),
+            torch.tensor([schedule.lr(update) for update in updates], dtype=torch.float32),
+            torch.tensor(
+                [1 - schedule.lr(update) * schedule.weight_decay(update) for update in updates], dtype=torch.float32
+            ),
+        )
+
+
+def build_optimizer(
+    kind: type[torch.optim.Adam], hyper: Hyper, model: nn.Module, lr: Tensor | None = None
+) -> torch.optim.Adam:
+    """Adam, AMSGrad or AdamW; only weights of two dimensions or more are decayed, not biases and norms.
+
+    Args:
+        kind: torch's class; the decoupled decay is set from update to update.
+        hyper: the trial's knobs.
+        model: what is trained.
+        lr: the learning rate as a tensor on the device that changes: then a CUDA graph can hold the step.
+    """
+    weights = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": weights, "weight_decay": hyper.l2, "decayed": True},
+        {"params": others, "weight_decay": 0.0, "decayed": False},
+    ]
+    return kind(
+        [group for group in groups if group["params"]],
+        lr=hyper.lr if lr is None else lr,
+        betas=(hyper.beta1, hyper.beta2),
+        eps=hyper.eps,
+        amsgrad=hyper.amsgrad,
+        fused=True,
+        capturable=lr is not None and lr.device.type == "cuda",
+    )
+
+
+def _rows(rows: list[Tensor], count: int) -> Tensor:
+    return torch.stack(rows) if rows else torch.zeros(count, 0)
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """The optimizer's tensor laid out as the parameter; its step count on the same device, where fused Adam has it."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device, copy=True)
+    return torch.empty_like(parameter).copy_(value).detach()

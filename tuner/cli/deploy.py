@@ -1,0 +1,125 @@
+"""Commands that write what runs a spec elsewhere: render kubernetes."""
+
+import math
+from pathlib import Path
+
+import click
+
+EXAMPLE = "Example: tuner render kubernetes searches/cifar10.yaml --workers 4 --data-claim cifar10 | kubectl apply -f -"
+STORAGE = "postgresql+psycopg://tuner@postgres:5432/tuner"
+
+
+@click.group()
+def render() -> None:
+    """Write what runs a spec on other machines."""
+
+
+@render.command(epilog=EXAMPLE)
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.option("--image", required=True, help="The image, built from cluster/Dockerfile and pushed to your registry.")
+@click.option("--namespace", default="default", show_default=True)
+@click.option("--workers", type=click.IntRange(1, 10_000), default=2, show_default=True, help="Worker pods.")
+@click.option("--worker-cpus", type=click.IntRange(1), help="CPUs of a worker [what one trial needs, at least 2].")
+@click.option("--worker-gpus", type=click.IntRange(0), help="GPUs of a worker [what one trial needs].")
+@click.option("--worker-memory", type=click.FloatRange(1), default=4.0, show_default=True, help="GiB of a worker.")
+@click.option("--storage", envvar="TUNER_STORAGE", default=STORAGE, show_default=True, help="[TUNER_STORAGE]")
+@click.option(
+    "--tracking", envvar="MLFLOW_TRACKING_URI", default="http://mlflow:5000", show_default=True, help="MLflow's URL."
+)
+@click.option("--tracking-user", envvar="MLFLOW_TRACKING_USERNAME", default="tuner", show_default=True)
+@click.option(
+    "--secret",
+    default="tuner-stores",
+    show_default=True,
+    help="Secret with the keys pgpass and mlflow_password; only the head reads it.",
+)
+@click.option(
+    "--shared",
+    default="tuner-shared",
+    show_default=True,
+    help="Claim of a volume that all nodes may write, or an s3:// URL: checkpoints, weights, exports.",
+)
+@click.option("--shared-secret", help="Secret with AWS_* keys for an s3:// URL.")
+@click.option("--data-claim", help="Claim of a volume with the data set.")
+@click.option(
+    "--retries",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="How often a new cluster goes on with the job after its head was lost.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file, not stdout.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+def kubernetes(
+    spec: Path,
+    image: str,
+    namespace: str,
+    workers: int,
+    worker_cpus: int | None,
+    worker_gpus: int | None,
+    worker_memory: float,
+    storage: str,
+    tracking: str,
+    tracking_user: str,
+    secret: str,
+    shared: str,
+    shared_secret: str | None,
+    data_claim: str | None,
+    retries: int,
+    output: Path | None,
+    force: bool,
+) -> None:
+    """Print the Kubernetes manifests that run SPEC: a ConfigMap, and a RayJob for the KubeRay operator.
+
+    The head resumes the job from the stores if it was lost. Ray's token is made by the operator.
+    """
+    from importlib.metadata import version
+
+    from cluster.kubernetes import DATA, Job, Stores, Workers, dns_name, manifests, to_yaml
+    from tuner.remote.client import WORK
+    from tuner.remote.submission import pack_job
+    from tuner.storage.atomic_files import write_new
+
+    _check_storage(storage)
+    leaving = pack_job(spec, DATA if data_claim else None)
+    need = leaving.spec.resources
+    gpus = math.ceil(need.gpus) if worker_gpus is None else worker_gpus
+    text = to_yaml(
+        manifests(
+            Job(
+                name=dns_name(leaving.job),
+                namespace=namespace,
+                files=leaving.files,
+                image=image,
+                ray_version=version("ray"),
+                entrypoint=WORK,
+                retries=retries,
+            ),
+            Workers(workers, worker_cpus or max(2, need.cpus), worker_memory, gpus),
+            Stores(storage, tracking, tracking_user, secret, shared, shared_secret, data_claim),
+        )
+    )
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_new(output, text, force)
+        click.echo(f"wrote {output}; next: kubectl apply -f {output}", err=True)
+
+
+def _check_storage(storage: str) -> None:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    from tuner.errors import SpecError
+
+    try:
+        url = make_url(storage)
+    except ArgumentError:
+        raise SpecError("--storage is no database URL; for example " + STORAGE) from None
+    if url.password is not None:
+        raise SpecError("--storage has a password in it, which everyone could read; it belongs in the Secret's pgpass")
+    if url.get_backend_name() == "sqlite":
+        raise SpecError(f"--storage is SQLite, a file that pods do not share; for example {STORAGE}")
+
+
+COMMANDS = (render,)

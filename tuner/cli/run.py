@@ -1,0 +1,153 @@
+"""Commands that run jobs or end them: run, resume, confirm, stop."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import click
+
+from tuner.cli.drive import data_options, drive_to_its_end
+from tuner.cli.output import (
+    address_option,
+    cluster_of,
+    data_option,
+    home_option,
+    job_argument,
+    output_option,
+    quiet_option,
+)
+
+STOP_S = 120.0
+"""How long ``tuner stop`` waits for a job to end."""
+
+
+@click.command(epilog="Example: tuner run searches/quickstart.yaml")
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.option("--simulate", is_flag=True, help="Train nothing: made-up learning curves, in seconds.")
+@data_option
+@home_option
+@quiet_option
+@output_option
+def run(spec: Path, simulate: bool, data_path: str | None, home: Path | None, quiet: bool, output: str) -> None:
+    """Search SPEC here: every arm, then its winners on fresh seeds, then the verdict.
+
+    Starts Ray in this process tree and ends it. Ctrl-C stops and keeps what was done; resume goes on from there.
+    """
+    from tuner.driver.preflight import preflight
+    from tuner.jobs.request import new_job
+    from tuner.jobs.workspace import Workspace
+    from tuner.monitor.terminal import choose_view
+    from tuner.spec.checks import check
+    from tuner.spec.search_spec import load
+    from tuner.spec.user_code import code_folder, own_code
+
+    loaded = load(spec, data_path)
+    own_code(loaded, code_folder(loaded, spec.parent))
+    view = choose_view(quiet)
+    for warning in check(loaded, view.say).warnings:
+        view.say(f"warning: {warning}")
+    place = Workspace.find(home)
+    if not simulate:
+        preflight(loaded, place)
+    folder = new_job(place, loaded, spec.read_text(encoding="utf-8-sig"), code_folder(loaded, spec.parent), simulate)
+    drive_to_its_end(place, folder, loaded, home, quiet, output)
+
+
+@click.command(epilog="Example: tuner resume latest")
+@job_argument
+@address_option
+@data_option
+@home_option
+@quiet_option
+@output_option
+def resume(job: str, address: str | None, data_path: str | None, home: Path | None, quiet: bool, output: str) -> None:
+    """Go on with JOB where it stands: after a stop, a crash or a failure that was put right.
+
+    Every unfinished trial continues at its next epoch, with its own settings and MLflow run.
+    """
+    from tuner.driver.preflight import preflight
+    from tuner.jobs.find import find_job
+    from tuner.jobs.request import check_unchanged, refuse_finished, spec_of
+    from tuner.jobs.workspace import Workspace
+
+    if (url := cluster_of(address)) is not None:
+        _submit_again(url, job, data_path)
+        return
+    place = Workspace.find(home)
+    folder = find_job(place, job)
+    refuse_finished(folder.id, folder.state())
+    check_unchanged(folder)
+    spec = spec_of(folder)
+    if not folder.started()["simulate"]:
+        preflight(spec, place)
+    drive_to_its_end(place, folder, spec, home, quiet, output, data_options(spec, data_path))
+
+
+@click.command(epilog="Example: tuner confirm latest --seeds 20")
+@job_argument
+@click.option("--seeds", type=click.IntRange(3, 1000), required=True, help="How many fresh seeds.")
+@address_option
+@data_option
+@home_option
+@quiet_option
+@output_option
+def confirm(
+    job: str, seeds: int, address: str | None, data_path: str | None, home: Path | None, quiet: bool, output: str
+) -> None:
+    """Confirm JOB's winners again, on fresh seeds only; the new verdict stands alone."""
+    from tuner.driver.preflight import preflight
+    from tuner.jobs.find import find_job
+    from tuner.jobs.request import next_round, spec_of
+    from tuner.jobs.workspace import Workspace
+
+    if (url := cluster_of(address)) is not None:
+        _submit_again(url, job, data_path, seeds)
+        return
+    place = Workspace.find(home)
+    folder = find_job(place, job)
+    spec, number = spec_of(folder), next_round(folder)
+    preflight(spec, place)
+    options = ["--round", str(number), "--seeds", str(seeds), *data_options(spec, data_path)]
+    drive_to_its_end(place, folder, spec, home, quiet, output, options)
+
+
+@click.command(epilog="Example: tuner stop latest")
+@job_argument
+@address_option
+@click.option("--force", is_flag=True, help="On a cluster: end its processes if it does not stop in time.")
+@home_option
+def stop(job: str, address: str | None, force: bool, home: Path | None) -> None:
+    """Stop JOB, wherever it runs; what was done is kept, and resume goes on from there."""
+    from tuner.errors import ServiceError, SpecError
+    from tuner.jobs.find import find_job
+    from tuner.jobs.workspace import Workspace
+
+    if (url := cluster_of(address)) is not None:
+        from tuner.remote.client import Service
+
+        click.echo(Service(url).stop(job, force), err=True, nl=False)
+        return
+    folder = find_job(Workspace.find(home), job)
+    found, database = folder.owner(), folder.database()
+    if found is None:
+        raise SpecError(f"job {folder.id} is not running; it is {folder.state()}")
+    if folder.is_held_here:
+        os.kill(found.pid, signal.SIGTERM)
+    elif database is not None:
+        database.ask_to_stop(folder.id)
+    deadline = time.monotonic() + STOP_S
+    while folder.owner() == found:
+        if time.monotonic() > deadline:
+            raise ServiceError(f"job {folder.id} still runs after {STOP_S:g} s: {found}")
+        time.sleep(0.1)
+    click.echo(f"{folder.id}: stopped; go on with: tuner resume {folder.id}", err=True)
+
+
+def _submit_again(address: str, job: str, data_path: str | None, seeds: int | None = None) -> None:
+    from tuner.remote.client import Service
+
+    click.echo(Service(address).resume(job, data_path, seeds))
+
+
+COMMANDS = (run, resume, confirm, stop)

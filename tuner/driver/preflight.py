@@ -1,0 +1,124 @@
+"""What a job needs of this machine and its services, checked before anything heavy is loaded or anything is written."""
+
+import shutil
+from pathlib import Path
+
+from cluster.runtime import usable_cpus, usable_gpus
+from trainables.file_store import S3
+from tuner.errors import ServiceError, SpecError
+from tuner.jobs.workspace import Workspace
+from tuner.spec.search_spec import SearchSpec
+from tuner.storage.shared_files import VARIABLE, check_writable, shared_root
+from tuner.tracking.background_sync import tracking_uri
+from tuner.tracking.server_check import check_tracker
+
+EPOCH_BYTES = 4096
+"""Of journal and stores; measured 0.4 KB and 2.7 KB."""
+STORES_BYTES = 4 * 2**20
+"""Of empty stores, and what SQLite writes beside them."""
+PARAMETERS = 1_465_720
+"""Of ``elu_net`` at width 1."""
+STATE_WEIGHTS = 4
+"""A training's state in units of its weights: these, two moments, AMSGrad's maximum."""
+CHECKPOINTS = 3
+"""Of a trial: two that are kept, one that is being written."""
+STORAGES = "write sqlite:///FILE or postgresql://…"
+
+
+def preflight(spec: SearchSpec, home: Workspace) -> None:
+    """Refuse a job that could not run here.
+
+    Raises:
+        SpecError: a trial asks for more CPUs or GPUs than this machine has, or a store's URL is none.
+        ServiceError: a disk has no room for it, what ``TUNER_SHARED`` names cannot be written, or the tracking server
+            does not answer or refuses us.
+    """
+    _check_machine(spec)
+    _check_stores(spec, home, shared_root())
+
+
+def preflight_on_cluster(spec: SearchSpec, home: Workspace) -> None:
+    """Refuse a job that could not run on the cluster of this head; which nodes there are is the submitter's to see.
+
+    Raises:
+        SpecError: nothing is named that all nodes can write to.
+        ServiceError: as ``preflight``.
+    """
+    shared = shared_root()
+    if shared is None:
+        raise SpecError(
+            f"set {VARIABLE} on the head to a folder that all nodes mount, or s3://BUCKET/PREFIX: a trial goes on from"
+            " there on another node"
+        )
+    _check_stores(spec, home, shared)
+
+
+def _check_stores(spec: SearchSpec, home: Workspace, shared: str | None) -> None:
+    if shared is not None:
+        check_writable(shared)
+    _check_room(spec, home, shared)
+    _check_storage(spec)
+    check_tracker(tracking_uri(spec, home))
+
+
+def _check_machine(spec: SearchSpec) -> None:
+    """Refuse what this machine can never give, instead of waiting for it."""
+    cpus, gpus = spec.resources.cpus, spec.resources.gpus
+    if cpus > usable_cpus():
+        raise SpecError(f"resources.cpus: a trial asks for {cpus} CPUs and this machine has {usable_cpus()}")
+    if gpus and gpus > usable_gpus():
+        raise SpecError(f"resources.gpus: a trial asks for {gpus:g} GPUs and this machine has {usable_gpus()}")
+
+
+def bytes_needed(spec: SearchSpec, concurrent: int) -> int:
+    """About what a job writes at most, decoded data apart: epochs in journal and stores, checkpoints, kept weights."""
+    return _journal_bytes(spec) + _state_bytes(spec, concurrent)
+
+
+def _journal_bytes(spec: SearchSpec) -> int:
+    confirm = spec.confirm
+    runs = confirm.seeds + (confirm.top_k * confirm.selection_seeds if confirm.top_k > 1 else 0)
+    epochs = len(spec.arms) * (spec.budget.trials + runs) * spec.budget.epochs
+    return STORES_BYTES + EPOCH_BYTES * epochs
+
+
+def _state_bytes(spec: SearchSpec, concurrent: int) -> int:
+    # How large the user's own net is only building it tells.
+    weights = 4 * round(PARAMETERS * spec.model.width**2) if spec.model.name == "elu_net" else 0
+    return (concurrent * CHECKPOINTS * STATE_WEIGHTS + len(spec.arms)) * weights
+
+
+def _check_room(spec: SearchSpec, home: Workspace, shared: str | None) -> None:
+    concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
+    if shared is None:
+        _check_free(home.path, bytes_needed(spec, concurrent))
+        return
+    _check_free(home.path, _journal_bytes(spec))
+    # A bucket does not say how much room it has.
+    if not shared.startswith(S3):
+        _check_free(Path(shared), _state_bytes(spec, concurrent))
+
+
+def _check_free(folder: Path, needed: int) -> None:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise ServiceError(f"{folder}: the job needs about {needed:,} bytes there, and {free:,} are free")
+
+
+def _check_storage(spec: SearchSpec) -> None:
+    if spec.storage is None:
+        return
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    try:
+        make_url(spec.storage).get_dialect().import_dbapi()
+    except NoSuchModuleError:
+        raise SpecError(f"storage: no kind of database is named in {spec.storage!r}; {STORAGES}") from None
+    except ImportError as error:
+        raise SpecError(
+            f"storage: {spec.storage!r} needs the package {error.name!r}; install it, or {STORAGES}"
+        ) from None
+    except (ArgumentError, ValueError):
+        raise SpecError(f"storage: {spec.storage!r} is no database URL; {STORAGES}") from None

@@ -1,0 +1,61 @@
+"""What crashes leave behind, found and put in order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tuner.errors import IntegrityError
+from tuner.jobs.job_folder import JobFolder
+from tuner.jobs.replication import replicate_once
+from tuner.jobs.request import spec_of
+from tuner.jobs.workspace import Workspace
+from tuner.storage.file_lock import lock
+from tuner.storage.journal import Journal
+from tuner.tracking.background_sync import open_writer
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Args:
+        job: the job's id.
+        problem: what is wrong.
+        way_out: what can be done.
+    """
+
+    job: str
+    problem: str
+    way_out: str
+
+
+def examine(home: Workspace) -> Iterator[Finding]:
+    """Look at every job."""
+    for folder in home.jobs():
+        resume = f"tuner resume {folder.id}"
+        try:
+            folder.started()
+        except IntegrityError as error:
+            yield Finding(folder.id, str(error), "put it back from a copy, or start a new job")
+            continue
+        state = folder.state()
+        if state == "damaged":
+            yield Finding(folder.id, "its journal is damaged", f"{resume} goes on from its good beginning")
+        elif state == "crashed":
+            yield Finding(folder.id, "what ran it died; its runs still look as if they ran", f"{resume}, or --fix")
+        elif state == "new":
+            yield Finding(folder.id, "it was never begun", resume)
+
+
+def close_crashed(home: Workspace, folder: JobFolder) -> None:
+    """Write down that a crashed job does not run any more, and tell MLflow; it can still be resumed.
+
+    Raises:
+        SpecError: it runs after all.
+        ServiceError: the tracker cannot be reached.
+    """
+    with lock(folder.lease, folder.id):
+        journal = Journal(folder.journal)
+        journal.append("state", state="interrupted", reason="it crashed")
+        journal.close()
+        open_writer(spec_of(folder), home, folder).send()
+    replicate_once(folder)

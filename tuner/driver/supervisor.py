@@ -1,0 +1,174 @@
+"""Keeps a job's driver going: starts another when one dies or falls silent, as long as that gets the job further.
+
+The driver is a process of its own (``tuner drive``), so that what ends it leaves this one standing. It ends by itself
+when this one is gone: its standard input is a pipe that nobody then holds.
+"""
+
+import ctypes
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from tuner.errors import DriverLost, TunerError
+from tuner.jobs.job_folder import JobFolder
+from tuner.jobs.record import State, load_record
+
+DRIVERS = 20
+"""Most drivers of one supervisor."""
+FRUITLESS = 2
+"""So many drivers in a row that did not get the job any further are the last."""
+LOOK_S = 0.5
+ORPHANS_S = 10.0
+PR_SET_CHILD_SUBREAPER = 36
+"""Of Linux's prctl."""
+ENDS = (0, 2, 3, 4, 5, 6, 7, 130, 143)
+"""Exit codes with which a driver has said what there is to say."""
+
+
+def supervise(folder: JobFolder, options: Sequence[str], silent_s: float, say: Callable[[str], None]) -> int:
+    """Run a job's driver, and another one after each that dies.
+
+    SIGINT and SIGTERM are passed on to it.
+
+    Args:
+        folder: the job's.
+        options: for ``tuner drive``.
+        silent_s: a driver that shows no sign of life for so long is killed.
+        say: told of drivers that died.
+
+    Returns:
+        The exit code for this process.
+    """
+    fruitless = 0
+    strangers = _family()
+    _adopt_orphans()
+    with _scratch() as scratch, _Signals() as signals:
+        for _ in range(DRIVERS):
+            before = _progress(folder)
+            driver = _Driver(folder, [*options, "--scratch", str(scratch)], signals)
+            code = driver.wait(silent_s)
+            _end_all(_family() - strangers)
+            if code in ENDS:
+                return code
+            if signals.received is not None:
+                return 128 + signals.received
+            fruitless = 0 if _progress(folder) > before else fruitless + 1
+            # A bug that is met before anything was done will be met again; its traceback was printed.
+            if fruitless >= FRUITLESS or (code == 1 and fruitless):
+                break
+            say(f"the driver of job {folder.id} {_death(code, driver.silent)}; another one goes on")
+    say(f"error: the driver of job {folder.id} {_death(code, driver.silent)}; try again with: tuner resume {folder.id}")
+    return 1
+
+
+class _Signals:
+    """Catches SIGINT and SIGTERM, and passes them on to the driver there is."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.driver: subprocess.Popen[bytes] | None = None
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __enter__(self) -> "_Signals":
+        for number in self._before:
+            signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        if self.driver is not None:
+            self.driver.send_signal(number)
+
+
+class _Driver:
+    def __init__(self, folder: JobFolder, options: Sequence[str], signals: _Signals) -> None:
+        self.silent = False
+        self._folder = folder
+        # A process group of its own: Ctrl-C comes to it once, from here, and not from the terminal as well.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tuner.cli", "drive", str(folder.path), *options],
+            stdin=subprocess.PIPE,
+            process_group=0,
+        )
+        signals.driver = self._process
+        if signals.received is not None:
+            self._process.send_signal(signals.received)
+
+    def wait(self, silent_s: float) -> int:
+        """Its exit code, negative for a signal; killed if it is silent for too long."""
+        sign, since = _life(self._folder), time.monotonic()
+        while True:
+            try:
+                return self._process.wait(LOOK_S)
+            except subprocess.TimeoutExpired:
+                pass
+            if (now := _life(self._folder)) != sign:
+                sign, since = now, time.monotonic()
+            elif time.monotonic() - since > silent_s:
+                self.silent = True
+                self._process.kill()
+                return self._process.wait()
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what a driver that is killed leaves behind: Ray's processes outlive it for a while."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _family() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def _end_all(left: set[psutil.Process]) -> None:
+    """End what a driver left behind, before another one starts and when the job is over."""
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=ORPHANS_S)
+
+
+def _progress(folder: JobFolder) -> int:
+    """Epochs trained and trials ended: what a driver is there for."""
+    try:
+        record = load_record(folder.journal)
+    except TunerError:
+        # None yet, or damaged: the next driver mends it.
+        return 0
+    ended = sum(trial.state != State.RUNNING for trial in record.trials.values())
+    return ended + sum(len(trial.epochs) for trial in record.trials.values())
+
+
+def _life(folder: JobFolder) -> tuple[int, ...]:
+    """Changes as long as the driver does anything."""
+    return tuple(file.stat().st_mtime_ns for file in (folder.journal, folder.lease) if file.exists())
+
+
+def _death(code: int, silent: bool) -> str:
+    if silent:
+        return "showed no sign of life and was killed"
+    if code == DriverLost.exit_code:
+        return "lost the workers"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    folder = tempfile.mkdtemp(prefix="tuner-")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

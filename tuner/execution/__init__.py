@@ -1,0 +1,4 @@
+"""Runs trials: dispatcher, Ray workers, simulator, capacity.
+
+It may import ``search`` and ``tracking``, and what these may; not ``verdict`` and ``remote``.
+"""

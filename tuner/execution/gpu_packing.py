@@ -1,0 +1,163 @@
+"""How many trials a GPU takes at once: measured before a job whose ``resources`` are ``auto``, and kept in its folder.
+
+Trials that share a GPU fill each other's gaps, until they crowd each other out. Where that begins depends on device,
+net, batch and precision, so it is tried: the job's own trial in 1, 2, 4 and 8 processes at once, a few seconds each.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cluster.runtime import gpu_model, usable_cpus, usable_gpus
+from trainables.config import TrialConfig
+from trainables.training.throughput import images_per_s
+from tuner.errors import SpecError
+from tuner.jobs.job_folder import JobFolder
+from tuner.spec.search_spec import MOST_PER_GPU, SearchSpec
+from tuner.storage.atomic_files import write_atomically
+
+AT_ONCE = (1, 2, 4, MOST_PER_GPU)
+SECONDS = 4.0
+GAIN = 1.03
+"""More trials at once must be worth this factor: a scheduler learns less from trials that run side by side."""
+
+Rates = Mapping[int, float | None]
+"""Trials at once on one GPU -> images a second of all together; None where they ran out of memory."""
+Measure = Callable[[int], float | None]
+
+
+def best(rates: Rates) -> int:
+    """The packing to take: the highest rate, but the fewest trials of those that come close to it.
+
+    Raises:
+        SpecError: not even one trial fits.
+    """
+    fitting = {trials: rate for trials, rate in rates.items() if rate is not None}
+    if not fitting:
+        raise SpecError("resources: auto: one trial alone runs out of the GPU's memory; take a smaller batch or net")
+    most = max(fitting.values())
+    return min(trials for trials, rate in fitting.items() if rate * GAIN >= most)
+
+
+def measured(measure: Measure, asked: Callable[[], bool] = lambda: False) -> dict[int, float | None]:
+    """Try ever more trials at once, until they run out of memory or all together get slower.
+
+    Args:
+        measure: what so many trials come to; None if they ran out of memory.
+        asked: whether to stop before the next.
+    """
+    rates: dict[int, float | None] = {}
+    for trials in AT_ONCE:
+        if asked():
+            break
+        rates[trials] = rate = measure(trials)
+        before = max((known for known in rates.values() if known is not None), default=0.0)
+        if rate is None or rate < before:
+            break
+    return rates
+
+
+def with_measured_packing(
+    spec: SearchSpec,
+    trial: TrialConfig,
+    folder: JobFolder,
+    cache: Path,
+    code: Path | None,
+    say: Callable[[str], None],
+    asked: Callable[[], bool],
+    trains: bool,
+) -> SearchSpec:
+    """The spec with figures for ``auto``, measured if this job has not been on such a device before.
+
+    Args:
+        spec: the job's.
+        trial: one of its trials.
+        folder: where the answer is kept.
+        cache: decoded data.
+        code: folder of the user's own modules.
+        say: told in one line what was found.
+        asked: whether the job was asked to stop.
+        trains: whether it trains at all.
+
+    Raises:
+        SpecError: the trial does not fit.
+        TrainableError: it fails.
+    """
+    if not usable_gpus() or not trains:
+        say(f"resources: auto: {expected(spec) if trains else 'nothing is trained, so nothing is measured'}")
+        return with_packing(spec, None)
+    on_gpu, of = dataclasses.replace(trial, gpu=True), _measured_of(trial)
+    rates = _kept(folder.packing, of)
+    if rates is None:
+        say(f"resources: auto: measuring {', '.join(map(str, AT_ONCE))} trials at once on a GPU ({of['device']}) ...")
+        rates = measured(lambda trials: images_per_s(on_gpu, cache, trials, SECONDS, code), asked)
+        if asked():
+            return with_packing(spec, 1)
+        trials = best(rates)
+        write_atomically(
+            folder.packing, json.dumps({"of": of, "rates": rates, "trials_per_gpu": trials}, indent=1).encode()
+        )
+    say(f"resources: auto: {described(rates)}")
+    return with_packing(spec, best(rates))
+
+
+def expected(spec: SearchSpec) -> str | None:
+    """What ``auto`` will come to in a run here, as far as can be said before; None if the spec gives figures."""
+    if not spec.resources.auto:
+        return None
+    if not usable_gpus():
+        return f"no GPU here: one thread a trial, {spec.concurrent_on(usable_cpus(), 0)} at once"
+    return f"a run begins by measuring 1 to {MOST_PER_GPU} trials at once on a GPU ({gpu_model()})"
+
+
+def described(rates: Rates) -> str:
+    """What was measured and is taken, in one line."""
+    found = ", ".join(
+        f"{trials} at once {'out of memory' if rate is None else f'{rate:,.0f} images/s'}"
+        for trials, rate in rates.items()
+    )
+    return f"{best(rates)} trials at once on a GPU ({found})"
+
+
+def as_packed(spec: SearchSpec, folder: JobFolder) -> SearchSpec:
+    """The spec with the figures that ``auto`` came to when the job last ran on a GPU."""
+    kept = _read(folder.packing) if spec.resources.auto else None
+    return spec if kept is None else with_packing(spec, int(kept["trials_per_gpu"]))
+
+
+def with_packing(spec: SearchSpec, trials_per_gpu: int | None) -> SearchSpec:
+    """The spec with so many trials on each GPU, or one thread a trial and no GPU."""
+    gpus = 1 / trials_per_gpu if trials_per_gpu else 0.0
+    resources = spec.resources.model_copy(update={"auto": False, "cpus": 1, "gpus": gpus})
+    budget = spec.budget if gpus else spec.budget.model_copy(update={"max_gpu_hours": None})
+    return spec.model_copy(update={"resources": resources, "budget": budget}).from_origin(spec.origin)
+
+
+def _measured_of(trial: TrialConfig) -> dict[str, Any]:
+    """All that the answer depends on."""
+    return {
+        "device": gpu_model(),
+        "model": [trial.model.name, dict(trial.model.options)],
+        "batch_size": trial.batch_size,
+        "precision": trial.precision,
+        "deterministic": trial.deterministic,
+        "cuda_graph": trial.cuda_graph,
+    }
+
+
+def _kept(path: Path, of: Mapping[str, Any]) -> dict[int, float | None] | None:
+    kept = _read(path)
+    if kept is None or kept["of"] != of:
+        return None
+    return {int(trials): rate for trials, rate in kept["rates"].items()}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError):
+        kept = json.loads(path.read_bytes())
+        if isinstance(kept, dict) and kept.keys() == {"of", "rates", "trials_per_gpu"}:
+            return kept
+    return None  # measured again

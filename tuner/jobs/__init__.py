@@ -1,0 +1,4 @@
+"""One job on disk: its request, its folder, its record.
+
+It may import ``spec`` and ``storage``, and what these may.
+"""

@@ -1,0 +1,28 @@
+"""Finds a job by its id, in the workspace here or in the database that all machines share."""
+
+import os
+
+from tuner.jobs.job_folder import STORAGE_VARIABLE, JobFolder, open_database
+from tuner.jobs.replication import pull
+from tuner.jobs.workspace import LATEST, Workspace
+
+
+def find_job(home: Workspace, job_id: str = LATEST) -> JobFolder:
+    """A job by its id, the beginning of it, or ``latest``; its folder is made, and brought up to date, from the
+    database that ``TUNER_STORAGE`` names, if it is there.
+
+    Raises:
+        NotFound: no such job, or several.
+        ServiceError: the database cannot be used.
+    """
+    database = open_database(os.environ.get(STORAGE_VARIABLE))
+    if database is None:
+        return home.job(job_id)
+    here = {folder.id for folder in home.jobs()}
+    for row in database.jobs():
+        if row.id not in here:
+            home.put_job(row.id, row.spec_text, {**row.start, "ms": row.ms})
+    folder = home.job(job_id)
+    if not folder.is_held_here:
+        pull(database, folder)
+    return folder

@@ -1,0 +1,220 @@
+"""The folder of one job: its files by name, its state, and who runs it."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.errors import StoreError
+from trainables.file_store import files_at, inside
+from tuner.errors import IntegrityError, NotFound
+from tuner.jobs.record import Record, load_record
+from tuner.storage.file_lock import LockOwner, lock_owner
+from tuner.storage.shared_files import shared_root
+
+if TYPE_CHECKING:
+    from tuner.storage.postgres import Database
+
+
+STORAGE_VARIABLE = "TUNER_STORAGE"
+"""Names the database of studies and job records; it wins over the spec."""
+
+
+SHARED = "shared"
+
+
+_START = {"ms": int, "spec": dict, "folder": str, "simulate": bool}
+
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """One job's folder."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.path.name
+
+    @property
+    def spec(self) -> Path:
+        """The spec as the user wrote it."""
+        return self.path / "spec.yaml"
+
+    @property
+    def start(self) -> Path:
+        """What was asked for; written before anything else is."""
+        return self.path / "start.json"
+
+    @property
+    def lease(self) -> Path:
+        """Locked by the driver that works on the job."""
+        return self.path / "lease"
+
+    @property
+    def journal(self) -> Path:
+        """The journal."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def packing(self) -> Path:
+        """How many trials a GPU takes at once, where that was to be measured."""
+        return self.path / "packing.json"
+
+    @property
+    def tracked(self) -> Path:
+        """How far MLflow has been told."""
+        return self.path / "tracked.json"
+
+    @property
+    def report(self) -> Path:
+        """The report, with pictures."""
+        return self.path / "report.html"
+
+    @property
+    def summary(self) -> Path:
+        """The report in Markdown."""
+        return self.path / "report.md"
+
+    @property
+    def leaderboard(self) -> Path:
+        """The leaderboard as data."""
+        return self.path / "leaderboard.json"
+
+    def export(self, arm: str) -> Path:
+        """An arm's exported winner."""
+        return self.path / "exports" / f"{arm}.yaml"
+
+    @property
+    def code(self) -> Path:
+        """The user's own code, where it came with the job from another machine."""
+        return self.path / "code"
+
+    @property
+    def shared(self) -> str:
+        """Where its checkpoints, weights and copies of its exports are: a path, or an S3 URL.
+
+        Below what ``TUNER_SHARED`` names now, else named when the job was made; without either, the job's own folder.
+
+        Raises:
+            SpecError: ``TUNER_SHARED`` names no place.
+        """
+        root = shared_root()
+        if root is None:
+            with suppress(IntegrityError, OSError):
+                root = self.started().get(SHARED)
+        return str(self.path) if root is None else inside(root, "jobs", self.id)
+
+    def checkpoints(self, trial: str = "") -> str:
+        """Folder of a trial's checkpoints, by its key; of all trials' without."""
+        return inside(self.shared, "checkpoints", trial)
+
+    def weights(self, arm: str, round_number: int) -> str:
+        """File of the weights of an arm's winner, from the first seed of a round of confirm runs."""
+        return inside(self.shared, "weights", f"{arm}-round{round_number}.safetensors")
+
+    def forget_checkpoints(self, trial: str = "") -> None:
+        """Remove a trial's checkpoints, or all trials'; where that fails for now, they are left."""
+        folder = self.checkpoints(trial)
+        try:
+            files_at(folder, patience_s=0).clear()
+        except StoreError as error:
+            _log.warning("warning: checkpoints that nobody needs any more are left: %s", error)
+
+    def started(self) -> Mapping[str, Any]:
+        """What was asked for: ``ms``, ``spec`` (all its values), ``folder`` (of the user's code) and ``simulate``.
+
+        Raises:
+            IntegrityError: the file is damaged.
+        """
+        try:
+            start = json.loads(self.start.read_bytes())
+        except ValueError:
+            start = None
+        if not isinstance(start, dict) or not all(isinstance(start.get(key), kind) for key, kind in _START.items()):
+            raise IntegrityError(f"{self.start}: damaged")
+        return start
+
+    def record(self) -> Record:
+        """What the journal says.
+
+        Raises:
+            NotFound: the job has not begun.
+            IntegrityError: the journal is damaged.
+        """
+        record = load_record(self.journal) if self.journal.exists() else Record()
+        if not record.job:
+            raise NotFound(f"job {self.id} has done nothing yet; start it again with: tuner resume {self.id}")
+        return record
+
+    def state(self) -> str:
+        """The job's state in a word: ``new`` before it has done anything, ``crashed`` if what ran it died.
+
+        ``damaged`` if its journal is: whoever resumes it goes back to the last good state.
+        """
+        try:
+            state = load_record(self.journal).state if self.journal.exists() else "new"
+        except IntegrityError:
+            return "damaged"
+        return "crashed" if state == "running" and self.owner() is None else state
+
+    @property
+    def is_held_here(self) -> bool:
+        """Whether a process on this machine runs the job."""
+        return lock_owner(self.lease) is not None
+
+    def owner(self) -> LockOwner | None:
+        """Who runs the job, here or, where its record is in a database, anywhere.
+
+        Raises:
+            ServiceError: the lease or the database cannot be read.
+        """
+        if here := lock_owner(self.lease):
+            return here
+        database = self.database()
+        row = database.job(self.id) if database is not None else None
+        return None if row is None else row.holder
+
+    def database(self) -> "Database | None":
+        """Where the job's record is kept beside this folder: the Postgres of its studies.
+
+        Raises:
+            ServiceError: it cannot be reached.
+        """
+        started = self.started()
+        # A simulation can be had again, and needs no service.
+        return (
+            None
+            if started["simulate"]
+            else open_database(os.environ.get(STORAGE_VARIABLE) or started["spec"].get("storage"))
+        )
+
+    def forget(self) -> None:
+        """Remove the folder of a job that did nothing, and the folder of jobs if it was the only one."""
+        shutil.rmtree(self.path)
+        with suppress(OSError):
+            self.path.parent.rmdir()
+
+
+@cache
+def open_database(url: str | None) -> "Database | None":
+    """The database at a URL, if it is a Postgres: it alone can be shared by machines.
+
+    Raises:
+        ServiceError: it cannot be reached.
+    """
+    if url is None or not url.startswith("postgresql"):
+        return None
+    from tuner.storage.postgres import Database
+
+    return Database(url)

@@ -1,0 +1,109 @@
+"""How a job is written down, and how what was asked for then is read again."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import SpecError, TunerError
+from tuner.jobs.code_archive import pack
+from tuner.jobs.job_folder import STORAGE_VARIABLE, JobFolder
+from tuner.jobs.workspace import Workspace
+from tuner.spec.search_spec import SearchSpec, from_dict, load, to_dict
+from tuner.spec.trial_config import data_request
+from tuner.spec.user_code import names_code
+
+
+def new_job(home: Workspace, spec: SearchSpec, spec_text: str, code: Path, simulate: bool = False) -> JobFolder:
+    """Write down what is to be run.
+
+    Args:
+        home: where things go.
+        spec: what to run.
+        spec_text: the spec as the user wrote it.
+        code: folder of the user's own modules.
+        simulate: train nothing.
+
+    Raises:
+        ServiceError: the folder, or the record in the database, cannot be written.
+    """
+    name, start = beginning(spec, str(code), simulate)
+    folder = home.new_job(name, spec_text, start)
+    try:
+        if database := folder.database():
+            packed = pack(code) if names_code(spec) else None
+            database.register(folder.id, folder.started()["ms"], spec_text, folder.started(), packed)
+    except TunerError:
+        folder.forget()
+        raise
+    return folder
+
+
+def beginning(spec: SearchSpec, code: str, simulate: bool) -> tuple[str, dict[str, Any]]:
+    """A job's name, and what ``JobFolder.started`` is to give."""
+    values = to_dict(spec)
+    # The job may go on from another folder.
+    values["data"]["path"] = data_request(spec).path
+    name = spec.name
+    if simulate:
+        # Wherever it is shown, it is not to be taken for a real one.
+        name = f"{name}-simulated"
+        values["tracking"]["experiment"] = f"{spec.tracking.experiment or spec.name}-simulated"
+    return name, {"spec": values, "folder": code, "simulate": simulate}
+
+
+def spec_of(folder: JobFolder, data_path: str | None = None) -> SearchSpec:
+    """The spec a job was started with; ``data_path`` says where its data lies now."""
+    values = folder.started()["spec"]
+    if data_path is not None:
+        values = values | {"data": values["data"] | {"path": data_path}}
+    return from_dict(values)
+
+
+def storage_of(spec: SearchSpec, home: Workspace) -> str:
+    """URL of the database of a job's studies: ``TUNER_STORAGE`` wins over the spec, the spec over the home folder."""
+    return os.environ.get(STORAGE_VARIABLE) or spec.storage or home.storage_url
+
+
+def refuse_finished(job: str, state: str) -> None:
+    """Raise ``SpecError`` if there is nothing to go on with."""
+    if state == "finished":
+        raise SpecError(f"job {job} is finished; see: tuner leaderboard {job}")
+
+
+def next_round(folder: JobFolder) -> int:
+    """The number of the confirm runs' next round.
+
+    Raises:
+        SpecError: the search has not ended, or the job runs.
+    """
+    record, state = folder.record(), folder.state()
+    if not record.rounds or state in ("running", "crashed"):
+        raise SpecError(f"job {folder.id} is {state}; only a job whose search has ended can be confirmed again")
+    return len(record.rounds) + 1
+
+
+def check_unchanged(folder: JobFolder) -> None:
+    """Refuse a spec that was changed since its job was started: half the trials would be of another search.
+
+    Raises:
+        SpecError: what differs.
+    """
+    then = to_dict(spec_of(folder))
+    now = to_dict(load(folder.spec, then["data"]["path"]))
+    # These two were not the spec's alone to say.
+    then["data"]["path"] = now["data"]["path"] = None
+    then["tracking"]["experiment"] = now["tracking"]["experiment"] = None
+    changes = [f"{key} was {old!r} and is {new!r}" for key, old, new in _differences(then, now)]
+    if changes:
+        raise SpecError(
+            f"{folder.spec}: changed since job {folder.id} was started: {'; '.join(changes)}; start a new job"
+        )
+
+
+def _differences(then: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for name in sorted({*then, *now}):
+            yield from _differences(then.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif then != now:
+        yield key, then, now

@@ -1,0 +1,143 @@
+"""Where things lie on this machine: one folder, and one folder in it for each job."""
+
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.errors import IntegrityError, NotFound, ServiceError, did_you_mean
+from tuner.jobs.job_folder import SHARED, JobFolder
+from tuner.storage.atomic_files import write_atomically
+from tuner.storage.shared_files import shared_root
+
+if TYPE_CHECKING:
+    pass
+
+LATEST = "latest"
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of all jobs: ``--home``, else ``TUNER_HOME``, else ``tuner-runs`` in the current folder."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, given: Path | None = None) -> "Workspace":
+        """The home that the flag, the environment or the default names; it need not exist yet."""
+        return cls((given or Path(os.environ.get("TUNER_HOME") or "tuner-runs")).absolute())
+
+    @property
+    def cache(self) -> Path:
+        """Decoded data: ``TUNER_CACHE``, else in the home; a node's own ``TUNER_CACHE`` wins there."""
+        return Path(os.environ.get("TUNER_CACHE") or self.path / "cache").absolute()
+
+    @property
+    def studies(self) -> Path:
+        """The default database of the studies."""
+        return self.path / "studies.db"
+
+    @property
+    def storage_url(self) -> str:
+        """Its URL."""
+        return f"sqlite:///{self.studies}"
+
+    @property
+    def tracking_store(self) -> Path:
+        """The default MLflow store."""
+        return self.path / "mlflow.db"
+
+    @property
+    def tracking_uri(self) -> str:
+        """Its URI."""
+        return f"sqlite:///{self.tracking_store}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Artifacts of the default MLflow store."""
+        return self.path / "artifacts"
+
+    def new_job(self, name: str, spec_text: str, start: Mapping[str, Any]) -> JobFolder:
+        """Make the folder of a new job, whole or not at all; its id is the spec's name and six random digits.
+
+        Args:
+            name: the spec's name.
+            spec_text: the spec as the user wrote it.
+            start: what ``JobFolder.started`` gives back; where it is set, ``TUNER_SHARED`` is added.
+
+        Raises:
+            ServiceError: the folder cannot be written.
+            SpecError: ``TUNER_SHARED`` names no place.
+        """
+        beginning = {"ms": time.time_ns() // 1_000_000, **start} | shared_entry()
+        while (folder := self.put_job(f"{name}-{secrets.token_hex(3)}", spec_text, beginning)) is None:
+            pass
+        return folder
+
+    def put_job(self, job_id: str, spec_text: str, start: Mapping[str, Any]) -> JobFolder | None:
+        """Make the folder of a job, whole or not at all; None if there is one.
+
+        Raises:
+            ServiceError: the folder cannot be written.
+        """
+        made = self.path / "jobs" / f".new-{secrets.token_hex(8)}"
+        try:
+            made.mkdir(parents=True)
+            write_atomically(made / "spec.yaml", spec_text.encode())
+            write_atomically(made / "start.json", json.dumps(dict(start)).encode())
+            # Onto a folder that is not empty there is no renaming.
+            made.rename(made.with_name(job_id))
+        except OSError as error:
+            shutil.rmtree(made, ignore_errors=True)
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return None
+            raise ServiceError(f"cannot write to {self.path}: {error.strerror}") from error
+        return JobFolder(made.with_name(job_id))
+
+    def jobs(self) -> Iterator[JobFolder]:
+        """All jobs, oldest first; one whose beginning cannot be read is as if it were older than all."""
+        folders = [JobFolder(start.parent) for start in self.path.glob("jobs/[!.]*/start.json")]
+        return iter(sorted(folders, key=_begun_ms))
+
+    def job(self, job_id: str = LATEST) -> JobFolder:
+        """A job by its id, a prefix of it that no other has, or ``latest``.
+
+        Raises:
+            NotFound: no such job, or several.
+        """
+        jobs = list(self.jobs())
+        if not jobs:
+            raise NotFound(f"no jobs in {self.path} yet; start one with: tuner run SPEC")
+        if job_id == LATEST:
+            return jobs[-1]
+        found = [job for job in jobs if job.id == job_id] or [job for job in jobs if job.id.startswith(job_id)]
+        if len(found) != 1 or not _JOB_ID.fullmatch(job_id):
+            known = [job.id for job in jobs]
+            many = f"; several begin so: {', '.join(job.id for job in found)}" if len(found) > 1 else ""
+            raise NotFound(f"no job {job_id!r} in {self.path}{many or did_you_mean(job_id, known)}")
+        return found[0]
+
+
+def shared_entry() -> dict[str, str]:
+    """What is written down of ``TUNER_SHARED`` when a job is made.
+
+    Raises:
+        SpecError: it names no place.
+    """
+    root = shared_root()
+    return {} if root is None else {SHARED: root}
+
+
+def _begun_ms(folder: JobFolder) -> int:
+    try:
+        return int(folder.started()["ms"])
+    except (IntegrityError, OSError):
+        return 0

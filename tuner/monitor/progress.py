@@ -1,0 +1,173 @@
+"""How far a job has come: counts of each arm, what was spent, and when it will be done."""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tuner.jobs.record import LOST, Record, Stage, State, Trial
+from tuner.spec.search_spec import SearchSpec
+
+
+class ArmProgress(NamedTuple):
+    """An arm's counts.
+
+    Args:
+        arm: its name.
+        trials, of: search trials started, and planned.
+        running, pruned, failed: of these; failed are also those that diverged.
+        epochs: trained in the search.
+        best: the metric's best value after any epoch, or None.
+        confirmed, to_confirm: confirm runs that ended, and planned.
+    """
+
+    arm: str
+    trials: int
+    of: int
+    running: int
+    pruned: int
+    failed: int
+    epochs: int
+    best: float | None
+    confirmed: int
+    to_confirm: int
+
+
+class Stages(NamedTuple):
+    """Trials that ended of those planned, by what they are for."""
+
+    search: tuple[int, int]
+    select: tuple[int, int]
+    confirm: tuple[int, int]
+
+
+class Progress:
+    """Counts of a job, and when it will be done.
+
+    Args:
+        spec: the job's.
+        record: its journal so far; may grow in another thread.
+        concurrent: trials at once.
+    """
+
+    def __init__(self, spec: SearchSpec, record: Record, concurrent: float) -> None:
+        self._spec = spec
+        self._record = record
+        self._concurrent = concurrent
+        self._started = time.monotonic()
+
+    @property
+    def job(self) -> str:
+        """The job's id."""
+        return self._record.name
+
+    @property
+    def metric(self) -> str:
+        """The name of what settings are chosen by."""
+        return self._spec.metric.name
+
+    def line(self) -> str:
+        """Trials done of all, time spent and left."""
+        stages = self.stages()
+        parts = [f"search {_of(stages.search)}"]
+        if stages.select[1]:
+            parts.append(f"select {_of(stages.select)}")
+        if self._record.rounds:
+            parts.append(f"confirm {_of(stages.confirm)}")
+        return f"{', '.join(parts)}, {duration(time.monotonic() - self._started)} spent, {self._left()}"
+
+    def stages(self) -> Stages:
+        """Trials that ended of those planned."""
+        return Stages(
+            (self._done(Stage.SEARCH), self._search_trials()),
+            (self._done(Stage.SELECT), self._selection_runs()),
+            (self._confirmed(), self._confirm_runs()),
+        )
+
+    def arms(self) -> list[ArmProgress]:
+        """The counts of every arm, the baseline first."""
+        return [self._arm(arm) for arm in self._record.arms]
+
+    def left_s(self) -> float | None:
+        """About how many seconds are left, judged by the trials so far; None before any has ended."""
+        searched = [trial for trial in self._trials(Stage.SEARCH) if trial.state != State.RUNNING]
+        epochs: list[float] = [
+            epoch["seconds"] for trial in list(self._record.trials.values()) for epoch in list(trial.epochs)
+        ]
+        if not searched or not epochs:
+            return None
+        # Once confirm runs have begun, the search is over, also one that a cap ended early.
+        search_left = 0 if self._record.rounds else self._search_trials() - len(searched)
+        whole_left = self._confirm_runs() - self._confirmed()
+        if not self._record.rounds:
+            whole_left += self._selection_runs() - self._done(Stage.SELECT)
+        mean_epochs = sum(len(trial.epochs) for trial in searched) / len(searched)
+        left = search_left * mean_epochs + whole_left * self._spec.budget.epochs
+        return max(0.0, left) * sum(epochs) / len(epochs) / self._concurrent
+
+    def _left(self) -> str:
+        seconds = self.left_s()
+        if seconds is None:
+            return "time left unknown yet"
+        budget = self._spec.budget.max_hours
+        cap = "" if budget is None else f" (search capped at {budget:g} h)"
+        return f"about {duration(seconds)} left{cap}"
+
+    def _arm(self, arm: str) -> ArmProgress:
+        trials = self._trials(Stage.SEARCH, arm)
+        states = [trial.state for trial in trials]
+        return ArmProgress(
+            arm=arm,
+            trials=len(trials),
+            of=self._spec.budget.trials,
+            running=states.count(State.RUNNING),
+            pruned=states.count(State.PRUNED),
+            failed=sum(state in LOST for state in states),
+            epochs=sum(len(trial.epochs) for trial in trials),
+            best=self._best(trials),
+            confirmed=self._confirmed(arm),
+            to_confirm=len(self._seeds()),
+        )
+
+    def _best(self, trials: list[Trial]) -> float | None:
+        values: list[float] = [epoch[self._spec.metric.key] for trial in trials for epoch in list(trial.epochs)]
+        if not values:
+            return None
+        return max(values) if self._spec.metric.goal == "maximize" else min(values)
+
+    def _trials(self, stage: Stage, arm: str | None = None, round_number: int | None = None) -> list[Trial]:
+        # The record grows in another thread, and a dictionary must not grow while it is walked through.
+        trials = list(self._record.trials.values())
+        return [t for t in trials if t.stage == stage and arm in (None, t.arm) and round_number in (None, t.round)]
+
+    def _done(self, stage: Stage, arm: str | None = None, round_number: int | None = None) -> int:
+        return sum(trial.state != State.RUNNING for trial in self._trials(stage, arm, round_number))
+
+    def _confirmed(self, arm: str | None = None) -> int:
+        rounds = self._record.rounds
+        return self._done(Stage.CONFIRM, arm, rounds[-1].number) if rounds else 0
+
+    def _search_trials(self) -> int:
+        return self._spec.budget.trials * len(self._record.arms)
+
+    def _selection_runs(self) -> int:
+        confirm = self._spec.confirm
+        return confirm.top_k * confirm.selection_seeds * len(self._record.arms) if confirm.top_k > 1 else 0
+
+    def _seeds(self) -> Sequence[int]:
+        rounds = self._record.rounds
+        return rounds[-1].seeds if rounds else range(self._spec.confirm.seeds)
+
+    def _confirm_runs(self) -> int:
+        rounds = self._record.rounds
+        return len(self._seeds()) * len(rounds[-1].winners if rounds else self._record.arms)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _of(counts: tuple[int, int]) -> str:
+    return f"{counts[0]}/{counts[1]}"

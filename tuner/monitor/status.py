@@ -1,0 +1,137 @@
+"""What can be said of a job at any moment: its state, how far it has come, what it spent and what it waits for."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.errors import IntegrityError
+from tuner.execution.gpu_packing import as_packed
+from tuner.jobs.job_folder import STORAGE_VARIABLE, JobFolder, open_database
+from tuner.jobs.record import Record
+from tuner.jobs.request import spec_of
+from tuner.jobs.workspace import Workspace
+from tuner.monitor.progress import ArmProgress, Progress
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A job in a line.
+
+    Args:
+        job: its id.
+        state: in a word.
+        ms: when it was asked for, Unix milliseconds.
+        arms, trials: how many there are so far.
+        waits: why nothing of it runs, or empty.
+        problem: what is damaged, or empty.
+    """
+
+    job: str
+    state: str
+    ms: int
+    arms: int = 0
+    trials: int = 0
+    waits: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a job stands.
+
+    Args:
+        job: its id.
+        state: in a word.
+        reason: why it failed or stopped, or None.
+        holder: who runs it, or None.
+        waits: why nothing of it runs, or empty.
+        search, select, confirm: trials that ended, and planned.
+        arms: counts of each.
+        metric: the name of the values in ``arms``.
+        spent_s: seconds that drivers worked on it.
+        trained_s: seconds of training, of all trials together.
+        gpu_s: the same times the GPUs of a trial.
+        left_s: about how long it will take, or None before that can be told, and for a job that does not run.
+    """
+
+    job: str
+    state: str
+    reason: str | None
+    holder: str | None
+    waits: str
+    search: tuple[int, int]
+    select: tuple[int, int]
+    confirm: tuple[int, int]
+    arms: list[ArmProgress]
+    metric: str
+    spent_s: float
+    trained_s: float
+    gpu_s: float
+    left_s: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "arms": [arm._asdict() for arm in self.arms]}
+
+
+def overview(home: Workspace) -> list[Overview]:
+    """All jobs, oldest first: those here, and those in the database that ``TUNER_STORAGE`` names.
+
+    Raises:
+        ServiceError: the database cannot be used.
+    """
+    database = open_database(os.environ.get(STORAGE_VARIABLE))
+    there = {row.id: row for row in database.jobs()} if database is not None else {}
+    found = [_overview(folder) for folder in home.jobs() if folder.id not in there]
+    for row in there.values():
+        state = "crashed" if row.told.state == "running" and row.holder is None else row.told.state
+        found.append(Overview(row.id, state, row.ms, row.told.arms, row.told.trials, row.told.waits))
+    return sorted(found, key=lambda job: (job.ms, job.job))
+
+
+def status(folder: JobFolder) -> Status:
+    """How a job stands.
+
+    Raises:
+        IntegrityError: its journal is damaged.
+        ServiceError: its database cannot be used.
+    """
+    database = folder.database()
+    row = database.job(folder.id) if database is not None else None
+    record = folder.record() if folder.journal.exists() else Record()
+    spec, state, holder = as_packed(spec_of(folder), folder), folder.state(), folder.owner()
+    trained_s = sum(trial.seconds for trial in record.trials.values())
+    progress = Progress(spec, record, _at_once(record, trained_s))
+    stages = progress.stages() if record.job else ((0, 0), (0, 0), (0, 0))
+    return Status(
+        job=folder.id,
+        state=state,
+        reason=record.reason,
+        holder=None if holder is None else str(holder),
+        waits="" if row is None or holder is None else row.told.waits,
+        search=stages[0],
+        select=stages[1],
+        confirm=stages[2],
+        arms=progress.arms() if record.job else [],
+        metric=spec.metric.name,
+        spent_s=round(record.active_s, 1),
+        trained_s=round(trained_s, 1),
+        gpu_s=round(trained_s * spec.resources.gpus, 1),
+        left_s=progress.left_s() if record.job and state == "running" else None,
+    )
+
+
+def _overview(folder: JobFolder) -> Overview:
+    ms = 0
+    try:
+        ms, state = int(folder.started()["ms"]), folder.state()
+        record = Record() if state == "new" else folder.record()
+    except IntegrityError as error:
+        # One bad job must not hide the others.
+        return Overview(folder.id, "damaged", ms, problem=str(error))
+    return Overview(folder.id, state, ms, len(record.job.get("arms", ())), len(record.trials))
+
+
+def _at_once(record: Record, trained_s: float) -> float:
+    """How many trials ran at once so far, on the average: on a cluster it changes as other jobs come and go."""
+    return max(1.0, trained_s / record.active_s if record.active_s else 1.0)

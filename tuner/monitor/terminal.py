@@ -1,0 +1,141 @@
+"""What a person sees while a job runs: a live table on a terminal, plain lines elsewhere. Talk goes to stderr."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from tuner.jobs.record import Record, State, Trial
+from tuner.monitor.progress import ArmProgress, Progress
+from tuner.spec.search_spec import SearchSpec
+from tuner.storage.journal import Event
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REFRESH_PER_S = 2
+
+
+class View(Protocol):
+    """Shows a job's progress."""
+
+    def say(self, text: str) -> None:
+        """A line of talk."""
+
+    def heard(self, event: Event, record: Record) -> None:
+        """An event was written; ``record`` has taken it."""
+
+    def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> AbstractContextManager[None]:
+        """A context in which progress is shown."""
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def heard(self, event: Event, record: Record) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> Iterator[None]:
+        """Nothing."""
+        yield
+
+
+class Lines:
+    """A line whenever a trial ends, with what remains."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def say(self, text: str) -> None:
+        """Print it."""
+        print(text, file=sys.stderr, flush=True)
+
+    def heard(self, event: Event, record: Record) -> None:
+        """Print a line for a trial that ended."""
+        if event["kind"] == "end" and self._progress is not None:
+            self.say(f"{trial_line(record.trials[event['trial']])}; {self._progress.line()}")
+
+    @contextmanager
+    def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> Iterator[None]:
+        """Count progress for the lines."""
+        self._progress = Progress(spec, record, concurrent)
+        yield
+        self._progress = None
+
+
+class Live:
+    """A table of arms that is redrawn in place."""
+
+    def say(self, text: str) -> None:
+        """Print it."""
+        print(text, file=sys.stderr, flush=True)
+
+    def heard(self, event: Event, record: Record) -> None:
+        """The table redraws itself."""
+
+    @contextmanager
+    def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> Iterator[None]:
+        """Show the table."""
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
+        progress = Progress(spec, record, concurrent)
+        with RichLive(
+            get_renderable=lambda: progress_table(progress),
+            console=Console(stderr=True),
+            refresh_per_second=REFRESH_PER_S,
+        ):
+            yield
+
+
+def progress_table(progress: Progress) -> "Table":
+    """One row an arm."""
+    from rich.table import Table
+
+    table = Table(title=f"{progress.job}: {progress.line()}", title_justify="left")
+    for column in arm_columns(progress.metric):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for arm in progress.arms():
+        table.add_row(*arm_cells(arm))
+    return table
+
+
+def arm_columns(metric: str) -> tuple[str, ...]:
+    """The headings of ``arm_cells``."""
+    return ("arm", "trials", "running", "pruned", "failed", "epochs", f"best {metric}", "confirmed")
+
+
+def arm_cells(arm: ArmProgress) -> tuple[str, ...]:
+    """An arm's progress as a table shows it."""
+    return (
+        arm.arm,
+        f"{arm.trials}/{arm.of}",
+        str(arm.running),
+        str(arm.pruned),
+        str(arm.failed),
+        str(arm.epochs),
+        "–" if arm.best is None else f"{arm.best:.4f}",
+        f"{arm.confirmed}/{arm.to_confirm}",
+    )
+
+
+def trial_line(trial: Trial) -> str:
+    """How a trial ended."""
+    last = trial.epochs[-1] if trial.epochs else None
+    what = f"{trial.key} {trial.state} after {len(trial.epochs)} epochs"
+    if trial.result:
+        return f"{what}, test/acc {trial.result['test_acc']:.4f}"
+    if trial.state in (State.FAILED, State.OOM):
+        return f"{what}: {(trial.reason or 'no reason given').strip().splitlines()[-1]}"
+    return what if last is None else f"{what}, val/acc {last['val_acc']:.4f}"
+
+
+def choose_view(quiet: bool) -> View:
+    """A live table if stderr is a terminal, else lines; nothing if quiet."""
+    if quiet:
+        return Quiet()
+    return Live() if sys.stderr.isatty() else Lines()

@@ -1,0 +1,144 @@
+"""Figures over epochs: what the trials reported, and the rates that the winners used."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from trainables.space import short_text
+from tuner.report.figures.style import Arms, Figure, Look, axis, band, drawn, line, safe, tall
+from tuner.report.findings import ArmFindings, Band, Findings
+
+MOST_MARKS = 20
+
+
+def learning(found: Findings, arms: Arms) -> Figure | None:
+    """The objective by epoch: every trial of the search, and the winners over seeds."""
+    if not any(trial.curve for arm, _ in arms for trial in arm.trials):
+        return None
+    traces = [_all_trials(arm, look) for arm, look in arms]
+    for arm, look in arms:
+        if arm.val is not None:
+            traces += _banded(arm, arm.val, look)
+        elif arm.row.winner is not None:
+            best = next(trial.curve for trial in arm.trials if trial.number == arm.row.winner)
+            traces.append(line(_epochs(best), best, look, arm.row.arm, "epoch", 1.5))
+    ended = (f"{arm.row.arm} {arm.val.mean[-1]:.4g} ± {arm.val.sd[-1]:.2g}" for arm, _ in arms if arm.val)
+    return Figure(
+        "learning",
+        f"{found.measure.capitalize()} by epoch",
+        f"{found.measure.capitalize()} by epoch. At the end: {'; '.join(ended) or 'no confirm run has finished'}.",
+        "Thick: the winners' confirm runs, mean ± sd over seeds (before them, the best trial, thin). Faint: all trials "
+        "of the search.",
+        drawn(traces, tall(arms), xaxis=axis("epoch"), yaxis=_measure_axis(found)),
+    )
+
+
+def _measure_axis(found: Findings) -> dict[str, Any]:
+    values = [value for arm in found.arms for trial in arm.trials for value in trial.curve if value is not None]
+    is_log = not found.maximize and min(values, default=0.0) > 0
+    return axis(found.board.metric, "log", min(values), max(values)) if is_log else axis(found.board.metric)
+
+
+def _all_trials(arm: ArmFindings, look: Look) -> go.Scatter:
+    x: list[int | None] = []
+    y: list[float | None] = []
+    for trial in arm.trials:
+        x += [*_epochs(trial.curve), None]
+        y += [*trial.curve, None]
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        line={"color": look.faint(0.35), "width": 1},
+        hoverinfo="skip",
+        legendgroup=safe(arm.row.arm),
+        showlegend=False,
+    )
+
+
+def _banded(arm: ArmFindings, over: Band, look: Look) -> list[go.Scatter]:
+    x = _epochs(over.mean)
+    low = [mean - sd for mean, sd in zip(over.mean, over.sd, strict=True)]
+    high = [mean + sd for mean, sd in zip(over.mean, over.sd, strict=True)]
+    return [band(x, low, high, look, arm.row.arm), line(x, over.mean, look, arm.row.arm, "epoch")]
+
+
+def _epochs(curve: Sequence[object]) -> list[int]:
+    return list(range(1, len(curve) + 1))
+
+
+def train_loss(found: Findings, arms: Arms) -> Figure | None:
+    """The training loss of the confirm runs."""
+    confirmed = [(arm, look, arm.train_loss) for arm, look in arms if arm.train_loss is not None]
+    if not confirmed:
+        return None
+    positive = all(mean > sd for _, _, over in confirmed for mean, sd in zip(over.mean, over.sd, strict=True))
+    told = (f"{arm.row.arm} {over.mean[-1]:.3g}" for arm, _, over in confirmed)
+    return Figure(
+        "train-loss",
+        "Training loss of the winners",
+        f"Training loss of the confirm runs by epoch. At the end: {'; '.join(told)}.",
+        "Mean ± sd over seeds of the confirm runs.",
+        drawn(
+            [trace for arm, look, over in confirmed for trace in _banded(arm, over, look)],
+            tall(arms),
+            xaxis=axis("epoch"),
+            yaxis=axis("training loss", "log" if positive else "linear", *_span(confirmed)),
+        ),
+    )
+
+
+def _span(confirmed: Sequence[tuple[ArmFindings, Look, Band]]) -> tuple[float, float]:
+    values = [mean for _, _, over in confirmed for mean in over.mean]
+    return min(values), max(values)
+
+
+def lr(found: Findings, arms: Arms) -> Figure | None:
+    """The learning rate at every update of the winners."""
+    return _rates(found, arms, "lr", "learning rate")
+
+
+def decay(found: Findings, arms: Arms) -> Figure | None:
+    """Their decay."""
+    return _rates(found, arms, "weight_decay", "decay")
+
+
+def _rates(found: Findings, arms: Arms, which: str, title: str) -> Figure | None:
+    used = [(arm, look, arm.rates) for arm, look in arms if arm.rates is not None and any(getattr(arm.rates, which))]
+    if not used:
+        return None
+    traces = []
+    for arm, look, rates in used:
+        traces.append(line(rates.epoch, getattr(rates, which), look, arm.row.arm, "epoch", 2))
+        every = 1 + len(rates.reported_epoch) // MOST_MARKS
+        reported = {"size": 5, "color": look.colour, "symbol": f"{look.symbol}-open"}
+        traces.append(
+            go.Scatter(
+                x=rates.reported_epoch[::every],
+                y=getattr(rates, f"reported_{which}")[::every],
+                mode="markers",
+                marker=reported,
+                legendgroup=safe(arm.row.arm),
+                showlegend=False,
+                hovertemplate=f"{safe(arm.row.arm)} reported %{{y:.4~g}}<extra></extra>",
+            )
+        )
+    told = (
+        f"{arm.row.arm} from {short_text(getattr(r, which)[0])} over at most {short_text(max(getattr(r, which)))} to "
+        f"{short_text(getattr(r, which)[-1])}"
+        for arm, _, r in used
+    )
+    times = "" if which == "lr" else ", as torch takes it: times the learning rate an update"
+    return Figure(
+        f"schedule-{which}",
+        f"{title.capitalize()} of the winners",
+        f"{title.capitalize()} by epoch: {'; '.join(told)}.",
+        f"Lines: the schedule at every update{times}. Marks: what the trial reported after epochs.",
+        drawn(
+            traces,
+            tall(arms),
+            xaxis=axis("epoch"),
+            yaxis={**axis(title), "rangemode": "tozero", "exponentformat": "e"},
+        ),
+    )

@@ -1,0 +1,117 @@
+"""Figures of the verdict: each variant held against the baseline, and the runs that it rests on."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from tuner.report.figures.style import Arms, Figure, Look, arm_axis, axis, drawn, safe
+from tuner.report.findings import ArmFindings, Findings
+from tuner.report.wording import test_text
+from tuner.verdict.paired_test import Comparison
+
+ROW = 56
+
+
+def forest(found: Findings, arms: Arms) -> Figure | None:
+    """Each variant's difference to the baseline, with its interval."""
+    judged = [(arm, look, c) for arm, look in arms if (c := arm.row.comparison) and c.mean_diff is not None]
+    if not judged:
+        return None
+    height = 90 + ROW * len(judged)
+    margin = found.board.margin
+    shapes = [{"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 1}}]
+    if margin:
+        shade = {"fillcolor": "rgba(128,128,128,0.18)", "line": {"width": 0}, "layer": "below"}
+        shapes.append({"type": "rect", "x0": -margin, "x1": margin, "y0": 0, "y1": 1, "yref": "paper", **shade})
+    plot = drawn(
+        [_interval(arm, look, c) for arm, look, c in judged],
+        height,
+        showlegend=False,
+        shapes=shapes,
+        xaxis={**axis("difference in test accuracy, points"), "range": _room(judged, margin)},
+        yaxis={**arm_axis([arm.row.arm for arm, _, _ in judged]), "range": [len(judged) - 0.4, -0.75]},
+    )
+    return Figure(
+        "forest",
+        f"Difference to {found.board.baseline}",
+        "Forest plot. " + "; ".join(f"{arm.row.arm} {_difference(c)}" for arm, _, c in judged) + ".",
+        f"Mean seed-wise difference and its 95 % interval; right of the line is better. Shaded: within ±{margin:g} "
+        "points, where a difference does not matter.",
+        plot,
+    )
+
+
+def _room(judged: Sequence[tuple[ArmFindings, Look, Comparison]], margin: float) -> list[float]:
+    """What the axis shows: every interval, the margin, and room at both ends for the text above a mark."""
+    ends = [-margin, margin, 0.0]
+    for _, _, c in judged:
+        ends += [end for end in (c.low, c.high, c.mean_diff) if end is not None]
+    room = 0.22 * ((max(ends) - min(ends)) or 1.0)
+    return [min(ends) - room, max(ends) + room]
+
+
+def _interval(arm: ArmFindings, look: Look, c: Comparison) -> go.Scatter:
+    mean = c.mean_diff or 0.0
+    ends = (c.high or 0.0) - mean if c.low is not None else 0.0
+    return go.Scatter(
+        x=[mean],
+        y=[safe(arm.row.arm)],
+        error_x={"array": [ends], "color": look.colour, "thickness": 2.5, "width": 6},
+        mode="markers+text",
+        marker={"color": look.colour, "size": 12, "symbol": look.symbol},
+        text=[_difference(c)],
+        textposition="top center",
+        cliponaxis=False,
+        hovertext=[safe(f"{arm.row.arm}: {_difference(c)} points, {c.n} seeds: {c.outcome}")],
+        hoverinfo="text",
+    )
+
+
+def _difference(c: Comparison) -> str:
+    if c.mean_diff is None:
+        return "no seed to compare"
+    interval = "" if c.low is None else f" [{c.low:+.2f}, {c.high:+.2f}]"
+    return f"{c.mean_diff:+.2f}{interval}".replace("-", "−")
+
+
+def seeds(found: Findings, arms: Arms) -> Figure | None:
+    """Test accuracy of each confirm run."""
+    tested = [(arm, look) for arm, look in arms if arm.row.tests]
+    if not tested:
+        return None
+    traces = []
+    for arm, look in tested:
+        name, tests = safe(arm.row.arm), arm.row.tests
+        traces.append(
+            go.Scatter(
+                x=[name] * len(tests),
+                y=[100 * value for value in tests.values()],
+                mode="markers",
+                marker={"color": look.faint(0.6), "size": 9, "symbol": look.symbol},
+                hovertext=[f"{name}, seed {seed}: {100 * value:.2f} %" for seed, value in tests.items()],
+                hoverinfo="text",
+            )
+        )
+        traces.append(
+            go.Scatter(
+                x=[name],
+                y=[arm.row.test_mean],
+                mode="markers",
+                marker={"symbol": "line-ew", "size": 30, "line": {"color": look.colour, "width": 3}},
+                hovertext=[f"{name}: mean {arm.row.test_mean:.2f} %"],
+                hoverinfo="text",
+            )
+        )
+    told = (f"{arm.row.arm} {test_text(arm.row)} ({len(arm.row.tests)} seeds)" for arm, _ in tested)
+    return Figure(
+        "seeds",
+        "Test accuracy, seed by seed",
+        f"Test accuracy in percent by arm, a dot a confirm run: {'; '.join(told)}.",
+        "A dot is a confirm run on a seed that all arms share, the bar their mean.",
+        drawn(
+            traces,
+            showlegend=False,
+            yaxis=axis("test accuracy, %"),
+            xaxis=arm_axis([arm.row.arm for arm, _ in tested]),
+        ),
+    )

@@ -1,0 +1,114 @@
+"""Which trials go on: ASHA per arm that knows about warm-up and restarts, asynchronous HyperBand, or none.
+
+Li et al. 2020 (arXiv:1810.05934), in its stopping form. Departures: a rung needs ``reduction_factor`` values before
+it stops anyone, and a trial is judged only at epochs where its value means something (``judged_epochs``).
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainables.schedules import Schedule
+
+
+def rungs(first: int, reduction_factor: int, epochs: int) -> tuple[int, ...]:
+    """Epochs ``first``, ``first * reduction_factor``, … below ``epochs``."""
+    found = []
+    rung = first
+    while rung < epochs:
+        found.append(rung)
+        rung *= reduction_factor
+    return tuple(found)
+
+
+def bracket(number: int, reduction_factor: int, brackets: int) -> int:
+    """The bracket of a trial: 1 in ``reduction_factor`` trials skips the first rung, 1 in its square two, ….
+
+    HyperBand (Li et al. 2018, arXiv:1603.06560) gives each more patient bracket fewer trials; here by the trial's
+    number, so that every arm gets the same.
+    """
+    found = 0
+    while found < brackets - 1 and (number + 1) % reduction_factor ** (found + 1) == 0:
+        found += 1
+    return found
+
+
+def judged_epochs(schedule: Schedule, at: Sequence[int]) -> tuple[int, ...]:
+    """The epochs at which a trial is judged, given its rungs.
+
+    A rung before the end of warm-up is passed. With restarts the learning rate, and so the accuracy, swings
+    within a cycle: for each rung the first cycle end at or after it counts instead.
+    """
+    ends = schedule.cycle_ends()
+    if ends is None:
+        return tuple(rung for rung in at if rung >= schedule.warmup_epochs())
+    inner = [end for end in ends if end < schedule.plan.epochs]
+    return tuple(sorted({next(end for end in inner if end >= rung) for rung in at if rung <= max(inner, default=0)}))
+
+
+def comparable_epochs(schedule: Schedule, at: Sequence[int]) -> tuple[int, ...]:
+    """The epochs at which a trial's value may be held against others of its arm; all of ``judged_epochs`` are."""
+    ends = schedule.cycle_ends()
+    if ends is None:
+        return judged_epochs(schedule, at)
+    return tuple(end for end in ends if end < schedule.plan.epochs)
+
+
+class Rungs:
+    """The values seen at each epoch of one arm's bracket."""
+
+    def __init__(self, reduction_factor: int) -> None:
+        self._factor = reduction_factor
+        self._values: dict[int, list[float]] = defaultdict(list)
+
+    def record(self, epoch: int, value: float) -> None:
+        """Keep a value (larger is better) that others at this epoch are held against."""
+        self._values[epoch].append(value)
+
+    def survives(self, epoch: int, value: float) -> bool:
+        """Whether a recorded value is among the best 1/reduction_factor, rounded up, at its epoch."""
+        seen = self._values[epoch]
+        if len(seen) < self._factor:
+            return True
+        better = sum(other > value for other in seen)
+        return better < -(-len(seen) // self._factor)
+
+
+@dataclass(frozen=True)
+class JudgedEpochs:
+    """Where a trial is judged, and against whom.
+
+    Args:
+        key: the trial's name in the job.
+        arm, bracket: it is held against trials of the same two.
+        judged, comparable: epochs; see ``judged_epochs`` and ``comparable_epochs``.
+    """
+
+    key: str
+    arm: str
+    bracket: int
+    judged: tuple[int, ...]
+    comparable: tuple[int, ...]
+
+
+class EarlyStopper:
+    """Stops a trial that does not survive a rung of its own arm and bracket.
+
+    Args:
+        maximize: whether larger values are better.
+        reduction_factor: 1 in so many goes on at each rung.
+    """
+
+    def __init__(self, maximize: bool, reduction_factor: int) -> None:
+        self._sign = 1.0 if maximize else -1.0
+        self._peers: dict[tuple[str, int], Rungs] = defaultdict(lambda: Rungs(reduction_factor))
+        self._heard: set[tuple[str, int]] = set()
+
+    def stops(self, place: JudgedEpochs, epoch: int, value: float) -> bool:
+        """Hear a value and say whether the trial ends here; where it has reported before, it went on."""
+        if epoch not in place.comparable or (place.key, epoch) in self._heard:
+            return False
+        self._heard.add((place.key, epoch))
+        peers = self._peers[place.arm, place.bracket]
+        peers.record(epoch, self._sign * value)
+        return epoch in place.judged and not peers.survives(epoch, self._sign * value)

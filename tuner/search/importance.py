@@ -1,0 +1,38 @@
+"""How much each knob matters: PED-ANOVA importances of a finished search."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import create_trial
+
+from trainables.space import Scalar
+from tuner.search.distributions import ONE_MINUS, distributions, to_search
+from tuner.spec.arms import Arm
+
+LEAST_IMPORTANCE = 5
+"""Fewer trials say nothing of what sets the better ones apart."""
+
+
+def importances(arm: Arm, trials: Sequence[tuple[Mapping[str, Scalar], float]], maximize: bool) -> Mapping[str, float]:
+    """Each knob's share of what the objective varied by; empty where there are too few trials to tell.
+
+    PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255): what sets the better trials apart from all.
+
+    Args:
+        arm: whose search space it is.
+        trials: knobs and objective of each that trained to its end.
+        maximize: whether larger is better.
+    """
+    if len(trials) < LEAST_IMPORTANCE or len({value for _, value in trials}) == 1:
+        return {}
+    searched = distributions(arm.space)
+    study = optuna.create_study(direction=StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE)
+    for knobs, value in trials:
+        params = to_search(arm.space, knobs)
+        study.add_trial(create_trial(params=params, distributions=searched, value=value))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    shares = {name.removeprefix(ONE_MINUS): float(share) for name, share in found.items()}
+    return shares if all(math.isfinite(share) for share in shares.values()) else {}

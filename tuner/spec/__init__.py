@@ -1,0 +1,4 @@
+"""The job file: read strictly, checked, frozen.
+
+It may import ``trainables``, ``cluster`` and ``tuner.errors``.
+"""

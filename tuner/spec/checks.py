@@ -1,0 +1,147 @@
+"""What can be said of a spec before anything is trained: what ``tuner validate`` and ``plan`` show."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.catalog import DATASETS, is_dotted, load_object
+from trainables.data.checksums import check_file
+from trainables.errors import DataError, TrainableError
+from trainables.space import Choice, Plan
+from tuner.spec.arms import Arm, arms, plan, warnings
+from tuner.spec.messages import InvalidValue
+from tuner.spec.search_spec import SearchSpec
+
+CMAES_KNOBS = 2
+"""CMA-ES searches numbers only, and at least so many."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """How many images each split has."""
+
+    train: int
+    val: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A spec that passed, and what follows from it; None and empty where only reading the data tells."""
+
+    spec: SearchSpec
+    images: Images | None
+    plan: Plan | None
+    arms: tuple[Arm, ...]
+    warnings: tuple[str, ...]
+
+
+def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Checked:
+    """Check a spec against the data, the code and the packages that are here.
+
+    Reads footers and folders of the data only, except where ``data.sha256`` asks for checksums.
+
+    Args:
+        spec: what to check.
+        progress: called with a line of text before a file is hashed.
+
+    Raises:
+        SpecError: what was found, with its place.
+    """
+    check_code(spec)
+    images = _images(spec)
+    _check_sums(spec, progress or (lambda line: None))
+    _check_packages(spec)
+    train = images.train if images else spec.data.train_images
+    if train is None:
+        return Checked(spec, None, None, (), ())
+    planned = plan(spec, train)
+    found = arms(spec, planned)
+    check_sampler(spec, found)
+    return Checked(spec, images, planned, found, warnings(spec, planned))
+
+
+def check_sampler(spec: SearchSpec, found: tuple[Arm, ...]) -> None:
+    """Raise ``SpecError`` if the sampler cannot search one of the arms."""
+    if spec.sampler.name != "cmaes":
+        return
+    for arm in found:
+        choices = [knob for knob, domain in arm.space.items() if isinstance(domain, Choice)]
+        if choices:
+            problem = f"cmaes searches numbers only, and arm {arm.name} has choices ({', '.join(choices)})"
+        elif len(arm.space) < CMAES_KNOBS:
+            problem = f"cmaes needs at least {CMAES_KNOBS} knobs, and arm {arm.name} has {len(arm.space)}"
+        else:
+            continue
+        raise spec.origin.error(InvalidValue(f"{problem}; take tpe, gp, qmc or random", "sampler"))
+
+
+def _check_packages(spec: SearchSpec) -> None:
+    if spec.sampler.name == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise spec.origin.error(InvalidValue("needs the package 'cmaes'; pip install cmaes, or take tpe", "sampler"))
+
+
+def check_code(spec: SearchSpec) -> None:
+    """Raise ``SpecError`` if the user's own data or model cannot be imported, or is none."""
+    for section, name in (("data", spec.data.name), ("model", spec.model.name)):
+        if not is_dotted(name):
+            continue
+        try:
+            found = load_object(name)
+        except TrainableError as error:
+            raise spec.origin.error(InvalidValue(str(error), section, "name")) from None
+        except (Exception, SystemExit) as error:
+            # The user's module may do anything when it is imported or asked for a name.
+            text = f"{name!r}: importing it raised {type(error).__name__}: {' '.join(str(error).split())}"
+            raise spec.origin.error(InvalidValue(text, section, "name")) from None
+        if not callable(found):
+            text = f"{name!r} is a {type(found).__name__}; must be a callable"
+            raise spec.origin.error(InvalidValue(text, section, "name"))
+
+
+def _images(spec: SearchSpec) -> Images | None:
+    data = spec.data
+    path = Path(data.path) if data.path is not None else None
+    try:
+        if is_dotted(data.name):
+            if path is not None and not path.exists():
+                raise spec.origin.error(InvalidValue(f"{path}: no such file or folder", "data", "path"))
+            return None
+        every, test = importlib.import_module(DATASETS[data.name]).count(path)
+    except TrainableError as error:
+        raise spec.origin.error(InvalidValue(str(error), "data", "path")) from None
+    except OSError as error:
+        raise spec.origin.error(InvalidValue(f"{path}: cannot be read: {error.strerror}", "data", "path")) from None
+    val = round(data.validation_share * every)
+    return Images(
+        _subset(spec, "train_images", every - val),
+        _subset(spec, "val_images", val),
+        _subset(spec, "test_images", test),
+    )
+
+
+def _subset(spec: SearchSpec, key: str, there: int) -> int:
+    asked: int | None = getattr(spec.data, key)
+    if asked is not None and asked > there:
+        text = f"is {asked}; must be at most {there}, the images of this split"
+        raise spec.origin.error(InvalidValue(text, "data", key))
+    if there < 1:
+        raise spec.origin.error(
+            InvalidValue(f"{key.replace('_', ' ')}: the split would have none; give it more", "data")
+        )
+    return there if asked is None else asked
+
+
+def _check_sums(spec: SearchSpec, progress: Callable[[str], None]) -> None:
+    if not spec.data.sha256:
+        return
+    assert spec.data.path is not None
+    root = Path(spec.data.path)
+    for name, expected in spec.data.sha256.items():
+        progress(f"hashing {name} of {root}")
+        try:
+            check_file(root, name, expected)
+        except DataError as error:
+            raise spec.origin.error(InvalidValue(str(error), "data", "sha256", name)) from None

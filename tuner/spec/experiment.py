@@ -1,0 +1,213 @@
+"""The sections of a spec, each a frozen model that refuses what it does not know."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from trainables.catalog import DATASETS, MODELS, is_dotted
+from trainables.variants import VARIANTS
+from tuner.errors import did_you_mean
+from tuner.spec.messages import InvalidValue, shown
+from tuner.spec.ranges import Frozen, Range, ScalarValue, check_value
+
+METRICS = {"val/acc": "maximize", "val/loss": "minimize"}
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+DOTTED_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$"
+NEEDS_PATH = ("parquet", "image_folder")
+DIGITS_VALIDATION, VALIDATION = 0.25, 0.1
+NET_STRIDE = 32
+"""elu_net halves its images five times."""
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, value) or ".." in value or value.endswith("\n"):
+        raise InvalidValue(
+            f"is {shown(value)}; a name is 1 to 64 letters, digits, '.', '_' or '-', "
+            "begins with a letter or digit and has no '..'"
+        )
+    return value
+
+
+def _one_of(kind: str, value: str, known: list[str]) -> str:
+    if value not in known:
+        raise InvalidValue(f"no {kind} named {shown(value)}; there are: {', '.join(known)}{did_you_mean(value, known)}")
+    return value
+
+
+def _one_of_or_own(kind: str, value: str, known: list[str]) -> str:
+    if not is_dotted(value):
+        return _one_of(kind, value, [*known, "module:callable"])
+    if not re.fullmatch(DOTTED_PATTERN, value):
+        raise InvalidValue(f"is {shown(value)}; code of your own is named as package.module:callable")
+    return value
+
+
+def _file_name(value: str) -> str:
+    if value.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", value):
+        raise InvalidValue(f"is {shown(value)}; a file is named relative to data.path, without '..'")
+    return value
+
+
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,1000}$")]
+FileName = Annotated[Line, AfterValidator(_file_name)]
+Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": NAME_PATTERN})]
+DataName = Annotated[str, AfterValidator(lambda value: _one_of_or_own("data set", value, list(DATASETS)))]
+ModelName = Annotated[str, AfterValidator(lambda value: _one_of_or_own("model", value, list(MODELS)))]
+VariantName = Annotated[str, AfterValidator(lambda value: _one_of("variant", value, list(VARIANTS)))]
+MetricName = Annotated[str, AfterValidator(lambda value: _one_of("metric", value, list(METRICS)))]
+Images = Annotated[int, Field(ge=1, le=10**9)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
+
+
+class DataSpec(Frozen):
+    """The images, and how they are split."""
+
+    name: DataName = Field(description="data set: one of the built-in ones, or module:callable of your own")
+    path: Line | None = Field(
+        default=None,
+        description="file or folder of the data; TUNER_DATA and --data win over it; cifar10 downloads to it",
+    )
+    size: int | None = Field(default=None, ge=8, le=1024, description="side in pixels that images are resized to")
+    sha256: dict[FileName, Sha256] | None = Field(
+        default=None, description="file name, relative to path -> expected checksum in hexadecimal digits"
+    )
+    train_images: Images | None = Field(
+        default=None, description="size of a stratified subset for training; all, if not given"
+    )
+    val_images: Images | None = Field(default=None, description="the same of the validation images")
+    test_images: Images | None = Field(default=None, description="the same of the test images")
+    validation: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of the training images held out for validation; 0.1 (digits: 0.25), if not given",
+    )
+    augment: Literal["none", "flip_crop"] = Field(
+        default="none", description="flip_crop mirrors and shifts training images at random"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.name in NEEDS_PATH and self.path is None:
+            raise InvalidValue(f"is missing; {self.name} needs a folder: here, with --data or in TUNER_DATA", "path")
+        if self.name == "digits" and self.path is not None:
+            raise InvalidValue("digits come with scikit-learn; leave the path out", "path")
+        if self.name == "digits" and self.augment != "none":
+            raise InvalidValue("is 'flip_crop', which changes the labels of digits; must be none", "augment")
+        if is_dotted(self.name) and self.size is not None:
+            raise InvalidValue("images of a data set of your own are not resized; leave the size out", "size")
+        if self.sha256 and self.path is None:
+            raise InvalidValue("checksums are given but no path; give data.path, or leave them out", "sha256")
+        return self
+
+    @property
+    def validation_share(self) -> float:
+        """Share of the training images held out for validation."""
+        if self.validation is not None:
+            return self.validation
+        return DIGITS_VALIDATION if self.name == "digits" else VALIDATION
+
+
+class ModelSpec(Frozen):
+    """The net."""
+
+    name: ModelName = Field(description="elu_net, or module:callable of your own")
+    width: float = Field(default=1.0, gt=0, le=16, description="factor on elu_net's channels")
+    setup: Literal["article", "sound"] = Field(
+        default="sound",
+        description="elu_net as published in the article, or with linear logits and He initialisation",
+    )
+    options: dict[Line, ScalarValue] = Field(
+        default_factory=dict, description="keyword arguments for a model of your own"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.options and not is_dotted(self.name):
+            raise InvalidValue(f"{self.name} has none; options are for a model of your own", "options")
+        for key in ("width", "setup"):
+            if is_dotted(self.name) and key in self.model_fields_set and getattr(self, key) != _default(self, key):
+                raise InvalidValue(f"is elu_net's; put what {shown(self.name)} takes under model.options", key)
+        return self
+
+
+class MetricSpec(Frozen):
+    """What settings are chosen by."""
+
+    name: MetricName = Field(default="val/acc", description="validation accuracy or loss")
+    goal: Literal["maximize", "minimize"] = Field(
+        default="maximize", description="maximize for val/acc, minimize for val/loss; may be left out"
+    )
+
+    @property
+    def key(self) -> str:
+        """The metric's name in an epoch's report: ``val_acc`` or ``val_loss``."""
+        return self.name.replace("/", "_")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _goal_of_name(cls, value: Any) -> Any:
+        name = value.get("name", "val/acc") if isinstance(value, dict) else None
+        if isinstance(name, str) and "goal" not in value and name in METRICS:
+            return {**value, "goal": METRICS[name]}
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.goal != METRICS[self.name]:
+            raise InvalidValue(
+                f"is {self.goal!r}, but {self.name} is {METRICS[self.name]}d; must be {METRICS[self.name]}",
+                "goal",
+            )
+        return self
+
+
+class ArmSpec(Frozen):
+    """One optimizer variant with its search space in this job."""
+
+    variant: VariantName = Field(description="which optimizer variant")
+    name: Name = Field(default="", description="the arm's name; the variant's, if not given")
+    parameters: dict[str, Range] = Field(
+        default_factory=dict, description="knob -> range searched in this arm, instead of the variant's own"
+    )
+    fixed: dict[str, ScalarValue] = Field(
+        default_factory=dict, description="knob -> value that this arm does not search"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_of_variant(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "name" not in value and value.get("variant") in list(VARIANTS):
+            return {**value, "name": value["variant"]}
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        variant = VARIANTS[self.variant]
+        for section, knobs in (("parameters", self.parameters), ("fixed", self.fixed)):
+            for knob in knobs:
+                if knob in variant.fixed:
+                    value = shown(variant.fixed[knob])
+                    raise InvalidValue(
+                        f"is what makes {self.variant} ({knob}: {value}); take another variant", section, knob
+                    )
+        for knob, fixed in self.fixed.items():
+            if knob in self.parameters:
+                raise InvalidValue("is under 'parameters' of this arm too; keep one", "fixed", knob)
+            try:
+                check_value(knob, fixed)
+            except InvalidValue as wrong:
+                raise wrong.under("fixed", knob) from None
+        for knob, range_ in self.parameters.items():
+            try:
+                range_.domain(knob, variant.space.get(knob))
+            except InvalidValue as wrong:
+                raise wrong.under("parameters", knob) from None
+        if not self.parameters and set(variant.space) <= set(self.fixed):
+            raise InvalidValue("every knob of the arm is fixed; leave at least one to be searched", "fixed")
+        return self
+
+
+def _default(model: Frozen, key: str) -> Any:
+    return type(model).model_fields[key].default

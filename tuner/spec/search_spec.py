@@ -1,0 +1,263 @@
+"""``SearchSpec``: the checked job file, and how it is read, written back and identified."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+
+from trainables.space import PlannedDomain
+from trainables.variants import VARIANTS
+from tuner.errors import did_you_mean
+from tuner.spec.experiment import NET_STRIDE, ArmSpec, DataSpec, Line, MetricSpec, ModelSpec, Name
+from tuner.spec.messages import InvalidValue, Origin
+from tuner.spec.pydantic_messages import from_pydantic
+from tuner.spec.ranges import Frozen, Range, check_knob_name
+from tuner.spec.settings import BudgetSpec, ConfirmSpec, ResourcesSpec, SamplerSpec, SchedulerSpec, TrackingSpec
+from tuner.spec.strict_yaml import Document, KeyPath, read
+
+__all__ = [
+    "ArmSpec",
+    "BudgetSpec",
+    "ConfirmSpec",
+    "DataSpec",
+    "MetricSpec",
+    "ModelSpec",
+    "ResourcesSpec",
+    "SamplerSpec",
+    "SchedulerSpec",
+    "SearchSpec",
+    "TrackingSpec",
+    "fingerprint",
+    "from_dict",
+    "from_document",
+    "load",
+    "starter",
+    "to_dict",
+]
+
+MOST_PER_GPU = 8
+"""Trials that ``resources: auto`` tries at once on a GPU."""
+
+_SECRET_WORD = r"(?:pass(?:word|wd|phrase)|pwd|secret|(?:api|access|secret)_?key|(?:access|auth)_token)"
+_PASSWORD = re.compile(
+    rf"://[^:/@\s]{{0,300}}:[^@\s]{{0,300}}@|(?:^|[?&;\s])(?:[a-z]{{1,20}}_)*(?:{_SECRET_WORD}|sslpassword|token)\s?=",
+    re.IGNORECASE,
+)
+_SECRET_KEY = re.compile(rf"(?:[a-z]{{1,20}}_)*{_SECRET_WORD}", re.IGNORECASE)
+
+
+class SearchSpec(Frozen):
+    """A search: what is trained, which arms compete, and at what cost."""
+
+    name: Name = Field(description="the job's name")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of the split, the samplers and the trials")
+    data: DataSpec = Field(description="the images, and how they are split")
+    model: ModelSpec = Field(description="the net")
+    metric: MetricSpec = Field(default=MetricSpec(), description="what settings are chosen by")
+    baseline: Name = Field(description="the arm that the others are compared with")
+    arms: tuple[ArmSpec, ...] = Field(
+        min_length=2, max_length=100, description="the arms: a variant's name, or a mapping"
+    )
+    parameters: dict[str, Range] = Field(
+        default_factory=dict, description="knob -> range, in every arm that searches the knob"
+    )
+    budget: BudgetSpec = Field(description="how much is trained")
+    sampler: SamplerSpec = Field(default=SamplerSpec(), description="what proposes settings: a name, or a mapping")
+    scheduler: SchedulerSpec = Field(
+        default=SchedulerSpec(), description="what stops trials early: a name, or a mapping"
+    )
+    resources: ResourcesSpec = Field(default=ResourcesSpec(), description="what a trial gets: auto, or a mapping")
+    confirm: ConfirmSpec = Field(
+        default=ConfirmSpec(), description="how the best settings are confirmed on fresh seeds"
+    )
+    tracking: TrackingSpec = Field(default=TrackingSpec(), description="where MLflow keeps the runs")
+    storage: Line | None = Field(
+        default=None,
+        description="SQLAlchemy URL of the studies' storage; one SQLite file for all jobs here, if not given",
+    )
+
+    code: Line | None = Field(
+        default=None,
+        description="folder of your own modules, relative to this file; its own folder, if not given",
+    )
+
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @property
+    def origin(self) -> Origin:
+        """The file it was read from."""
+        return self._origin
+
+    @property
+    def first_rung(self) -> int:
+        """Epochs before the scheduler first judges a trial."""
+        return self.scheduler.first_rung_of(self.budget.epochs)
+
+    def concurrent_on(self, cpus: int, gpus: int) -> int:
+        """Trials at once on a machine with so many CPUs and GPUs: as asked for, else as many as fit, at least 1.
+
+        Where they are to be measured, as many as they may come to.
+        """
+        wanted = self.resources
+        if wanted.concurrent is not None:
+            return wanted.concurrent
+        if wanted.auto and gpus:
+            return gpus * MOST_PER_GPU
+        return max(1, int(gpus / wanted.gpus) if wanted.gpus else cpus // wanted.cpus)
+
+    def from_origin(self, origin: Origin) -> Self:
+        """Remember the file it was read from."""
+        self._origin = origin
+        return self
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise InvalidValue(f"arm {name!r} is there twice; give one a 'name' of its own", "arms", index)
+        if self.baseline not in names:
+            near = did_you_mean(self.baseline, names)
+            raise InvalidValue(f"no arm named {self.baseline!r}; arms: {', '.join(names)}{near}", "baseline")
+        for knob, range_ in self.parameters.items():
+            self._check_shared(knob, range_)
+        return self
+
+    def _check_shared(self, knob: str, range_: Range) -> None:
+        searching: list[PlannedDomain] = [
+            VARIANTS[variant].space[knob]
+            for variant in dict.fromkeys(arm.variant for arm in self.arms)
+            if knob in VARIANTS[variant].space
+        ]
+        known = {other for arm in self.arms for other in VARIANTS[arm.variant].space}
+        try:
+            check_knob_name(knob)
+            if not searching:
+                raise InvalidValue(
+                    f"no arm searches {knob}; they search: {', '.join(sorted(known))}; or put it into an arm"
+                )
+            for own in searching:
+                range_.domain(knob, own)
+        except InvalidValue as wrong:
+            raise wrong.under("parameters", knob) from None
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        budget, rung = self.budget, self.scheduler.first_rung
+        if rung is not None and rung >= budget.epochs:
+            raise InvalidValue(
+                f"is {rung}: first rung beyond the last epoch; must be below budget.epochs ({budget.epochs})",
+                "scheduler",
+                "first_rung",
+            )
+        if budget.max_gpu_hours is not None and not (self.resources.gpus or self.resources.auto):
+            raise InvalidValue("no GPU is used; set resources.gpus, or use max_hours", "budget", "max_gpu_hours")
+        if self.confirm.top_k > budget.trials:
+            raise InvalidValue(
+                f"is {self.confirm.top_k}; must be at most budget.trials ({budget.trials})",
+                "confirm",
+                "top_k",
+            )
+        if self.model.name == "elu_net" and (self.data.size or 0) % NET_STRIDE:
+            raise InvalidValue(f"is {self.data.size}; elu_net needs a multiple of {NET_STRIDE}", "data", "size")
+        return self
+
+
+def load(path: str | Path, data_path: str | None = None, here: bool = True) -> SearchSpec:
+    """The spec in a file.
+
+    Args:
+        path: the YAML file.
+        data_path: takes the place of ``data.path``; the environment's ``TUNER_DATA`` does too, but gives way to it.
+        here: whether it is to run on this machine; ``TUNER_DATA`` says nothing of another.
+
+    Raises:
+        NotFound: there is no such file.
+        SpecError: ``FILE:LINE: KEY.PATH: what is wrong; what is allowed`` of the first mistake.
+    """
+    return from_document(read(Path(path)), data_path, here)
+
+
+def from_document(document: Document, data_path: str | None = None, here: bool = True) -> SearchSpec:
+    """The spec in a document that was read; as ``load``."""
+    value, data = document.value, document.value.get("data")
+    if isinstance(data, dict):
+        path = data_path_of(data.get("name"), data_path) if here else data_path
+        value = value | {"data": data if path is None else data | {"path": path}}
+    return from_dict(value, Origin.of(document))
+
+
+def from_dict(value: Mapping[str, Any], origin: Origin | None = None) -> SearchSpec:
+    """The spec with these plain values: the inverse of ``to_dict``; raises ``SpecError``."""
+    origin = origin or Origin()
+    for path, text in _texts(dict(value)):
+        if _PASSWORD.search(text) or (path and _SECRET_KEY.fullmatch(str(path[-1]))):
+            what = "a password in a URL" if "://" in text else "a password"
+            hint = (
+                "a spec is shown to all: leave it out and set MLFLOW_TRACKING_PASSWORD or PGPASSWORD, or use ~/.pgpass"
+            )
+            raise origin.error(InvalidValue(f"{what}; {hint}", *path))
+    try:
+        return SearchSpec.model_validate(_in_full(dict(value))).from_origin(origin)
+    except ValidationError as error:
+        wrongs = sorted(from_pydantic(SearchSpec, error), key=lambda wrong: origin.line(wrong.path))
+        raise origin.error(wrongs[0], more=len(wrongs) - 1) from None
+
+
+def to_dict(spec: SearchSpec) -> dict[str, Any]:
+    """Every value of the spec, defaults included, as plain values that JSON and YAML can hold."""
+    values: dict[str, Any] = spec.model_dump(mode="json")
+    return values
+
+
+def fingerprint(spec: SearchSpec) -> str:
+    """Sha256 of the canonical JSON of ``to_dict``: equal specs have equal ones, however they were written."""
+    text = json.dumps(to_dict(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def starter() -> str:
+    """The commented spec that ``tuner init`` writes."""
+    return Path(__file__).with_name("starter.yaml").read_text(encoding="utf-8")
+
+
+def data_path_of(name: Any, given: str | None) -> str | None:
+    """Where the data set ``name`` lies, but for the spec: as given, else ``TUNER_DATA``, which digits do not need."""
+    return given or (os.environ.get("TUNER_DATA") or None if name != "digits" else None)
+
+
+def _in_full(value: dict[str, Any]) -> dict[str, Any]:
+    """Shorthands written out, and tuples for lists, which strict models ask for."""
+    full: dict[str, Any] = {key: _tuples(part) for key, part in value.items()}
+    for key in ("sampler", "scheduler"):
+        if isinstance(full.get(key), str):
+            full[key] = {"name": full[key]}
+    if full.get("resources") == "auto":
+        full["resources"] = {"auto": True}
+    if isinstance(full.get("arms"), tuple):
+        full["arms"] = tuple({"variant": arm} if isinstance(arm, str) else arm for arm in full["arms"])
+    return full
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(part) for key, part in value.items()}
+    return tuple(_tuples(part) for part in value) if isinstance(value, list | tuple) else value
+
+
+def _texts(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Every key, text and number as text, with its place; a key's is that of its mapping."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield path, str(value)
+    elif isinstance(value, dict):
+        yield from ((path, key) for key in value)
+        for key, part in value.items():
+            yield from _texts(part, (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from _texts(part, (*path, index))

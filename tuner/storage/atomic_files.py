@@ -1,0 +1,61 @@
+"""Files that are there whole or not at all, also after a power cut."""
+
+import os
+from pathlib import Path
+
+from tuner.errors import ServiceError, SpecError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file beside its place, onto the disk, then move it there.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder onto the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_new(path: Path, content: str | bytes, force: bool) -> None:
+    """Write a file whole or not at all; an existing one only with ``force``."""
+    check_new(path, force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content.encode() if isinstance(content, str) else content)
+    except (OSError, ValueError) as error:
+        raise ServiceError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def check_new(path: Path, force: bool) -> None:
+    """Refuse a path that is there already.
+
+    Raises:
+        SpecError: it exists and ``force`` is off, or it is a folder.
+        ServiceError: the path cannot be looked at.
+    """
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise ServiceError(f"cannot write {path}: {error.strerror}") from error
+    if is_folder:
+        raise SpecError(f"{path} is a folder; name a file")
+    if exists and not force:
+        raise SpecError(f"{path} exists already; give --force to overwrite it")

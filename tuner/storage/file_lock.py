@@ -1,0 +1,168 @@
+"""A job's lease: one process at a time runs a job, and the others can tell which.
+
+It is a lock on a file in the job's folder, which the kernel releases however its holder dies. The file says who
+holds it; what a dead holder left there is no hindrance. The file is never removed: a second one could then be locked.
+
+The lock goes with the open file. Programs that the holder starts do not get it (PEP 446); a child that is forked and
+starts no program does, and the lease then ends with the last of them, unless the holder gives it back itself.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import random
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tuner.errors import ServiceError, SpecError
+
+PATIENCE_S = 0.5
+"""How long a lease that is held is tried for: a look at it (``lock_owner``) holds it for a moment."""
+BEAT_S = 1.0
+_MOST = 64 * 2**10
+
+
+@dataclass(frozen=True)
+class LockOwner:
+    """Who holds a lease.
+
+    Args:
+        host: the machine.
+        pid: the process; 0 for one that has not yet said its name.
+        command: what it was started as.
+        since: ISO 8601, with the machine's offset from UTC.
+    """
+
+    host: str
+    pid: int
+    command: str
+    since: str
+
+    def __str__(self) -> str:
+        if self == _UNKNOWN:
+            return "a process that has not yet said its name"
+        since = self.since[:19].replace("T", " ")
+        return f"pid {self.pid} on host {self.host} since {since} ({self.command})"
+
+
+_UNKNOWN = LockOwner("", 0, "", "")
+
+
+class FileLock:
+    """A lease that is held."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._beaten = time.monotonic()
+
+    def beat(self) -> None:
+        """Set the file's modification time, once a second at most, as a sign of life.
+
+        Whoever watches it should time how long it does not change: the clock that it is set by may step.
+        """
+        if time.monotonic() - self._beaten >= BEAT_S:
+            self._beaten = time.monotonic()
+            os.utime(self._file)
+
+
+@contextmanager
+def lock(path: Path, job: str) -> Iterator[FileLock]:
+    """Hold a job's lease.
+
+    Args:
+        path: the lease's file; made if it is not there.
+        job: the job's id, for messages.
+
+    Raises:
+        SpecError: another process holds it.
+        ServiceError: the file cannot be written or locked.
+    """
+    with _open(path, os.O_RDWR | os.O_CREAT) as file:
+        try:
+            taken = _take(file)
+            if taken:
+                _write(file, me())
+        except OSError as error:
+            raise ServiceError(f"{path}: cannot be locked and written: {error.strerror}") from error
+        if not taken:
+            raise SpecError(f"job {job} is held by {_read(file)}; stop it there, or: tuner stop {job}")
+        try:
+            yield FileLock(file)
+        finally:
+            # Closing is not enough where a forked child has the file too.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def lock_owner(path: Path) -> LockOwner | None:
+    """Who holds a lease now, or None.
+
+    Raises:
+        ServiceError: the file cannot be read or locked.
+    """
+    if not path.exists():
+        return None
+    with _open(path, os.O_RDONLY) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _read(file)
+        except OSError as error:
+            raise ServiceError(f"{path}: cannot be locked: {error.strerror}") from error
+    return None
+
+
+@contextmanager
+def _open(path: Path, flags: int) -> Iterator[int]:
+    try:
+        file = os.open(path, flags, 0o644)
+    except OSError as error:
+        raise ServiceError(f"{path}: cannot be opened: {error.strerror}") from error
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _take(file: int) -> bool:
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(random.uniform(0.002, 0.02))
+        else:
+            return True
+
+
+def me() -> LockOwner:
+    """This process."""
+    # ``python -m`` and scripts alike: the program's name, not its path.
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    command = " ".join(" ".join([name, *sys.argv[1:]]).split())
+    return LockOwner(platform.node(), os.getpid(), command[:500], datetime.now().astimezone().isoformat("T", "seconds"))
+
+
+def parse(written: str | bytes) -> LockOwner:
+    """The holder that was written as JSON; what is no holder is one that has not yet said its name."""
+    try:
+        return LockOwner(**json.loads(written))
+    except (ValueError, TypeError):
+        return _UNKNOWN
+
+
+def _write(file: int, owner: LockOwner) -> None:
+    os.ftruncate(file, 0)
+    os.pwrite(file, json.dumps(asdict(owner)).encode() + b"\n", 0)
+
+
+def _read(file: int) -> LockOwner:
+    return parse(os.pread(file, _MOST, 0))

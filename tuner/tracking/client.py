@@ -1,0 +1,125 @@
+"""The one client of MLflow: its settings, its errors in our words, and the password from a file."""
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+# MLflow reads these variables when it is imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+# By default MLflow prints a link on stdout for every run that ends.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# By default MLflow retries for minutes without checking. A retried create_run makes a second run.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.request_auth import registry
+from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestAuthProvider
+from requests.auth import HTTPBasicAuth
+from requests.exceptions import RequestException
+from sqlalchemy.exc import SQLAlchemyError
+from urllib3.exceptions import HTTPError
+
+from tuner.errors import ServiceError, without_password
+from tuner.tracking.credentials import password_is_in_a_file, tracking_credentials
+
+# The exception says what MLflow could not write. Its log would only add a traceback.
+logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+logging.getLogger("alembic").setLevel(logging.ERROR)
+
+KNOCK_S = 5.0
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+UNREACHABLE = (MlflowException, RequestException, SQLAlchemyError, OSError)
+LOST, REFUSED, FORBIDDEN = "RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED"
+"""MLflow's error codes: no such run or experiment; a deleted run (among other causes); HTTP status 403."""
+THERE_ALREADY = "RESOURCE_ALREADY_EXISTS"
+_CREDENTIALS = re.compile(r"://[^/@\s]+@")
+
+
+def connect(uri: str) -> Any:
+    """A client of the tracker at a URI, and of the registered models there.
+
+    Raises:
+        ServiceError: its database cannot be reached, or the file with the password cannot be read.
+    """
+    _use_password_file(uri)
+    with tracker_errors(without_password(uri)):
+        _knock(uri)
+        return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def tracker_errors(shown: str, what: str = "written") -> Iterator[None]:
+    """Raise what goes wrong with the tracker that is ``shown`` so as ``ServiceError``."""
+    try:
+        yield
+    except UNREACHABLE as error:
+        if isinstance(error, MlflowException) and error.error_code == FORBIDDEN:
+            raise ServiceError(
+                f"MLflow at {shown} refuses us (403: {_reason(error)}); if this is not the name that it knows"
+                " itself by, start it with --allowed-hosts"
+            ) from error
+        raise ServiceError(f"MLflow at {shown} cannot be {what}: {_reason(error)}") from error
+
+
+@contextmanager
+def there_already() -> Iterator[None]:
+    """Let pass that something is not made because another has made it a moment ago."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != THERE_ALREADY:
+            raise
+
+
+class _PasswordFile(RequestAuthProvider):
+    """Gives MLflow's requests the password of a file: in the environment, workers would inherit it."""
+
+    NAME = "tuner-password-file"
+
+    def get_name(self) -> str:
+        return self.NAME
+
+    def get_auth(self) -> HTTPBasicAuth | None:
+        found = tracking_credentials()
+        return None if found is None else HTTPBasicAuth(*(part.encode() for part in found))
+
+
+registry._request_auth_provider_registry.register(_PasswordFile)  # type: ignore[no-untyped-call]
+
+
+def _use_password_file(uri: str) -> None:
+    if uri.startswith("http") and password_is_in_a_file():
+        tracking_credentials()  # that it cannot be read is told here, in one line
+        os.environ["MLFLOW_TRACKING_AUTH"] = _PasswordFile.NAME
+
+
+def _knock(uri: str) -> None:
+    """Fail at once if a database is away: MLflow would wait for it for minutes."""
+    parts = urlsplit(uri)
+    port = PORTS.get(parts.scheme.partition("+")[0])
+    if port and parts.hostname:
+        socket.create_connection((parts.hostname, parts.port or port), KNOCK_S).close()
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong at the root where it is the network's word, else the message's first line; without passwords."""
+    network = [cause for cause in _causes(error) if isinstance(cause, OSError | HTTPError)]
+    root = network[-1] if network else error
+    lines = str(getattr(root, "strerror", None) or root).strip().splitlines()
+    return _CREDENTIALS.sub("://***@", lines[0]) if lines else type(root).__name__
+
+
+def _causes(error: BaseException | None) -> Iterable[BaseException]:
+    """What led to an error, one by one; urllib3 hands some of it on as an argument only."""
+    while error is not None:
+        yield error
+        handed = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+        error = error.__cause__ or error.__context__ or handed

@@ -1,0 +1,342 @@
+"""MLflow: the record people read, written from the journal by one batched writer. The one module that imports mlflow.
+
+The writer reads the journal file itself and notes beside it how far it came, so a tracker that is down stops nothing
+and loses nothing: the next writer goes on where the last one ended, or begins anew where the note is lost or does not
+fit. Whatever died in between, a trial has one run and a step one row: where another may have sent an event before, a
+run is looked for by its tags before it is made, and asked which steps it has before more are sent; and a metric's time
+is the journal's, so that a call which was given up, and done after all, comes to the same row.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from tuner.errors import IntegrityError, ServiceError, without_password
+from tuner.jobs.job_folder import JobFolder
+from tuner.jobs.record import State
+from tuner.storage.journal import Event, read_from
+from tuner.tracking.client import LOST, REFUSED, connect, tracker_errors
+from tuner.tracking.run_changes import JOB, Change, fold
+from tuner.tracking.run_layout import VIEW, job_run, trial_run, view
+from tuner.tracking.sync_state import SyncState, load, save
+
+METRICS: Mapping[str, str] = {
+    "train_loss": "train/loss",
+    "train_acc": "train/acc",
+    "val_loss": "val/loss",
+    "val_acc": "val/acc",
+    "lr": "lr",
+    "weight_decay": "weight_decay",
+    "seconds": "epoch_seconds",
+}
+RESULTS: Mapping[str, str] = {"test_acc": "test/acc", "test_loss": "test/loss"}
+NAMES = {**METRICS, **RESULTS}
+RUNNING = "RUNNING"
+RUN_STATUS: Mapping[str, str] = {
+    State.RUNNING: RUNNING,
+    State.COMPLETE: "FINISHED",
+    State.PRUNED: "KILLED",
+    State.DIVERGED: "FAILED",
+    State.FAILED: "FAILED",
+    State.OOM: "FAILED",
+    "finished": "FINISHED",
+    "interrupted": "KILLED",
+}
+"""States of trials and of jobs."""
+JOB_ENDS = ("finished", "failed", "interrupted")
+
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Opens an experiment in the UI on its runs; without it the UI takes it for a collection of language-model traces."""
+BATCH = 2000
+"""Events that are sent before it is noted that they were."""
+STEPS_A_CALL = 125
+PARAMS_A_CALL = 100
+"""MLflow takes 1000 things a call, and 100 of them parameters."""
+MOST_TAG = 5000
+ALONE_S = 10.0
+"""How long another process may be sending the same journal."""
+
+
+class Writer:
+    """Sends a job's journal to MLflow, from where the last writer ended.
+
+    Args:
+        job: the job's folder.
+        uri: the tracking URI.
+        experiment: the experiment's name; made if it is not there.
+        artifacts: where a new experiment keeps its artifacts, or None to leave it to the server.
+
+    Raises:
+        ServiceError: the tracker's database cannot be reached, or the file with the password cannot be read; a server
+            is first tried by ``send``.
+    """
+
+    def __init__(self, job: JobFolder, uri: str, experiment: str, artifacts: Path | None) -> None:
+        self._job = job
+        self._shown = without_password(uri)
+        self._experiment_name = experiment
+        self._artifacts = artifacts
+        self._note = SyncState()
+        self._steps: dict[str, set[int]] = {}
+        """Run id to the steps it is known to have."""
+        self._arms: list[str] = []
+        self._in_doubt = 0
+        """Bytes of the journal of which something may have been sent that is not noted."""
+        self._client = connect(uri)
+
+    def send(self) -> None:
+        """Send everything in the journal.
+
+        Raises:
+            ServiceError: the tracker cannot be reached, or another process is sending; what was sent is noted.
+            IntegrityError: the journal is damaged; what stands before that was sent.
+        """
+        with self._alone(), self._explained():
+            note = load(self._job.tracked)
+            if note != self._note:
+                self._note = note
+                self._doubt()
+            if self._note.tracker != self._shown:
+                self._begin_anew()
+            elif not self._note.fits(self._job.journal):
+                self._delete_lost()
+                self._begin_anew()
+            try:
+                self._send_all()
+            except MlflowException as error:
+                if error.error_code != LOST or not self._note.offset:
+                    raise
+                # What was noted is gone: the tracker was set up anew.
+                self._begin_anew()
+                self._send_all()
+
+    def attach(self, files: Mapping[str, Path], description: str) -> None:
+        """Put files (artifact folder and file) and a description in Markdown on the parent run.
+
+        Raises:
+            ServiceError: the tracker cannot be reached.
+        """
+        with self._explained():
+            for name, file in files.items():
+                self._client.log_artifact(self.runs[JOB], str(file), os.path.dirname(name) or None)
+            self._client.set_tag(self.runs[JOB], "mlflow.note.content", description)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Any]:
+        """The MLflow client, while no other process sends this job.
+
+        Raises:
+            ServiceError: the tracker cannot be reached, or another process is sending.
+        """
+        with self._alone(), self._explained():
+            yield self._client
+
+    @property
+    def runs(self) -> Mapping[str, str]:
+        """Trial key to MLflow run id; the parent's is ``JOB``."""
+        return self._note.runs
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        lock = FileLock(self._job.tracked.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=ALONE_S)
+        except Timeout:
+            raise ServiceError(f"another process is sending job {self._job.id} to MLflow; try again later") from None
+        except OSError as error:
+            raise ServiceError(f"{lock.lock_file}: cannot be locked: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            with tracker_errors(self._shown):
+                yield
+        except ServiceError:
+            # Whether the call was done is not known.
+            self._steps.clear()
+            self._doubt()
+            raise
+
+    def _doubt(self) -> None:
+        """Whatever the journal holds by now may have been sent."""
+        journal = self._job.journal
+        self._in_doubt = journal.stat().st_size if journal.exists() else 0
+
+    def _begin_anew(self) -> None:
+        self._note = SyncState(tracker=self._shown)
+        self._doubt()
+
+    def _send_all(self) -> None:
+        while batch := self._next_batch():
+            self._send([event for event, _ in batch])
+            event, end = batch[-1]
+            self._note.start = batch[-2][1] if len(batch) > 1 else self._note.offset
+            self._note.offset, self._note.n, self._note.ms = end, event["n"], event["ms"]
+            save(self._job.tracked, self._note)
+
+    def _next_batch(self) -> list[tuple[Event, int]]:
+        batch: list[tuple[Event, int]] = []
+        try:
+            for pair in read_from(self._job.journal, self._note.offset):
+                batch.append(pair)
+                if len(batch) == BATCH:
+                    break
+        except IntegrityError:
+            if not batch:
+                raise
+        return batch
+
+    def _send(self, events: Iterable[Event]) -> None:
+        changes, running = fold(events, self._note.running)
+        lacking = {}
+        for key, change in sorted(changes.items(), key=lambda item: item[0] != JOB):
+            if change.begin is not None:
+                lacking[key] = self._begin(key, change, change.begin)
+        for key, change in changes.items():
+            self._apply(self.runs[key], change, *lacking.get(key, ([], _tags(change))))
+        if JOB in changes and changes[JOB].state in JOB_ENDS:
+            self._delete_twins()
+        self._note.running = running
+
+    def _apply(self, run_id: str, change: Change, params: Sequence[Param], tags: Mapping[str, str]) -> None:
+        try:
+            self._log(run_id, change, params, tags)
+            if status := RUN_STATUS.get(change.state):
+                if status == RUNNING:
+                    self._client.update_run(run_id, status)
+                else:
+                    self._client.set_terminated(run_id, status, end_time=change.ms)
+        except MlflowException as error:
+            # The user may throw a run away, and of the others there is still to be told.
+            if error.error_code != REFUSED or self._client.get_run(run_id).info.lifecycle_stage != "deleted":
+                raise
+
+    def _log(self, run_id: str, change: Change, params: Sequence[Param], tags: Mapping[str, str]) -> None:
+        there = self._steps_of(run_id) if change.steps else set()
+        steps = [(step, values) for step, values in change.steps.items() if step not in there]
+        while steps or params or tags:
+            part, steps = steps[:STEPS_A_CALL], steps[STEPS_A_CALL:]
+            rows = [row for step, values in part for row in _metrics(values, step)]
+            now = [RunTag(name, value) for name, value in tags.items()]
+            self._client.log_batch(run_id, metrics=rows, params=params[:PARAMS_A_CALL], tags=now)
+            there.update(step for step, _ in part)
+            params, tags = params[PARAMS_A_CALL:], {}
+
+    def _steps_of(self, run_id: str) -> set[int]:
+        if run_id not in self._steps:
+            witnesses = METRICS["train_loss"], RESULTS["test_acc"]
+            rows = [row for name in witnesses for row in self._client.get_metric_history(run_id, name)]
+            self._steps[run_id] = {row.step for row in rows}
+        return self._steps[run_id]
+
+    def _begin(self, key: str, change: Change, event: Event) -> tuple[list[Param], Mapping[str, str]]:
+        """Make a run, unless it is there; returns the parameters and tags that it lacks."""
+        if key == JOB:
+            self._note.experiment = self._find_experiment() or self._make_experiment()
+        name, tags, params = (
+            job_run(event, self._job.id)
+            if key == JOB
+            else trial_run(event, self._job.id, self.runs[JOB], self._arm_names())
+        )
+        found = self._find(key) if self._note.offset < self._in_doubt else None
+        lacking = _tags(change)
+        if found is None:
+            tags |= lacking
+            run = self._client.create_run(self._note.experiment, start_time=event["ms"], tags=tags, run_name=name)
+            self._steps[run.info.run_id] = set()
+            # It is made with them.
+            lacking = {}
+            if change.state == State.RUNNING:
+                change.state = ""
+        else:
+            run = found
+        self._note.runs[key] = run.info.run_id
+        if key == JOB:
+            self._client.set_experiment_tag(self._note.experiment, VIEW + self._job.id, view(event, self._job.id))
+        missing = [Param(name, str(value)) for name, value in params.items() if name not in run.data.params]
+        return missing, lacking
+
+    def _arm_names(self) -> list[str]:
+        if not self._arms:
+            event, _ = next(iter(read_from(self._job.journal, 0)))
+            self._arms = [arm["name"] for arm in event["arms"]]
+        return self._arms
+
+    def _find(self, key: str) -> Run | None:
+        tag, value = ("tuner.stage", "job") if key == JOB else ("tuner.trial", key)
+        runs = self._search(f"tags.`{tag}` = '{value}'")
+        return max(runs, key=lambda run: len(run.data.metrics), default=None)
+
+    def _search(self, where: str) -> Sequence[Run]:
+        ours = f"tags.`tuner.job` = '{self._job.id}'"
+        found: Sequence[Run] = self._client.search_runs([self._note.experiment], f"{ours} and {where}")
+        return found
+
+    def _delete_twins(self) -> None:
+        """A call that makes a run may be given up, and done after all: nothing is ever sent to what it made."""
+        for run in self._search(f"attributes.status = '{RUNNING}'"):
+            if run.info.run_id not in self.runs.values() and not run.data.metrics:
+                self._client.delete_run(run.info.run_id)
+
+    def _delete_lost(self) -> None:
+        """The journal was cut back: what runs hold of what it lost may be done otherwise now, and they made again."""
+        known, _ = fold((event for event, _ in read_from(self._job.journal, 0)), ())
+        for run in list(self._children()):
+            change = known.get(run.data.tags.get("tuner.trial", JOB))
+            if change is None or self._holds_more(run, change):
+                self._client.delete_run(run.info.run_id)
+
+    def _holds_more(self, run: Run, change: Change) -> bool:
+        """Whether a run has other parameters than a trial, or steps that the trial did not report."""
+        params = {} if change.begin is None else trial_run(change.begin, self._job.id, "", self._arm_names()).params
+        differs = any(run.data.params.get(name, str(value)) != str(value) for name, value in params.items())
+        return differs or not self._steps_of(run.info.run_id) <= change.steps.keys()
+
+    def _children(self) -> Iterator[Run]:
+        where = f"tags.`tuner.job` = '{self._job.id}' and tags.`tuner.stage` != 'job'"
+        token = None
+        while True:
+            page = self._client.search_runs([self._note.experiment], where, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _find_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self._experiment_name)
+        return str(found.experiment_id) if found else ""
+
+    def _make_experiment(self) -> str:
+        location = None if self._artifacts is None else self._artifacts.as_uri()
+        try:
+            return str(
+                self._client.create_experiment(self._experiment_name, artifact_location=location, tags=MODEL_TRAINING)
+            )
+        except MlflowException:
+            # Another job made it a moment ago, or it was deleted: the name tells.
+            if found := self._find_experiment():
+                return found
+            raise
+
+
+def _metrics(values: Mapping[str, Any], step: int) -> list[Metric]:
+    return [Metric(name, float(values[key]), values["ms"], step) for key, name in NAMES.items() if key in values]
+
+
+def _tags(change: Change) -> dict[str, str]:
+    tags = {
+        "tuner.state": change.state,
+        "tuner.reason": change.reason[-MOST_TAG:],
+        "tuner.attempts": str(change.attempt) if change.attempt > 1 else "",
+    }
+    return {name: value for name, value in tags.items() if value}
