@@ -102,7 +102,7 @@ def family(pid: int) -> list[int]:
 def driver(where: Place) -> list[int]:
     """The driver of the newest job, while there is one."""
     jobs = list(where.home.jobs())
-    found = lock_owner(jobs[-1].lease) if jobs else None
+    found = lock_owner(jobs[-1].lock_file) if jobs else None
     return [found.pid] if found is not None and found.pid else []
 
 

@@ -80,7 +80,7 @@ def replay(table: Table, target: float, search: Search, seed: int) -> Reached:
             concurrent=search.concurrent,
             clock=clock,
             stop=stop,
-            judge=early_stopper(spec, table.plan, record),
+            early_stopper=early_stopper(spec, table.plan, record),
             metric=spec.metric.key,
             training=lambda config, plan: _Recorded(table, config),
         )

@@ -180,7 +180,7 @@ class Chaos:
 
     def _signal_the_driver(self, number: int) -> None:
         jobs = list(self._where.home.jobs())
-        found = lock_owner(jobs[0].lease) if jobs else None
+        found = lock_owner(jobs[0].lock_file) if jobs else None
         if found is None or found.pid == 0:
             raise NoVictim
         _signal(found.pid, number)

@@ -70,7 +70,7 @@ def begin(where: Place, count: int = 8, *options: str, env: dict[str, str] | Non
 
 def driver(where: Place) -> int:
     """The driver's process id."""
-    found = lock_owner(where.job.lease)
+    found = lock_owner(where.job.lock_file)
     assert found is not None
     return found.pid
 

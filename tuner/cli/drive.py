@@ -68,7 +68,7 @@ def data_options(spec: "SearchSpec", given: str | None) -> list[str]:
 
 
 def drive_to_its_end(
-    place: "Workspace",
+    workspace: "Workspace",
     folder: "JobFolder",
     spec: "SearchSpec",
     home: Path | None,
@@ -79,7 +79,7 @@ def drive_to_its_end(
     """Run a job's driver, and others after it if need be; then show what it came to.
 
     Args:
-        place: where its folder is.
+        workspace: where its folder is.
         folder: the job's.
         spec: the job's.
         home: as given on the command line.
@@ -89,7 +89,7 @@ def drive_to_its_end(
     """
     from tuner.driver.supervisor import supervise
 
-    options = ["--home", str(place.path), *(["--quiet"] if quiet else []), *(options or [])]
+    options = ["--home", str(workspace.path), *(["--quiet"] if quiet else []), *(options or [])]
     code = supervise(folder, options, 60 * spec.resources.silent_minutes, lambda text: click.echo(text, err=True))
     if code:
         raise click.exceptions.Exit(code)

@@ -45,13 +45,13 @@ def doctor(address: str | None, fix: bool, data_path: str | None, home: Path | N
     from tuner.driver.repair import close_crashed, examine
     from tuner.jobs.workspace import Workspace
 
-    place = Workspace.find(home)
+    workspace = Workspace.find(home)
     if fix:
-        for folder in place.jobs():
+        for folder in workspace.jobs():
             if folder.state() == "crashed":
-                close_crashed(place, folder)
+                close_crashed(workspace, folder)
                 click.echo(f"{folder.id}: closed; go on with: tuner resume {folder.id}", err=True)
-    findings = list(examine(place))
+    findings = list(examine(workspace))
     if output == "json":
         print_json([dataclasses.asdict(finding) for finding in findings])
     elif findings:

@@ -110,9 +110,9 @@ def sync(job: str, home: Path | None) -> None:
     from tuner.tracking.background_sync import open_writer
     from tuner.verdict.ranking import job_results
 
-    place = Workspace.find(home)
-    folder = find_job(place, job)
-    writer = open_writer(spec_of(folder), place, folder)
+    workspace = Workspace.find(home)
+    folder = find_job(workspace, job)
+    writer = open_writer(spec_of(folder), workspace, folder)
     writer.send()
     results = job_results(folder)
     writer.attach(publish(results), folder.summary.read_text())
@@ -140,16 +140,16 @@ def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
     from tuner.tracking.run_layout import run_page, table_page
     from tuner.tracking.sync_state import load
 
-    place = Workspace.find(home)
-    folder = find_job(place, job)
-    uri = tracking_uri(spec_of(folder), place)
+    workspace = Workspace.find(home)
+    folder = find_job(workspace, job)
+    uri = tracking_uri(spec_of(folder), workspace)
     noted = load(folder.tracked)
     page = more = ""
     if noted.tracker == without_password(uri):
         page, more = table_page(folder.id, noted.experiment), run_page(noted.runs[""], noted.experiment)
     else:
         click.echo(f"warning: {without_password(uri)} was told nothing of {folder.id}; tuner sync tells it", err=True)
-    serve_mlflow(uri, place.artifacts, port, page, more, browse=not no_open)
+    serve_mlflow(uri, workspace.artifacts, port, page, more, browse=not no_open)
 
 
 @click.command(epilog="Example: tuner dashboard --port 8081")
@@ -166,8 +166,8 @@ def dashboard(job: str, home: Path | None, no_open: bool, port: int) -> None:
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.optuna_dashboard import serve_dashboard
 
-    place = Workspace.find(home)
-    serve_dashboard(find_job(place, job), place, port, browse=not no_open)
+    workspace = Workspace.find(home)
+    serve_dashboard(find_job(workspace, job), workspace, port, browse=not no_open)
 
 
 def _job_row(job: "Overview") -> dict[str, str | int]:

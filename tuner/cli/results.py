@@ -174,8 +174,8 @@ def reproduce(
     from tuner.spec.user_code import import_from
     from tuner.tracking.model_registry import SCHEME
 
-    place = Workspace.find(home)
-    found = read_registered(str(file), place) if str(file).startswith(SCHEME) else read_export(file)
+    workspace = Workspace.find(home)
+    found = read_registered(str(file), workspace) if str(file).startswith(SCHEME) else read_export(file)
     check_allowed(found, fresh_seed, allow_code)  # before torch is imported: seconds
     if allow_code:
         import_from(Path.cwd())
@@ -186,7 +186,7 @@ def reproduce(
         done = f"epoch {report.epoch}/{found.config.epochs}"
         click.echo(f"{done}: train/loss {report.train_loss:.4f}, val/acc {report.val_acc:.4f}", err=True)
 
-    result = train_again(found, place, fresh_seed, data, allow_code, show)
+    result = train_again(found, workspace, fresh_seed, data, allow_code, show)
     if output == "json":
         print_json(dataclasses.asdict(result) | {"reproduced": result.ok})
     else:

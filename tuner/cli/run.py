@@ -45,13 +45,15 @@ def run(spec: Path, simulate: bool, data_path: str | None, home: Path | None, qu
     loaded = load(spec, data_path)
     own_code(loaded, code_folder(loaded, spec.parent))
     view = choose_view(quiet)
-    for warning in check(loaded, view.say).warnings:
-        view.say(f"warning: {warning}")
-    place = Workspace.find(home)
+    for warning in check(loaded, view.announce).warnings:
+        view.announce(f"warning: {warning}")
+    workspace = Workspace.find(home)
     if not simulate:
-        preflight(loaded, place)
-    folder = new_job(place, loaded, spec.read_text(encoding="utf-8-sig"), code_folder(loaded, spec.parent), simulate)
-    drive_to_its_end(place, folder, loaded, home, quiet, output)
+        preflight(loaded, workspace)
+    folder = new_job(
+        workspace, loaded, spec.read_text(encoding="utf-8-sig"), code_folder(loaded, spec.parent), simulate
+    )
+    drive_to_its_end(workspace, folder, loaded, home, quiet, output)
 
 
 @click.command(epilog="Example: tuner resume latest")
@@ -74,14 +76,14 @@ def resume(job: str, address: str | None, data_path: str | None, home: Path | No
     if (url := cluster_of(address)) is not None:
         _submit_again(url, job, data_path)
         return
-    place = Workspace.find(home)
-    folder = find_job(place, job)
+    workspace = Workspace.find(home)
+    folder = find_job(workspace, job)
     refuse_finished(folder.id, folder.state())
     check_unchanged(folder)
     spec = spec_of(folder)
     if not folder.started()["simulate"]:
-        preflight(spec, place)
-    drive_to_its_end(place, folder, spec, home, quiet, output, data_options(spec, data_path))
+        preflight(spec, workspace)
+    drive_to_its_end(workspace, folder, spec, home, quiet, output, data_options(spec, data_path))
 
 
 @click.command(epilog="Example: tuner confirm latest --seeds 20")
@@ -104,12 +106,12 @@ def confirm(
     if (url := cluster_of(address)) is not None:
         _submit_again(url, job, data_path, seeds)
         return
-    place = Workspace.find(home)
-    folder = find_job(place, job)
+    workspace = Workspace.find(home)
+    folder = find_job(workspace, job)
     spec, number = spec_of(folder), next_round(folder)
-    preflight(spec, place)
+    preflight(spec, workspace)
     options = ["--round", str(number), "--seeds", str(seeds), *data_options(spec, data_path)]
-    drive_to_its_end(place, folder, spec, home, quiet, output, options)
+    drive_to_its_end(workspace, folder, spec, home, quiet, output, options)
 
 
 @click.command(epilog="Example: tuner stop latest")

@@ -110,12 +110,12 @@ def keep(address: str | None, once: bool) -> None:
     database = open_database(os.environ.get(STORAGE_VARIABLE))
     if database is None:
         raise SpecError(f"set {STORAGE_VARIABLE} to the postgresql:// URL that the jobs' records are kept in")
-    keeper = Watchdog(database, address, lambda text: click.echo(text, err=True))
+    watchdog = Watchdog(database, address, lambda text: click.echo(text, err=True))
     if once:
-        for submission in keeper.look():
+        for submission in watchdog.poll():
             click.echo(submission)
     else:
-        keeper.watch()
+        watchdog.watch()
 
 
 @click.command(hidden=True)
@@ -130,16 +130,16 @@ def work(job: str | None, seeds: int | None, data_path: str | None) -> None:
     from tuner.jobs.workspace import Workspace
     from tuner.remote.receive import unpack_job
 
-    place = Workspace.find()
-    folder = unpack_job(place, Path.cwd()) if job is None else find_job(place, job)
+    workspace = Workspace.find()
+    folder = unpack_job(workspace, Path.cwd()) if job is None else find_job(workspace, job)
     if seeds is None and folder.state() == "finished":
         click.echo(f"{folder.id} is finished")
         return
     check_unchanged(folder)
     spec = spec_of(folder)
-    preflight_on_cluster(spec, place)
+    preflight_on_cluster(spec, workspace)
     options = [] if seeds is None else ["--round", str(next_round(folder)), "--seeds", str(seeds)]
-    drive_to_its_end(place, folder, spec, None, False, "table", [*options, *data_options(spec, data_path)])
+    drive_to_its_end(workspace, folder, spec, None, False, "table", [*options, *data_options(spec, data_path)])
 
 
 @click.command(hidden=True, context_settings={"ignore_unknown_options": True})

@@ -20,7 +20,7 @@ from tuner.monitor.terminal import View
 from tuner.search.confirm_trials import FixedSource, confirm_requests, confirm_seeds, selection_requests
 from tuner.search.search_trials import SearchSource, early_stopper
 from tuner.search.winners import test_accuracies, winners
-from tuner.storage.file_lock import lock
+from tuner.storage.file_lock import locked
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class NewRound:
 
 
 def drive(
-    home: Workspace,
+    workspace: Workspace,
     folder: JobFolder,
     scratch: Path,
     view: View,
@@ -43,7 +43,7 @@ def drive(
     """Do what is still to be done of a job: search, confirm, judge, export and report.
 
     Args:
-        home: where its data, studies and runs are.
+        workspace: where its data, studies and runs are.
         folder: the job's.
         scratch: a folder for files that are worth nothing afterwards; sockets lie in it, so its name is short.
         view: where progress is shown.
@@ -57,15 +57,15 @@ def drive(
         Interrupted: a signal came.
         DriverLost: another driver has to go on.
     """
-    with lock(folder.lease, folder.id) as lease, locked_job(folder, stop, view) as mirror:
+    with locked(folder.lock_file, folder.id) as lock, locked_job(folder, stop, view) as replicator:
         begun = folder.journal.exists() and bool(load_record(folder.journal).job)
         try:
-            prepared = prepare(home, folder, begun, data_path, stop, view)
+            prepared = prepare(workspace, folder, begun, data_path, stop, view)
         except Exception:
-            if not begun and mirror is None:
+            if not begun and replicator is None:
                 folder.forget()
             raise
-        with open_job(prepared, home, folder, scratch, lease, mirror, stop, view) as job:
+        with open_job(prepared, workspace, folder, scratch, lock, replicator, stop, view) as job:
             if not job.record.job:
                 job.journal.append("job", **job_event(job, prepared))
             job.journal.append("state", state="running")
@@ -82,12 +82,12 @@ def _search(job: Job, prepared: Prepared, view: View) -> None:
     spec, plan = job.spec, prepared.plan
     source = SearchSource(spec, plan, prepared.studies, job.make_trial, job.concurrent, job.record, job.clock)
     # A simulated job's studies end with every driver.
-    if source.made_again and not prepared.simulated:
-        arms = ", ".join(source.made_again)
-        view.say(f"warning: the studies of {arms} did not agree with the journal; they are made again from it")
+    if source.rebuilt and not prepared.simulated:
+        arms = ", ".join(source.rebuilt)
+        view.announce(f"warning: the studies of {arms} did not agree with the journal; they are made again from it")
     job.execute(source, early_stopper(spec, plan, job.record))
-    if works := selection_requests(job.record, spec, job.make_trial):
-        job.execute(FixedSource(works, job.record))
+    if requests := selection_requests(job.record, spec, job.make_trial):
+        job.execute(FixedSource(requests, job.record))
     chosen = winners(job.record, spec)
     if spec.baseline not in chosen or len(chosen) < 2:
         raise SearchFailed(_why_no_winners(job.record, chosen))
@@ -105,8 +105,8 @@ def _begin_round(job: Job, new: NewRound) -> None:
 def _confirm(job: Job, confirm_round: Round) -> None:
     spec, number = job.spec, confirm_round.number
     chosen = winners(job.record, spec)
-    works = confirm_requests(spec, chosen, confirm_round.seeds, number, job.make_trial, job.folder.weights)
-    job.execute(FixedSource(works, job.record))
+    requests = confirm_requests(spec, chosen, confirm_round.seeds, number, job.make_trial, job.folder.weights)
+    job.execute(FixedSource(requests, job.record))
     tested = [arm for arm in chosen if test_accuracies(job.record, arm, number)]
     if spec.baseline not in tested or len(tested) < 2:
         raise SearchFailed(_why_no_verdict(job.record, [arm for arm in chosen if arm not in tested], number))

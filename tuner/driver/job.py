@@ -37,15 +37,15 @@ class Job:
     """A job that runs here: its spec, its folder, its journal and what the journal says so far."""
 
     spec: SearchSpec
-    home: Workspace
+    workspace: Workspace
     folder: JobFolder
     journal: Journal
     record: Record
     concurrent: int
     scratch: Path
-    lease: FileLock
+    lock: FileLock
     stop: StopRequest
-    mirror: Replicator | None
+    replicator: Replicator | None
     plan: Plan
     simulated: Clock | None
     """The made-up time of a simulated job."""
@@ -83,10 +83,10 @@ class Job:
         """How many trials may run at once."""
         if not on_cluster():
             return FixedCapacity(self.concurrent)
-        assert self.mirror is not None, "a job of a cluster is in its database"
-        return FairShare(self.folder.id, self.spec.resources, self.mirror)
+        assert self.replicator is not None, "a job of a cluster is in its database"
+        return FairShare(self.folder.id, self.spec.resources, self.replicator)
 
-    def execute(self, source: TrialSource, judge: EarlyStopper | None = None) -> None:
+    def execute(self, source: TrialSource, early_stopper: EarlyStopper | None = None) -> None:
         """Run a stream of trials.
 
         Raises:
@@ -99,11 +99,11 @@ class Job:
                 dispatcher,
                 self.workers,
                 folder=self.folder,
-                cache=self.home.cache,
+                cache=self.workspace.cache,
                 room=self.room(),
                 stop=self.stop,
-                lease=self.lease,
-                judge=judge,
+                lock=self.lock,
+                early_stopper=early_stopper,
                 metric=self.spec.metric.key,
             )
         else:
@@ -113,7 +113,7 @@ class Job:
                 concurrent=self.concurrent,
                 clock=self.simulated,
                 stop=self.stop,
-                judge=judge,
+                early_stopper=early_stopper,
                 metric=self.spec.metric.key,
             )
         if self.stop.failure is not None:

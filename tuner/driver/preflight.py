@@ -25,7 +25,7 @@ CHECKPOINTS = 3
 STORAGES = "write sqlite:///FILE or postgresql://…"
 
 
-def preflight(spec: SearchSpec, home: Workspace) -> None:
+def preflight(spec: SearchSpec, workspace: Workspace) -> None:
     """Refuse a job that could not run here.
 
     Raises:
@@ -34,10 +34,10 @@ def preflight(spec: SearchSpec, home: Workspace) -> None:
             does not answer or refuses us.
     """
     _check_machine(spec)
-    _check_stores(spec, home, shared_root())
+    _check_stores(spec, workspace, shared_root())
 
 
-def preflight_on_cluster(spec: SearchSpec, home: Workspace) -> None:
+def preflight_on_cluster(spec: SearchSpec, workspace: Workspace) -> None:
     """Refuse a job that could not run on the cluster of this head; which nodes there are is the submitter's to see.
 
     Raises:
@@ -50,15 +50,15 @@ def preflight_on_cluster(spec: SearchSpec, home: Workspace) -> None:
             f"set {VARIABLE} on the head to a folder that all nodes mount, or s3://BUCKET/PREFIX: a trial goes on from"
             " there on another node"
         )
-    _check_stores(spec, home, shared)
+    _check_stores(spec, workspace, shared)
 
 
-def _check_stores(spec: SearchSpec, home: Workspace, shared: str | None) -> None:
+def _check_stores(spec: SearchSpec, workspace: Workspace, shared: str | None) -> None:
     if shared is not None:
         check_writable(shared)
-    _check_room(spec, home, shared)
+    _check_room(spec, workspace, shared)
     _check_storage(spec)
-    check_tracker(tracking_uri(spec, home))
+    check_tracker(tracking_uri(spec, workspace))
 
 
 def _check_machine(spec: SearchSpec) -> None:
@@ -88,12 +88,12 @@ def _state_bytes(spec: SearchSpec, concurrent: int) -> int:
     return (concurrent * CHECKPOINTS * STATE_WEIGHTS + len(spec.arms)) * weights
 
 
-def _check_room(spec: SearchSpec, home: Workspace, shared: str | None) -> None:
+def _check_room(spec: SearchSpec, workspace: Workspace, shared: str | None) -> None:
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
     if shared is None:
-        _check_free(home.path, bytes_needed(spec, concurrent))
+        _check_free(workspace.path, bytes_needed(spec, concurrent))
         return
-    _check_free(home.path, _journal_bytes(spec))
+    _check_free(workspace.path, _journal_bytes(spec))
     # A bucket does not say how much room it has.
     if not shared.startswith(S3):
         _check_free(Path(shared), _state_bytes(spec, concurrent))

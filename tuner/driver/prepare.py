@@ -41,11 +41,11 @@ class Prepared:
 
 
 def prepare(
-    home: Workspace, folder: JobFolder, begun: bool, data_path: str | None, stop: StopRequest, view: View
+    workspace: Workspace, folder: JobFolder, begun: bool, data_path: str | None, stop: StopRequest, view: View
 ) -> Prepared:
     spec, simulated = spec_of(folder, data_path), bool(folder.started()["simulate"])
     code = own_code(spec, _code(folder))
-    images, data_fingerprint = _made_up(spec) if simulated else _data(spec, home, view)
+    images, data_fingerprint = _made_up(spec) if simulated else _data(spec, workspace, view)
     if begun:
         check_fingerprint(data_fingerprint, folder.record().job["data_fingerprint"])
     plan = arms_.plan(spec, images.train)
@@ -53,26 +53,32 @@ def prepare(
     check_sampler(spec, arms)
     if spec.resources.auto:
         trial = trial_config(spec, arms[0].hyper(arms[0].default), spec.seed)
-        spec = with_measured_packing(spec, trial, folder, home.cache, code, view.say, lambda: bool(stop), not simulated)
-    storage_url = IN_MEMORY if simulated else storage_of(spec, home)
-    ours = storage_url == home.storage_url
-    if ours and (damaged := set_aside_if_damaged(home.studies)):
-        view.say(f"warning: {home.studies} is damaged and now {damaged}; the studies are made again from the journal")
+        spec = with_measured_packing(
+            spec, trial, folder, workspace.cache, code, view.announce, lambda: bool(stop), not simulated
+        )
+    storage_url = IN_MEMORY if simulated else storage_of(spec, workspace)
+    ours = storage_url == workspace.storage_url
+    if ours and (damaged := set_aside_if_damaged(workspace.studies)):
+        view.announce(
+            f"warning: {workspace.studies} is damaged and now {damaged}; the studies are made again from the journal"
+        )
     # Of a job that is new it is told at once; one that goes on has a supervisor who gives up if this does.
     storage = open_storage(storage_url, patient=begun, durable=not ours)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
     maximize = spec.metric.goal == "maximize"
-    view.say(f"job {folder.id}, {concurrent} trials at once, journal in {folder.path}")
-    view.say(f"studies in {without_password(storage_url)}, tracked in {without_password(tracking_uri(spec, home))}")
+    view.announce(f"job {folder.id}, {concurrent} trials at once, journal in {folder.path}")
+    view.announce(
+        f"studies in {without_password(storage_url)}, tracked in {without_password(tracking_uri(spec, workspace))}"
+    )
     studies = tuple(
         ArmStudy(storage, folder.id, arm, spec.sampler, spec.seed, spec.budget.trials, maximize) for arm in arms
     )
     return Prepared(spec, simulated, code, images, data_fingerprint, plan, arms, studies, concurrent)
 
 
-def _data(spec: SearchSpec, home: Workspace, view: View) -> tuple[Images, str]:
+def _data(spec: SearchSpec, workspace: Workspace, view: View) -> tuple[Images, str]:
     """Decode the data and build the model once, so that one that does not fit is told before anything starts."""
-    splits = load_data(data_request(spec), home.cache, view.say)
+    splits = load_data(data_request(spec), workspace.cache, view.announce)
     if spec.data.augment == "flip_crop" and not splits.flips:
         raise SpecError("data.augment: is 'flip_crop', but a mirrored image of this data set changes its label")
     plan = arms_.plan(spec, len(splits.train))

@@ -8,7 +8,7 @@ from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.replication import replicate_once
 from tuner.jobs.request import spec_of
 from tuner.jobs.workspace import Workspace
-from tuner.storage.file_lock import lock
+from tuner.storage.file_lock import locked
 from tuner.storage.journal import Journal
 from tuner.tracking.background_sync import open_writer
 
@@ -28,9 +28,9 @@ class Finding:
     way_out: str
 
 
-def examine(home: Workspace) -> Iterator[Finding]:
+def examine(workspace: Workspace) -> Iterator[Finding]:
     """Look at every job."""
-    for folder in home.jobs():
+    for folder in workspace.jobs():
         resume = f"tuner resume {folder.id}"
         try:
             folder.started()
@@ -46,16 +46,16 @@ def examine(home: Workspace) -> Iterator[Finding]:
             yield Finding(folder.id, "it was never begun", resume)
 
 
-def close_crashed(home: Workspace, folder: JobFolder) -> None:
+def close_crashed(workspace: Workspace, folder: JobFolder) -> None:
     """Write down that a crashed job does not run any more, and tell MLflow; it can still be resumed.
 
     Raises:
         SpecError: it runs after all.
         ServiceError: the tracker cannot be reached.
     """
-    with lock(folder.lease, folder.id):
+    with locked(folder.lock_file, folder.id):
         journal = Journal(folder.journal)
         journal.append("state", state="interrupted", reason="it crashed")
         journal.close()
-        open_writer(spec_of(folder), home, folder).send()
+        open_writer(spec_of(folder), workspace, folder).send()
     replicate_once(folder)

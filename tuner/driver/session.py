@@ -33,12 +33,12 @@ def locked_job(folder: JobFolder, stop: StopRequest, view: View) -> Iterator[Rep
     A damaged journal goes back to its last good state.
     """
     if folder.journal.exists() and (salvaged := salvage(folder.journal)):
-        view.say(
+        view.announce(
             f"warning: {folder.journal} is damaged; going on from its first {salvaged.events} events, all of it is "
             f"kept as {salvaged.original}"
         )
-    with replicated(_database(folder), folder, stop, view.say) as mirror:
-        yield mirror
+    with replicated(_database(folder), folder, stop, view.announce) as replicator:
+        yield replicator
 
 
 def _database(folder: JobFolder) -> Database | None:
@@ -56,11 +56,11 @@ def _database(folder: JobFolder) -> Database | None:
 @contextmanager
 def open_job(
     prepared: Prepared,
-    home: Workspace,
+    workspace: Workspace,
     folder: JobFolder,
     scratch: Path,
-    lease: FileLock,
-    mirror: Replicator | None,
+    lock: FileLock,
+    replicator: Replicator | None,
     stop: StopRequest,
     view: View,
 ) -> Iterator[Job]:
@@ -68,27 +68,27 @@ def open_job(
     spec = prepared.spec
     record = load_record(folder.journal) if folder.journal.exists() else Record()
 
-    def heard(event: Event) -> None:
+    def on_event(event: Event) -> None:
         record.add(event)
-        if mirror is not None:
-            mirror.heard()
-        view.heard(event, record)
+        if replicator is not None:
+            replicator.on_event()
+        view.on_event(event, record)
 
     # A simulation writes an event every few microseconds, and can be had again.
-    journal = Journal(folder.journal, heard, durable=not prepared.simulated)
-    sender = BackgroundSync(spec, home, folder)
+    journal = Journal(folder.journal, on_event, durable=not prepared.simulated)
+    sender = BackgroundSync(spec, workspace, folder)
     try:
         yield Job(
             spec=spec,
-            home=home,
+            workspace=workspace,
             folder=folder,
             journal=journal,
             record=record,
             concurrent=prepared.concurrent,
             scratch=scratch,
-            lease=lease,
+            lock=lock,
             stop=stop,
-            mirror=mirror,
+            replicator=replicator,
             plan=prepared.plan,
             simulated=Clock() if prepared.simulated else None,
             workers=Workers(spec.resources.cpus, spec.resources.gpus),
@@ -113,6 +113,6 @@ def _close(journal: Journal, record: Record, sender: BackgroundSync, folder: Job
     sender.drain()
     results = job_results(folder, record)
     sender.attach(publish(results), folder.summary.read_text())
-    sender.with_writer(lambda writer: register_winner(writer, results, view.say))
+    sender.with_writer(lambda writer: register_winner(writer, results, view.announce))
     if sender.problem:
-        view.say(f"warning: {sender.problem}; nothing is lost: tuner sync {folder.id} sends the rest")
+        view.announce(f"warning: {sender.problem}; nothing is lost: tuner sync {folder.id} sends the rest")

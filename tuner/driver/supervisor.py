@@ -26,7 +26,7 @@ DRIVERS = 20
 """Most drivers of one supervisor."""
 FRUITLESS = 2
 """So many drivers in a row that did not get the job any further are the last."""
-LOOK_S = 0.5
+POLL_S = 0.5
 ORPHANS_S = 10.0
 PR_SET_CHILD_SUBREAPER = 36
 """Of Linux's prctl."""
@@ -34,7 +34,7 @@ ENDS = (0, 2, 3, 4, 5, 6, 7, 130, 143)
 """Exit codes with which a driver has said what there is to say."""
 
 
-def supervise(folder: JobFolder, options: Sequence[str], silent_s: float, say: Callable[[str], None]) -> int:
+def supervise(folder: JobFolder, options: Sequence[str], silent_s: float, announce: Callable[[str], None]) -> int:
     """Run a job's driver, and another one after each that dies.
 
     SIGINT and SIGTERM are passed on to it.
@@ -43,7 +43,7 @@ def supervise(folder: JobFolder, options: Sequence[str], silent_s: float, say: C
         folder: the job's.
         options: for ``tuner drive``.
         silent_s: a driver that shows no sign of life for so long is killed.
-        say: told of drivers that died.
+        announce: told of drivers that died.
 
     Returns:
         The exit code for this process.
@@ -65,8 +65,10 @@ def supervise(folder: JobFolder, options: Sequence[str], silent_s: float, say: C
             # A bug that is met before anything was done will be met again; its traceback was printed.
             if fruitless >= FRUITLESS or (code == 1 and fruitless):
                 break
-            say(f"the driver of job {folder.id} {_death(code, driver.silent)}; another one goes on")
-    say(f"error: the driver of job {folder.id} {_death(code, driver.silent)}; try again with: tuner resume {folder.id}")
+            announce(f"the driver of job {folder.id} {_death(code, driver.silent)}; another one goes on")
+    announce(
+        f"error: the driver of job {folder.id} {_death(code, driver.silent)}; try again with: tuner resume {folder.id}"
+    )
     return 1
 
 
@@ -112,7 +114,7 @@ class _Driver:
         sign, since = _life(self._folder), time.monotonic()
         while True:
             try:
-                return self._process.wait(LOOK_S)
+                return self._process.wait(POLL_S)
             except subprocess.TimeoutExpired:
                 pass
             if (now := _life(self._folder)) != sign:
@@ -154,7 +156,7 @@ def _progress(folder: JobFolder) -> int:
 
 def _life(folder: JobFolder) -> tuple[int, ...]:
     """Changes as long as the driver does anything."""
-    return tuple(file.stat().st_mtime_ns for file in (folder.journal, folder.lease) if file.exists())
+    return tuple(file.stat().st_mtime_ns for file in (folder.journal, folder.lock_file) if file.exists())
 
 
 def _death(code: int, silent: bool) -> str:

@@ -8,7 +8,7 @@ from cluster.runtime import cluster_id, slots
 from tuner.jobs.replication import Replicator
 from tuner.spec.settings import ResourcesSpec
 
-LOOK_S = 2.0
+POLL_S = 2.0
 
 
 class Capacity(Protocol):
@@ -45,24 +45,24 @@ class FairShare:
     Args:
         job: the job's id.
         resources: what each trial gets, and the job's own cap.
-        mirror: tells the other jobs what this one wants, and hears it of them.
+        replicator: tells the other jobs what this one wants, and hears it of them.
     """
 
-    def __init__(self, job: str, resources: ResourcesSpec, mirror: Replicator) -> None:
+    def __init__(self, job: str, resources: ResourcesSpec, replicator: Replicator) -> None:
         self._job = job
         self._resources = resources
-        self._mirror = mirror
+        self._replicator = replicator
         self._cluster = cluster_id()
-        self._looked = -LOOK_S
+        self._polled_at = -POLL_S
         self._slots = 0
 
     def trials(self, running: int, more: bool, waits: bool) -> int:
         """The share, which changes as other jobs come and go, and nodes."""
-        if time.monotonic() - self._looked >= LOOK_S:
-            self._looked = time.monotonic()
+        if time.monotonic() - self._polled_at >= POLL_S:
+            self._polled_at = time.monotonic()
             self._slots = slots(self._resources.cpus, self._resources.gpus)
-            self._mirror.say(self._cluster, self._wants(running, more), self._waits() if waits else "")
-        wants = {**self._mirror.orders.wants, self._job: self._wants(running, more)}
+            self._replicator.announce(self._cluster, self._wants(running, more), self._waits() if waits else "")
+        wants = {**self._replicator.instructions.wants, self._job: self._wants(running, more)}
         return fair_share(self._slots, wants, self._job)
 
     def _wants(self, running: int, more: bool) -> int:
@@ -71,7 +71,7 @@ class FairShare:
         return self._resources.concurrent or self._slots
 
     def _waits(self) -> str:
-        others = [job for job in self._mirror.orders.wants if job != self._job]
+        others = [job for job in self._replicator.instructions.wants if job != self._job]
         what = f"{self._resources.cpus} CPUs" + (f" and {self._resources.gpus:g} GPUs" if self._resources.gpus else "")
         if not self._slots:
             return f"no node that has joined has {what} for a trial"

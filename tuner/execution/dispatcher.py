@@ -29,12 +29,12 @@ class Attempt:
     """One attempt at a trial.
 
     Args:
-        work: the trial.
+        request: the trial.
         number: from 1; its fence.
         accepted: epochs on record that it may continue after and the attempt that reported each, newest first.
     """
 
-    work: TrialRequest
+    request: TrialRequest
     number: int
     accepted: tuple[tuple[int, int], ...]
 
@@ -42,7 +42,7 @@ class Attempt:
 @dataclass
 class _Running:
     attempt: Attempt
-    heard: float
+    heard_at: float
     waits: bool = False
     """For a free place on the cluster."""
     ending: str | None = None
@@ -106,26 +106,26 @@ class Dispatcher:
         running = self._current(attempt_id, result)
         if running is None:
             return
-        running.heard = self._clock()
-        work = running.attempt.work
+        running.heard_at = self._clock()
+        request = running.attempt.request
         # An attempt that found no good checkpoint trains epochs again that are on record.
-        new = result["epoch"] > len(self._record.trials[work.key].epochs)
+        new = result["epoch"] > len(self._record.trials[request.key].epochs)
         kind, keys = ("epoch", REPORTED) if new else ("again", REPORTED[:1])
         report = {key: result[key] for key in keys}
-        self._guarded(lambda: self._journal.append(kind, trial=work.key, attempt=running.attempt.number, **report))
+        self._guarded(lambda: self._journal.append(kind, trial=request.key, attempt=running.attempt.number, **report))
 
     def end(self, attempt_id: str, result: Mapping[str, Any]) -> None:
         """An attempt has ended well, with its last result: complete, diverged or stopped by the scheduler."""
         running = self._current(attempt_id, result)
         if running is None:
             return
-        work = self._running.pop(attempt_id).attempt.work
+        request = self._running.pop(attempt_id).attempt.request
         if result["diverged"]:
-            self._ended(work, State.DIVERGED, result["diverged"])
-        elif result["epoch"] == work.trial.epochs:
-            self._ended(work, State.COMPLETE, None, {key: result[key] for key in RESULT if key in result})
+            self._ended(request, State.DIVERGED, result["diverged"])
+        elif result["epoch"] == request.trial.epochs:
+            self._ended(request, State.COMPLETE, None, {key: result[key] for key in RESULT if key in result})
         else:
-            self._ended(work, State.PRUNED, None)
+            self._ended(request, State.PRUNED, None)
 
     def fail(self, attempt_id: str, error: str, oom: bool = False) -> bool:
         """An attempt has ended badly: the trial is tried again, unless it failed too often without getting further.
@@ -141,17 +141,17 @@ class Dispatcher:
         running = self._running.pop(attempt_id, None)
         if running is None:
             return False
-        work = running.attempt.work
-        progress = (work.key, len(self._record.trials[work.key].epochs))
+        request = running.attempt.request
+        progress = (request.key, len(self._record.trials[request.key].epochs))
         self._failures[progress] += 1
         if oom:
-            self._ended(work, State.OOM, error)
+            self._ended(request, State.OOM, error)
         elif running.ending is not None:
-            self._ended(work, State.FAILED, running.ending)
+            self._ended(request, State.FAILED, running.ending)
         elif self._failures[progress] > self._limits.retries:
-            self._ended(work, State.FAILED, error)
+            self._ended(request, State.FAILED, error)
         else:
-            self._again.append(work)
+            self._again.append(request)
             self._more = True
             return False
         return True
@@ -161,44 +161,44 @@ class Dispatcher:
         running = self._running.get(attempt_id)
         if running is not None:
             if waits or running.waits:
-                running.heard = self._clock()
+                running.heard_at = self._clock()
             running.waits = waits
 
     def overdue(self) -> Iterator[str]:
         """Ids of attempts whose workers have to be ended: silent for too long, or of a trial that takes too long."""
         now = self._clock()
         for attempt_id, running in self._running.items():
-            if now - running.heard > 60 * self._limits.silent_minutes:
+            if now - running.heard_at > 60 * self._limits.silent_minutes:
                 yield attempt_id
             cap = self._limits.trial_hours
-            trial = self._record.trials[running.attempt.work.key]
-            if cap is not None and trial.seconds + now - running.heard > 3600 * cap:
+            trial = self._record.trials[running.attempt.request.key]
+            if cap is not None and trial.seconds + now - running.heard_at > 3600 * cap:
                 running.ending = f"took longer than resources.trial_hours ({cap:g} h)"
                 yield attempt_id
 
     def _start(self, attempt_id: str) -> Attempt | None:
-        work = self._again.popleft() if self._again else self._source.next()
-        self._more = work is not None
-        if work is None:
+        request = self._again.popleft() if self._again else self._source.next()
+        self._more = request is not None
+        if request is None:
             return None
-        if work.key not in self._record.trials:
+        if request.key not in self._record.trials:
             self._journal.append(
                 "trial",
-                trial=work.key,
-                stage=work.stage,
-                arm=work.arm,
-                number=work.number,
-                seed=work.trial.seed,
-                round=work.round,
-                hyper=work.trial.to_dict()["hyper"],
-                knobs=dict(work.knobs),
+                trial=request.key,
+                stage=request.stage,
+                arm=request.arm,
+                number=request.number,
+                seed=request.trial.seed,
+                round=request.round,
+                hyper=request.trial.to_dict()["hyper"],
+                knobs=dict(request.knobs),
             )
-        trial = self._record.trials[work.key]
+        trial = self._record.trials[request.key]
         done = list(enumerate(trial.reporters, start=1))
         # Of the last epoch there is no checkpoint: it is what an attempt leaves to be trained.
-        accepted = tuple(reversed(done[: work.trial.epochs - 1]))
-        attempt = Attempt(work, trial.attempts + 1, accepted)
-        self._journal.append("attempt", trial=work.key, attempt=attempt.number, epoch=len(done))
+        accepted = tuple(reversed(done[: request.trial.epochs - 1]))
+        attempt = Attempt(request, trial.attempts + 1, accepted)
+        self._journal.append("attempt", trial=request.key, attempt=attempt.number, epoch=len(done))
         self._running[attempt_id] = _Running(attempt, self._clock())
         return attempt
 
@@ -207,11 +207,11 @@ class Dispatcher:
         return running if running is not None and result["attempt"] == running.attempt.number else None
 
     def _ended(
-        self, work: TrialRequest, state: State, reason: str | None, result: Mapping[str, Any] | None = None
+        self, request: TrialRequest, state: State, reason: str | None, result: Mapping[str, Any] | None = None
     ) -> None:
         def end() -> None:
-            self._journal.append("end", trial=work.key, state=state, reason=reason, result=result or {})
-            self._source.ended(work, TrialOutcome(state, tuple(self._record.trials[work.key].epochs), reason))
+            self._journal.append("end", trial=request.key, state=state, reason=reason, result=result or {})
+            self._source.ended(request, TrialOutcome(state, tuple(self._record.trials[request.key].epochs), reason))
 
         self._guarded(end)
 

@@ -66,7 +66,7 @@ def with_measured_packing(
     folder: JobFolder,
     cache: Path,
     code: Path | None,
-    say: Callable[[str], None],
+    announce: Callable[[str], None],
     asked: Callable[[], bool],
     trains: bool,
 ) -> SearchSpec:
@@ -78,7 +78,7 @@ def with_measured_packing(
         folder: where the answer is kept.
         cache: decoded data.
         code: folder of the user's own modules.
-        say: told in one line what was found.
+        announce: told in one line what was found.
         asked: whether the job was asked to stop.
         trains: whether it trains at all.
 
@@ -87,12 +87,14 @@ def with_measured_packing(
         TrainableError: it fails.
     """
     if not usable_gpus() or not trains:
-        say(f"resources: auto: {expected(spec) if trains else 'nothing is trained, so nothing is measured'}")
+        announce(f"resources: auto: {expected(spec) if trains else 'nothing is trained, so nothing is measured'}")
         return with_packing(spec, None)
     on_gpu, of = dataclasses.replace(trial, gpu=True), _measured_of(trial)
     rates = _kept(folder.packing, of)
     if rates is None:
-        say(f"resources: auto: measuring {', '.join(map(str, AT_ONCE))} trials at once on a GPU ({of['device']}) ...")
+        announce(
+            f"resources: auto: measuring {', '.join(map(str, AT_ONCE))} trials at once on a GPU ({of['device']}) ..."
+        )
         rates = measured(lambda trials: images_per_s(on_gpu, cache, trials, SECONDS, code), asked)
         if asked():
             return with_packing(spec, 1)
@@ -100,7 +102,7 @@ def with_measured_packing(
         write_atomically(
             folder.packing, json.dumps({"of": of, "rates": rates, "trials_per_gpu": trials}, indent=1).encode()
         )
-    say(f"resources: auto: {described(rates)}")
+    announce(f"resources: auto: {described(rates)}")
     return with_packing(spec, best(rates))
 
 

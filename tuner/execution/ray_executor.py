@@ -23,7 +23,7 @@ from tuner.storage.shared_files import store_errors
 
 LONELY_S = 60.0
 """A worker that is not called for so long stops itself: its node is cut off, or its driver is gone."""
-LOOK_S = 0.1
+POLL_S = 0.1
 """How long a report is waited for before signals, orders and places are looked at again."""
 _NOWHERE_TO_WRITE = re.compile(r"^(?:trainables\.errors\.)?(?:DiskFull|StoreError): (.+)$", re.MULTILINE)
 """Errors that are the job's, not the trial's: every other one would meet them too."""
@@ -41,8 +41,8 @@ def execute(
     cache: Path,
     room: Capacity,
     stop: StopRequest,
-    lease: FileLock,
-    judge: EarlyStopper | None = None,
+    lock: FileLock,
+    early_stopper: EarlyStopper | None = None,
     metric: str = "",
 ) -> None:
     """Run all attempts; returns when every trial has ended, or soon after ``stop`` is set.
@@ -54,17 +54,17 @@ def execute(
         cache: decoded data.
         room: says how many may run at once.
         stop: asks it to stop.
-        lease: is told that the driver lives.
-        judge: stops trials early, by their reported ``metric``.
+        lock: is told that the driver lives.
+        early_stopper: stops trials early, by their reported ``metric``.
 
     Raises:
         DriverLost: Ray died, and has to be started again; the trials that ran continue then.
         Exception: what the dispatcher's source or journal raised.
     """
-    loop = _Loop(dispatcher, workers, folder, cache, judge, metric)
+    loop = _Loop(dispatcher, workers, folder, cache, early_stopper, metric)
     try:
         while not stop and dispatcher.failure is None:
-            lease.beat()
+            lock.beat()
             most = room.trials(dispatcher.running, dispatcher.more, dispatcher.waits)
             loop.start(most)
             workers.trim(most)
@@ -96,14 +96,14 @@ class _Loop:
         workers: Workers,
         folder: JobFolder,
         cache: Path,
-        judge: EarlyStopper | None,
+        early_stopper: EarlyStopper | None,
         metric: str,
     ) -> None:
         self._dispatcher = dispatcher
         self._workers = workers
         self._folder = folder
         self._cache = cache
-        self._judge = judge
+        self._early_stopper = early_stopper
         self._metric = metric
         self._calls: dict[Call, _Run] = {}
         self._ids = map(str, itertools.count())
@@ -120,7 +120,7 @@ class _Loop:
 
     def end_the_overdue(self) -> None:
         """End the workers of attempts that take too long; what they were called for fails then."""
-        self._workers.look()
+        self._workers.poll()
         for run in self._calls.values():
             self._dispatcher.placed(run.attempt_id, waits=not run.worker.up)
         overdue = set(self._dispatcher.overdue())
@@ -130,7 +130,7 @@ class _Loop:
 
     def hear(self) -> None:
         """Wait a moment for reports, and do what follows from those that have come."""
-        come, still = ray.wait(list(self._calls), num_returns=1, timeout=LOOK_S)
+        come, still = ray.wait(list(self._calls), num_returns=1, timeout=POLL_S)
         if still:
             come += ray.wait(still, num_returns=len(still), timeout=0)[0]
         for call in come:
@@ -152,7 +152,7 @@ class _Loop:
         if not result["done"] and not self._stops(run, result):
             self._calls[run.worker.go_on()] = run
             return
-        self._workers.give_back(run.worker, result["done"])
+        self._workers.release(run.worker, result["done"])
         try:
             with store_errors():
                 _keep_weights(run.attempt)
@@ -160,7 +160,7 @@ class _Loop:
             self._dispatcher.failure = error
             return
         self._dispatcher.end(run.attempt_id, result)
-        self._folder.forget_checkpoints(run.attempt.work.key)
+        self._folder.forget_checkpoints(run.attempt.request.key)
 
     def _failed(self, run: _Run, error: RayError) -> None:
         self._workers.end(run.worker)
@@ -171,24 +171,24 @@ class _Loop:
         if isinstance(error, OutOfMemoryError):
             oom, text = _guilty(text), _killed_for_memory(text)
         if self._dispatcher.fail(run.attempt_id, text, oom):
-            self._folder.forget_checkpoints(run.attempt.work.key)
+            self._folder.forget_checkpoints(run.attempt.request.key)
 
     def _stops(self, run: _Run, result: dict[str, Any]) -> bool:
-        place = run.attempt.work.place
-        if self._judge is None or place is None:
+        judged = run.attempt.request.judged
+        if self._early_stopper is None or judged is None:
             return False
-        return self._judge.stops(place, result["epoch"], result[self._metric])
+        return self._early_stopper.stops(judged, result["epoch"], result[self._metric])
 
     def _config(self, attempt: Attempt) -> dict[str, Any]:
-        work = attempt.work
-        weights = None if work.weights_path is None else _unfinished(work.weights_path, attempt)
+        request = attempt.request
+        weights = None if request.weights_path is None else _unfinished(request.weights_path, attempt)
         return {
-            "trial": work.trial.to_dict(),
+            "trial": request.trial.to_dict(),
             "cache_dir": str(self._cache),
-            "read_test": work.stage == Stage.CONFIRM,
+            "read_test": request.stage == Stage.CONFIRM,
             "weights_path": weights,
             "attempt": attempt.number,
-            "checkpoints": self._folder.checkpoints(work.key),
+            "checkpoints": self._folder.checkpoints(request.key),
             "accepted": attempt.accepted,
             "checkpoint_s": CHECKPOINT_S,
             "lonely_s": LONELY_S,
@@ -211,7 +211,7 @@ def _used_gb(text: str) -> float:
 
 def _keep_weights(attempt: Attempt) -> None:
     """Give what a finished attempt left the name that its weights are looked for under."""
-    weights = attempt.work.weights_path
+    weights = attempt.request.weights_path
     if weights is not None:
         (folder, name), (_, unfinished) = split(weights), split(_unfinished(weights, attempt))
         files_at(folder).rename(unfinished, name)

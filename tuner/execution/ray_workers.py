@@ -55,7 +55,7 @@ class Workers:
         self._all.add(worker)
         return worker
 
-    def give_back(self, worker: Worker, done: bool) -> None:
+    def release(self, worker: Worker, done: bool) -> None:
         """Keep a worker whose attempt has ended; one that is not ``done`` waits for a call, and is told not to."""
         if not done:
             worker.actor.stop.remote()
@@ -71,7 +71,7 @@ class Workers:
         while self._idle and len(self._all) > most:
             self.end(self._idle.pop())
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """See which have come up."""
         coming = {worker.ready: worker for worker in self._all if not worker.up}
         if coming:

@@ -49,7 +49,7 @@ def simulate(
     concurrent: int,
     clock: Clock,
     stop: StopRequest,
-    judge: EarlyStopper | None = None,
+    early_stopper: EarlyStopper | None = None,
     metric: str = "",
     fault: Callable[[Attempt, int], str | None] = no_fault,
     training: Callable[[TrialConfig, Plan], Training] = SimulatedTraining,
@@ -62,14 +62,14 @@ def simulate(
         concurrent: trials at once.
         clock: is set forward as epochs take their time.
         stop: asks it to stop.
-        judge: stops trials early, by their reported ``metric``.
+        early_stopper: stops trials early, by their reported ``metric``.
         fault: asked before each epoch of an attempt; a text that it gives is the error that the attempt dies of.
         training: a trial and its length to its learning curve.
 
     Raises:
         Exception: what the dispatcher's source or journal raised.
     """
-    workers = _Workers(dispatcher, plan, clock, judge, metric, fault, training)
+    workers = _Workers(dispatcher, plan, clock, early_stopper, metric, fault, training)
     while not stop and dispatcher.failure is None:
         while workers.running < concurrent and workers.start():
             pass
@@ -88,7 +88,7 @@ class _Workers:
         dispatcher: Dispatcher,
         plan: Plan,
         clock: Clock,
-        judge: EarlyStopper | None,
+        early_stopper: EarlyStopper | None,
         metric: str,
         fault: Callable[[Attempt, int], str | None],
         training: Callable[[TrialConfig, Plan], Training],
@@ -96,7 +96,7 @@ class _Workers:
         self._dispatcher = dispatcher
         self._plan = plan
         self._clock = clock
-        self._judge = judge
+        self._early_stopper = early_stopper
         self._metric = metric
         self._fault = fault
         self._training = training
@@ -129,14 +129,14 @@ class _Workers:
             self._train(number, attempt, result["epoch"] + 1)
 
     def _is_stopped(self, attempt: Attempt, result: dict[str, Any]) -> bool:
-        place = attempt.work.place
-        if self._judge is None or place is None:
+        judged = attempt.request.judged
+        if self._early_stopper is None or judged is None:
             return False
-        return self._judge.stops(place, result["epoch"], result[self._metric])
+        return self._early_stopper.stops(judged, result["epoch"], result[self._metric])
 
     def _train(self, number: int, attempt: Attempt, epoch: int) -> None:
-        training = self._training(attempt.work.trial, self._plan)
+        training = self._training(attempt.request.trial, self._plan)
         result = training.report(epoch) | {"attempt": attempt.number}
-        if attempt.work.stage == Stage.CONFIRM and epoch == self._plan.epochs:
+        if attempt.request.stage == Stage.CONFIRM and epoch == self._plan.epochs:
             result |= training.test()
         heapq.heappush(self._due, (self._clock.now + result["seconds"], number, attempt, result))

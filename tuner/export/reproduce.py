@@ -64,7 +64,7 @@ class Reproduction:
 
 def reproduce(
     export: Export,
-    home: Workspace,
+    workspace: Workspace,
     fresh_seed: int | None = None,
     data_path: str | None = None,
     allow_code: bool = False,
@@ -82,7 +82,7 @@ def reproduce(
     recorded = {run.seed: run for run in export.confirm_runs}
     seed = export.confirm_runs[0].seed if fresh_seed is None else fresh_seed
     check_allowed(export, fresh_seed, allow_code)
-    training = start(export, replace(export.config, seed=seed), home, data_path, allow_code)
+    training = start(export, replace(export.config, seed=seed), workspace, data_path, allow_code)
     for _ in range(training.config.epochs):
         report = training.run_epoch()
         on_epoch(report)
@@ -101,7 +101,9 @@ def reproduce(
     )
 
 
-def start(export: Export, config: TrialConfig, home: Workspace, data_path: str | None, allow_code: bool) -> Training:
+def start(
+    export: Export, config: TrialConfig, workspace: Workspace, data_path: str | None, allow_code: bool
+) -> Training:
     """A training of an export's settings, on its data.
 
     Raises:
@@ -111,7 +113,7 @@ def start(export: Export, config: TrialConfig, home: Workspace, data_path: str |
     check_allowed(export, None, allow_code)
     if data_path is not None:
         config = replace(config, data=replace(config.data, path=str(Path(data_path).absolute())))
-    splits = load(config.data, home.cache)
+    splits = load(config.data, workspace.cache)
     check_fingerprint(splits.fingerprint, export.data_fingerprint)
     process.set_up(config.threads)
     gpu = config.gpu and torch.cuda.is_available()

@@ -7,7 +7,7 @@ from tuner.jobs.replication import pull
 from tuner.jobs.workspace import LATEST, Workspace
 
 
-def find_job(home: Workspace, job_id: str = LATEST) -> JobFolder:
+def find_job(workspace: Workspace, job_id: str = LATEST) -> JobFolder:
     """A job by its id, the beginning of it, or ``latest``; its folder is made, and brought up to date, from the
     database that ``TUNER_STORAGE`` names, if it is there.
 
@@ -17,12 +17,12 @@ def find_job(home: Workspace, job_id: str = LATEST) -> JobFolder:
     """
     database = open_database(os.environ.get(STORAGE_VARIABLE))
     if database is None:
-        return home.job(job_id)
-    here = {folder.id for folder in home.jobs()}
+        return workspace.job(job_id)
+    here = {folder.id for folder in workspace.jobs()}
     for row in database.jobs():
         if row.id not in here:
-            home.put_job(row.id, row.spec_text, {**row.start, "ms": row.ms})
-    folder = home.job(job_id)
+            workspace.put_job(row.id, row.spec_text, {**row.start, "ms": row.ms})
+    folder = workspace.job(job_id)
     if not folder.is_held_here:
         pull(database, folder)
     return folder

@@ -57,7 +57,7 @@ class JobFolder:
         return self.path / "start.json"
 
     @property
-    def lease(self) -> Path:
+    def lock_file(self) -> Path:
         """Locked by the driver that works on the job."""
         return self.path / "lease"
 
@@ -171,7 +171,7 @@ class JobFolder:
     @property
     def is_held_here(self) -> bool:
         """Whether a process on this machine runs the job."""
-        return lock_owner(self.lease) is not None
+        return lock_owner(self.lock_file) is not None
 
     def owner(self) -> LockOwner | None:
         """Who runs the job, here or, where its record is in a database, anywhere.
@@ -179,7 +179,7 @@ class JobFolder:
         Raises:
             ServiceError: the lease or the database cannot be read.
         """
-        if here := lock_owner(self.lease):
+        if here := lock_owner(self.lock_file):
             return here
         database = self.database()
         row = database.job(self.id) if database is not None else None

@@ -44,14 +44,14 @@ class Replicator:
 
     def __init__(self, claim: PostgresLock, folder: JobFolder, stop: StopRequest, sent: int) -> None:
         self.problem: ServiceError | None = None
-        self.orders = Instructions(False, {})
+        self.instructions = Instructions(False, {})
         self._claim = claim
         self._database = claim.database
         self._folder = folder
         self._stop = stop
         self._sent = sent
         self._offset = 0
-        self._told = JobSummary("new")
+        self._summary = JobSummary("new")
         self._ending = threading.Event()
         self._news = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
@@ -60,17 +60,17 @@ class Replicator:
         """Begin; what is said before is said with the first lines."""
         self._thread.start()
 
-    def say(self, cluster: str, wants: int, waits: str) -> None:
+    def announce(self, cluster: str, wants: int, waits: str) -> None:
         """Tell others where the job runs, how many trials it could run at once, and what it waits for."""
-        self._told = replace(self._told, cluster=cluster, wants=wants, waits=waits)
+        self._summary = replace(self._summary, cluster=cluster, wants=wants, waits=waits)
 
-    def heard(self) -> None:
+    def on_event(self) -> None:
         """A line was written."""
         self._news.set()
 
     def drain(self) -> None:
         """Send what is left, and that it wants nothing any more; ``problem`` says what failed."""
-        self.say("", 0, "")
+        self.announce("", 0, "")
         self._ending.set()
         self._news.set()
         self._thread.join()
@@ -103,41 +103,41 @@ class Replicator:
 
     def _send_all(self) -> None:
         while True:
-            lines, told, offset = self._next()
-            self.orders = self._claim.send([line for line in lines if line[0] >= self._sent], told)
+            lines, summary, offset = self._next()
+            self.instructions = self._claim.send([line for line in lines if line[0] >= self._sent], summary)
             self._offset = offset
             # What is said of the job by others in the meantime stays.
-            self._told = replace(self._told, state=told.state, arms=told.arms, trials=told.trials)
+            self._summary = replace(self._summary, state=summary.state, arms=summary.arms, trials=summary.trials)
             if lines:
                 self._sent = max(self._sent, lines[-1][0] + 1)
-            if self.orders.stop:
+            if self.instructions.stop:
                 self._stop.ask()
             if len(lines) < BATCH:
                 return
 
     def _next(self) -> tuple[list[tuple[int, bytes]], JobSummary, int]:
         lines: list[tuple[int, bytes]] = []
-        told, offset = self._told, self._offset
+        summary, offset = self._summary, self._offset
         if not self._folder.journal.exists():
-            return lines, told, offset
+            return lines, summary, offset
         for line in read_lines(self._folder.journal, offset):
             event, offset = line.event, line.end
             lines.append((event["n"], line.content))
             match event["kind"]:
                 case "job":
-                    told = replace(told, arms=len(event["arms"]))
+                    summary = replace(summary, arms=len(event["arms"]))
                 case "trial":
-                    told = replace(told, trials=told.trials + 1)
+                    summary = replace(summary, trials=summary.trials + 1)
                 case "state":
-                    told = replace(told, state=event["state"])
+                    summary = replace(summary, state=event["state"])
             if len(lines) == BATCH:
                 break
-        return lines, told, offset
+        return lines, summary, offset
 
 
 @contextmanager
 def replicated(
-    database: Database | None, folder: JobFolder, stop: StopRequest, say: Callable[[str], None]
+    database: Database | None, folder: JobFolder, stop: StopRequest, announce: Callable[[str], None]
 ) -> Iterator[Replicator | None]:
     """Hold a job in the database, bring its journal here up to date, and keep the one there so; drained at the end.
 
@@ -156,15 +156,15 @@ def replicated(
     claim = PostgresLock(database, folder.id, me())
     try:
         if aside := pull(database, folder):
-            say(f"warning: the journal here was not the job's any more; it is kept as {aside}")
-        mirror = Replicator(claim, folder, stop, database.journal_length(folder.id))
-        mirror.start()
+            announce(f"warning: the journal here was not the job's any more; it is kept as {aside}")
+        replicator = Replicator(claim, folder, stop, database.journal_length(folder.id))
+        replicator.start()
         try:
-            yield mirror
+            yield replicator
         finally:
-            mirror.drain()
-            if mirror.problem is not None:
-                say(f"warning: {mirror.problem}; nothing is lost: tuner sync {folder.id} sends the rest")
+            replicator.drain()
+            if replicator.problem is not None:
+                announce(f"warning: {replicator.problem}; nothing is lost: tuner sync {folder.id} sends the rest")
             elif folder.tracked.exists():
                 with suppress(ServiceError):
                     database.note_tracked(folder.id, folder.tracked.read_bytes())
@@ -182,11 +182,11 @@ def replicate_once(folder: JobFolder) -> None:
     database = folder.database()
     if database is None or folder.is_held_here:
         return
-    told: list[str] = []
-    with replicated(database, folder, StopRequest(), told.append) as mirror:
+    summary: list[str] = []
+    with replicated(database, folder, StopRequest(), summary.append) as replicator:
         pass
-    if mirror is not None and mirror.problem is not None:
-        raise mirror.problem
+    if replicator is not None and replicator.problem is not None:
+        raise replicator.problem
 
 
 def pull(database: Database, folder: JobFolder) -> Path | None:

@@ -14,11 +14,11 @@ from tuner.spec.trial_config import data_request
 from tuner.spec.user_code import names_code
 
 
-def new_job(home: Workspace, spec: SearchSpec, spec_text: str, code: Path, simulate: bool = False) -> JobFolder:
+def new_job(workspace: Workspace, spec: SearchSpec, spec_text: str, code: Path, simulate: bool = False) -> JobFolder:
     """Write down what is to be run.
 
     Args:
-        home: where things go.
+        workspace: where things go.
         spec: what to run.
         spec_text: the spec as the user wrote it.
         code: folder of the user's own modules.
@@ -28,7 +28,7 @@ def new_job(home: Workspace, spec: SearchSpec, spec_text: str, code: Path, simul
         ServiceError: the folder, or the record in the database, cannot be written.
     """
     name, start = beginning(spec, str(code), simulate)
-    folder = home.new_job(name, spec_text, start)
+    folder = workspace.new_job(name, spec_text, start)
     try:
         if database := folder.database():
             packed = pack(code) if names_code(spec) else None
@@ -60,9 +60,9 @@ def spec_of(folder: JobFolder, data_path: str | None = None) -> SearchSpec:
     return from_dict(values)
 
 
-def storage_of(spec: SearchSpec, home: Workspace) -> str:
+def storage_of(spec: SearchSpec, workspace: Workspace) -> str:
     """URL of the database of a job's studies: ``TUNER_STORAGE`` wins over the spec, the spec over the home folder."""
-    return os.environ.get(STORAGE_VARIABLE) or spec.storage or home.storage_url
+    return os.environ.get(STORAGE_VARIABLE) or spec.storage or workspace.storage_url
 
 
 def refuse_finished(job: str, state: str) -> None:

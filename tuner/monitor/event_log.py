@@ -10,7 +10,7 @@ from tuner.jobs.replication import pull
 from tuner.monitor.terminal import trial_line
 from tuner.storage.journal import Event, read_from
 
-LOOK_S = 1.0
+POLL_S = 1.0
 
 
 def log_lines(folder: JobFolder, follow: bool) -> Iterator[str]:
@@ -34,7 +34,7 @@ def log_lines(folder: JobFolder, follow: bool) -> Iterator[str]:
                     yield f"{datetime.fromtimestamp(event['ms'] / 1000):%Y-%m-%d %H:%M:%S} {text}"
         if not follow or not alive:
             return
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
 
 
 def _text(event: Event, record: Record) -> str | None:

@@ -29,7 +29,7 @@ READING = ("GET", "HEAD")
 NAMES = (HOST, "localhost")
 
 
-def serve_dashboard(folder: JobFolder, home: Workspace, port: int, browse: bool) -> None:
+def serve_dashboard(folder: JobFolder, workspace: Workspace, port: int, browse: bool) -> None:
     """Serve the dashboard until Ctrl-C; print the links to the studies of a job's arms, the baseline's first.
 
     Raises:
@@ -42,9 +42,9 @@ def serve_dashboard(folder: JobFolder, home: Workspace, port: int, browse: bool)
     if folder.started()["simulate"]:
         raise SpecError(f"job {folder.id} is a simulation: its studies were not kept")
     spec = spec_of(folder)
-    url = storage_of(spec, home)
+    url = storage_of(spec, workspace)
     names = {arm.name: study_name(folder.id, arm.name) for arm in spec.arms}
-    found = study_ids(url, list(names.values())) if url != home.storage_url or home.studies.exists() else {}
+    found = study_ids(url, list(names.values())) if url != workspace.storage_url or workspace.studies.exists() else {}
     if not found:
         raise NotFound(f"job {folder.id} has no studies in {without_password(url)} yet")
     for arm, name in names.items():

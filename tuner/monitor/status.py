@@ -74,7 +74,7 @@ class Status:
         return {**vars(self), "arms": [arm._asdict() for arm in self.arms]}
 
 
-def overview(home: Workspace) -> list[Overview]:
+def overview(workspace: Workspace) -> list[Overview]:
     """All jobs, oldest first: those here, and those in the database that ``TUNER_STORAGE`` names.
 
     Raises:
@@ -82,10 +82,10 @@ def overview(home: Workspace) -> list[Overview]:
     """
     database = open_database(os.environ.get(STORAGE_VARIABLE))
     there = {row.id: row for row in database.jobs()} if database is not None else {}
-    found = [_overview(folder) for folder in home.jobs() if folder.id not in there]
+    found = [_overview(folder) for folder in workspace.jobs() if folder.id not in there]
     for row in there.values():
-        state = "crashed" if row.told.state == "running" and row.holder is None else row.told.state
-        found.append(Overview(row.id, state, row.ms, row.told.arms, row.told.trials, row.told.waits))
+        state = "crashed" if row.summary.state == "running" and row.holder is None else row.summary.state
+        found.append(Overview(row.id, state, row.ms, row.summary.arms, row.summary.trials, row.summary.waits))
     return sorted(found, key=lambda job: (job.ms, job.job))
 
 
@@ -108,7 +108,7 @@ def status(folder: JobFolder) -> Status:
         state=state,
         reason=record.reason,
         holder=None if holder is None else str(holder),
-        waits="" if row is None or holder is None else row.told.waits,
+        waits="" if row is None or holder is None else row.summary.waits,
         search=stages[0],
         select=stages[1],
         confirm=stages[2],

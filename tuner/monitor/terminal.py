@@ -19,10 +19,10 @@ REFRESH_PER_S = 2
 class View(Protocol):
     """Shows a job's progress."""
 
-    def say(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         """A line of talk."""
 
-    def heard(self, event: Event, record: Record) -> None:
+    def on_event(self, event: Event, record: Record) -> None:
         """An event was written; ``record`` has taken it."""
 
     def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> AbstractContextManager[None]:
@@ -32,10 +32,10 @@ class View(Protocol):
 class Quiet:
     """Shows nothing."""
 
-    def say(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         """Nothing."""
 
-    def heard(self, event: Event, record: Record) -> None:
+    def on_event(self, event: Event, record: Record) -> None:
         """Nothing."""
 
     @contextmanager
@@ -50,14 +50,14 @@ class Lines:
     def __init__(self) -> None:
         self._progress: Progress | None = None
 
-    def say(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         """Print it."""
         print(text, file=sys.stderr, flush=True)
 
-    def heard(self, event: Event, record: Record) -> None:
+    def on_event(self, event: Event, record: Record) -> None:
         """Print a line for a trial that ended."""
         if event["kind"] == "end" and self._progress is not None:
-            self.say(f"{trial_line(record.trials[event['trial']])}; {self._progress.line()}")
+            self.announce(f"{trial_line(record.trials[event['trial']])}; {self._progress.line()}")
 
     @contextmanager
     def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> Iterator[None]:
@@ -70,11 +70,11 @@ class Lines:
 class Live:
     """A table of arms that is redrawn in place."""
 
-    def say(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         """Print it."""
         print(text, file=sys.stderr, flush=True)
 
-    def heard(self, event: Event, record: Record) -> None:
+    def on_event(self, event: Event, record: Record) -> None:
         """The table redraws itself."""
 
     @contextmanager

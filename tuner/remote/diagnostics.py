@@ -55,11 +55,11 @@ def checks_from_here(api: JobsApi) -> Iterator[Check]:
     yield Check("nodes for trials", bool(workers), room or "none has joined", "look into the workers' logs")
 
 
-def checks_on_cluster(home: Workspace, data: str | None) -> Iterator[Check]:
+def checks_on_cluster(workspace: Workspace, data: str | None) -> Iterator[Check]:
     """What the head and every node see of the stores; for a process that is a job of the cluster.
 
     Args:
-        home: of the head.
+        workspace: of the head.
         data: folder of a data set that every node should have, or None.
     """
     yield _tried("head → database", _database, f"set {STORAGE_VARIABLE} and PGPASSFILE on the head")
@@ -71,8 +71,8 @@ def checks_on_cluster(home: Workspace, data: str | None) -> Iterator[Check]:
     with connected_ray():
         root, uri = shared_root(), os.environ.get("MLFLOW_TRACKING_URI")
         declared = declared_gpus()
-        answers = on_every_node(probe, root, uri, str(home.cache), data, timeout_s=PROBE_S)
-        reference = probe(None, None, str(home.cache), None)
+        answers = on_every_node(probe, root, uri, str(workspace.cache), data, timeout_s=PROBE_S)
+        reference = probe(None, None, str(workspace.cache), None)
         for node, answer in sorted(answers.items()):
             if answer.value is None:
                 yield Check(f"node {node}", False, answer.error or "no answer", "look into this node's logs")

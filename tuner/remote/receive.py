@@ -13,7 +13,7 @@ SPEC, START, CODE = "spec.yaml", "start.json", "code.zip"
 """Files that a submitted job travels in."""
 
 
-def unpack_job(home: Workspace, travelled: Path) -> JobFolder:
+def unpack_job(workspace: Workspace, travelled: Path) -> JobFolder:
     """The folder of a job that was submitted, made of what travelled, with its record in the database.
 
     Raises:
@@ -37,5 +37,5 @@ def unpack_job(home: Workspace, travelled: Path) -> JobFolder:
         )
     # Whoever came first has written it down.
     database.register(job_id, ms, spec_text, start, code)
-    home.put_job(job_id, spec_text, start)
-    return find_job(home, job_id)
+    workspace.put_job(job_id, spec_text, start)
+    return find_job(workspace, job_id)

@@ -21,27 +21,27 @@ class Watchdog:
     Args:
         database: of the jobs' records.
         address: of the cluster's dashboard.
-        say: told what was done, and what is in the way.
+        announce: told what was done, and what is in the way.
     """
 
-    def __init__(self, database: Database, address: str | None, say: Callable[[str], None]) -> None:
+    def __init__(self, database: Database, address: str | None, announce: Callable[[str], None]) -> None:
         self._database = database
         self._address = address
-        self._say = say
-        self._said = ""
+        self._announce = announce
+        self._announced = ""
         self._lengths: dict[str, list[int]] = {}
 
     def watch(self) -> None:
         """Look again and again, for ever; what is away is waited for."""
         while True:
             try:
-                self.look()
-                self._say_once("")
+                self.poll()
+                self._announce_once("")
             except (ClusterError, ServiceError) as error:
-                self._say_once(f"waiting: {error}")
+                self._announce_once(f"waiting: {error}")
             time.sleep(EVERY_S)
 
-    def look(self) -> list[str]:
+    def poll(self) -> list[str]:
         """Have every job go on that was left; returns the submissions made.
 
         Raises:
@@ -58,7 +58,7 @@ class Watchdog:
     def _is_left(self, row: JobRow) -> bool:
         # What was started on somebody's own machine is theirs to go on with.
         submitted = row.start.get("folder") == ""
-        return submitted and row.told.state in UNFINISHED and row.holder is None
+        return submitted and row.summary.state in UNFINISHED and row.holder is None
 
     def _gets_further(self, job: str) -> bool:
         lengths = self._lengths.setdefault(job, [])
@@ -67,15 +67,15 @@ class Watchdog:
             return False
         lengths.append(length)
         if lengths[-FRUITLESS:] == [length] * FRUITLESS:
-            self._say(f"{job}: its drivers get no further; after this one it is left to: tuner resume {job}")
+            self._announce(f"{job}: its drivers get no further; after this one it is left to: tuner resume {job}")
         return True
 
     def _go_on(self, api: JobsApi, job: str) -> str:
         submission = submit_again(api, job)
-        self._say(f"{job}: nobody ran it; it goes on as {submission}")
+        self._announce(f"{job}: nobody ran it; it goes on as {submission}")
         return submission
 
-    def _say_once(self, text: str) -> None:
-        if text and text != self._said:
-            self._say(text)
-        self._said = text
+    def _announce_once(self, text: str) -> None:
+        if text and text != self._announced:
+            self._announce(text)
+        self._announced = text

@@ -81,13 +81,13 @@ class JudgedEpochs:
     Args:
         key: the trial's name in the job.
         arm, bracket: it is held against trials of the same two.
-        judged, comparable: epochs; see ``judged_epochs`` and ``comparable_epochs``.
+        at, comparable: epochs; see ``judged_epochs`` and ``comparable_epochs``.
     """
 
     key: str
     arm: str
     bracket: int
-    judged: tuple[int, ...]
+    at: tuple[int, ...]
     comparable: tuple[int, ...]
 
 
@@ -102,13 +102,13 @@ class EarlyStopper:
     def __init__(self, maximize: bool, reduction_factor: int) -> None:
         self._sign = 1.0 if maximize else -1.0
         self._peers: dict[tuple[str, int], Rungs] = defaultdict(lambda: Rungs(reduction_factor))
-        self._heard: set[tuple[str, int]] = set()
+        self._seen: set[tuple[str, int]] = set()
 
-    def stops(self, place: JudgedEpochs, epoch: int, value: float) -> bool:
+    def stops(self, judged: JudgedEpochs, epoch: int, value: float) -> bool:
         """Hear a value and say whether the trial ends here; where it has reported before, it went on."""
-        if epoch not in place.comparable or (place.key, epoch) in self._heard:
+        if epoch not in judged.comparable or (judged.key, epoch) in self._seen:
             return False
-        self._heard.add((place.key, epoch))
-        peers = self._peers[place.arm, place.bracket]
+        self._seen.add((judged.key, epoch))
+        peers = self._peers[judged.arm, judged.bracket]
         peers.record(epoch, self._sign * value)
-        return epoch in place.judged and not peers.survives(epoch, self._sign * value)
+        return epoch in judged.at and not peers.survives(epoch, self._sign * value)

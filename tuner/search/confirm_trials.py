@@ -18,15 +18,15 @@ MakeTrial = Callable[[Hyper, int], TrialConfig]
 class FixedSource:
     """Gives those of a fixed list of trials that have not ended; what becomes of them is read from the record."""
 
-    def __init__(self, works: Sequence[TrialRequest], record: Record) -> None:
+    def __init__(self, requests: Sequence[TrialRequest], record: Record) -> None:
         ended = {key for key, trial in record.trials.items() if trial.state != State.RUNNING}
-        self._works = iter([work for work in works if work.key not in ended])
+        self._works = iter([request for request in requests if request.key not in ended])
 
     def next(self) -> TrialRequest | None:
         """The next of the list."""
         return next(self._works, None)
 
-    def ended(self, work: TrialRequest, ended: TrialOutcome) -> None:
+    def ended(self, request: TrialRequest, ended: TrialOutcome) -> None:
         """Nothing is decided from it."""
 
 

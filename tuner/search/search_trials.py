@@ -61,7 +61,7 @@ class SearchSource:
         self._errors: list[str] = []
         self._fine = False
         self._unfinished: deque[TrialRequest] = deque()
-        self.made_again: list[str] = []
+        self.rebuilt: list[str] = []
         """Arms whose studies did not agree with the record, and were made again from it."""
         self._take_up()
 
@@ -69,10 +69,10 @@ class SearchSource:
         """The next trial: one that was interrupted, else a new one from the arm whose turn it is."""
         # Where a journal has lost its end, an arm may have lost trials that others have still to go on with.
         in_turn = self._unfinished and self._unfinished[0].number <= self._fewest()
-        work = self._unfinished.popleft() if in_turn else self._ask()
-        if work is not None:
-            self._running[work.key] = self._clock()
-        return work
+        request = self._unfinished.popleft() if in_turn else self._ask()
+        if request is not None:
+            self._running[request.key] = self._clock()
+        return request
 
     def _ask(self) -> TrialRequest | None:
         done = self._fewest()
@@ -81,7 +81,7 @@ class SearchSource:
         whole = len(behind) == len(self._studies)
         if whole and (done == self._spec.budget.trials or self._no_time_for_another_round()):
             return None
-        return self._work(behind[0], behind[0].ask())
+        return self._request(behind[0], behind[0].ask())
 
     def _fewest(self) -> int:
         return min(study.asked for study in self._studies.values())
@@ -90,14 +90,14 @@ class SearchSource:
     def _given(self) -> int:
         return sum(study.asked for study in self._studies.values())
 
-    def ended(self, work: TrialRequest, ended: TrialOutcome) -> None:
+    def ended(self, request: TrialRequest, ended: TrialOutcome) -> None:
         """Tell the study what became of its setting.
 
         Raises:
             SearchFailed: the first trials all raised.
         """
-        self._ended_s += self._clock() - self._running.pop(work.key)
-        self._studies[work.arm].tell(work.number, ended.state, self._reports(ended.epochs))
+        self._ended_s += self._clock() - self._running.pop(request.key)
+        self._studies[request.arm].tell(request.number, ended.state, self._reports(ended.epochs))
         self._give_up_if_hopeless(ended)
 
     def _take_up(self) -> None:
@@ -106,13 +106,15 @@ class SearchSource:
         for arm, study in self._studies.items():
             known = {trial.number: trial for trial in self._record.of(Stage.SEARCH, arm)}
             if study.restore([self._past(known[number]) for number in range(len(known))]):
-                self.made_again.append(arm)
-            unfinished += [self._work(study, asked) for asked in study.unfinished()]
+                self.rebuilt.append(arm)
+            unfinished += [self._request(study, asked) for asked in study.unfinished()]
             for trial in known.values():
                 if trial.state != State.RUNNING:
                     self._ended_s += trial.seconds
                     self._fine = self._fine or trial.state != State.FAILED
-        self._unfinished.extend(sorted(unfinished, key=lambda work: (work.number, self._turns.index(work.arm))))
+        self._unfinished.extend(
+            sorted(unfinished, key=lambda request: (request.number, self._turns.index(request.arm)))
+        )
 
     def _past(self, trial: Trial) -> RecordedTrial:
         return RecordedTrial(trial.knobs, trial.state, self._reports(trial.epochs))
@@ -141,7 +143,7 @@ class SearchSource:
         gpu_s = trial_s * (self._given + arms) * self._spec.resources.gpus
         return _over(clock_s, budget.max_hours) or _over(gpu_s, budget.max_gpu_hours)
 
-    def _work(self, study: ArmStudy, asked: Proposal) -> TrialRequest:
+    def _request(self, study: ArmStudy, asked: Proposal) -> TrialRequest:
         arm, number, hyper = study.arm.name, asked.number, study.arm.hyper(asked.knobs)
         return TrialRequest(
             key=f"{Stage.SEARCH}/{arm}/{number}",
@@ -150,7 +152,7 @@ class SearchSource:
             number=number,
             trial=self._make_trial(hyper, self._spec.seed),
             knobs=asked.knobs,
-            place=_place(self._spec, self._plan, arm, number, hyper),
+            judged=_judged(self._spec, self._plan, arm, number, hyper),
         )
 
 
@@ -158,15 +160,15 @@ def early_stopper(spec: SearchSpec, plan: Plan, record: Record) -> EarlyStopper 
     """The judge of a search's trials, who has heard all that is on record; None if the spec has no scheduler."""
     if spec.scheduler.name == "none":
         return None
-    judge = EarlyStopper(spec.metric.goal == "maximize", spec.scheduler.reduction_factor)
+    stopper = EarlyStopper(spec.metric.goal == "maximize", spec.scheduler.reduction_factor)
     for trial in record.of(Stage.SEARCH):
-        place = _place(spec, plan, trial.arm, trial.number, Hyper(**trial.hyper))
+        judged = _judged(spec, plan, trial.arm, trial.number, Hyper(**trial.hyper))
         for epoch in trial.epochs:
-            judge.stops(place, epoch["epoch"], epoch[spec.metric.key])
-    return judge
+            stopper.stops(judged, epoch["epoch"], epoch[spec.metric.key])
+    return stopper
 
 
-def _place(spec: SearchSpec, plan: Plan, arm: str, number: int, hyper: Hyper) -> JudgedEpochs:
+def _judged(spec: SearchSpec, plan: Plan, arm: str, number: int, hyper: Hyper) -> JudgedEpochs:
     scheduler, schedule = spec.scheduler, Schedule(hyper, plan)
     at = () if scheduler.name == "none" else rungs(spec.first_rung, scheduler.reduction_factor, plan.epochs)
     in_bracket = bracket(number, scheduler.reduction_factor, len(at)) if scheduler.name == "hyperband" else 0
@@ -174,7 +176,7 @@ def _place(spec: SearchSpec, plan: Plan, arm: str, number: int, hyper: Hyper) ->
         key=f"{Stage.SEARCH}/{arm}/{number}",
         arm=arm,
         bracket=in_bracket,
-        judged=judged_epochs(schedule, at[in_bracket:]),
+        at=judged_epochs(schedule, at[in_bracket:]),
         comparable=comparable_epochs(schedule, at[in_bracket:]),
     )
 

@@ -130,7 +130,7 @@ class ArmStudy:
                 if number < len(past) and past[number].state != State.RUNNING:
                     self.tell(number, past[number].state, past[number].reports)
         else:
-            self._make_again([self._trial(setting) for setting in past])
+            self._rebuild([self._trial(setting) for setting in past])
         return not agrees
 
     def tell(self, number: int, state: State, reports: Sequence[tuple[int, float]]) -> None:
@@ -176,7 +176,7 @@ class ArmStudy:
             and (trial.state != TrialState.COMPLETE or trial.value is not None)
         )
 
-    def _make_again(self, trials: Sequence[FrozenTrial]) -> None:
+    def _rebuild(self, trials: Sequence[FrozenTrial]) -> None:
         optuna.delete_study(study_name=self._name, storage=self._memory)
         self._study, self._history = self._make(), self._new_history()
         self._study.add_trials(trials)

@@ -22,7 +22,7 @@ class TrialRequest:
         trial: what to train.
         knobs: what the arm's study proposed; empty where the setting comes from a trial.
         round: of confirm runs, 0 before them.
-        place: for the scheduler; None where no trial is stopped early.
+        judged: for the scheduler; None where no trial is stopped early.
         weights_path: where to leave the final weights: a path or an S3 URL.
     """
 
@@ -33,7 +33,7 @@ class TrialRequest:
     trial: TrialConfig
     knobs: Mapping[str, Scalar] = field(default_factory=dict)
     round: int = 0
-    place: JudgedEpochs | None = None
+    judged: JudgedEpochs | None = None
     weights_path: str | None = None
 
 
@@ -52,5 +52,5 @@ class TrialSource(Protocol):
     def next(self) -> TrialRequest | None:
         """The next trial to start, or None when there are no more."""
 
-    def ended(self, work: TrialRequest, ended: TrialOutcome) -> None:
+    def ended(self, request: TrialRequest, ended: TrialOutcome) -> None:
         """A trial that ``next`` gave has ended."""

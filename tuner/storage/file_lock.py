@@ -72,7 +72,7 @@ class FileLock:
 
 
 @contextmanager
-def lock(path: Path, job: str) -> Iterator[FileLock]:
+def locked(path: Path, job: str) -> Iterator[FileLock]:
     """Hold a job's lease.
 
     Args:

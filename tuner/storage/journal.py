@@ -58,7 +58,7 @@ class Journal:
 
     Args:
         path: the file; made if it is not there, cut after its last whole line if it is.
-        heard: called with every event written.
+        on_event: called with every event written.
         durable: whether events are put on the disk at all. A search that is only simulated writes hundreds of
             thousands of events that nobody will miss.
         clock: seconds, monotonic.
@@ -72,14 +72,14 @@ class Journal:
     def __init__(
         self,
         path: Path,
-        heard: Callable[[Event], None] = lambda event: None,
+        on_event: Callable[[Event], None] = lambda event: None,
         *,
         durable: bool = True,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.path = path
-        self._heard = heard
+        self._on_event = on_event
         self._durable = durable
         self._clock = clock
         self._now = now
@@ -123,7 +123,7 @@ class Journal:
             }
             event = frame | _finite(fields)
             self._write(encode(event), at_once=kind in AT_ONCE)
-            self._heard(event)
+            self._on_event(event)
 
     def close(self) -> None:
         """Close the file, with every event on the disk.

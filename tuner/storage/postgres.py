@@ -105,7 +105,7 @@ class JobRow:
         spec_text: the spec as the user wrote it.
         start: what ``JobFolder.started`` gives.
         holder: who runs it, or None.
-        told: what the last holder said of it.
+        summary: what the last holder said of it.
     """
 
     id: str
@@ -113,7 +113,7 @@ class JobRow:
     spec_text: str
     start: Mapping[str, Any]
     holder: LockOwner | None
-    told: JobSummary
+    summary: JobSummary
 
 
 class Database:
@@ -214,5 +214,5 @@ def _row(row: Row[Any]) -> JobRow:
         start = json.loads(row.start)
     except ValueError as error:
         raise IntegrityError(f"the record of job {row.id} in the database is damaged") from error
-    told = JobSummary(row.state, row.arms, row.trials, row.cluster, row.wants, row.waits)
-    return JobRow(row.id, row.ms, row.spec_text, start, parse(row.holder or "") if row.held else None, told)
+    summary = JobSummary(row.state, row.arms, row.trials, row.cluster, row.wants, row.waits)
+    return JobRow(row.id, row.ms, row.spec_text, start, parse(row.holder or "") if row.held else None, summary)

@@ -59,7 +59,7 @@ class PostgresLock:
             self.release()
             raise unusable(database.shown, error) from error
 
-    def send(self, lines: Sequence[tuple[int, bytes]], told: JobSummary) -> Instructions:
+    def send(self, lines: Sequence[tuple[int, bytes]], summary: JobSummary) -> Instructions:
         """Write lines of the journal, with their numbers, and what is to be said of the job; all of it or nothing.
 
         Raises:
@@ -69,10 +69,10 @@ class PostgresLock:
         try:
             connection = self._renewed()
             with connection.begin():
-                orders = self._send(connection, lines, told)
-            if orders is None:
+                instructions = self._send(connection, lines, summary)
+            if instructions is None:
                 raise self._fenced(connection)
-            return orders
+            return instructions
         except SQLAlchemyError:
             self.release()
             raise
@@ -86,10 +86,10 @@ class PostgresLock:
             self._connection = None
 
     def _send(
-        self, connection: Connection, lines: Sequence[tuple[int, bytes]], told: JobSummary
+        self, connection: Connection, lines: Sequence[tuple[int, bytes]], summary: JobSummary
     ) -> Instructions | None:
         ours = (JOBS.c.id == self.job) & (JOBS.c.fence == self._fence)
-        values = asdict(told) | {"beat": func.clock_timestamp()}
+        values = asdict(summary) | {"beat": func.clock_timestamp()}
         stop = connection.execute(update(JOBS).where(ours).values(values).returning(JOBS.c.stop)).scalar()
         if stop is None:
             return None
@@ -98,7 +98,7 @@ class PostgresLock:
             # A call whose answer was lost may have gone through.
             connection.execute(upsert(JOURNAL).on_conflict_do_nothing(), rows)
         since = func.clock_timestamp() - text(f"interval '{ALIVE_S:g} s'")
-        there = select(JOBS.c.id, JOBS.c.wants).where(JOBS.c.cluster == told.cluster, JOBS.c.beat > since)
+        there = select(JOBS.c.id, JOBS.c.wants).where(JOBS.c.cluster == summary.cluster, JOBS.c.beat > since)
         return Instructions(
             stop, {row.id: row.wants for row in connection.execute(there.order_by(JOBS.c.ms, JOBS.c.id))}
         )

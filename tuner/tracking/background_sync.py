@@ -25,26 +25,26 @@ PATIENCE_S = 60.0
 """How long a job that has ended waits for a tracker that takes its time."""
 
 
-def open_writer(spec: SearchSpec, home: Workspace, folder: JobFolder) -> "Writer":
+def open_writer(spec: SearchSpec, workspace: Workspace, folder: JobFolder) -> "Writer":
     """The writer of a job's tracker: the spec's URI, else the environment's, else a file in the home folder."""
     from tuner.tracking.writer import Writer
 
-    uri = tracking_uri(spec, home)
+    uri = tracking_uri(spec, workspace)
     experiment = spec.tracking.experiment or spec.name
-    return Writer(folder, uri, experiment, home.artifacts if uri == home.tracking_uri else None)
+    return Writer(folder, uri, experiment, workspace.artifacts if uri == workspace.tracking_uri else None)
 
 
-def tracking_uri(spec: SearchSpec, home: Workspace) -> str:
+def tracking_uri(spec: SearchSpec, workspace: Workspace) -> str:
     """Where a job is tracked: ``MLFLOW_TRACKING_URI`` wins over the spec, the spec over the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or home.tracking_uri
+    return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or workspace.tracking_uri
 
 
 class BackgroundSync:
     """Sends a job's journal as it grows; a tracker that is away is tried again and again and stops nothing."""
 
-    def __init__(self, spec: SearchSpec, home: Workspace, folder: JobFolder) -> None:
+    def __init__(self, spec: SearchSpec, workspace: Workspace, folder: JobFolder) -> None:
         self.problem: Exception | None = None
-        self._open = partial(open_writer, spec, home, folder)
+        self._open = partial(open_writer, spec, workspace, folder)
         self._writer: Writer | None = None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow-sender", daemon=True)

@@ -103,17 +103,17 @@ class Writer:
                 self._note = note
                 self._doubt()
             if self._note.tracker != self._shown:
-                self._begin_anew()
+                self._restart()
             elif not self._note.fits(self._job.journal):
                 self._delete_lost()
-                self._begin_anew()
+                self._restart()
             try:
                 self._send_all()
             except MlflowException as error:
                 if error.error_code != LOST or not self._note.offset:
                     raise
                 # What was noted is gone: the tracker was set up anew.
-                self._begin_anew()
+                self._restart()
                 self._send_all()
 
     def attach(self, files: Mapping[str, Path], description: str) -> None:
@@ -172,7 +172,7 @@ class Writer:
         journal = self._job.journal
         self._in_doubt = journal.stat().st_size if journal.exists() else 0
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         self._note = SyncState(tracker=self._shown)
         self._doubt()
 

@@ -187,7 +187,7 @@ class Driver:
         studies = [
             ArmStudy(self.storage, "job", arm, spec.sampler, spec.seed, spec.budget.trials, True) for arm in world.arms
         ]
-        self.judge = early_stopper(spec, PLAN, self.record)
+        self.early_stopper = early_stopper(spec, PLAN, self.record)
         self.source = SearchSource(
             spec,
             PLAN,
@@ -223,8 +223,12 @@ class Driver:
         name = self._pick(which)
         attempt, epoch = self.running[name]
         result = self._result(attempt, epoch + 1)
-        place = attempt.work.place
-        stopped = self.judge is not None and place is not None and self.judge.stops(place, epoch + 1, result["val_acc"])
+        judged = attempt.request.judged
+        stopped = (
+            self.early_stopper is not None
+            and judged is not None
+            and self.early_stopper.stops(judged, epoch + 1, result["val_acc"])
+        )
         self.dispatcher.report(name, result)
         if stopped or result["diverged"] or epoch + 1 == EPOCHS:
             del self.running[name]
@@ -267,7 +271,7 @@ class Driver:
         return list(self.running)[which % len(self.running)]
 
     def _result(self, attempt: Attempt, epoch: int) -> dict[str, Any]:
-        return SimulatedTraining(attempt.work.trial, PLAN).report(epoch) | {"attempt": attempt.number}
+        return SimulatedTraining(attempt.request.trial, PLAN).report(epoch) | {"attempt": attempt.number}
 
 
 @contextmanager
@@ -516,13 +520,13 @@ def test_a_study_that_is_made_again_is_named_and_one_that_fits_is_not(world: Mak
             driver.start()
         for _ in range(EPOCHS):
             driver.train(1)
-        assert driver.source.made_again == []
+        assert driver.source.rebuilt == []
     with driving(torn) as driver:
-        assert driver.source.made_again == []
+        assert driver.source.rebuilt == []
     # The first arm's trials only run: its study may be ahead.
     torn.journal.write_bytes(b"")
     with driving(torn) as driver:
-        assert driver.source.made_again == [torn.arms[1].name]
+        assert driver.source.rebuilt == [torn.arms[1].name]
 
 
 def test_an_arm_that_lost_more_than_the_others_with_the_journals_end_gets_its_trials_all_the_same(world: Make) -> None:

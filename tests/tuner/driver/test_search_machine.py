@@ -122,7 +122,7 @@ class Search(RuleBasedStateMachine):
 
     def _check_attempt(self, attempt: Attempt) -> None:
         """An attempt's number is a new one, and it continues from what is on record, never from the last epoch."""
-        trial = self._trials()[attempt.work.key]
+        trial = self._trials()[attempt.request.key]
         assert attempt.number == trial.attempts > self.numbers[trial.key]
         self.numbers[trial.key] = attempt.number
         epochs = [epoch for epoch, _ in attempt.accepted]
@@ -145,7 +145,7 @@ class Search(RuleBasedStateMachine):
 
     @invariant()
     def what_runs_runs_once(self) -> None:
-        keys = [attempt.work.key for attempt, _ in self.driver.running.values()]
+        keys = [attempt.request.key for attempt, _ in self.driver.running.values()]
         assert len(set(keys)) == len(keys) <= CONCURRENT
         assert all(self._trials()[key].state == State.RUNNING for key in keys)
 
@@ -160,7 +160,7 @@ class Search(RuleBasedStateMachine):
     def only_the_judge_stops_a_trial_and_never_the_best_of_a_rung(self) -> None:
         for trial in self._trials().values():
             if trial.state == State.PRUNED:
-                assert isinstance(self.driver.judge, EarlyStopper)
+                assert isinstance(self.driver.early_stopper, EarlyStopper)
                 rung = len(trial.epochs)
                 assert rung in (1, 2)
                 others = [

@@ -24,7 +24,7 @@ KEY = "search/noam/0"
 HOUR = 3600.0
 
 
-def work(number: int = 0) -> TrialRequest:
+def request(number: int = 0) -> TrialRequest:
     """A trial of eight epochs."""
     trial = trial_config(SPEC, Hyper(1e-3), seed=7)
     return TrialRequest(f"search/noam/{number}", Stage.SEARCH, "noam", number, trial, knobs={"lr": 1e-3})
@@ -33,16 +33,16 @@ def work(number: int = 0) -> TrialRequest:
 class Given:
     """A source of listed trials; keeps what it is told of their ends."""
 
-    def __init__(self, *works: TrialRequest) -> None:
+    def __init__(self, *requests: TrialRequest) -> None:
         self.told: dict[str, TrialOutcome] = {}
-        self._works = iter(works)
+        self._works = iter(requests)
 
     def next(self) -> TrialRequest | None:
         return next(self._works, None)
 
-    def ended(self, work: TrialRequest, ended: TrialOutcome) -> None:
-        assert work.key not in self.told
-        self.told[work.key] = ended
+    def ended(self, request: TrialRequest, ended: TrialOutcome) -> None:
+        assert request.key not in self.told
+        self.told[request.key] = ended
 
 
 class Bench:
@@ -84,7 +84,7 @@ def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
     def make(trials: int = 1, durable: bool = False, **limits: Any) -> Bench:
-        source = Given(*map(work, range(trials)))
+        source = Given(*map(request, range(trials)))
         made.append(Bench(tmp_path / f"journal-{len(made)}.jsonl", source, durable, **limits))
         return made[-1]
 
@@ -99,10 +99,10 @@ Make = Callable[..., Bench]
 def test_a_trial_goes_on_record_before_its_first_attempt(bench: Make) -> None:
     made = bench()
     attempt = made.start("a")
-    assert (attempt.number, attempt.accepted, attempt.work) == (1, (), work())
+    assert (attempt.number, attempt.accepted, attempt.request) == (1, (), request())
     trial, begun = made.events()
     assert (trial["kind"], trial["trial"], trial["knobs"], trial["seed"]) == ("trial", KEY, {"lr": 1e-3}, 7)
-    assert trial["hyper"] == attempt.work.trial.to_dict()["hyper"]
+    assert trial["hyper"] == attempt.request.trial.to_dict()["hyper"]
     assert (begun["kind"], begun["trial"], begun["attempt"], begun["epoch"]) == ("attempt", KEY, 1, 0)
 
 
@@ -213,7 +213,7 @@ def test_a_trial_that_is_tried_again_comes_before_a_new_one(bench: Make) -> None
     made.start("a")
     made.start("b")
     made.dispatcher.fail("a", "it broke")
-    assert [made.start(name).work.number for name in ("c", "d")] == [0, 2]
+    assert [made.start(name).request.number for name in ("c", "d")] == [0, 2]
 
 
 def test_an_epoch_trained_again_is_not_put_on_record_again(bench: Make) -> None:
@@ -382,7 +382,7 @@ def test_where_the_journal_cannot_be_written_everything_stops_as_it_stood(
 def test_an_error_of_the_source_is_the_jobs_not_the_trials(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = bench(trials=2)
 
-    def hopeless(work: TrialRequest, ended: TrialOutcome) -> None:
+    def hopeless(request: TrialRequest, ended: TrialOutcome) -> None:
         raise SearchFailed("the first trials all failed")
 
     monkeypatch.setattr(made.source, "ended", hopeless)
@@ -416,7 +416,7 @@ def test_another_driver_numbers_its_attempts_on(bench: Make, tmp_path: Path) -> 
     for event in made.events():
         with_record.add(event)
     journal = Journal(made.path, with_record.add, durable=False)
-    again = Dispatcher(Given(work()), journal, with_record, ResourcesSpec(), lambda: 0.0)
+    again = Dispatcher(Given(request()), journal, with_record, ResourcesSpec(), lambda: 0.0)
     attempt = again.start("a")
     journal.close()
     assert attempt is not None

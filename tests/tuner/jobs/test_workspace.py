@@ -14,7 +14,7 @@ from tuner.jobs import workspace as home_module
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
 from tuner.storage.atomic_files import write_atomically
-from tuner.storage.file_lock import lock
+from tuner.storage.file_lock import locked
 from tuner.storage.journal import Journal
 
 START: Mapping[str, Any] = {"spec": {"name": "job"}, "folder": "/code", "simulate": False}
@@ -203,7 +203,7 @@ def test_before_it_has_done_anything_a_job_is_new(home: Workspace) -> None:
 def test_a_job_is_what_it_came_to_last_and_crashed_if_nobody_runs_it(home: Workspace, last: str, state: str) -> None:
     folder = written(made(home), "running", last)
     assert folder.state() == state
-    with lock(folder.lease, folder.id):
+    with locked(folder.lock_file, folder.id):
         assert folder.state() == last
 
 

@@ -13,7 +13,7 @@ from tuner.jobs.record import State
 from tuner.jobs.workspace import Workspace
 from tuner.monitor.event_log import log_lines
 from tuner.monitor.status import overview, status
-from tuner.storage.file_lock import lock
+from tuner.storage.file_lock import locked
 
 MadeUp = Callable[[str, History], JobFolder]
 
@@ -41,7 +41,7 @@ def test_a_jobs_status_counts_its_arms_and_what_it_spent(made_up_job: MadeUp, ha
 
 def test_a_running_job_names_its_holder_and_what_is_left(made_up_job: MadeUp, half_done: History) -> None:
     folder = made_up_job("job-1", half_done)
-    with lock(folder.lease, folder.id):
+    with locked(folder.lock_file, folder.id):
         found = status(folder)
     assert found.state == "running"
     assert found.holder is not None

@@ -82,6 +82,6 @@ def test_lines_are_printed_when_trials_end(capsys: pytest.CaptureFixture[str]) -
     key, lines = "search/adam_l2/0", Lines()
     record = job_of(begun(key), reported(key), ended(key))
     with lines.watching(spec_with(), record, 1):
-        lines.heard({"kind": "epoch", "trial": key}, record)
-        lines.heard({"kind": "end", "trial": key}, record)
+        lines.on_event({"kind": "epoch", "trial": key}, record)
+        lines.on_event({"kind": "end", "trial": key}, record)
     assert capsys.readouterr().err.count("\n") == 1

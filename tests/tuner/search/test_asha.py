@@ -103,82 +103,82 @@ def test_a_value_survives_among_the_best_of_its_rung(
     assert kept.survives(9, value)  # nothing was recorded there
 
 
-def place(
+def judged(
     name: str, arm: str, judged: tuple[int, ...], comparable: tuple[int, ...] | None = None, in_bracket: int = 0
 ) -> JudgedEpochs:
     return JudgedEpochs(name, arm, in_bracket, judged, judged if comparable is None else comparable)
 
 
-def halving_judge(maximize: bool = True) -> EarlyStopper:
+def halving_stopper(maximize: bool = True) -> EarlyStopper:
     return EarlyStopper(maximize, reduction_factor=2)
 
 
 def test_the_worse_of_two_trials_of_an_arm_is_stopped() -> None:
-    judge = halving_judge()
-    assert judge.stops(place("a", "adam", (3,)), 3, 0.9) == CONTINUE
-    assert judge.stops(place("b", "adam", (3,)), 3, 0.8) == STOP
-    assert judge.stops(place("c", "adam", (3,)), 3, 0.95) == CONTINUE
+    early_stopper = halving_stopper()
+    assert early_stopper.stops(judged("a", "adam", (3,)), 3, 0.9) == CONTINUE
+    assert early_stopper.stops(judged("b", "adam", (3,)), 3, 0.8) == STOP
+    assert early_stopper.stops(judged("c", "adam", (3,)), 3, 0.95) == CONTINUE
 
 
 def test_two_arms_are_never_held_against_each_other() -> None:
-    judge = halving_judge()
-    decisions = [judge.stops(place(f"{arm}", arm, (3,)), 3, value) for arm, value in (("a", 0.9), ("b", 0.1))]
+    early_stopper = halving_stopper()
+    decisions = [early_stopper.stops(judged(f"{arm}", arm, (3,)), 3, value) for arm, value in (("a", 0.9), ("b", 0.1))]
     assert decisions == [CONTINUE, CONTINUE]
-    assert judge.stops(place("b2", "b", (3,)), 3, 0.05) == STOP
-    assert judge.stops(place("b3", "b", (3,)), 3, 0.2) == CONTINUE
+    assert early_stopper.stops(judged("b2", "b", (3,)), 3, 0.05) == STOP
+    assert early_stopper.stops(judged("b3", "b", (3,)), 3, 0.2) == CONTINUE
 
 
 def test_two_brackets_are_never_held_against_each_other() -> None:
-    judge = halving_judge()
-    assert judge.stops(place("a", "adam", (3,)), 3, 0.9) == CONTINUE
-    assert judge.stops(place("b", "adam", (3,), in_bracket=1), 3, 0.1) == CONTINUE
-    assert judge.stops(place("c", "adam", (3,)), 3, 0.5) == STOP
+    early_stopper = halving_stopper()
+    assert early_stopper.stops(judged("a", "adam", (3,)), 3, 0.9) == CONTINUE
+    assert early_stopper.stops(judged("b", "adam", (3,), in_bracket=1), 3, 0.1) == CONTINUE
+    assert early_stopper.stops(judged("c", "adam", (3,)), 3, 0.5) == STOP
 
 
 def test_nobody_is_stopped_between_rungs() -> None:
-    judge = halving_judge()
+    early_stopper = halving_stopper()
     for name, value in (("a", 0.9), ("b", 0.1), ("c", 0.0)):
-        assert judge.stops(place(name, "adam", (3,)), 2, value) == CONTINUE
+        assert early_stopper.stops(judged(name, "adam", (3,)), 2, value) == CONTINUE
 
 
 def test_cycles_are_compared_only_with_cycles_that_end_at_the_same_epoch() -> None:
-    judge = halving_judge()
+    early_stopper = halving_stopper()
     five, ten = (5, 10, 15), (10,)
-    assert judge.stops(place("a", "restarts", five), 5, 0.9) == CONTINUE
+    assert early_stopper.stops(judged("a", "restarts", five), 5, 0.9) == CONTINUE
     # Its cycle ends at 10: at 5 it is in mid-cycle, so a low value neither stops it nor counts.
-    assert judge.stops(place("b", "restarts", ten), 5, 0.1) == CONTINUE
-    assert judge.stops(place("c", "restarts", five), 5, 0.95) == CONTINUE
-    assert judge.stops(place("b", "restarts", ten), 10, 0.2) == CONTINUE
-    assert judge.stops(place("a", "restarts", five), 10, 0.1) == STOP
+    assert early_stopper.stops(judged("b", "restarts", ten), 5, 0.1) == CONTINUE
+    assert early_stopper.stops(judged("c", "restarts", five), 5, 0.95) == CONTINUE
+    assert early_stopper.stops(judged("b", "restarts", ten), 10, 0.2) == CONTINUE
+    assert early_stopper.stops(judged("a", "restarts", five), 10, 0.1) == STOP
 
 
 def test_a_cycle_end_that_is_no_rung_counts_for_others_but_stops_no_one() -> None:
-    judge = halving_judge()
-    assert judge.stops(place("a", "restarts", (30,), (10, 30)), 10, 0.9) == CONTINUE
-    assert judge.stops(place("b", "restarts", (30,), (10, 30)), 10, 0.1) == CONTINUE
-    assert judge.stops(place("c", "restarts", (10,)), 10, 0.05) == STOP
+    early_stopper = halving_stopper()
+    assert early_stopper.stops(judged("a", "restarts", (30,), (10, 30)), 10, 0.9) == CONTINUE
+    assert early_stopper.stops(judged("b", "restarts", (30,), (10, 30)), 10, 0.1) == CONTINUE
+    assert early_stopper.stops(judged("c", "restarts", (10,)), 10, 0.05) == STOP
 
 
 def test_a_loss_is_minimized() -> None:
-    judge = halving_judge(maximize=False)
-    assert judge.stops(place("a", "adam", (3,)), 3, 0.9) == CONTINUE
-    assert judge.stops(place("b", "adam", (3,)), 3, 0.95) == STOP
-    assert judge.stops(place("c", "adam", (3,)), 3, 0.1) == CONTINUE
+    early_stopper = halving_stopper(maximize=False)
+    assert early_stopper.stops(judged("a", "adam", (3,)), 3, 0.9) == CONTINUE
+    assert early_stopper.stops(judged("b", "adam", (3,)), 3, 0.95) == STOP
+    assert early_stopper.stops(judged("c", "adam", (3,)), 3, 0.1) == CONTINUE
 
 
 def test_a_retried_trial_neither_counts_twice_nor_is_judged_again() -> None:
-    judge = halving_judge()
-    first = place("a", "adam", (3,))
-    assert [judge.stops(first, 3, 0.5) for _ in range(3)] == [CONTINUE] * 3
-    assert judge.stops(place("b", "adam", (3,)), 3, 0.9) == CONTINUE
-    assert judge.stops(first, 3, 0.5) == CONTINUE
+    early_stopper = halving_stopper()
+    first = judged("a", "adam", (3,))
+    assert [early_stopper.stops(first, 3, 0.5) for _ in range(3)] == [CONTINUE] * 3
+    assert early_stopper.stops(judged("b", "adam", (3,)), 3, 0.9) == CONTINUE
+    assert early_stopper.stops(first, 3, 0.5) == CONTINUE
 
 
 def test_a_judge_who_hears_the_past_again_decides_as_one_who_never_forgot() -> None:
-    trials = [place(name, "adam", (1, 3)) for name in "abcdef"]
+    trials = [judged(name, "adam", (1, 3)) for name in "abcdef"]
     values = [(trial, epoch, (7 * index + epoch) % 5) for epoch in (1, 3) for index, trial in enumerate(trials)]
     for cut in range(len(values)):
-        whole, before, after = halving_judge(), halving_judge(), halving_judge()
+        whole, before, after = halving_stopper(), halving_stopper(), halving_stopper()
         said = [whole.stops(*value) for value in values]
         assert hear(before, values[:cut]) == said[:cut]
         # In another order, as the record tells it.
@@ -186,5 +186,5 @@ def test_a_judge_who_hears_the_past_again_decides_as_one_who_never_forgot() -> N
         assert hear(after, values[cut:]) == said[cut:]
 
 
-def hear(judge: EarlyStopper, values: Sequence[tuple[JudgedEpochs, int, float]]) -> list[bool]:
-    return [judge.stops(*value) for value in values]
+def hear(early_stopper: EarlyStopper, values: Sequence[tuple[JudgedEpochs, int, float]]) -> list[bool]:
+    return [early_stopper.stops(*value) for value in values]

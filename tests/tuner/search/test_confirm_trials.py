@@ -86,12 +86,12 @@ def test_the_best_of_each_arm_are_trained_on_the_selection_seeds() -> None:
     for number, val in enumerate((0.3, 0.5, 0.4)):
         history.trial("noam", number, [val])
     history.trial("adam_l2", 0, [0.5])
-    works = selection_requests(history.record(), TOP_2, lambda hyper, seed: trial_config(TOP_2, hyper, seed))
+    requests = selection_requests(history.record(), TOP_2, lambda hyper, seed: trial_config(TOP_2, hyper, seed))
     seeds = selection_seeds(TOP_2)
-    assert [(work.arm, work.number, work.trial.seed) for work in works] == [
+    assert [(request.arm, request.number, request.trial.seed) for request in requests] == [
         (arm, number, seed) for seed in seeds for arm, number in (("adam_l2", 0), ("noam", 1), ("noam", 2))
     ]
-    assert len({work.key for work in works}) == len(works)
+    assert len({request.key for request in requests}) == len(requests)
 
 
 def selected(*runs: tuple[int, int, float, State]) -> int:
@@ -137,22 +137,26 @@ def test_all_arms_get_the_same_fresh_seeds_and_the_winners_own_settings() -> Non
     history.trial("adam_l2", 0, [0.5])
     history.trial("noam", 0, [0.5])
     history.trial("noam", 1, [0.6])
-    works = works_of_round(SPEC, history, 1, seeds := confirm_seeds(SPEC, 1, 4))
+    requests = works_of_round(SPEC, history, 1, seeds := confirm_seeds(SPEC, 1, 4))
     for arm, number in (("adam_l2", 0), ("noam", 1)):
-        own = [work for work in works if work.arm == arm]
-        assert tuple(work.trial.seed for work in own) == seeds
-        assert {work.number for work in own} == {number}
-        assert {work.trial.hyper.lr for work in own} == {history.record().trials[f"search/{arm}/{number}"].hyper["lr"]}
-        assert {work.trial.epochs for work in own} == {SPEC.budget.epochs}
-    assert {(work.stage, work.round, work.place) for work in works} == {(Stage.CONFIRM, 1, None)}
+        own = [request for request in requests if request.arm == arm]
+        assert tuple(request.trial.seed for request in own) == seeds
+        assert {request.number for request in own} == {number}
+        assert {request.trial.hyper.lr for request in own} == {
+            history.record().trials[f"search/{arm}/{number}"].hyper["lr"]
+        }
+        assert {request.trial.epochs for request in own} == {SPEC.budget.epochs}
+    assert {(request.stage, request.round, request.judged) for request in requests} == {(Stage.CONFIRM, 1, None)}
 
 
 def test_only_the_first_seeds_weights_are_kept() -> None:
     history = History(SPEC)
     history.trial("adam_l2", 0, [0.5])
     history.trial("noam", 0, [0.5])
-    works = works_of_round(SPEC, history, 2, seeds := confirm_seeds(SPEC, 2, 3))
-    kept = {(work.arm, work.trial.seed, str(work.weights_path)) for work in works if work.weights_path}
+    requests = works_of_round(SPEC, history, 2, seeds := confirm_seeds(SPEC, 2, 3))
+    kept = {
+        (request.arm, request.trial.seed, str(request.weights_path)) for request in requests if request.weights_path
+    }
     assert kept == {(arm, seeds[0], f"{arm}-2") for arm in ("adam_l2", "noam")}
 
 
@@ -175,9 +179,9 @@ def searched(*extra: tuple[str, int]) -> History:
 
 
 def keys_left(history: History) -> list[str]:
-    works = works_of_round(SPEC, history, 1, confirm_seeds(SPEC, 1, 2))
-    source = FixedSource(works, history.record())
-    return [work.key for work in iter(source.next, None)]
+    requests = works_of_round(SPEC, history, 1, confirm_seeds(SPEC, 1, 2))
+    source = FixedSource(requests, history.record())
+    return [request.key for request in iter(source.next, None)]
 
 
 def test_a_list_gives_its_trials_once_in_their_order() -> None:

@@ -65,17 +65,19 @@ class Search:
         self.running: list[TrialRequest] = []
 
     def start(self) -> TrialRequest | None:
-        work = self.source.next()
-        if work is not None:
-            self.started[work.arm] += 1
-            self.running.append(work)
-        return work
+        request = self.source.next()
+        if request is not None:
+            self.started[request.arm] += 1
+            self.running.append(request)
+        return request
 
     def end(self, index: int = 0, state: State = State.COMPLETE, epochs: int = 8) -> None:
-        work = self.running.pop(index)
+        request = self.running.pop(index)
         epochs = epochs if state != State.FAILED else 0
         reports = tuple(report(epoch, epoch / 100, 1.0) for epoch in range(1, epochs + 1))
-        self.source.ended(work, TrialOutcome(state, reports, "it broke\nlast line" if state == State.FAILED else None))
+        self.source.ended(
+            request, TrialOutcome(state, reports, "it broke\nlast line" if state == State.FAILED else None)
+        )
 
     def run(self, seconds: float, concurrent: int = 2) -> None:
         """Until the source gives no more: every trial takes ``seconds``."""
@@ -113,15 +115,15 @@ def test_every_arm_gets_all_its_trials_and_then_no_more() -> None:
 def test_the_default_settings_come_first_in_every_arm() -> None:
     search = Search(spec_with())
     for arm in arms(spec_with(), PLAN):
-        work = search.start()
-        assert work is not None
-        assert (work.arm, work.number, work.trial.hyper) == (arm.name, 0, arm.hyper(arm.default))
+        request = search.start()
+        assert request is not None
+        assert (request.arm, request.number, request.trial.hyper) == (arm.name, 0, arm.hyper(arm.default))
 
 
 def test_all_trials_of_a_search_have_the_jobs_seed() -> None:
     search = Search(spec_with("", "seed: 7\n"))
-    works = [search.start() for _ in range(6)]
-    assert {work.trial.seed for work in works if work} == {7}
+    requests = [search.start() for _ in range(6)]
+    assert {request.trial.seed for request in requests if request} == {7}
     assert derive_seed(7, "arm", 1) != derive_seed(7, "arm", 2)
 
 
@@ -208,27 +210,27 @@ def test_trials_are_judged_at_their_rungs_and_after_warm_up() -> None:
     search = Search(spec_with("", "scheduler: {name: asha, first_rung: 1, reduction_factor: 2}\n"))
     plain, noam, _ = (search.start() for _ in range(3))
     assert plain is not None
-    assert plain.place is not None
+    assert plain.judged is not None
     assert noam is not None
-    assert noam.place is not None
-    assert plain.place == JudgedEpochs("search/adam_l2/0", "adam_l2", 0, (1, 2, 4), (1, 2, 4))
+    assert noam.judged is not None
+    assert plain.judged == JudgedEpochs("search/adam_l2/0", "adam_l2", 0, (1, 2, 4), (1, 2, 4))
     warmup_epochs = -(-noam.trial.hyper.warmup // PLAN.steps_per_epoch)
-    assert noam.place.judged == tuple(rung for rung in (1, 2, 4) if rung >= warmup_epochs)
+    assert noam.judged.at == tuple(rung for rung in (1, 2, 4) if rung >= warmup_epochs)
 
 
 def test_without_a_scheduler_no_trial_is_judged() -> None:
-    work = Search(spec_with("", "scheduler: none\n")).start()
-    assert work is not None
-    assert work.place is not None
-    assert work.place.judged == work.place.comparable == ()
+    request = Search(spec_with("", "scheduler: none\n")).start()
+    assert request is not None
+    assert request.judged is not None
+    assert request.judged.at == request.judged.comparable == ()
 
 
 def test_hyperband_lets_some_trials_pass_the_first_rung() -> None:
     search = Search(spec_with("", "scheduler: {name: hyperband, first_rung: 1, reduction_factor: 2}\n"))
-    works = [search.start() for _ in range(12)]
-    places = [work.place for work in works if work and work.place and work.arm == "adam_l2"]
-    assert [place.judged[0] for place in places] == [1, 2, 1, 4]
-    assert [place.bracket for place in places] == [0, 1, 0, 2]
+    requests = [search.start() for _ in range(12)]
+    found = [request.judged for request in requests if request and request.judged and request.arm == "adam_l2"]
+    assert [judged.at[0] for judged in found] == [1, 2, 1, 4]
+    assert [judged.bracket for judged in found] == [0, 1, 0, 2]
 
 
 def on_record(spec: SearchSpec, rounds: int, running: Mapping[str, int] = MappingProxyType({})) -> History:
@@ -246,8 +248,8 @@ def test_a_search_goes_on_with_what_was_interrupted_and_then_where_it_stood() ->
     spec = spec_with()
     record = on_record(spec, 2, {"noam": 2, "adam_l2": 2}).record()
     search = Search(spec, record=record)
-    works = [search.start() for _ in range(7)]
-    assert [work and work.key for work in works] == [
+    requests = [search.start() for _ in range(7)]
+    assert [request and request.key for request in requests] == [
         "search/adam_l2/2",
         "search/noam/2",
         "search/adamw/2",
@@ -256,10 +258,10 @@ def test_a_search_goes_on_with_what_was_interrupted_and_then_where_it_stood() ->
         "search/adamw/3",
         None,
     ]
-    for work in works[:2]:
-        assert work is not None
-        assert work.knobs == record.trials[work.key].knobs
-        assert vars(work.trial.hyper) == record.trials[work.key].hyper
+    for request in requests[:2]:
+        assert request is not None
+        assert request.knobs == record.trials[request.key].knobs
+        assert vars(request.trial.hyper) == record.trials[request.key].hyper
     for arm in search.started:
         assert [trial.state for trial in search.trials(arm)][:2] == [TrialState.COMPLETE] * 2
 
@@ -300,7 +302,7 @@ def test_what_was_interrupted_is_brought_to_its_end_whatever_the_cap() -> None:
     history = on_record(spec, 1, {"adam_l2": 1, "noam": 1})
     history.events[-1]["up"] = 100 * HOUR
     search = Search(spec, record=history.record())
-    keys = [work.key for work in iter(search.start, None)]
+    keys = [request.key for request in iter(search.start, None)]
     # With it the round: every arm gets as many trials.
     assert keys == ["search/adam_l2/1", "search/noam/1", "search/adamw/1"]
 
@@ -321,16 +323,16 @@ def test_without_a_scheduler_there_is_no_judge() -> None:
 def test_a_judge_has_heard_all_that_is_on_record() -> None:
     spec = spec_with("", "scheduler: {name: asha, first_rung: 2, reduction_factor: 2}\n")
     history = on_record(spec, 1, {"adam_l2": 1})
-    judge = early_stopper(spec, PLAN, history.record())
+    stopper = early_stopper(spec, PLAN, history.record())
     search = Search(spec, record=history.record())
     interrupted, new = search.start(), [search.start() for _ in range(3)][-1]
-    assert judge is not None
+    assert stopper is not None
     assert interrupted is not None
-    assert interrupted.place is not None
+    assert interrupted.judged is not None
     assert new is not None
-    assert new.place is not None
+    assert new.judged is not None
     assert (interrupted.key, new.key) == ("search/adam_l2/1", "search/adam_l2/2")
     # Trials 0 and 1 had 0.2 at epoch 2, and trial 1 went on from there.
-    assert not judge.stops(interrupted.place, 2, 0.0)
-    assert judge.stops(new.place, 2, 0.1)
-    assert not judge.stops(interrupted.place, 4, 0.5)
+    assert not stopper.stops(interrupted.judged, 2, 0.0)
+    assert stopper.stops(new.judged, 2, 0.1)
+    assert not stopper.stops(interrupted.judged, 4, 0.5)

@@ -14,18 +14,18 @@ import pytest
 
 from tests.tuner.whole_jobs import ROOT
 from tuner.errors import ServiceError, SpecError
-from tuner.storage.file_lock import LockOwner, lock, lock_owner
+from tuner.storage.file_lock import LockOwner, lock_owner, locked
 
 # Says that it is ready, waits for a line, tries to hold, says how that went, and holds on until its input ends.
 PROGRAM = """\
 import sys
 from pathlib import Path
 from tuner.errors import SpecError
-from tuner.storage.file_lock import lock
+from tuner.storage.file_lock import locked
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    with lock(Path(sys.argv[1]), "job-1"):
+    with locked(Path(sys.argv[1]), "job-1"):
         print("held", flush=True)
         {body}
         sys.stdin.read()
@@ -90,15 +90,15 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_lease_that_is_held_names_its_holder_and_is_free_again_after(path: Path) -> None:
     assert lock_owner(path) is None
-    with lock(path, "job-1"):
+    with locked(path, "job-1"):
         found = lock_owner(path)
         assert found
         assert (found.pid, found.host) == (os.getpid(), os.uname().nodename)
-        with pytest.raises(SpecError, match=f"^job job-1 is held by pid {os.getpid()} on host "), lock(path, "job-1"):
+        with pytest.raises(SpecError, match=f"^job job-1 is held by pid {os.getpid()} on host "), locked(path, "job-1"):
             pass
         assert lock_owner(path) == found
     assert lock_owner(path) is None
-    with lock(path, "job-1"):
+    with locked(path, "job-1"):
         pass
 
 
@@ -128,7 +128,7 @@ def test_the_death_of_its_holder_frees_it_at_once(path: Path) -> None:
             assert found.pid == process.process.pid
             process.kill()
             assert lock_owner(path) is None
-            with lock(path, "job-1"):
+            with locked(path, "job-1"):
                 pass
 
 
@@ -169,7 +169,7 @@ def test_a_holder_that_lets_go_frees_it_though_a_forked_child_lives(path: Path) 
 def test_what_a_dead_holder_left_is_no_hindrance_whoever_has_its_pid_now(path: Path, pid: int) -> None:
     path.write_text(f'{{"host": "h", "pid": {pid}, "command": "tuner run", "since": "2026-11-24T12:03:04+00:00"}}')
     assert lock_owner(path) is None
-    with lock(path, "job-1"):
+    with locked(path, "job-1"):
         found = lock_owner(path)
         assert found
         assert found.pid == os.getpid()
@@ -181,7 +181,7 @@ def test_a_holder_that_has_not_said_its_name_is_an_unknown_one(path: Path, conte
     with path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert str(lock_owner(path)) == "a process that has not yet said its name"
-        with pytest.raises(SpecError, match="held by a process that has not yet said its name"), lock(path, "job-1"):
+        with pytest.raises(SpecError, match="held by a process that has not yet said its name"), locked(path, "job-1"):
             pass
 
 
@@ -198,7 +198,7 @@ def test_those_who_look_do_not_keep_anyone_from_holding_it(path: Path) -> None:
         looker.start()
     try:
         for _ in range(50):
-            with lock(path, "job-1"):
+            with locked(path, "job-1"):
                 pass
     finally:
         over.set()
@@ -207,19 +207,19 @@ def test_those_who_look_do_not_keep_anyone_from_holding_it(path: Path) -> None:
 
 
 def test_a_beat_touches_the_file_but_not_every_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with lock(path, "job-1") as lease:
+    with locked(path, "job-1") as lock:
         os.utime(path, (0, 0))
-        lease.beat()
+        lock.beat()
         assert path.stat().st_mtime == 0
         monkeypatch.setattr("tuner.storage.file_lock.BEAT_S", 0.05)
         time.sleep(0.06)
-        lease.beat()
+        lock.beat()
         assert path.stat().st_mtime == pytest.approx(time.time(), abs=10)
         os.utime(path, (0, 0))
-        lease.beat()
+        lock.beat()
         assert path.stat().st_mtime == 0
 
 
 def test_a_file_that_cannot_be_made_is_a_storage_error(path: Path) -> None:
-    with pytest.raises(ServiceError, match="none/lease: cannot be opened"), lock(path.parent / "none" / "lease", "j"):
+    with pytest.raises(ServiceError, match="none/lease: cannot be opened"), locked(path.parent / "none" / "lease", "j"):
         pass

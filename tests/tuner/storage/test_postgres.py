@@ -51,7 +51,7 @@ def test_a_job_is_registered_once(database: Database) -> None:
     assert database.register("job-1", 5, "name: job", START, b"code")
     assert not database.register("job-1", 6, "name: other", START, None)
     (row,) = database.jobs()
-    assert (row.id, row.ms, row.spec_text, row.holder, row.told.state) == ("job-1", 5, "name: job", None, "new")
+    assert (row.id, row.ms, row.spec_text, row.holder, row.summary.state) == ("job-1", 5, "name: job", None, "new")
     assert database.code("job-1") == b"code"
     assert database.job("job-2") is None
 
@@ -130,7 +130,7 @@ def test_the_journal_comes_to_the_database_as_it_grows(database: Database, job: 
             time.sleep(0.05)
         write(job, 3)
     assert list(database.journal(job.id)) == lines(job)
-    assert database.jobs()[0].told.state == "running"
+    assert database.jobs()[0].summary.state == "running"
 
 
 def test_a_job_that_another_has_taken_over_stops(database: Database, job: JobFolder) -> None:
