@@ -33,7 +33,7 @@ def html(found: Findings) -> str:
     template = _environment().from_string((page / "page.html").read_text(encoding="utf-8"))
     return template.render(
         board=found.board,
-        announce=found.statements,
+        statements=found.statements,
         arms=arms,
         comparing=compared,
         searching=searched,
