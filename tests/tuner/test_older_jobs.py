@@ -1,0 +1,238 @@
+"""Jobs that version 0.1 made: the code of today lists, reports, exports and resumes them.
+
+The files are in ``tests/fixtures/version_0_1``; the README there says how they were made. They are never edited.
+"""
+
+import json
+import shutil
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.services import Postgres
+from tests.tuner.jobs import Ended, Place, place
+from tuner.home import Home
+
+Tuner = Callable[..., Ended]
+Event = dict[str, Any]
+
+MADE = Path(__file__).parents[1] / "fixtures" / "version_0_1"
+FINISHED, INTERRUPTED, SHARED = MADE / "finished", MADE / "interrupted", MADE / "postgres"
+FINISHED_ID, INTERRUPTED_ID, SHARED_ID = "tiny-6c989e", "tiny-de424f", "shared-cad9f5"
+REWORDED: Mapping[str, str] = {}
+"""Phrases that version 0.1 printed, and how they read today. Only sentences belong here: no key, name or number."""
+
+
+def recorded(file: Path) -> str:
+    """The JSON that a command of version 0.1 printed, with its sentences as they read today."""
+    text = file.read_text()
+    for then, now in REWORDED.items():
+        text = text.replace(json.dumps(then)[1:-1], json.dumps(now)[1:-1])
+    return text
+
+
+def events(journal: Path) -> list[Event]:
+    """All events of a journal, with their checksums."""
+    return [json.loads(line) for line in journal.read_text().splitlines()]
+
+
+def checkpoint(folder: Path, trial: str, done: int) -> int:
+    """The newest epoch, of the ``done`` ones on record, that a trial has a checkpoint of; 0 if there is none."""
+    epochs = [int(file.name.split("-")[0]) for file in (folder / trial).glob("[!.]*.safetensors")]
+    return max((epoch for epoch in epochs if epoch <= done), default=0)
+
+
+def check_continued(before: list[Event], after: list[Event], checkpoints: Path) -> None:
+    """Every trial of the interrupted job continued where it stood, and the job is finished.
+
+    Args:
+        before: the journal as version 0.1 left it.
+        after: the journal at the end of the job.
+        checkpoints: the folder of the checkpoints that version 0.1 left.
+    """
+    assert after[: len(before)] == before
+    new = after[len(before) :]
+    assert (after[-1]["kind"], after[-1]["state"]) == ("state", "finished")
+    # No trial is proposed twice, so its settings are the old ones.
+    assert set(Counter(event["trial"] for event in after if event["kind"] == "trial").values()) == {1}
+    epochs: dict[str, list[int]] = {event["trial"]: [] for event in after if event["kind"] == "trial"}
+    for event in after:
+        if event["kind"] == "epoch":
+            epochs[event["trial"]].append(event["epoch"])
+    assert all(found == list(range(1, len(found) + 1)) for found in epochs.values())
+    assert Counter(event["trial"] for event in after if event["kind"] == "end") == Counter(epochs.keys())
+
+    ended = {event["trial"] for event in before if event["kind"] == "end"}
+    running = [event["trial"] for event in before if event["kind"] == "trial" and event["trial"] not in ended]
+    assert len(running) >= 2
+    assert not any(event.get("trial") in ended for event in new)
+    for trial in running:
+        done = sum(event["kind"] == "epoch" and event["trial"] == trial for event in before)
+        theirs = [event for event in new if event.get("trial") == trial]
+        attempts = [(event["attempt"], event["epoch"]) for event in theirs if event["kind"] == "attempt"]
+        assert attempts == [(2, done)]
+        # The training starts at the old checkpoint: only the epochs after it are trained again.
+        again = [event["epoch"] for event in theirs if event["kind"] == "again"]
+        assert again == list(range(checkpoint(checkpoints, trial, done) + 1, done + 1))
+
+
+def check_judged(printed: str, job: str, arms: int) -> None:
+    """The leaderboard that ``resume -o json`` prints has a verdict on every arm, from three seeds."""
+    board = json.loads(printed)
+    assert (board["job"], board["state"], board["round"]) == (job, "finished", 1)
+    assert [len(row["tests"]) for row in board["rows"]] == [3] * arms
+    assert [row["comparison"] is None for row in board["rows"]] == [True] + [False] * (arms - 1)
+
+
+class TestFinished:
+    @pytest.fixture(autouse=True)
+    def copied(self, home: Home) -> Path:
+        """The home of the finished job, which commands use; returns the job's folder."""
+        shutil.copytree(FINISHED / "home", home.path)
+        return home.path / "jobs" / FINISHED_ID
+
+    def test_it_is_listed_as_finished(self, tuner: Tuner, copied: Path) -> None:
+        (row,) = json.loads(tuner("list", "-o", "json").out)
+        started_ms = json.loads((copied / "start.json").read_text())["ms"]
+        assert datetime.fromisoformat(row.pop("started")).timestamp() == started_ms // 1000
+        assert row == {"job": FINISHED_ID, "state": "finished", "arms": 3, "trials": 48, "waits": ""}
+
+    @pytest.mark.parametrize("command", ["leaderboard", "report"])
+    def test_its_results_are_the_recorded_ones(self, tuner: Tuner, command: str) -> None:
+        ended = tuner(command, "-o", "json")
+        assert ended.code == 0, ended.err
+        assert ended.out == recorded(FINISHED / f"{command}.json")
+
+    @pytest.mark.parametrize("name", ["best.yaml", "best.json"])
+    def test_its_winner_is_exported_to_the_recorded_bytes(self, tuner: Tuner, tmp_path: Path, name: str) -> None:
+        ended = tuner("export", "--best", "-o", name)
+        assert ended.code == 0, ended.err
+        assert (tmp_path / name).read_bytes() == (FINISHED / name).read_bytes()
+
+    def test_all_its_winners_are_exported_to_the_recorded_bytes(
+        self, tuner: Tuner, tmp_path: Path, copied: Path
+    ) -> None:
+        ended = tuner("export", "--all", "-o", "exports")
+        assert ended.code == 0, ended.err
+        exports = {file.name: file.read_bytes() for file in (copied / "exports").iterdir()}
+        assert len(exports) == 3
+        assert {file.name: file.read_bytes() for file in (tmp_path / "exports").iterdir()} == exports
+
+    def test_its_weights_are_exported(self, tuner: Tuner, tmp_path: Path, copied: Path) -> None:
+        ended = tuner("export", "--arm", "amsgrad_far", "-o", "w.safetensors")
+        assert ended.code == 0, ended.err
+        kept = copied / "weights" / "amsgrad_far-round2.safetensors"
+        assert (tmp_path / "w.safetensors").read_bytes() == kept.read_bytes()
+
+    @pytest.mark.parametrize("name", ["best.yaml", "best.json"])
+    def test_an_export_is_read_and_trained_again(self, tuner: Tuner, name: str) -> None:
+        ended = tuner("reproduce", FINISHED / name, "-o", "json")
+        assert ended.code == 0, ended.err
+        assert json.loads(ended.out)["reproduced"] is True
+
+
+class TestInterrupted:
+    @pytest.mark.parametrize("command", ["leaderboard", "status"])
+    def test_it_stands_where_it_stood(self, home: Home, tuner: Tuner, command: str) -> None:
+        shutil.copytree(INTERRUPTED / "home", home.path)
+        ended = tuner(command, "-o", "json")
+        assert ended.code == 0, ended.err
+        assert ended.out == recorded(INTERRUPTED / f"{command}.json")
+
+    def test_it_is_resumed_to_its_end(self, tmp_path: Path) -> None:
+        job = Path("jobs") / INTERRUPTED_ID
+        with place(tmp_path) as where:
+            shutil.copytree(INTERRUPTED / "home", where.home.path)
+            ended = where.tuner("resume", "-q", "-o", "json")
+            assert ended.code == 0, ended.err
+            assert where.processes_left() == []
+            check_judged(ended.out, INTERRUPTED_ID, arms=3)
+            before, after = (events(there / job / "journal.jsonl") for there in (INTERRUPTED / "home", where.home.path))
+            check_continued(before, after, INTERRUPTED / "home" / job / "checkpoints")
+            proposed, now = (studied(there / "studies.db") for there in (INTERRUPTED / "home", where.home.path))
+            assert (len(proposed), len(now)) == (5, 9)
+            assert proposed.items() <= now.items()
+
+
+def studied(database: Path) -> dict[tuple[str, int], tuple[str, str]]:
+    """When each trial of the studies started, and its settings; by its study and its number.
+
+    Studies that were rebuilt from the journal have other times, which are rounded.
+    """
+    connection = sqlite3.connect(database)
+    try:
+        rows = connection.execute(
+            "select study_name, number, datetime_start, group_concat(param_name || ' ' || param_value, ', ')"
+            " from trials join studies using (study_id) join trial_params using (trial_id) group by trial_id"
+        )
+        return {(study, number): (start, settings) for study, number, start, settings in rows}
+    finally:
+        connection.close()
+
+
+class TestInPostgres:
+    """The interrupted job of another machine, of which there is only the database and the shared folder."""
+
+    @pytest.fixture
+    def database(self, postgres: Postgres) -> str:
+        """The name of a database with the job's record."""
+        name = f"older_{time.time_ns()}"
+        postgres.create(name)
+        with postgres.connect(name) as connection:
+            connection.execute((SHARED / "database.sql").read_bytes())
+        return name
+
+    @pytest.fixture
+    def empty(self, postgres: Postgres, database: str, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An empty home, which commands use, and the database."""
+        monkeypatch.setenv("TUNER_STORAGE", postgres.url(database))
+
+    @pytest.fixture
+    def where(self, tmp_path: Path) -> Iterator[Place]:
+        with place(tmp_path / "there") as made:
+            shutil.copytree(SHARED / "shared", made.root / "shared")
+            yield made
+
+    @pytest.mark.usefixtures("empty")
+    def test_it_is_listed_and_shown_as_far_as_it_got(self, tuner: Tuner) -> None:
+        (row,) = json.loads(tuner("list", "-o", "json").out)
+        del row["started"]
+        assert row == {"job": SHARED_ID, "state": "interrupted", "arms": 2, "trials": 4, "waits": ""}
+        for command in ("status", "leaderboard"):
+            ended = tuner(command, "-o", "json")
+            assert ended.code == 0, ended.err
+            assert ended.out == recorded(SHARED / f"{command}.json")
+        report = tuner("report", "-o", "md")
+        assert report.code == 0, report.err
+        assert report.out.startswith(f"# {SHARED_ID}\n")
+        assert "\n| amsgrad |" in report.out
+
+    def test_it_is_resumed_to_its_end(self, postgres: Postgres, database: str, where: Place) -> None:
+        with postgres.connect(database) as connection:
+            before = journal_of(connection)
+            env = {"TUNER_STORAGE": postgres.url(database), "TUNER_SHARED": str(where.root / "shared")}
+            ended = where.ended(where.start("resume", "-q", "-o", "json", env=env))
+            assert ended.code == 0, ended.err
+            assert where.processes_left() == []
+            check_judged(ended.out, SHARED_ID, arms=2)
+            after = journal_of(connection)
+            row = connection.execute("select state, arms, trials from tuner_jobs").fetchall()
+        assert row == [("finished", 2, 2 * 3 + 2 * 3)]
+        assert after == events(where.home.path / "jobs" / SHARED_ID / "journal.jsonl")
+        check_continued(before, after, SHARED / "shared" / "jobs" / SHARED_ID / "checkpoints")
+        weights = where.root / "shared" / "jobs" / SHARED_ID / "weights"
+        assert {file.name for file in weights.iterdir()} == {
+            "adam_l2-round1.safetensors",
+            "amsgrad-round1.safetensors",
+        }
+
+
+def journal_of(connection: Any) -> list[Event]:
+    """All events of the journal in a database with one job, with their checksums."""
+    return [json.loads(line) for (line,) in connection.execute("select line from tuner_journal order by n")]
