@@ -15,12 +15,12 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from benchmarks.measuring import Comparison, Goal, Result, interleaved
 from trainables.space import Float, Plan
 from trainables.variants import VARIANTS
-from tuner.jobs.record import State
 from tuner.search.distributions import ONE_MINUS
 from tuner.search.study import ArmStudy, RecordedTrial, study_name
 from tuner.search.study_database import IN_MEMORY, open_storage
 from tuner.spec.arms import Arm
 from tuner.spec.settings import SamplerSpec
+from tuner.storage.events import State
 
 SIZES = (50, 100, 1_000, 10_000)
 FLAT = (100, 10_000)

@@ -18,7 +18,8 @@ from pathlib import Path
 from benchmarks.measuring import Figure, Result, say
 from benchmarks.peers.running import run_tuner
 from tests.tuner.whole_jobs import Place, place
-from tuner.storage.journal import Event, read
+from tuner.storage.events import Event
+from tuner.storage.journal import read
 
 SPEC = Path(__file__).parents[1] / "searches" / "quickstart.yaml"
 RUNS = 3

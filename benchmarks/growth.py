@@ -11,7 +11,7 @@ from benchmarks.control import spec
 from benchmarks.measuring import Comparison, Goal, Result, say
 from benchmarks.peers.running import run_tuner
 from tests.tuner.whole_jobs import Place, place
-from tuner.jobs.record import Stage
+from tuner.storage.events import Stage
 from tuner.storage.journal import read
 
 EARLY = 100

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tests.faults.test_faults import driver, workers
 from tests.tuner.whole_jobs import Place, place, wait_for
-from tuner.jobs.record import Record, State, replay
+from tuner.jobs.record import Record, replay
+from tuner.storage.events import State
 from tuner.storage.journal import read
 
 SPEC = """\

@@ -13,12 +13,12 @@ import optuna
 
 from benchmarks.measuring import Comparison, Goal, Result, say
 from trainables.space import Choice, Domain, Float, Int, Scalar
-from tuner.jobs.record import State
 from tuner.search.study import ArmStudy
 from tuner.search.study_database import IN_MEMORY, open_storage
 from tuner.search.trial_window import BEST, NEWEST
 from tuner.spec.arms import Arm
 from tuner.spec.settings import SamplerSpec
+from tuner.storage.events import State
 
 TRIALS = 500
 SEEDS_A_PAIR = 4

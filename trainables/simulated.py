@@ -9,9 +9,9 @@ import hashlib
 import json
 import math
 import random
-from typing import Any
 
 from trainables.config import TrialConfig, derive_seed
+from trainables.report import ConfirmResult, EpochReport
 from trainables.schedules import Schedule
 from trainables.space import Plan
 
@@ -39,34 +39,34 @@ class SimulatedTraining:
         self._plan = plan
         self._schedule = Schedule(config.hyper, plan)
 
-    def report(self, epoch: int) -> dict[str, Any]:
-        """What training epoch ``epoch``, from 1, would report: the fields of ``EpochReport``."""
+    def report(self, epoch: int) -> EpochReport:
+        """What training epoch ``epoch``, from 1, would report."""
         last = epoch * self._plan.steps_per_epoch - 1
         lr = self._schedule.lr(last)
         diverged = self.config.hyper.lr > TOO_LARGE_LR and epoch > 1
         val_acc = self._accuracy(epoch, "val")
-        return {
-            "epoch": epoch,
-            "train_loss": math.nan if diverged else 2.4 * (1 - self._accuracy(epoch, "train")),
-            "train_acc": self._accuracy(epoch, "train"),
-            "val_loss": 2.5 * (1 - val_acc),
-            "val_acc": val_acc,
-            "lr": lr,
-            "weight_decay": self._schedule.weight_decay(last),
-            "seconds": EPOCH_S * (1 + 0.2 * self._noise("seconds", epoch).random()),
-            "diverged": "training loss is nan" if diverged else None,
-        }
+        return EpochReport(
+            epoch=epoch,
+            train_loss=math.nan if diverged else 2.4 * (1 - self._accuracy(epoch, "train")),
+            train_acc=self._accuracy(epoch, "train"),
+            val_loss=2.5 * (1 - val_acc),
+            val_acc=val_acc,
+            lr=lr,
+            weight_decay=self._schedule.weight_decay(last),
+            seconds=EPOCH_S * (1 + 0.2 * self._noise("seconds", epoch).random()),
+            diverged="training loss is nan" if diverged else None,
+        )
 
-    def test(self) -> dict[str, Any]:
+    def test(self) -> ConfirmResult:
         """What evaluating on the test images after the last epoch would give."""
         acc = self._accuracy(self._plan.epochs, "test")
         weights = json.dumps(self.config.to_dict(), sort_keys=True).encode()
-        return {
-            "test_acc": acc,
-            "test_loss": 2.5 * (1 - acc),
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-            "device": "simulated",
-        }
+        return ConfirmResult(
+            test_acc=acc,
+            test_loss=2.5 * (1 - acc),
+            weights_sha256=hashlib.sha256(weights).hexdigest(),
+            device="simulated",
+        )
 
     def _accuracy(self, epoch: int, split: str) -> float:
         hyper = self.config.hyper

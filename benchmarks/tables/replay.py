@@ -13,7 +13,7 @@ from benchmarks.tables.table import Table
 from trainables.config import TrialConfig, derive_seed
 from tuner.execution.dispatcher import Dispatcher
 from tuner.execution.simulator import Clock, simulate
-from tuner.jobs.record import Record, State
+from tuner.jobs.record import Record
 from tuner.jobs.stop import StopRequest
 from tuner.search.search_trials import SearchSource, early_stopper
 from tuner.search.study import ArmStudy
@@ -21,6 +21,7 @@ from tuner.search.study_database import IN_MEMORY, open_storage
 from tuner.search.trial_request import TrialOutcome, TrialRequest
 from tuner.spec.settings import SamplerSpec, SchedulerSpec
 from tuner.spec.trial_config import trial_config
+from tuner.storage.events import State
 from tuner.storage.journal import Journal
 
 MOST_TRIALS = 500

@@ -9,7 +9,7 @@ from benchmarks import __main__ as table
 from benchmarks import page
 from benchmarks.breakdown import PARTS, parts_of
 from benchmarks.measuring import Comparison, Figure, Goal, Result, interleaved
-from tuner.storage.journal import Event
+from tuner.storage.events import Event
 
 
 def test_sides_run_in_turn_and_neither_always_first() -> None:

@@ -12,7 +12,8 @@ import pytest
 from tests.cluster.stack import Stack, named, wait_until
 from tests.faults.checker import check_end_state, values
 from tests.faults.test_faults import SPEC as ON_ONE_MACHINE
-from tuner.jobs.record import Record, State
+from tuner.jobs.record import Record
+from tuner.storage.events import State
 from tuner.storage.journal import read
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]

@@ -10,7 +10,7 @@ from tests.cluster.stack import Stack, named, stack, wait_until
 from tests.cluster.test_cluster_faults import SPEC
 from tests.faults.checker import check_end_state, values
 from tests.faults.services import MlflowServer, Postgres
-from tuner.jobs.record import State
+from tuner.storage.events import State
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),

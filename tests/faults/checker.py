@@ -9,10 +9,11 @@ from optuna.storages import RDBStorage
 
 from tests.tuner.whole_jobs import Place
 from tuner.jobs.job_folder import JobFolder
-from tuner.jobs.record import Record, Stage, State, Trial
+from tuner.jobs.record import Record, Trial
 from tuner.jobs.request import spec_of, storage_of
 from tuner.jobs.workspace import Workspace
 from tuner.search.winners import ranked
+from tuner.storage.events import Stage, State
 from tuner.storage.journal import read
 from tuner.tracking.background_sync import tracking_uri
 from tuner.tracking.writer import METRICS

@@ -18,7 +18,8 @@ from tests.faults.checker import check_end_state, values
 from tests.faults.services import MlflowServer, Postgres
 from tests.tuner.whole_jobs import Ended, Place, place, wait_for
 from tuner.execution.dispatcher import CHECKPOINT_S
-from tuner.jobs.record import Record, State
+from tuner.jobs.record import Record
+from tuner.storage.events import State
 from tuner.storage.file_lock import lock_owner
 from tuner.storage.journal import read
 

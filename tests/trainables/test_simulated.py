@@ -10,7 +10,7 @@ from tests.trainables.small import smallest_trial
 from trainables.hyper import Hyper
 from trainables.simulated import BEST_LR, TOO_LARGE_LR, SimulatedTraining
 from trainables.space import Plan
-from trainables.training.trainer import EpochReport
+from trainables.report import EpochReport
 from trainables.variants import VARIANTS
 
 PLAN = Plan(12, 10)

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainables.space import Plan
-from tuner.jobs.record import Record, Stage, State, replay
+from tuner.jobs.record import Record, replay
 from tuner.spec.arms import arms
 from tuner.spec.search_spec import SearchSpec, to_dict
-from tuner.storage.journal import Event
+from tuner.storage.events import Event, Stage, State
 
 NAN = float("nan")
 

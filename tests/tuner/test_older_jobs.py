@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.faults.services import Postgres
-from tests.tuner.jobs import Ended, Place, place
-from tuner.home import Home
+from tests.tuner.whole_jobs import Ended, Place, place
+from tuner.jobs.workspace import Workspace
 
 Tuner = Callable[..., Ended]
 Event = dict[str, Any]
@@ -92,7 +92,7 @@ def check_judged(printed: str, job: str, arms: int) -> None:
 
 class TestFinished:
     @pytest.fixture(autouse=True)
-    def copied(self, home: Home) -> Path:
+    def copied(self, home: Workspace) -> Path:
         """The home of the finished job, which commands use; returns the job's folder."""
         shutil.copytree(FINISHED / "home", home.path)
         return home.path / "jobs" / FINISHED_ID
@@ -139,7 +139,7 @@ class TestFinished:
 
 class TestInterrupted:
     @pytest.mark.parametrize("command", ["leaderboard", "status"])
-    def test_it_stands_where_it_stood(self, home: Home, tuner: Tuner, command: str) -> None:
+    def test_it_stands_where_it_stood(self, home: Workspace, tuner: Tuner, command: str) -> None:
         shutil.copytree(INTERRUPTED / "home", home.path)
         ended = tuner(command, "-o", "json")
         assert ended.code == 0, ended.err
@@ -189,7 +189,7 @@ class TestInPostgres:
         return name
 
     @pytest.fixture
-    def empty(self, postgres: Postgres, database: str, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(self, postgres: Postgres, database: str, home: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         """An empty home, which commands use, and the database."""
         monkeypatch.setenv("TUNER_STORAGE", postgres.url(database))
 

@@ -29,3 +29,12 @@ class DataRequest:
     test_images: int | None = None
     validation: float = 0.1
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """How many images each split has."""
+
+    train: int
+    val: int
+    test: int

@@ -1,6 +1,5 @@
 """The Ray Tune ``Trainable`` around one trial's training: the one file here that imports ray."""
 
-import dataclasses
 import logging
 import math
 import os
@@ -18,6 +17,7 @@ from torch import Tensor
 from trainables.config import TrialConfig
 from trainables.data.cache import load
 from trainables.data.device import DeviceSplits
+from trainables.report import ConfirmResult, StepReport
 from trainables.training import checkpoints, process
 from trainables.training.trainer import Training, device_name, digest
 
@@ -82,15 +82,15 @@ class TrialTrainable(tune.Trainable):
         attempt = self._options["attempt"]
         report = self.training.run_epoch()
         done = report.epoch == self.training.config.epochs or report.diverged is not None
-        result = dataclasses.asdict(report) | {"attempt": attempt, "done": done}
+        result = None
         if not done:
             if time.monotonic() - self._saved_at >= self._options["checkpoint_s"]:
                 checkpoints.save(self._options["checkpoints"], self.training.state(), report.epoch, attempt)
                 self._saved_at = time.monotonic()
             _watchdog.expect_call(self._options["lonely_s"])
-        elif report.diverged is None:
-            result |= self._finish()
-        return result
+        elif report.diverged is None and self._options["read_test"]:
+            result = self._finish()
+        return StepReport(attempt, report, result).to_dict() | {"done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: Tune asks for a checkpoint when a trial is done, and goes on from none."""
@@ -112,19 +112,17 @@ class TrialTrainable(tune.Trainable):
             self._wanted, self._data = wanted, DeviceSplits(load(trial.data, cache), device)
         return self._data
 
-    def _finish(self) -> dict[str, Any]:
-        if not self._options["read_test"]:
-            return {}
+    def _finish(self) -> ConfirmResult:
         test = self.training.evaluate("test")
         weights = self.training.weights()
         if self._options["weights_path"]:
             checkpoints.write(self._options["weights_path"], weights, self._options["attempt"])
-        return {
-            "test_loss": test.loss,
-            "test_acc": test.acc,
-            "weights_sha256": digest(weights),
-            "device": device_name(self.training.device),
-        }
+        return ConfirmResult(
+            test_acc=test.acc,
+            test_loss=test.loss,
+            weights_sha256=digest(weights),
+            device=device_name(self.training.device),
+        )
 
 
 def continued(trial: TrialConfig, data: DeviceSplits, states: Iterable[dict[str, Tensor]]) -> Training:

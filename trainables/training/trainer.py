@@ -25,6 +25,7 @@ from trainables.config import TrialConfig, derive_seed
 from trainables.data.device import DeviceArrays, DeviceSplits
 from trainables.data.splits import Splits
 from trainables.errors import TrainableError
+from trainables.report import EpochReport
 from trainables.schedules import Schedule
 from trainables.space import Plan
 from trainables.training.net import Net, random_stream
@@ -35,30 +36,6 @@ DEAD_LOSS_TOLERANCE = 1e-5
 """Float32 gives ln K to within 3e-6 for up to 1,000 classes."""
 
 Split = Literal["train", "val", "test"]
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What one epoch came to.
-
-    Args:
-        epoch: epochs done, from 1.
-        train_loss, train_acc: running means over the epoch while the weights moved; loss in nats, accuracy in [0, 1].
-        val_loss, val_acc: on the validation images after the epoch.
-        lr, weight_decay: of the epoch's last update.
-        seconds: wall time of the epoch, evaluation included.
-        diverged: why the trial can be given up, or None.
-    """
-
-    epoch: int
-    train_loss: float
-    train_acc: float
-    val_loss: float
-    val_acc: float
-    lr: float
-    weight_decay: float
-    seconds: float
-    diverged: str | None
 
 
 @dataclass(frozen=True)

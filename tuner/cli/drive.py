@@ -42,6 +42,7 @@ def drive(
     data_path: str | None,
 ) -> None:
     """Run a job from where it stands; started by the commands that supervise it."""
+    from tuner.driver.context import Context
     from tuner.driver.driver import NewRound
     from tuner.driver.driver import drive as drive_job
     from tuner.errors import DriverLost
@@ -52,7 +53,8 @@ def drive(
     new_round = None if round_number is None else NewRound(round_number, seeds)
     try:
         with _stoppable() as asked:
-            drive_job(Workspace(home), JobFolder(folder), scratch, choose_view(quiet), asked, data_path, new_round)
+            context = Context(Workspace(home), JobFolder(folder), scratch, choose_view(quiet), asked)
+            drive_job(context, data_path, new_round)
     except DriverLost as lost:
         # No error yet: the supervisor starts another.
         click.echo(f"warning: {lost}", err=True)

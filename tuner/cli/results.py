@@ -16,7 +16,7 @@ from tuner.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from trainables.training.trainer import EpochReport
+    from trainables.report import EpochReport
 
 
 PRINTED = {"-": "md", "md": "md", "json": "json"}

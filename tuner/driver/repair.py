@@ -8,6 +8,7 @@ from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.replication import replicate_once
 from tuner.jobs.request import spec_of
 from tuner.jobs.workspace import Workspace
+from tuner.storage.events import JobStateChanged
 from tuner.storage.file_lock import locked
 from tuner.storage.journal import Journal
 from tuner.tracking.background_sync import open_writer
@@ -55,7 +56,7 @@ def close_crashed(workspace: Workspace, folder: JobFolder) -> None:
     """
     with locked(folder.lock_file, folder.id):
         journal = Journal(folder.journal)
-        journal.append("state", state="interrupted", reason="it crashed")
+        journal.append(JobStateChanged("interrupted", "it crashed"))
         journal.close()
         open_writer(spec_of(folder), workspace, folder).send()
     replicate_once(folder)

@@ -1,48 +1,148 @@
-"""The session of a driver: it locks the job, opens its journal, keeps the followers going, and closes all of it."""
+"""The session of a driver: it locks the job, reads its journal once, runs the followers, and closes everything."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from dataclasses import dataclass
 
+from tuner.driver.backend import RayBackend, SimulatedBackend
+from tuner.driver.context import Context
 from tuner.driver.job import Job
 from tuner.driver.prepare import Prepared
-from tuner.errors import DriverLost, Interrupted, ServiceError
-from tuner.execution.ray_workers import Workers
-from tuner.execution.simulator import Clock
+from tuner.errors import DriverLost, Interrupted, ServiceError, without_password
 from tuner.export.job_winner import register_winner
+from tuner.jobs.follower import Follower
 from tuner.jobs.job_folder import JobFolder
-from tuner.jobs.record import Record, load_record
+from tuner.jobs.reading import Reading, read_and_recover
 from tuner.jobs.replication import Replicator, replicated
-from tuner.jobs.stop import StopRequest
-from tuner.jobs.workspace import Workspace
-from tuner.monitor.terminal import View
+from tuner.jobs.request import storage_of
 from tuner.report.publish import publish
-from tuner.search.study_database import OUTAGE_S, RETRY_S
-from tuner.storage.file_lock import FileLock
-from tuner.storage.journal import Event, Journal, salvage
+from tuner.search.study_database import StudyWriter, set_aside_if_damaged
+from tuner.storage.events import Entry, JobStateChanged
+from tuner.storage.file_lock import FileLock, locked
+from tuner.storage.journal import Journal
 from tuner.storage.postgres import Database
-from tuner.tracking.background_sync import BackgroundSync
+from tuner.tracking.background_sync import BackgroundSync, tracking_uri
 from tuner.verdict.ranking import job_results
+
+OUTAGE_S = 45.0
+"""How long a resumed job waits for its database: less than the 60 s after which a worker without a call ends itself."""
+RETRY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Held:
+    """A job that only this process runs.
+
+    Args:
+        lock: on the job's folder.
+        reading: its journal, whole and up to date.
+        replicator: of its journal, if its record is in a database.
+    """
+
+    lock: FileLock
+    reading: Reading
+    replicator: Replicator | None
 
 
 @contextmanager
-def locked_job(folder: JobFolder, stop: StopRequest, view: View) -> Iterator[Replicator | None]:
-    """A job that this process alone runs, its journal whole and up to date; held in its database, if it has one.
+def held(context: Context) -> Iterator[Held]:
+    """Hold a job here and in its database, and read its journal; a damaged journal goes back to its last good state."""
+    folder, announce = context.folder, context.view.announce
+    with locked(folder.lock_file, folder.id) as lock:
+        reading = read_and_recover(folder.journal)
+        if reading.original is not None:
+            announce(
+                f"warning: {folder.journal} is damaged; the job continues from its first {reading.end.n} events, and"
+                f" all of it is kept as {reading.original}"
+            )
+        database = _database(folder)
+        if database is None:
+            yield Held(lock, reading, None)
+            return
+        with replicated(database, folder, reading, context.stop, announce) as (replicator, up_to_date):
+            yield Held(lock, up_to_date, replicator)
 
-    A damaged journal goes back to its last good state.
+
+def study_writer(context: Context, prepared: Prepared, begun: bool) -> StudyWriter | None:
+    """The writer of the job's studies; None for a simulation, whose studies are not kept.
+
+    Raises:
+        ServiceError: the database of a new job cannot be opened. A job that has begun writes to it later.
     """
-    if folder.journal.exists() and (salvaged := salvage(folder.journal)):
-        view.announce(
-            f"warning: {folder.journal} is damaged; going on from its first {salvaged.events} events, all of it is "
-            f"kept as {salvaged.original}"
-        )
-    with replicated(_database(folder), folder, stop, view.announce) as replicator:
-        yield replicator
+    workspace, announce = context.workspace, context.view.announce
+    tracked_in = f"tracked in {without_password(tracking_uri(prepared.spec, workspace))}"
+    if prepared.simulated:
+        announce(f"studies in memory, {tracked_in}")
+        return None
+    url = storage_of(prepared.spec, workspace)
+    ours = url == workspace.storage_url
+    if ours and (damaged := set_aside_if_damaged(workspace.studies)):
+        announce(f"warning: {workspace.studies} is damaged and now {damaged}; the studies are rebuilt from the journal")
+    writer = StudyWriter(context.folder, url, durable=not ours)
+    if not begun:
+        writer.open()
+    announce(f"studies in {without_password(url)}, {tracked_in}")
+    return writer
+
+
+@contextmanager
+def session(context: Context, prepared: Prepared, held: Held, studies: StudyWriter | None) -> Iterator[Job]:
+    """Open a job's journal and run its followers; at the end, write the job's state and publish its results."""
+    record, folder = held.reading.record, context.folder
+    tracker = BackgroundSync(prepared.spec, context.workspace, folder)
+    followers = [tracker.follower, *([] if studies is None else [studies.follower])]
+    listeners = [*followers, *([] if held.replicator is None else [held.replicator.follower])]
+
+    def on_event(entry: Entry) -> None:
+        record.add(entry)
+        for follower in listeners:
+            follower.on_event(entry)
+        context.view.on_event(entry, record)
+
+    # A simulation writes an event every few microseconds, and it can be repeated.
+    journal = Journal(folder.journal, on_event, end=held.reading.end, durable=not prepared.simulated)
+    backend = (
+        SimulatedBackend(context, prepared)
+        if prepared.simulated
+        else RayBackend(context, prepared, held.lock, held.replicator)
+    )
+    job = Job(context, prepared, journal, record, backend)
+    for follower in followers:
+        follower.start()
+    try:
+        yield job
+        journal.append(JobStateChanged("finished"))
+        folder.forget_checkpoints()
+    except DriverLost:
+        journal.close()
+        raise
+    except BaseException as error:
+        was_stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        # If the disk is full, the end of the job cannot be written either. The first error is the one that matters.
+        with suppress(ServiceError):
+            journal.append(JobStateChanged("interrupted" if was_stopped else "failed", str(error)))
+            _close(job, tracker, followers)
+        raise
+    _close(job, tracker, followers)
+
+
+def _close(job: Job, tracker: BackgroundSync, followers: Sequence[Follower]) -> None:
+    folder, announce = job.context.folder, job.context.view.announce
+    job.journal.close()
+    for follower in followers:
+        follower.drain()
+    results = job_results(folder, job.record)
+    files, description = publish(results), folder.summary.read_text()
+    tracker.finish(lambda writer: writer.attach(files, description))
+    tracker.finish(lambda writer: register_winner(writer, results, announce))
+    for follower in followers:
+        if follower.problem:
+            announce(f"warning: {follower.problem}; nothing is lost: tuner sync {folder.id} sends the rest")
 
 
 def _database(folder: JobFolder) -> Database | None:
-    """The database of the job's record; waited for, if the job goes on, as the studies' is."""
+    """The database of the job's record; a job that has begun waits for it."""
     deadline = time.monotonic() + (OUTAGE_S if folder.journal.exists() else 0.0)
     while True:
         try:
@@ -51,68 +151,3 @@ def _database(folder: JobFolder) -> Database | None:
             if time.monotonic() >= deadline:
                 raise
         time.sleep(RETRY_S)
-
-
-@contextmanager
-def open_job(
-    prepared: Prepared,
-    workspace: Workspace,
-    folder: JobFolder,
-    scratch: Path,
-    lock: FileLock,
-    replicator: Replicator | None,
-    stop: StopRequest,
-    view: View,
-) -> Iterator[Job]:
-    """A job whose journal is open and followed by MLflow; its end, whatever it is, is written and published."""
-    spec = prepared.spec
-    record = load_record(folder.journal) if folder.journal.exists() else Record()
-
-    def on_event(event: Event) -> None:
-        record.add(event)
-        if replicator is not None:
-            replicator.on_event()
-        view.on_event(event, record)
-
-    # A simulation writes an event every few microseconds, and can be had again.
-    journal = Journal(folder.journal, on_event, durable=not prepared.simulated)
-    sender = BackgroundSync(spec, workspace, folder)
-    try:
-        yield Job(
-            spec=spec,
-            workspace=workspace,
-            folder=folder,
-            journal=journal,
-            record=record,
-            concurrent=prepared.concurrent,
-            scratch=scratch,
-            lock=lock,
-            stop=stop,
-            replicator=replicator,
-            plan=prepared.plan,
-            simulated=Clock() if prepared.simulated else None,
-            workers=Workers(spec.resources.cpus, spec.resources.gpus),
-        )
-        journal.append("state", state="finished")
-        folder.forget_checkpoints()
-    except DriverLost:
-        journal.close()
-        raise
-    except BaseException as error:
-        state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-        # Where the disk is full, the end of the job cannot be written either; that it was full is what matters.
-        with suppress(ServiceError):
-            journal.append("state", state=state, reason=str(error))
-            _close(journal, record, sender, folder, view)
-        raise
-    _close(journal, record, sender, folder, view)
-
-
-def _close(journal: Journal, record: Record, sender: BackgroundSync, folder: JobFolder, view: View) -> None:
-    journal.close()
-    sender.drain()
-    results = job_results(folder, record)
-    sender.attach(publish(results), folder.summary.read_text())
-    sender.with_writer(lambda writer: register_winner(writer, results, view.announce))
-    if sender.problem:
-        view.announce(f"warning: {sender.problem}; nothing is lost: tuner sync {folder.id} sends the rest")

@@ -20,7 +20,8 @@ import psutil
 
 from tuner.errors import DriverLost, TunerError
 from tuner.jobs.job_folder import JobFolder
-from tuner.jobs.record import State, load_record
+from tuner.jobs.record import load_record
+from tuner.storage.events import State
 
 DRIVERS = 20
 """Most drivers of one supervisor."""

@@ -1,27 +1,28 @@
-"""Which attempt at which trial runs next, and what its reports come to: the same on Ray and in a simulation.
+"""Decides which attempt at which trial runs next, and takes in its reports: the same on Ray and in a simulation.
 
-A trial is run in numbered attempts. The number is its fence: what an earlier attempt still reports is refused, and an
-attempt continues only from checkpoints of epochs that are on record. Nothing here is kept but for speed: the journal,
-folded into the record, and the source's studies say how every trial stands.
+A trial runs in numbered attempts. The number is a fence: a report of an older attempt is refused, and an attempt
+continues only from checkpoints of epochs that are on record. The dispatcher keeps nothing of its own: the record, which
+is the folded journal, says how every trial stands.
 """
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from tuner.jobs.record import Record, State
+from trainables.report import EpochReport, StepReport
+from tuner.jobs.record import Record
+from tuner.search.asha import EarlyStopper
 from tuner.search.trial_request import TrialOutcome, TrialRequest, TrialSource
 from tuner.spec.settings import ResourcesSpec
+from tuner.storage.events import AttemptBegun, EpochRepeated, EpochReported, State, TrialBegun, TrialEnded
 from tuner.storage.journal import Journal
 
 T = TypeVar("T")
 
-REPORTED = ("epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "weight_decay", "seconds")
-RESULT = ("test_acc", "test_loss", "weights_sha256", "device")
 CHECKPOINT_S = 1.0
-"""What a new attempt may have to train again: the seconds since a checkpoint, of which there is not one an epoch."""
+"""Shortest time between two checkpoints. A new attempt repeats at most this much training."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,16 @@ class Attempt:
     Args:
         request: the trial.
         number: from 1; its fence.
-        accepted: epochs on record that it may continue after and the attempt that reported each, newest first.
+        accepted: (epoch, attempt) of the reports on record that it may continue after, newest first.
     """
 
     request: TrialRequest
     number: int
     accepted: tuple[tuple[int, int], ...]
+
+    def ends_with(self, epoch: EpochReport) -> bool:
+        """Whether the trial ends by itself with this epoch: it is the last one, or the training has diverged."""
+        return bool(epoch.diverged) or epoch.epoch == self.request.trial.epochs
 
 
 @dataclass
@@ -44,22 +49,24 @@ class _Running:
     attempt: Attempt
     heard_at: float
     waits: bool = False
-    """For a free place on the cluster."""
+    """Whether it waits for a free place on the cluster."""
     ending: str | None = None
-    """Why it was told to end; None while it may go on."""
+    """Why its worker was ended; None while it may continue."""
 
 
 class Dispatcher:
-    """Hands out attempts, hears their reports, and tells the source how each trial ended.
+    """Hands out attempts, takes in their reports, and hands the outcome of each trial to the source.
 
-    An executor calls ``start`` whenever it has room and the others as an attempt's worker speaks; it names attempts by
-    ids of its own. What ``source`` or the journal raises is kept in ``failure``: the executor then has to stop.
+    An executor calls ``start`` whenever it has capacity, and the other methods when a worker reports. It names attempts
+    by ids of its own. An error of the source or the journal is kept in ``failure``; the executor must then stop.
 
     Args:
         source: where trials come from.
         journal: where everything is written first.
-        record: what the journal says; grows as it is written.
-        limits: retries, and how long a trial may take and be silent.
+        record: what the journal says; it grows as the journal is written.
+        limits: retries, and how long a trial may take and may be silent.
+        early_stopper: stops trials early; None stops none.
+        metric: the field of an epoch's report that the early stopper compares.
         clock: seconds, monotonic.
     """
 
@@ -69,6 +76,9 @@ class Dispatcher:
         journal: Journal,
         record: Record,
         limits: ResourcesSpec,
+        *,
+        early_stopper: EarlyStopper | None = None,
+        metric: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.failure: Exception | None = None
@@ -76,6 +86,8 @@ class Dispatcher:
         self._journal = journal
         self._record = record
         self._limits = limits
+        self._early_stopper = early_stopper
+        self._metric = metric
         self._clock = clock
         self._more = True
         self._again: deque[TrialRequest] = deque()
@@ -84,59 +96,67 @@ class Dispatcher:
 
     @property
     def running(self) -> int:
-        """How many attempts run; each may have to be made again."""
+        """How many attempts run; each may have to be repeated."""
         return len(self._running)
 
     @property
     def waits(self) -> bool:
-        """Whether all attempts that run wait for a free place."""
+        """Whether all running attempts wait for a free place."""
         return bool(self._running) and all(running.waits for running in self._running.values())
 
     @property
     def more(self) -> bool:
-        """Whether there may be others to start, as far as the last one that was asked for tells."""
+        """Whether more trials may come, as far as the last call of ``start`` tells."""
         return self._more
 
     def start(self, attempt_id: str) -> Attempt | None:
-        """The next attempt to run, or None if there is nothing to run now; there is later only if ``running``."""
+        """The next attempt to run, or None if there is none now; another may come only while some are ``running``."""
         return self._guarded(lambda: self._start(attempt_id))
 
-    def report(self, attempt_id: str, result: Mapping[str, Any]) -> None:
-        """An attempt has trained one more epoch; a report of a fenced-off one is refused."""
-        running = self._current(attempt_id, result)
-        if running is None:
-            return
-        running.heard_at = self._clock()
-        request = running.attempt.request
-        # An attempt that found no good checkpoint trains epochs again that are on record.
-        new = result["epoch"] > len(self._record.trials[request.key].epochs)
-        kind, keys = ("epoch", REPORTED) if new else ("again", REPORTED[:1])
-        report = {key: result[key] for key in keys}
-        self._guarded(lambda: self._journal.append(kind, trial=request.key, attempt=running.attempt.number, **report))
+    def report(self, attempt_id: str, report: StepReport) -> bool:
+        """Take in the report of one more epoch; the report of an older attempt is refused.
 
-    def end(self, attempt_id: str, result: Mapping[str, Any]) -> None:
-        """An attempt has ended well, with its last result: complete, diverged or stopped by the scheduler."""
-        running = self._current(attempt_id, result)
+        Returns:
+            Whether the trial continues: it has epochs left, has not diverged and is not stopped early.
+        """
+        running = self._current(attempt_id, report)
+        if running is None:
+            return False
+        running.heard_at = self._clock()
+        request, epoch = running.attempt.request, report.epoch
+        # An attempt that found no good checkpoint repeats epochs that are on record.
+        is_new = epoch.epoch > len(self._record.trials[request.key].epochs)
+        event = (
+            EpochReported(request.key, report.attempt, epoch)
+            if is_new
+            else EpochRepeated(request.key, report.attempt, epoch.epoch)
+        )
+        self._guarded(lambda: self._journal.append(event))
+        return not running.attempt.ends_with(epoch) and not self._is_stopped(request, report)
+
+    def end(self, attempt_id: str, report: StepReport) -> None:
+        """An attempt has ended well, with its last report: complete, diverged or stopped early."""
+        running = self._current(attempt_id, report)
         if running is None:
             return
         request = self._running.pop(attempt_id).attempt.request
-        if result["diverged"]:
-            self._ended(request, State.DIVERGED, result["diverged"])
-        elif result["epoch"] == request.trial.epochs:
-            self._ended(request, State.COMPLETE, None, {key: result[key] for key in RESULT if key in result})
+        if report.epoch.diverged:
+            self._end(TrialEnded(request.key, State.DIVERGED, report.epoch.diverged, None), request)
+        elif report.epoch.epoch == request.trial.epochs:
+            self._end(TrialEnded(request.key, State.COMPLETE, None, report.result), request)
         else:
-            self._ended(request, State.PRUNED, None)
+            self._end(TrialEnded(request.key, State.PRUNED, None, None), request)
 
     def fail(self, attempt_id: str, error: str, oom: bool = False) -> bool:
-        """An attempt has ended badly: the trial is tried again, unless it failed too often without getting further.
+        """An attempt has failed: its trial is retried, unless it failed too often without progress.
 
         Args:
-            attempt_id: which.
-            error: what is known of it.
-            oom: it was killed for memory, as it would be again.
+            attempt_id: which attempt.
+            error: what is known about the failure.
+            oom: the attempt was killed for memory. It would be killed again, so the trial is not retried.
 
         Returns:
-            Whether that was the trial's end.
+            Whether the trial has ended.
         """
         running = self._running.pop(attempt_id, None)
         if running is None:
@@ -145,11 +165,11 @@ class Dispatcher:
         progress = (request.key, len(self._record.trials[request.key].epochs))
         self._failures[progress] += 1
         if oom:
-            self._ended(request, State.OOM, error)
+            self._end(TrialEnded(request.key, State.OOM, error, None), request)
         elif running.ending is not None:
-            self._ended(request, State.FAILED, running.ending)
+            self._end(TrialEnded(request.key, State.FAILED, running.ending, None), request)
         elif self._failures[progress] > self._limits.retries:
-            self._ended(request, State.FAILED, error)
+            self._end(TrialEnded(request.key, State.FAILED, error, None), request)
         else:
             self._again.append(request)
             self._more = True
@@ -157,7 +177,7 @@ class Dispatcher:
         return True
 
     def placed(self, attempt_id: str, waits: bool) -> None:
-        """Whether an attempt still waits for a free place: until it has one, it is not late."""
+        """Note whether an attempt still waits for a free place; until it has one, it is not late."""
         running = self._running.get(attempt_id)
         if running is not None:
             if waits or running.waits:
@@ -165,7 +185,7 @@ class Dispatcher:
             running.waits = waits
 
     def overdue(self) -> Iterator[str]:
-        """Ids of attempts whose workers have to be ended: silent for too long, or of a trial that takes too long."""
+        """Ids of attempts whose workers must be ended: they are silent for too long, or their trial takes too long."""
         now = self._clock()
         for attempt_id, running in self._running.items():
             if now - running.heard_at > 60 * self._limits.silent_minutes:
@@ -182,41 +202,35 @@ class Dispatcher:
         if request is None:
             return None
         if request.key not in self._record.trials:
-            self._journal.append(
-                "trial",
-                trial=request.key,
-                stage=request.stage,
-                arm=request.arm,
-                number=request.number,
-                seed=request.trial.seed,
-                round=request.round,
-                hyper=request.trial.to_dict()["hyper"],
-                knobs=dict(request.knobs),
-            )
+            self._journal.append(_begun(request))
         trial = self._record.trials[request.key]
         done = list(enumerate(trial.reporters, start=1))
-        # Of the last epoch there is no checkpoint: it is what an attempt leaves to be trained.
+        # The last epoch of a trial has no checkpoint: an attempt always has an epoch left to train.
         accepted = tuple(reversed(done[: request.trial.epochs - 1]))
         attempt = Attempt(request, trial.attempts + 1, accepted)
-        self._journal.append("attempt", trial=request.key, attempt=attempt.number, epoch=len(done))
+        self._journal.append(AttemptBegun(request.key, attempt.number, len(done)))
         self._running[attempt_id] = _Running(attempt, self._clock())
         return attempt
 
-    def _current(self, attempt_id: str, result: Mapping[str, Any]) -> _Running | None:
+    def _current(self, attempt_id: str, report: StepReport) -> _Running | None:
         running = self._running.get(attempt_id)
-        return running if running is not None and result["attempt"] == running.attempt.number else None
+        return running if running is not None and report.attempt == running.attempt.number else None
 
-    def _ended(
-        self, request: TrialRequest, state: State, reason: str | None, result: Mapping[str, Any] | None = None
-    ) -> None:
+    def _is_stopped(self, request: TrialRequest, report: StepReport) -> bool:
+        if self._early_stopper is None or request.judged is None:
+            return False
+        return self._early_stopper.stops(request.judged, report.epoch.epoch, report.epoch.metric(self._metric))
+
+    def _end(self, event: TrialEnded, request: TrialRequest) -> None:
         def end() -> None:
-            self._journal.append("end", trial=request.key, state=state, reason=reason, result=result or {})
-            self._source.ended(request, TrialOutcome(state, tuple(self._record.trials[request.key].epochs), reason))
+            self._journal.append(event)
+            epochs = tuple(self._record.trials[request.key].epochs)
+            self._source.ended(request, TrialOutcome(event.state, epochs, event.reason))
 
         self._guarded(end)
 
     def _guarded(self, call: Callable[[], T]) -> T | None:
-        # The executor's own loop must not take it for a failed trial: it is the job's.
+        # The executor must not mistake this error for a failed trial: it concerns the whole job.
         if self.failure is not None:
             return None
         try:
@@ -224,3 +238,16 @@ class Dispatcher:
         except Exception as error:
             self.failure = error
             return None
+
+
+def _begun(request: TrialRequest) -> TrialBegun:
+    return TrialBegun(
+        trial=request.key,
+        stage=request.stage,
+        arm=request.arm,
+        number=request.number,
+        seed=request.trial.seed,
+        round=request.round,
+        hyper=request.trial.to_dict()["hyper"],
+        knobs=dict(request.knobs),
+    )

@@ -8,12 +8,12 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.runtime import gpu_model, usable_cpus, usable_gpus
 from trainables.config import TrialConfig
-from trainables.training.throughput import images_per_s
 from tuner.errors import SpecError
 from tuner.jobs.job_folder import JobFolder
 from tuner.spec.search_spec import MOST_PER_GPU, SearchSpec
@@ -64,30 +64,26 @@ def with_measured_packing(
     spec: SearchSpec,
     trial: TrialConfig,
     folder: JobFolder,
-    cache: Path,
-    code: Path | None,
+    measure: Callable[[TrialConfig, int], float | None],
     announce: Callable[[str], None],
     asked: Callable[[], bool],
-    trains: bool,
 ) -> SearchSpec:
-    """The spec with figures for ``auto``, measured if this job has not been on such a device before.
+    """The spec with figures for ``auto``, measured unless this job was on such a device before.
 
     Args:
         spec: the job's.
         trial: one of its trials.
         folder: where the answer is kept.
-        cache: decoded data.
-        code: folder of the user's own modules.
-        announce: told in one line what was found.
+        measure: images per second of a number of trials at once on a GPU; None if they ran out of memory.
+        announce: is called with the result in one line.
         asked: whether the job was asked to stop.
-        trains: whether it trains at all.
 
     Raises:
         SpecError: the trial does not fit.
-        TrainableError: it fails.
+        TrainableError: the trial fails.
     """
-    if not usable_gpus() or not trains:
-        announce(f"resources: auto: {expected(spec) if trains else 'nothing is trained, so nothing is measured'}")
+    if not usable_gpus():
+        announce(f"resources: auto: {expected(spec)}")
         return with_packing(spec, None)
     on_gpu, of = dataclasses.replace(trial, gpu=True), _measured_of(trial)
     rates = _kept(folder.packing, of)
@@ -95,13 +91,11 @@ def with_measured_packing(
         announce(
             f"resources: auto: measuring {', '.join(map(str, AT_ONCE))} trials at once on a GPU ({of['device']}) ..."
         )
-        rates = measured(lambda trials: images_per_s(on_gpu, cache, trials, SECONDS, code), asked)
+        rates = measured(partial(measure, on_gpu), asked)
         if asked():
             return with_packing(spec, 1)
-        trials = best(rates)
-        write_atomically(
-            folder.packing, json.dumps({"of": of, "rates": rates, "trials_per_gpu": trials}, indent=1).encode()
-        )
+        kept = {"of": of, "rates": rates, "trials_per_gpu": best(rates)}
+        write_atomically(folder.packing, json.dumps(kept, indent=1).encode())
     announce(f"resources: auto: {described(rates)}")
     return with_packing(spec, best(rates))
 

@@ -1,4 +1,4 @@
-"""The processes that train: Ray actors of the trainable, handed from one attempt to the next."""
+"""The processes that train: Ray actors of the Ray Tune trainable, handed from one attempt to the next."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,12 +9,12 @@ from trainables.training.ray_trainable import TrialTrainable
 
 _Actor = Any
 Call = Any
-"""What a worker was called for: a Ray ``ObjectRef`` of the report of one epoch."""
+"""A call of a worker: a Ray ``ObjectRef`` of the report of one epoch."""
 
 
 @dataclass(eq=False)
 class Worker:
-    """One process, and whether it has a place on the cluster and is up yet."""
+    """One process, and whether it has a place on the cluster and has started yet."""
 
     actor: _Actor
     up: bool = False
@@ -27,17 +27,17 @@ class Worker:
         """Take an attempt and train its first epoch."""
         return self.actor.begin.remote(config)
 
-    def go_on(self) -> Call:
+    def train(self) -> Call:
         """Train another epoch of the attempt."""
         return self.actor.train.remote()
 
 
 class Workers:
-    """Starts a worker where none is idle, and keeps it for the next attempt: a process takes seconds to come up.
+    """Starts a worker if none is idle, and keeps it for the next attempt, because a process takes seconds to start.
 
     Args:
-        cpus: CPUs of each.
-        gpus: GPUs of each: 0, a share below 1, or a whole number.
+        cpus: CPUs of each worker.
+        gpus: GPUs of each worker: 0, a share below 1, or a whole number.
     """
 
     def __init__(self, cpus: int, gpus: float) -> None:
@@ -47,7 +47,7 @@ class Workers:
         self._idle: list[Worker] = []
 
     def take(self) -> Worker:
-        """An idle worker, else a new one, which Ray starts where and when there is a place for it."""
+        """An idle worker, else a new one. Ray starts it once there is a place for it."""
         if self._idle:
             return self._idle.pop()
         trainable = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(TrialTrainable)
@@ -55,9 +55,14 @@ class Workers:
         self._all.add(worker)
         return worker
 
-    def release(self, worker: Worker, done: bool) -> None:
-        """Keep a worker whose attempt has ended; one that is not ``done`` waits for a call, and is told not to."""
-        if not done:
+    def release(self, worker: Worker, expects_call: bool) -> None:
+        """Keep a worker whose attempt has ended.
+
+        Args:
+            worker: which one.
+            expects_call: whether it waits for another call of this attempt; it learns then that none will come.
+        """
+        if expects_call:
             worker.actor.stop.remote()
         self._idle.append(worker)
 
@@ -67,19 +72,19 @@ class Workers:
         ray.kill(worker.actor)
 
     def trim(self, most: int) -> None:
-        """End idle workers while there are more than ``most`` in all: their places are for others."""
+        """End idle workers while there are more than ``most`` in all: others need their places."""
         while self._idle and len(self._all) > most:
             self.end(self._idle.pop())
 
     def poll(self) -> None:
-        """See which have come up."""
+        """Note which workers have started."""
         coming = {worker.ready: worker for worker in self._all if not worker.up}
         if coming:
             for ready in ray.wait(list(coming), num_returns=len(coming), timeout=0)[0]:
                 coming[ready].up = True
 
     def close(self) -> None:
-        """End all of them."""
+        """End all workers."""
         for worker in self._all:
             ray.kill(worker.actor)
         self._all.clear()

@@ -1,19 +1,20 @@
 """Runs a dispatcher's attempts on made-up learning curves, in made-up time: thousands of trials in seconds.
 
-Everything but the training is the real thing: the same source of trials, judge, journal and studies as on Ray.
+Only the training is made up. The source of trials, the early stopper, the journal and the studies are the real ones.
 """
 
 import heapq
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from trainables.config import TrialConfig
+from trainables.report import ConfirmResult, EpochReport, StepReport
 from trainables.simulated import SimulatedTraining
 from trainables.space import Plan
 from tuner.execution.dispatcher import Attempt, Dispatcher
-from tuner.jobs.record import Stage
 from tuner.jobs.stop import StopRequest
-from tuner.search.asha import EarlyStopper
+from tuner.storage.events import Stage
 
 
 class Clock:
@@ -23,18 +24,18 @@ class Clock:
         self.now = 0.0
 
     def __call__(self) -> float:
-        """The time it is."""
+        """The made-up time."""
         return self.now
 
 
 class Training(Protocol):
-    """What stands in for a training: as ``SimulatedTraining``."""
+    """What replaces a training: as ``SimulatedTraining``."""
 
-    def report(self, epoch: int) -> dict[str, Any]:
-        """What a training epoch, from 1, reports."""
+    def report(self, epoch: int) -> EpochReport:
+        """The report of an epoch, from 1."""
 
-    def test(self) -> dict[str, Any]:
-        """What evaluating on the test images after the last epoch gives."""
+    def test(self) -> ConfirmResult:
+        """The result on the test images after the last epoch."""
 
 
 def no_fault(attempt: Attempt, epoch: int) -> str | None:
@@ -42,36 +43,34 @@ def no_fault(attempt: Attempt, epoch: int) -> str | None:
     return None
 
 
-def simulate(
-    dispatcher: Dispatcher,
-    *,
-    plan: Plan,
-    concurrent: int,
-    clock: Clock,
-    stop: StopRequest,
-    early_stopper: EarlyStopper | None = None,
-    metric: str = "",
-    fault: Callable[[Attempt, int], str | None] = no_fault,
-    training: Callable[[TrialConfig, Plan], Training] = SimulatedTraining,
-) -> None:
-    """Run all attempts; returns when every trial has ended, or once ``stop`` is set.
+@dataclass(frozen=True)
+class Simulation:
+    """How trials are made up.
 
     Args:
-        dispatcher: what runs.
-        plan: a trial's length.
+        plan: length of a trial.
         concurrent: trials at once.
-        clock: is set forward as epochs take their time.
-        stop: asks it to stop.
-        early_stopper: stops trials early, by their reported ``metric``.
-        fault: asked before each epoch of an attempt; a text that it gives is the error that the attempt dies of.
-        training: a trial and its length to its learning curve.
+        clock: moves forward as epochs take their time.
+        fault: called before each epoch of an attempt; the text it returns is the error that the attempt fails with.
+        training: makes the learning curve of a trial from its config and its length.
+    """
+
+    plan: Plan
+    concurrent: int
+    clock: Clock
+    fault: Callable[[Attempt, int], str | None] = no_fault
+    training: Callable[[TrialConfig, Plan], Training] = SimulatedTraining
+
+
+def simulate(dispatcher: Dispatcher, simulation: Simulation, stop: StopRequest) -> None:
+    """Run all attempts; returns when every trial has ended, or once ``stop`` is set.
 
     Raises:
-        Exception: what the dispatcher's source or journal raised.
+        Exception: an error of the dispatcher's source or journal.
     """
-    workers = _Workers(dispatcher, plan, clock, early_stopper, metric, fault, training)
+    workers = _Workers(dispatcher, simulation)
     while not stop and dispatcher.failure is None:
-        while workers.running < concurrent and workers.start():
+        while workers.running < simulation.concurrent and workers.start():
             pass
         if not workers.running:
             break
@@ -81,28 +80,14 @@ def simulate(
 
 
 class _Workers:
-    """Attempts that run, by when their next epoch ends."""
+    """Running attempts, by the time when their next epoch ends."""
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        plan: Plan,
-        clock: Clock,
-        early_stopper: EarlyStopper | None,
-        metric: str,
-        fault: Callable[[Attempt, int], str | None],
-        training: Callable[[TrialConfig, Plan], Training],
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, simulation: Simulation) -> None:
         self._dispatcher = dispatcher
-        self._plan = plan
-        self._clock = clock
-        self._early_stopper = early_stopper
-        self._metric = metric
-        self._fault = fault
-        self._training = training
+        self._simulation = simulation
         self._started = 0
-        # A number of its own comes before the report, which cannot be compared.
-        self._due: list[tuple[float, int, Attempt, dict[str, Any]]] = []
+        # The number is unique and comes before the report, which cannot be compared.
+        self._due: list[tuple[float, int, Attempt, StepReport]] = []
 
     @property
     def running(self) -> int:
@@ -117,26 +102,19 @@ class _Workers:
         return True
 
     def step(self) -> None:
-        self._clock.now, number, attempt, result = heapq.heappop(self._due)
-        if error := self._fault(attempt, result["epoch"]):
+        self._simulation.clock.now, number, attempt, report = heapq.heappop(self._due)
+        epoch = report.epoch.epoch
+        if error := self._simulation.fault(attempt, epoch):
             self._dispatcher.fail(str(number), error)
-            return
-        stopped = self._is_stopped(attempt, result)
-        self._dispatcher.report(str(number), result)
-        if stopped or result["diverged"] or result["epoch"] == self._plan.epochs:
-            self._dispatcher.end(str(number), result)
+        elif self._dispatcher.report(str(number), report):
+            self._train(number, attempt, epoch + 1)
         else:
-            self._train(number, attempt, result["epoch"] + 1)
-
-    def _is_stopped(self, attempt: Attempt, result: dict[str, Any]) -> bool:
-        judged = attempt.request.judged
-        if self._early_stopper is None or judged is None:
-            return False
-        return self._early_stopper.stops(judged, result["epoch"], result[self._metric])
+            self._dispatcher.end(str(number), report)
 
     def _train(self, number: int, attempt: Attempt, epoch: int) -> None:
-        training = self._training(attempt.request.trial, self._plan)
-        result = training.report(epoch) | {"attempt": attempt.number}
-        if attempt.request.stage == Stage.CONFIRM and epoch == self._plan.epochs:
-            result |= training.test()
-        heapq.heappush(self._due, (self._clock.now + result["seconds"], number, attempt, result))
+        plan, clock = self._simulation.plan, self._simulation.clock
+        training = self._simulation.training(attempt.request.trial, plan)
+        report = training.report(epoch)
+        confirms = attempt.request.stage == Stage.CONFIRM and epoch == plan.epochs
+        step = StepReport(attempt.number, report, training.test() if confirms else None)
+        heapq.heappush(self._due, (clock.now + report.seconds, number, attempt, step))

@@ -23,12 +23,13 @@ from trainables.schedules import Schedule
 from trainables.space import Plan
 from tuner.errors import IntegrityError, NotFound, SpecError
 from tuner.export.formats import RENDERERS
-from tuner.jobs.record import Record, Stage, State, Trial
+from tuner.jobs.record import Record, Trial
 from tuner.spec.experiment import DataSpec, ModelSpec
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.settings import BudgetSpec, ResourcesSpec
 from tuner.spec.strict_yaml import read_text
 from tuner.spec.trial_config import trial_config
+from tuner.storage.events import Stage, State
 from tuner.verdict.leaderboard import Leaderboard, Row
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
     if row.winner is None or not confirmed:
         raise NotFound(f"nothing to export: arm {arm} of job {record.name} has no finished confirm run yet")
     winner = record.trials[f"{Stage.SEARCH}/{arm}/{row.winner}"]
-    trial = trial_config(spec, Hyper(**winner.hyper), confirmed[0].seed).to_dict()
+    trial = trial_config(spec, Hyper.of(winner.hyper), confirmed[0].seed).to_dict()
     # Where the data lies differs from machine to machine; what it is, the fingerprint says.
     trial["data"]["path"] = None
     content = {
@@ -129,9 +130,9 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
         "baseline": board.baseline,
         "verdict": "baseline" if row.comparison is None else row.comparison.outcome,
         "comparison": None if row.comparison is None else dataclasses.asdict(row.comparison),
-        "versions": record.job["versions"],
-        "git_commit": record.job["git_commit"],
-        "data_fingerprint": record.job["data_fingerprint"],
+        "versions": dict(record.job.versions),
+        "git_commit": record.job.git_commit,
+        "data_fingerprint": record.job.data_fingerprint,
         "mlflow_parent_run": runs.get(""),
         "mlflow_search_run": runs.get(winner.key),
     }
@@ -196,10 +197,11 @@ def _confirmed(record: Record, board: Leaderboard, arm: str) -> list[Trial]:
 
 
 def _confirm_run(trial: Trial, runs: Mapping[str, str]) -> dict[str, Any]:
+    assert trial.result is not None, "a complete confirm run has a result"
     return {
         "seed": trial.seed,
-        "val_acc": trial.epochs[-1]["val_acc"],
-        **trial.result,
+        "val_acc": trial.epochs[-1].val_acc,
+        **dataclasses.asdict(trial.result),
         "mlflow_run": runs.get(trial.key),
     }
 

@@ -8,8 +8,8 @@ from trainables.file_store import files_at, split
 from tuner.errors import IntegrityError, NotFound, SpecError
 from tuner.export.export_file import WEIGHTS_SUFFIX, Export, build_export, render
 from tuner.jobs.job_folder import JobFolder
-from tuner.jobs.record import Stage
 from tuner.storage.atomic_files import check_new, write_new
+from tuner.storage.events import Stage
 from tuner.storage.shared_files import store_errors
 from tuner.tracking import sync_state
 from tuner.tracking.model_registry import Champion, register

@@ -8,8 +8,9 @@ import torch
 
 from trainables.config import TrialConfig
 from trainables.data.cache import load
+from trainables.report import EpochReport
 from trainables.training import process
-from trainables.training.trainer import EpochReport, Training, device_name, digest
+from trainables.training.trainer import Training, device_name, digest
 from tuner.errors import IntegrityError
 from tuner.export.export_file import ConfirmRun, Export, check_allowed
 from tuner.jobs.provenance import versions

@@ -152,21 +152,29 @@ class JobFolder:
             NotFound: the job has not begun.
             IntegrityError: the journal is damaged.
         """
-        record = load_record(self.journal) if self.journal.exists() else Record()
-        if not record.job:
+        record = self.record_so_far()
+        if not record.begun:
             raise NotFound(f"job {self.id} has done nothing yet; start it again with: tuner resume {self.id}")
         return record
 
-    def state(self) -> str:
-        """The job's state in a word: ``new`` before it has done anything, ``crashed`` if what ran it died.
+    def record_so_far(self) -> Record:
+        """What the journal says, also before the job has begun.
 
-        ``damaged`` if its journal is: whoever resumes it goes back to the last good state.
+        Raises:
+            IntegrityError: the journal is damaged.
+        """
+        return load_record(self.journal) if self.journal.exists() else Record()
+
+    def state(self) -> str:
+        """The job's state in a word: ``new`` before it has done anything, ``crashed`` if the process that ran it died.
+
+        It is ``damaged`` if its journal is. A resume then goes back to the last good state.
         """
         try:
-            state = load_record(self.journal).state if self.journal.exists() else "new"
+            record = self.record_so_far()
         except IntegrityError:
             return "damaged"
-        return "crashed" if state == "running" and self.owner() is None else state
+        return state_of(record, self.owner()) if record.state == "running" else record.state
 
     @property
     def is_held_here(self) -> bool:
@@ -204,6 +212,11 @@ class JobFolder:
         shutil.rmtree(self.path)
         with suppress(OSError):
             self.path.parent.rmdir()
+
+
+def state_of(record: Record, owner: LockOwner | None) -> str:
+    """A job's state in a word, from its record and from who runs it now."""
+    return "crashed" if record.state == "running" and owner is None else record.state
 
 
 @cache

@@ -1,57 +1,50 @@
-"""A job's record: its journal, folded into trials, winners and verdicts."""
+"""The record of a job: its journal, folded into trials and rounds of confirm runs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from tuner.storage.journal import Event, read
-
-
-class State(StrEnum):
-    """Where a trial stands."""
-
-    RUNNING = "running"
-    COMPLETE = "complete"
-    PRUNED = "pruned"
-    DIVERGED = "diverged"
-    FAILED = "failed"
-    OOM = "oom"
-
-
-LOST = (State.DIVERGED, State.FAILED, State.OOM)
-"""Ends of a trial that gave no result."""
-
-
-class Stage(StrEnum):
-    """What a trial is for: the search, choosing one winner among an arm's best, or confirming the winners."""
-
-    SEARCH = "search"
-    SELECT = "select"
-    CONFIRM = "confirm"
+from trainables.report import ConfirmResult, EpochReport
+from trainables.space import Plan, Scalar
+from tuner.spec.search_spec import SearchSpec, from_dict
+from tuner.storage.events import (
+    AttemptBegun,
+    Entry,
+    EpochRepeated,
+    EpochReported,
+    JobDescribed,
+    JobStateChanged,
+    RoundBegun,
+    Stage,
+    State,
+    TrialBegun,
+    TrialEnded,
+)
+from tuner.storage.journal import read
 
 
 @dataclass
 class Trial:
-    """One setting trained with one seed.
+    """One setting, trained with one seed.
 
     Args:
-        key: its name in the job, as ``search/adamw/3``.
-        stage: what it is for.
+        key: its name in the job, such as ``search/adamw/3``.
+        stage: its purpose.
         arm: the arm's name.
-        number: of the setting in the arm's study, from 0.
+        number: of the setting in the arm's search, from 0.
         seed: of weights, order and augmentation.
         round: of confirm runs, from 1; 0 in the search.
-        hyper: every knob.
-        knobs: those that the arm's study proposed.
-        epochs: one dict an epoch, the fields of ``EpochReport``.
-        reporters: the attempt that trained each of these epochs last.
-        attempts: how many attempts were begun.
-        state: where it stands.
-        reason: why it failed or diverged.
-        result: of a confirm run: ``test_acc``, ``test_loss``, ``weights_sha256``.
+        hyper: every hyperparameter.
+        knobs: the searched ones.
         started_ms, ended_ms: wall clock, Unix milliseconds.
+        begun_n, ended_n: numbers of the journal's entries.
+        epochs: one report per epoch.
+        reporters: for each of these epochs, the attempt that trained it last.
+        attempts: how many attempts have begun.
+        state: its state.
+        reason: why it failed or diverged.
+        result: of a confirm run.
     """
 
     key: str
@@ -60,26 +53,28 @@ class Trial:
     number: int
     seed: int
     round: int
-    hyper: Mapping[str, Any]
-    knobs: Mapping[str, Any]
+    hyper: Mapping[str, Scalar]
+    knobs: Mapping[str, Scalar]
     started_ms: int
-    epochs: list[dict[str, Any]] = field(default_factory=list)
+    begun_n: int
+    epochs: list[EpochReport] = field(default_factory=list)
     reporters: list[int] = field(default_factory=list)
     attempts: int = 0
     state: State = State.RUNNING
     reason: str | None = None
-    result: Mapping[str, Any] = field(default_factory=dict)
+    result: ConfirmResult | None = None
     ended_ms: int | None = None
+    ended_n: int | None = None
 
     @property
     def seconds(self) -> float:
         """Training time so far."""
-        return float(sum(epoch["seconds"] for epoch in self.epochs))
+        return sum(epoch.seconds for epoch in self.epochs)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Round:
-    """One round of confirm runs: its fresh seeds, and each arm's winner by its trial number."""
+    """One round of confirm runs: its number, its fresh seeds, and the trial number of each arm's winner."""
 
     number: int
     seeds: tuple[int, ...]
@@ -88,9 +83,9 @@ class Round:
 
 @dataclass
 class Record:
-    """Everything a job's journal says."""
+    """Everything that a job's journal says. It grows with ``add``."""
 
-    job: Event = field(default_factory=dict)
+    description: JobDescribed | None = None
     trials: dict[str, Trial] = field(default_factory=dict)
     rounds: list[Round] = field(default_factory=list)
     state: str = "new"
@@ -99,32 +94,53 @@ class Record:
     _driver_s: float = 0.0
 
     @property
-    def active_s(self) -> float:
-        """Seconds that drivers worked on the job, by clocks that never step back."""
-        return self._earlier_s + self._driver_s
+    def begun(self) -> bool:
+        """Whether the job has begun: only then the record answers what the job is."""
+        return self.description is not None
+
+    @property
+    def job(self) -> JobDescribed:
+        """What the job is: spec, arms, versions, machine and data, as the first driver found them."""
+        assert self.description is not None, "the job has begun"
+        return self.description
+
+    @cached_property
+    def spec(self) -> SearchSpec:
+        """The job's spec as it began."""
+        return from_dict(self.job.spec)
+
+    @property
+    def plan(self) -> Plan:
+        """The planned length of a trial."""
+        return self.job.plan
 
     @property
     def name(self) -> str:
         """The job's id."""
-        return str(self.job["job"])
+        return self.job.job
 
     @property
     def simulated(self) -> bool:
         """Whether nothing was trained."""
-        return bool(self.job["simulated"])
+        return self.job.simulated
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """The arms' names, the baseline first."""
-        return tuple(arm["name"] for arm in self.job["arms"])
+        """The names of the arms, the baseline first."""
+        return tuple(arm.name for arm in self.job.arms)
 
     @property
     def baseline(self) -> str:
-        """The baseline's name."""
-        return str(self.job["spec"]["baseline"])
+        """The name of the baseline."""
+        return self.spec.baseline
+
+    @property
+    def active_s(self) -> float:
+        """Seconds that drivers worked on the job, by clocks that never step back."""
+        return self._earlier_s + self._driver_s
 
     def of(self, stage: Stage, arm: str | None = None, round_number: int | None = None) -> list[Trial]:
-        """Trials of a stage, in the order they started."""
+        """The trials of a stage, in the order in which they began."""
         return [
             trial
             for trial in self.trials.values()
@@ -134,7 +150,7 @@ class Record:
         ]
 
     def ended_rounds(self) -> list[Round]:
-        """The rounds all of whose confirm runs have ended; one that was interrupted gives no verdict."""
+        """The rounds whose confirm runs have all ended. A round that was interrupted gives no verdict."""
         return [confirm_round for confirm_round in self.rounds if self._has_ended(confirm_round)]
 
     def _has_ended(self, confirm_round: Round) -> bool:
@@ -142,66 +158,60 @@ class Record:
         wanted = len(confirm_round.seeds) * len(confirm_round.winners)
         return sum(run.state != State.RUNNING for run in runs) == wanted
 
-    def add(self, event: Event) -> None:
-        """Take one more event."""
-        if event["kind"] == "state" and event["state"] == "running":
-            # Another driver: its clock began anew.
+    def add(self, entry: Entry) -> None:
+        """Take the next entry of the journal."""
+        event = entry.event
+        if isinstance(event, JobStateChanged) and event.state == "running":
+            # Another driver: its clock began at 0 again.
             self._earlier_s += self._driver_s
-        self._driver_s = event["up"]
-        match event["kind"]:
-            case "job":
-                self.job = event
-            case "trial":
-                self.trials[event["trial"]] = _started(event)
-            case "attempt":
-                self.trials[event["trial"]].attempts = event["attempt"]
-            case "epoch":
-                trial = self.trials[event["trial"]]
-                trial.epochs.append({key: _number(value) for key, value in event.items() if key not in _FRAME})
-                trial.reporters.append(event["attempt"])
-            case "again":
-                # Its checkpoint is the one that is whole.
-                self.trials[event["trial"]].reporters[event["epoch"] - 1] = event["attempt"]
-            case "end":
-                trial = self.trials[event["trial"]]
-                trial.state, trial.reason = State(event["state"]), event["reason"]
-                trial.result = {key: _number(value) for key, value in event["result"].items()}
-                trial.ended_ms = event["ms"]
-            case "confirm":
-                self.rounds.append(Round(event["round"], tuple(event["seeds"]), event["winners"]))
-            case "state":
-                self.state, self.reason = event["state"], event.get("reason")
+        self._driver_s = entry.up
+        match event:
+            case JobDescribed():
+                self.description = event
+            case TrialBegun():
+                self.trials[event.trial] = _begun(event, entry)
+            case AttemptBegun():
+                self.trials[event.trial].attempts = event.attempt
+            case EpochReported():
+                trial = self.trials[event.trial]
+                trial.epochs.append(event.report)
+                trial.reporters.append(event.attempt)
+            case EpochRepeated():
+                # The checkpoint of this attempt is the whole one.
+                self.trials[event.trial].reporters[event.epoch - 1] = event.attempt
+            case TrialEnded():
+                trial = self.trials[event.trial]
+                trial.state, trial.reason, trial.result = event.state, event.reason, event.result
+                trial.ended_ms, trial.ended_n = entry.ms, entry.n
+            case RoundBegun():
+                self.rounds.append(Round(event.round, event.seeds, event.winners))
+            case JobStateChanged():
+                self.state, self.reason = event.state, event.reason
 
 
-_FRAME = ("n", "ms", "up", "sum", "kind", "trial", "attempt")
-
-
-def replay(events: Iterable[Event]) -> Record:
-    """The record that these events, in their order, come to."""
+def replay(entries: Iterable[Entry]) -> Record:
+    """The record of these entries, in their order."""
     record = Record()
-    for event in events:
-        record.add(event)
+    for entry in entries:
+        record.add(entry)
     return record
 
 
 def load_record(journal: Path) -> Record:
-    """The record of a journal file."""
+    """The record of a journal file; raises as ``tuner.storage.journal.read``."""
     return replay(read(journal))
 
 
-def _started(event: Event) -> Trial:
+def _begun(event: TrialBegun, entry: Entry) -> Trial:
     return Trial(
-        key=event["trial"],
-        stage=Stage(event["stage"]),
-        arm=event["arm"],
-        number=event["number"],
-        seed=event["seed"],
-        round=event["round"],
-        hyper=event["hyper"],
-        knobs=event["knobs"],
-        started_ms=event["ms"],
+        key=event.trial,
+        stage=event.stage,
+        arm=event.arm,
+        number=event.number,
+        seed=event.seed,
+        round=event.round,
+        hyper=event.hyper,
+        knobs=event.knobs,
+        started_ms=entry.ms,
+        begun_n=entry.n,
     )
-
-
-def _number(value: Any) -> Any:
-    return float(value) if value in ("nan", "inf", "-inf") else value

@@ -1,10 +1,8 @@
-"""Keeps a job's journal in the database up to date while the job runs, in a thread, and hears there what others ask.
+"""Replicates a job's journal into the database while the job runs, and hears there what other machines ask for.
 
-The file on the driver's disk comes first: while the database is away it grows there, and is sent when it is back.
+The file on the driver's disk comes first. While the database is unreachable the file grows, and it is sent later.
 """
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -12,217 +10,217 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from tuner.errors import IntegrityError, NotFound, ServiceError, TunerError
+from tuner.errors import IntegrityError, ServiceError, TunerError
+from tuner.jobs.follower import Follower, NothingLeft, Pace
 from tuner.jobs.job_folder import JobFolder
+from tuner.jobs.reading import Reading, read_good_part
 from tuner.jobs.stop import StopRequest
 from tuner.storage.atomic_files import write_atomically
+from tuner.storage.events import Entry, JobDescribed, JobStateChanged, TrialBegun
 from tuner.storage.file_lock import me
-from tuner.storage.journal import read_lines
+from tuner.storage.journal import Line, decode, read_from
 from tuner.storage.postgres import Database, JobSummary, unusable
 from tuner.storage.postgres_lock import Fenced, Instructions, PostgresLock
 
-BEAT_S = 1.0
-"""At least so often others hear of the job, and it of them."""
-PAUSE_S = 0.1
-"""Between two transactions. A line is sent at once: what a lost head had not sent is trained again, and a checkpoint
-that the record is two epochs behind is gone."""
+PACE = Pace(pause_s=0.1, beat_s=1.0, longest_retry_s=1.0, give_up_s=15.0)
+"""A line is sent at once. Lines that a lost head had not sent are trained again, and a checkpoint that is more than two
+epochs old is gone. Other machines hear of the job at least once per second, and the job of them."""
 BATCH = 500
-"""Lines of one transaction."""
-AWAY_S = 15.0
-"""How long the database must have been away for a job that has ended to leave the rest to ``tuner sync``."""
+"""Most lines in one transaction."""
 
 
 class Replicator:
-    """A job that this process holds in the database.
+    """Sends the journal of a job that this process holds in the database.
 
     Args:
-        claim: on the job.
+        lock: the job's lock in the database.
         folder: the job's.
+        reading: the journal as it was read when the driver started.
         stop: is set when another machine asks for it, or has taken the job over.
-        sent: lines that the database has.
     """
 
-    def __init__(self, claim: PostgresLock, folder: JobFolder, stop: StopRequest, sent: int) -> None:
-        self.problem: ServiceError | None = None
+    def __init__(self, lock: PostgresLock, folder: JobFolder, reading: Reading, stop: StopRequest) -> None:
         self.instructions = Instructions(False, {})
-        self._claim = claim
-        self._database = claim.database
+        self.follower = Follower("the database", self.send, PACE)
+        self._lock = lock
         self._folder = folder
         self._stop = stop
-        self._sent = sent
-        self._offset = 0
-        self._summary = JobSummary("new")
-        self._ending = threading.Event()
-        self._news = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
-
-    def start(self) -> None:
-        """Begin; what is said before is said with the first lines."""
-        self._thread.start()
+        self._sent = lock.database.journal_length(folder.id)
+        self._offset = reading.ends[self._sent - 1] if self._sent else 0
+        record = reading.record
+        self._summary = JobSummary(record.state, len(record.arms) if record.begun else 0, len(record.trials))
 
     def announce(self, cluster: str, wants: int, waits: str) -> None:
-        """Tell others where the job runs, how many trials it could run at once, and what it waits for."""
+        """Say where the job runs, how many trials it could run at once, and what it waits for."""
         self._summary = replace(self._summary, cluster=cluster, wants=wants, waits=waits)
 
-    def on_event(self) -> None:
-        """A line was written."""
-        self._news.set()
-
     def drain(self) -> None:
-        """Send what is left, and that it wants nothing any more; ``problem`` says what failed."""
+        """Send the rest, and that the job wants nothing any more."""
         self.announce("", 0, "")
-        self._ending.set()
-        self._news.set()
-        self._thread.join()
+        self.follower.drain()
 
-    def _run(self) -> None:
-        away_since: float | None = None
-        while True:
-            ending = self._ending.is_set()
-            self._news.clear()
-            try:
-                self._send_all()
-                self.problem, away_since = None, None
-            except Fenced as fenced:
-                self._stop.failure = fenced
-                return
-            except SQLAlchemyError as error:
-                self.problem = unusable(self._database.shown, error)
-                away_since = away_since or time.monotonic()
-            except TunerError as error:
-                # The journal is damaged or cannot be read: its own writer, or the next driver, says so.
-                self.problem = ServiceError(str(error))
-                away_since = away_since or time.monotonic()
-            if not ending:
-                self._ending.wait(PAUSE_S if away_since is None else BEAT_S)
-                self._news.wait(BEAT_S)
-            elif away_since is None or time.monotonic() - away_since >= AWAY_S:
-                return
-            else:
-                time.sleep(BEAT_S)
+    def send(self) -> None:
+        """Send every new line.
 
-    def _send_all(self) -> None:
-        while True:
-            lines, summary, offset = self._next()
-            self.instructions = self._claim.send([line for line in lines if line[0] >= self._sent], summary)
-            self._offset = offset
-            # What is said of the job by others in the meantime stays.
-            self._summary = replace(self._summary, state=summary.state, arms=summary.arms, trials=summary.trials)
-            if lines:
-                self._sent = max(self._sent, lines[-1][0] + 1)
-            if self.instructions.stop:
-                self._stop.ask()
-            if len(lines) < BATCH:
-                return
+        Raises:
+            NothingLeft: another process holds the job now; ``stop`` says so.
+            ServiceError: the database cannot be used, or the journal cannot be read.
+        """
+        try:
+            while self._send_batch():
+                pass
+        except Fenced as fenced:
+            self._stop.failure = fenced
+            raise NothingLeft from fenced
+        except SQLAlchemyError as error:
+            raise unusable(self._lock.database.shown, error) from error
+        except TunerError as error:
+            # The journal is damaged or cannot be read. Its own writer, or the next driver, reports that.
+            raise ServiceError(str(error)) from error
 
-    def _next(self) -> tuple[list[tuple[int, bytes]], JobSummary, int]:
-        lines: list[tuple[int, bytes]] = []
-        summary, offset = self._summary, self._offset
-        if not self._folder.journal.exists():
-            return lines, summary, offset
-        for line in read_lines(self._folder.journal, offset):
-            event, offset = line.event, line.end
-            lines.append((event["n"], line.content))
-            match event["kind"]:
-                case "job":
-                    summary = replace(summary, arms=len(event["arms"]))
-                case "trial":
-                    summary = replace(summary, trials=summary.trials + 1)
-                case "state":
-                    summary = replace(summary, state=event["state"])
-            if len(lines) == BATCH:
-                break
-        return lines, summary, offset
+    def _send_batch(self) -> bool:
+        """Send a batch; whether there may be more."""
+        lines = self._next_lines()
+        summary = self._summary
+        for line in lines:
+            summary = _summed(summary, line.entry)
+        self.instructions = self._lock.send([(line.entry.n, line.content) for line in lines], summary)
+        # ``announce`` may have changed the other fields in the meantime.
+        self._summary = replace(self._summary, state=summary.state, arms=summary.arms, trials=summary.trials)
+        if lines:
+            self._sent, self._offset = lines[-1].entry.n + 1, lines[-1].end
+        if self.instructions.stop:
+            self._stop.ask()
+        return len(lines) == BATCH
+
+    def _next_lines(self) -> list[Line]:
+        lines: list[Line] = []
+        if self._folder.journal.exists():
+            for line in read_from(self._folder.journal, self._offset):
+                lines.append(line)
+                if len(lines) == BATCH:
+                    break
+        return lines
 
 
 @contextmanager
 def replicated(
-    database: Database | None, folder: JobFolder, stop: StopRequest, announce: Callable[[str], None]
-) -> Iterator[Replicator | None]:
-    """Hold a job in the database, bring its journal here up to date, and keep the one there so; drained at the end.
+    database: Database, folder: JobFolder, reading: Reading, stop: StopRequest, announce: Callable[[str], None]
+) -> Iterator[tuple[Replicator, Reading]]:
+    """Hold a job in the database, bring its journal here up to date, and replicate it until the end.
 
-    Nothing is done where there is no database.
+    Yields:
+        The replicator, whose follower has not started yet, and the journal as it is now.
 
     Raises:
         SpecError: another process holds the job.
         ServiceError: the database cannot be used.
     """
-    if database is None:
-        yield None
-        return
     started = folder.started()
-    # A database that was set up anew knows nothing of it.
+    # A database that was set up again does not know the job.
     database.register(folder.id, started["ms"], folder.spec.read_text(encoding="utf-8"), started, None)
-    claim = PostgresLock(database, folder.id, me())
+    lock = PostgresLock(database, folder.id, me())
     try:
-        if aside := pull(database, folder):
-            announce(f"warning: the journal here was not the job's any more; it is kept as {aside}")
-        replicator = Replicator(claim, folder, stop, database.journal_length(folder.id))
-        replicator.start()
+        reading, aside = pull(database, folder, reading)
+        if aside is not None:
+            announce(f"warning: the journal here was no longer the job's journal; it is kept as {aside}")
+        replicator = Replicator(lock, folder, reading, stop)
+        replicator.follower.start()
         try:
-            yield replicator
+            yield replicator, reading
         finally:
             replicator.drain()
-            if replicator.problem is not None:
-                announce(f"warning: {replicator.problem}; nothing is lost: tuner sync {folder.id} sends the rest")
+            if replicator.follower.problem is not None:
+                problem = replicator.follower.problem
+                announce(f"warning: {problem}; nothing is lost: tuner sync {folder.id} sends the rest")
             elif folder.tracked.exists():
                 with suppress(ServiceError):
                     database.note_tracked(folder.id, folder.tracked.read_bytes())
     finally:
-        claim.release()
+        lock.release()
 
 
 def replicate_once(folder: JobFolder) -> None:
-    """Send what the database of a job that does not run has not been told.
+    """Send the lines that the database of a job lacks; the job must not run.
 
     Raises:
-        SpecError: it runs after all.
+        SpecError: the job runs after all.
         ServiceError: the database cannot be used.
     """
     database = folder.database()
     if database is None or folder.is_held_here:
         return
-    summary: list[str] = []
-    with replicated(database, folder, StopRequest(), summary.append) as replicator:
+    warnings: list[str] = []
+    with replicated(database, folder, read_good_part(folder.journal), StopRequest(), warnings.append) as (
+        replicator,
+        _,
+    ):
         pass
-    if replicator is not None and replicator.problem is not None:
-        raise replicator.problem
+    if replicator.follower.problem is not None:
+        raise replicator.follower.problem
 
 
-def pull(database: Database, folder: JobFolder) -> Path | None:
+def pull(database: Database, folder: JobFolder, reading: Reading | None = None) -> tuple[Reading, Path | None]:
     """Make the journal here the one in the database, unless it only has more lines, which were not sent yet.
 
+    Args:
+        database: where the job's record is.
+        folder: the job's.
+        reading: the journal here, if the caller has read it.
+
     Returns:
-        Where the file is kept that was here, if another driver has gone on without it.
+        The journal as it is now; and where the file that was here is kept, if another driver has continued without it.
 
     Raises:
         ServiceError: the database cannot be used, or the file not written.
+        IntegrityError: a line in the database is damaged.
     """
-    here, there = _lines_here(folder.journal), database.journal_length(folder.id)
-    common = min(len(here), there)
-    if common and next(database.journal(folder.id, common - 1)) != here[common - 1]:
-        common, here = 0, []
+    reading = reading or read_good_part(folder.journal)
+    aside: Path | None = None
+    there = database.journal_length(folder.id)
+    common = min(reading.end.n, there)
+    if common and next(database.journal(folder.id, common - 1)) != _line_here(folder.journal, reading, common - 1):
         aside = _set_aside(folder.journal)
-    else:
-        aside = None
+        reading, common = Reading(), 0
     if common == there:
-        return aside
+        return reading, aside
     try:
-        write_atomically(folder.journal, b"".join([*here, *database.journal(folder.id, common)]))
+        good = folder.journal.read_bytes()[: reading.end.offset] if reading.ends else b""
+        new = list(database.journal(folder.id, common))
+        for content in new:
+            reading.take(_decoded(folder, content, reading.end.offset))
+        write_atomically(folder.journal, b"".join([good, *new]))
         note = database.tracked(folder.id)
         if note is not None and not folder.tracked.exists():
             write_atomically(folder.tracked, note)
     except OSError as error:
         raise ServiceError(f"{folder.journal}: cannot be written: {error.strerror}") from error
-    return aside
+    return reading, aside
 
 
-def _lines_here(journal: Path) -> list[bytes]:
-    lines: list[bytes] = []
-    with suppress(NotFound, IntegrityError):
-        # The good beginning of a damaged one.
-        lines.extend(line.content for line in read_lines(journal, 0))
-    return lines
+def _summed(summary: JobSummary, entry: Entry) -> JobSummary:
+    match entry.event:
+        case JobDescribed(arms=arms):
+            return replace(summary, arms=len(arms))
+        case TrialBegun():
+            return replace(summary, trials=summary.trials + 1)
+        case JobStateChanged(state=state):
+            return replace(summary, state=state)
+    return summary
+
+
+def _decoded(folder: JobFolder, content: bytes, offset: int) -> Line:
+    values = decode(content)
+    if values is None:
+        raise IntegrityError(f"the journal of job {folder.id} in the database is damaged")
+    return Line(Entry.from_json(values), content, offset + len(content))
+
+
+def _line_here(journal: Path, reading: Reading, number: int) -> bytes:
+    start = reading.ends[number - 1] if number else 0
+    with journal.open("rb") as file:
+        file.seek(start)
+        return file.read(reading.ends[number] - start)
 
 
 def _set_aside(journal: Path) -> Path:

@@ -4,8 +4,9 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tuner.jobs.record import LOST, Record, Stage, State, Trial
+from tuner.jobs.record import Record, Trial
 from tuner.spec.search_spec import SearchSpec
+from tuner.storage.events import LOST, Stage, State
 
 
 class ArmProgress(NamedTuple):
@@ -91,7 +92,7 @@ class Progress:
         """About how many seconds are left, judged by the trials so far; None before any has ended."""
         searched = [trial for trial in self._trials(Stage.SEARCH) if trial.state != State.RUNNING]
         epochs: list[float] = [
-            epoch["seconds"] for trial in list(self._record.trials.values()) for epoch in list(trial.epochs)
+            epoch.seconds for trial in list(self._record.trials.values()) for epoch in list(trial.epochs)
         ]
         if not searched or not epochs:
             return None
@@ -129,7 +130,7 @@ class Progress:
         )
 
     def _best(self, trials: list[Trial]) -> float | None:
-        values: list[float] = [epoch[self._spec.metric.key] for trial in trials for epoch in list(trial.epochs)]
+        values: list[float] = [epoch.metric(self._spec.metric.key) for trial in trials for epoch in list(trial.epochs)]
         if not values:
             return None
         return max(values) if self._spec.metric.goal == "maximize" else min(values)

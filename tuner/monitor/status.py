@@ -6,11 +6,12 @@ from typing import Any
 
 from tuner.errors import IntegrityError
 from tuner.execution.gpu_packing import as_packed
-from tuner.jobs.job_folder import STORAGE_VARIABLE, JobFolder, open_database
+from tuner.jobs.job_folder import STORAGE_VARIABLE, JobFolder, open_database, state_of
 from tuner.jobs.record import Record
 from tuner.jobs.request import spec_of
 from tuner.jobs.workspace import Workspace
 from tuner.monitor.progress import ArmProgress, Progress
+from tuner.storage.file_lock import lock_owner
 
 
 @dataclass(frozen=True)
@@ -98,40 +99,42 @@ def status(folder: JobFolder) -> Status:
     """
     database = folder.database()
     row = database.job(folder.id) if database is not None else None
-    record = folder.record() if folder.journal.exists() else Record()
-    spec, state, holder = as_packed(spec_of(folder), folder), folder.state(), folder.owner()
+    owner = lock_owner(folder.lock_file) or (None if row is None else row.holder)
+    record = folder.record_so_far()
+    spec, state = as_packed(spec_of(folder), folder), state_of(record, owner)
     trained_s = sum(trial.seconds for trial in record.trials.values())
     progress = Progress(spec, record, _at_once(record, trained_s))
-    stages = progress.stages() if record.job else ((0, 0), (0, 0), (0, 0))
+    stages = progress.stages() if record.begun else ((0, 0), (0, 0), (0, 0))
     return Status(
         job=folder.id,
         state=state,
         reason=record.reason,
-        holder=None if holder is None else str(holder),
-        waits="" if row is None or holder is None else row.summary.waits,
+        holder=None if owner is None else str(owner),
+        waits="" if row is None or owner is None else row.summary.waits,
         search=stages[0],
         select=stages[1],
         confirm=stages[2],
-        arms=progress.arms() if record.job else [],
+        arms=progress.arms() if record.begun else [],
         metric=spec.metric.name,
         spent_s=round(record.active_s, 1),
         trained_s=round(trained_s, 1),
         gpu_s=round(trained_s * spec.resources.gpus, 1),
-        left_s=progress.left_s() if record.job and state == "running" else None,
+        left_s=progress.left_s() if record.begun and state == "running" else None,
     )
 
 
 def _overview(folder: JobFolder) -> Overview:
     ms = 0
     try:
-        ms, state = int(folder.started()["ms"]), folder.state()
-        record = Record() if state == "new" else folder.record()
+        ms = int(folder.started()["ms"])
+        record = folder.record_so_far()
     except IntegrityError as error:
         # One bad job must not hide the others.
         return Overview(folder.id, "damaged", ms, problem=str(error))
-    return Overview(folder.id, state, ms, len(record.job.get("arms", ())), len(record.trials))
+    state = state_of(record, folder.owner()) if record.state == "running" else record.state
+    return Overview(folder.id, state, ms, len(record.arms) if record.begun else 0, len(record.trials))
 
 
 def _at_once(record: Record, trained_s: float) -> float:
-    """How many trials ran at once so far, on the average: on a cluster it changes as other jobs come and go."""
+    """How many trials ran at once on average; on a cluster this changes as other jobs come and go."""
     return max(1.0, trained_s / record.active_s if record.active_s else 1.0)

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from tuner.jobs.record import Record, State, Trial
+from tuner.jobs.record import Record, Trial
 from tuner.monitor.progress import ArmProgress, Progress
 from tuner.spec.search_spec import SearchSpec
-from tuner.storage.journal import Event
+from tuner.storage.events import Entry, State, TrialEnded
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +22,7 @@ class View(Protocol):
     def announce(self, text: str) -> None:
         """A line of talk."""
 
-    def on_event(self, event: Event, record: Record) -> None:
+    def on_event(self, entry: Entry, record: Record) -> None:
         """An event was written; ``record`` has taken it."""
 
     def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> AbstractContextManager[None]:
@@ -35,7 +35,7 @@ class Quiet:
     def announce(self, text: str) -> None:
         """Nothing."""
 
-    def on_event(self, event: Event, record: Record) -> None:
+    def on_event(self, entry: Entry, record: Record) -> None:
         """Nothing."""
 
     @contextmanager
@@ -54,10 +54,10 @@ class Lines:
         """Print it."""
         print(text, file=sys.stderr, flush=True)
 
-    def on_event(self, event: Event, record: Record) -> None:
+    def on_event(self, entry: Entry, record: Record) -> None:
         """Print a line for a trial that ended."""
-        if event["kind"] == "end" and self._progress is not None:
-            self.announce(f"{trial_line(record.trials[event['trial']])}; {self._progress.line()}")
+        if isinstance(entry.event, TrialEnded) and self._progress is not None:
+            self.announce(f"{trial_line(record.trials[entry.event.trial])}; {self._progress.line()}")
 
     @contextmanager
     def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> Iterator[None]:
@@ -74,7 +74,7 @@ class Live:
         """Print it."""
         print(text, file=sys.stderr, flush=True)
 
-    def on_event(self, event: Event, record: Record) -> None:
+    def on_event(self, entry: Entry, record: Record) -> None:
         """The table redraws itself."""
 
     @contextmanager
@@ -128,10 +128,10 @@ def trial_line(trial: Trial) -> str:
     last = trial.epochs[-1] if trial.epochs else None
     what = f"{trial.key} {trial.state} after {len(trial.epochs)} epochs"
     if trial.result:
-        return f"{what}, test/acc {trial.result['test_acc']:.4f}"
+        return f"{what}, test/acc {trial.result.test_acc:.4f}"
     if trial.state in (State.FAILED, State.OOM):
         return f"{what}: {(trial.reason or 'no reason given').strip().splitlines()[-1]}"
-    return what if last is None else f"{what}, val/acc {last['val_acc']:.4f}"
+    return what if last is None else f"{what}, val/acc {last.val_acc:.4f}"
 
 
 def choose_view(quiet: bool) -> View:

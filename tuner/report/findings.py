@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainables.config import derive_seed
+from trainables.data.request import ImageCounts
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
-from trainables.space import Plan, Scalar
-from tuner.jobs.record import LOST, Record, Stage, State, Trial
+from trainables.space import Scalar
+from tuner.jobs.record import Record, Trial
 from tuner.report.anytime import Curve, by_epochs, by_trials
 from tuner.report.knob import Knob
 from tuner.report.lr_schedule import points
@@ -20,6 +21,7 @@ from tuner.report.training_cost import Spent, spent
 from tuner.report.wording import Statements, statements
 from tuner.spec.arms import Arm, arms
 from tuner.spec.search_spec import SearchSpec
+from tuner.storage.events import LOST, Stage, State
 from tuner.verdict.leaderboard import Leaderboard, Row
 
 TOLERANCE: Mapping[str, float] = {"val_acc": 0.01, "val_loss": 0.05}
@@ -107,6 +109,19 @@ class ArmFindings:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What the job ran on and with, and its spec: as ``JobDescribed``."""
+
+    versions: Mapping[str, str]
+    machine: Mapping[str, str]
+    data_images: ImageCounts
+    data_fingerprint: str
+    git_commit: str
+    concurrent: int
+    spec: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Findings:
     """A job's findings.
 
@@ -130,7 +145,7 @@ class Findings:
     simulated: bool
     arms: tuple[ArmFindings, ...]
     statements: Statements
-    origin: Mapping[str, Any]
+    origin: Origin
 
     @property
     def measure(self) -> str:
@@ -167,10 +182,15 @@ def findings(record: Record, spec: SearchSpec, board: Leaderboard) -> Findings:
         simulated=record.simulated,
         arms=tuple(found.arm(arm, rows[arm.name], board.round) for arm in found.arms),
         statements=statements(record, spec, board),
-        origin={
-            key: job[key]
-            for key in ("versions", "machine", "data_images", "data_fingerprint", "git_commit", "concurrent", "spec")
-        },
+        origin=Origin(
+            versions=job.versions,
+            machine=job.machine,
+            data_images=job.data_images,
+            data_fingerprint=job.data_fingerprint,
+            git_commit=job.git_commit,
+            concurrent=job.concurrent,
+            spec=job.spec,
+        ),
     )
 
 
@@ -178,7 +198,7 @@ class _Finder:
     def __init__(self, record: Record, spec: SearchSpec) -> None:
         self._record = record
         self._spec = spec
-        self._plan = Plan(**record.job["plan"])
+        self._plan = record.plan
         self._key = spec.metric.key
         self.maximize = spec.metric.goal == "maximize"
         self.arms = arms(spec, self._plan)
@@ -205,10 +225,10 @@ class _Finder:
         )
 
     def _value(self, trial: Trial) -> float:
-        return float(trial.epochs[-1][self._key])
+        return trial.epochs[-1].metric(self._key)
 
     def _tried(self, trial: Trial) -> Tried:
-        curve = tuple(_finite(epoch[self._key]) for epoch in trial.epochs)
+        curve = tuple(_finite(epoch.metric(self._key)) for epoch in trial.epochs)
         lost = trial.state in LOST or not curve
         return Tried(trial.number, str(trial.state), trial.knobs, None if lost else curve[-1], curve)
 
@@ -236,10 +256,10 @@ class _Finder:
 
     def _rates(self, winner: Trial) -> Rates:
         every = max(1, self._plan.updates // SCHEDULE_POINTS)
-        used = points(Schedule(Hyper(**winner.hyper), self._plan), every)
+        used = points(Schedule(Hyper.of(winner.hyper), self._plan), every)
         planned = [(point.epoch, point.lr, point.weight_decay) for point in used]
         last = 1 / self._plan.steps_per_epoch
-        reported = [(epoch["epoch"] - last, epoch["lr"], epoch["weight_decay"]) for epoch in winner.epochs]
+        reported = [(epoch.epoch - last, epoch.lr, epoch.weight_decay) for epoch in winner.epochs]
         columns = [*zip(*planned, strict=True), *zip(*reported, strict=True)]
         return Rates(*(tuple(map(rounded, column)) for column in columns))
 
@@ -265,6 +285,6 @@ def _band(confirmed: Sequence[Trial], key: str, epochs: int) -> Band | None:
     whole = [trial for trial in confirmed if trial.state == State.COMPLETE and len(trial.epochs) == epochs]
     if not whole:
         return None
-    by_epoch = list(zip(*([epoch[key] for epoch in trial.epochs] for trial in whole), strict=True))
+    by_epoch = list(zip(*([epoch.metric(key) for epoch in trial.epochs] for trial in whole), strict=True))
     sd = tuple(rounded(statistics.stdev(values)) if len(values) > 1 else 0.0 for values in by_epoch)
     return Band(len(whole), tuple(rounded(statistics.fmean(values)) for values in by_epoch), sd)

@@ -40,7 +40,7 @@ def html(found: Findings) -> str:
         tolerance=tolerance_text(found.tolerance, found.maximize),
         unit=found.unit,
         factor=found.factor,
-        spec=yaml.safe_dump(_given(found.origin["spec"]), sort_keys=False, allow_unicode=True),
+        spec=yaml.safe_dump(_given(found.origin.spec), sort_keys=False, allow_unicode=True),
         plots=_inline({figure.name: figure.plot for figure in figures}),
         # These three are files of the packages': nothing of a job is in them.
         css=Markup((page / "page.css").read_text(encoding="utf-8")),

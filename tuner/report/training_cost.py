@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuner.jobs.record import LOST, State, Trial
+from tuner.jobs.record import Trial
+from tuner.storage.events import LOST, State
 
 
 @dataclass(frozen=True)

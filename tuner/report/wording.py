@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainables.catalog import MODELS
-from tuner.jobs.record import Record, Stage
+from tuner.jobs.record import Record
 from tuner.report.training_cost import Spent
 from tuner.spec.search_spec import SearchSpec
+from tuner.storage.events import Stage
 from tuner.verdict.leaderboard import Leaderboard, Row
 
 
@@ -83,12 +84,12 @@ def _conditions(spec: SearchSpec) -> Iterator[str]:
 
 def _provenance(record: Record) -> Iterator[str]:
     job = record.job
-    images = ", ".join(f"{count} {split}" for split, count in job["data_images"].items())
-    yield f"job {record.name}, git commit {job['git_commit']}"
-    yield f"data {job['spec']['data']['name']} ({images}; fingerprint {job['data_fingerprint'][:16]}…)"
-    yield _pairs(job["versions"])
-    yield f"{_pairs(job['machine'])}, {job['concurrent']} trials at once"
-    devices = {trial.result["device"] for trial in record.of(Stage.CONFIRM) if "device" in trial.result}
+    images = ", ".join(f"{count} {split}" for split, count in vars(job.data_images).items())
+    yield f"job {record.name}, git commit {job.git_commit}"
+    yield f"data {record.spec.data.name} ({images}; fingerprint {job.data_fingerprint[:16]}…)"
+    yield _pairs(job.versions)
+    yield f"{_pairs(job.machine)}, {job.concurrent} trials at once"
+    devices = {trial.result.device for trial in record.of(Stage.CONFIRM) if trial.result is not None}
     for device in sorted(devices):
         yield f"confirm runs on {device}"
 

@@ -1,47 +1,46 @@
-"""Confirm runs: each arm's winner, chosen on validation, trained in full on fresh seeds that all arms share."""
+"""The trials after the search: the best settings on selection seeds, and the winners on fresh confirm seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 
-from trainables.config import TrialConfig
 from trainables.hyper import Hyper
-from tuner.jobs.record import Record, Stage, State, Trial
+from tuner.jobs.record import Record, Round, Trial
 from tuner.search.trial_request import TrialOutcome, TrialRequest
 from tuner.search.winners import ranked
 from tuner.spec.search_spec import SearchSpec
+from tuner.spec.trial_config import trial_config
+from tuner.storage.events import Stage, State
 
 SELECTION_SEEDS_FROM = 10_000
 CONFIRM_SEEDS_FROM = 100_000
 
-MakeTrial = Callable[[Hyper, int], TrialConfig]
-
 
 class FixedSource:
-    """Gives those of a fixed list of trials that have not ended; what becomes of them is read from the record."""
+    """Gives the trials of a fixed list that have not ended. Their outcomes are read from the record later."""
 
     def __init__(self, requests: Sequence[TrialRequest], record: Record) -> None:
         ended = {key for key, trial in record.trials.items() if trial.state != State.RUNNING}
-        self._works = iter([request for request in requests if request.key not in ended])
+        self._requests = iter([request for request in requests if request.key not in ended])
 
     def next(self) -> TrialRequest | None:
-        """The next of the list."""
-        return next(self._works, None)
+        """The next trial of the list."""
+        return next(self._requests, None)
 
-    def ended(self, request: TrialRequest, ended: TrialOutcome) -> None:
-        """Nothing is decided from it."""
+    def ended(self, request: TrialRequest, outcome: TrialOutcome) -> None:
+        """Nothing depends on it here."""
 
 
 def selection_seeds(spec: SearchSpec) -> tuple[int, ...]:
-    """Seeds on which an arm's best settings are compared when more than one is."""
+    """The seeds on which an arm's best settings are compared, if there are several."""
     return tuple(spec.seed + SELECTION_SEEDS_FROM + index for index in range(spec.confirm.selection_seeds))
 
 
 def confirm_seeds(spec: SearchSpec, round_number: int, count: int) -> tuple[int, ...]:
-    """The fresh seeds of a round, from 1: no seed of the search, the selection or another round is among them."""
+    """The fresh seeds of a round, counted from 1. The search, the selection and other rounds use none of them."""
     return tuple(spec.seed + CONFIRM_SEEDS_FROM * round_number + index for index in range(count))
 
 
-def selection_requests(record: Record, spec: SearchSpec, make_trial: MakeTrial) -> list[TrialRequest]:
-    """The best ``top_k`` settings of each arm on the selection seeds; none where only one is to be confirmed."""
+def selection_requests(record: Record, spec: SearchSpec) -> list[TrialRequest]:
+    """The best ``top_k`` settings of each arm on the selection seeds; none if only one setting is to be confirmed."""
     if spec.confirm.top_k == 1:
         return []
     return [
@@ -50,7 +49,7 @@ def selection_requests(record: Record, spec: SearchSpec, make_trial: MakeTrial) 
             stage=Stage.SELECT,
             arm=arm,
             number=trial.number,
-            trial=make_trial(Hyper(**trial.hyper), seed),
+            trial=trial_config(spec, Hyper.of(trial.hyper), seed),
         )
         for seed in selection_seeds(spec)
         for arm in record.arms
@@ -59,23 +58,26 @@ def selection_requests(record: Record, spec: SearchSpec, make_trial: MakeTrial) 
 
 
 def confirm_requests(
-    spec: SearchSpec,
-    chosen: Mapping[str, Trial],
-    seeds: Sequence[int],
-    round_number: int,
-    make_trial: MakeTrial,
-    weights: Callable[[str, int], str],
+    spec: SearchSpec, chosen: Mapping[str, Trial], confirm_round: Round, weights: Callable[[str, int], str]
 ) -> list[TrialRequest]:
-    """Every arm's winner on every seed; the first seed's weights are kept."""
+    """The winner of every arm on every seed of a round; the weights of the first seed are kept.
+
+    Args:
+        spec: the job's spec.
+        chosen: each arm's winner.
+        confirm_round: the round.
+        weights: an arm and a round's number to the file of the weights.
+    """
+    number, seeds = confirm_round.number, confirm_round.seeds
     return [
         TrialRequest(
-            key=f"{Stage.CONFIRM}/{arm}/{round_number}/{seed}",
+            key=f"{Stage.CONFIRM}/{arm}/{number}/{seed}",
             stage=Stage.CONFIRM,
             arm=arm,
             number=winner.number,
-            trial=make_trial(Hyper(**winner.hyper), seed),
-            round=round_number,
-            weights_path=weights(arm, round_number) if seed == seeds[0] else None,
+            trial=trial_config(spec, Hyper.of(winner.hyper), seed),
+            round=number,
+            weights_path=weights(arm, number) if seed == seeds[0] else None,
         )
         for seed in seeds
         for arm, winner in chosen.items()

@@ -82,3 +82,6 @@ SAMPLERS: Mapping[str, Callable[[SamplerSpec, Seeds, int], BaseSampler]] = {
     "cmaes": _cmaes,
 }
 """Samplers by name: (options, seeds, planned trials) to Optuna's sampler."""
+
+REPLAYED = ("cmaes",)
+"""Samplers that keep notes beside the trials: a study built from the record repeats its asks and tells for them."""

@@ -1,57 +1,52 @@
-"""The search: arms asked in turn, each from its own study, until trials or time are spent."""
+"""The trials of the search: arms asked in turn, each from its own study, until trials or time are spent."""
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
-from trainables.config import TrialConfig
 from trainables.hyper import Hyper
+from trainables.report import EpochReport
 from trainables.schedules import Schedule
 from trainables.space import Plan
 from tuner.errors import SearchFailed
-from tuner.jobs.record import Record, Stage, State, Trial
+from tuner.jobs.record import Record, Trial
 from tuner.search.asha import EarlyStopper, JudgedEpochs, bracket, comparable_epochs, judged_epochs, rungs
 from tuner.search.study import ArmStudy, Proposal, RecordedTrial
 from tuner.search.trial_request import TrialOutcome, TrialRequest
+from tuner.spec.arms import Arm
 from tuner.spec.search_spec import SearchSpec
+from tuner.spec.trial_config import trial_config
+from tuner.storage.events import Stage, State
 
 HOPELESS = 5
-"""If the first so many trials to end all raised, the rest would too."""
+"""If this many trials are the first to end and all of them raised, the rest would too."""
 
 
 class SearchSource:
-    """Gives the search's trials; started trials of any two arms never differ by more than one.
+    """Gives the trials of the search. The numbers of started trials of two arms never differ by more than one.
 
     Args:
         spec: the job's spec.
-        plan: a trial's planned length.
-        studies: one an arm.
-        make_trial: hyperparameters and seed to a trial.
+        arms: the job's arms, the baseline first.
+        plan: planned length of a trial.
+        record: what the job's journal says; an interrupted search continues from there.
         concurrent: trials that run at once.
-        record: what the job's journal says: a search that was interrupted goes on where it stood.
         clock: seconds, monotonic.
-
-    Raises:
-        ServiceError: the studies' database stays away.
     """
 
     def __init__(
         self,
         spec: SearchSpec,
+        arms: Sequence[Arm],
         plan: Plan,
-        studies: Sequence[ArmStudy],
-        make_trial: Callable[[Hyper, int], TrialConfig],
-        concurrent: int,
         record: Record,
+        *,
+        concurrent: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
         self._plan = plan
-        self._studies = {study.arm.name: study for study in studies}
-        self._turns = tuple(self._studies)
-        self._make_trial = make_trial
         self._concurrent = concurrent
         self._clock = clock
         self._record = record
@@ -60,28 +55,37 @@ class SearchSource:
         self._ended_s = 0.0
         self._errors: list[str] = []
         self._fine = False
-        self._unfinished: deque[TrialRequest] = deque()
-        self.rebuilt: list[str] = []
-        """Arms whose studies did not agree with the record, and were made again from it."""
-        self._take_up()
+        self._turns = tuple(arm.name for arm in arms)
+        self._studies = {arm.name: self._study_of(arm) for arm in arms}
+        self._unfinished = self._interrupted()
 
     def next(self) -> TrialRequest | None:
-        """The next trial: one that was interrupted, else a new one from the arm whose turn it is."""
-        # Where a journal has lost its end, an arm may have lost trials that others have still to go on with.
+        """The next trial: an interrupted one, else a new one of the arm whose turn it is."""
+        # If a journal has lost its end, one arm may have lost trials that another arm still has to continue.
         in_turn = self._unfinished and self._unfinished[0].number <= self._fewest()
         request = self._unfinished.popleft() if in_turn else self._ask()
         if request is not None:
             self._running[request.key] = self._clock()
         return request
 
+    def ended(self, request: TrialRequest, outcome: TrialOutcome) -> None:
+        """Tell the study how its setting ended.
+
+        Raises:
+            SearchFailed: the first trials all raised.
+        """
+        self._ended_s += self._clock() - self._running.pop(request.key)
+        self._studies[request.arm].tell(request.number, outcome.state, self._reports(outcome.epochs))
+        self._give_up_if_hopeless(outcome)
+
     def _ask(self) -> TrialRequest | None:
         done = self._fewest()
         behind = [study for study in self._studies.values() if study.asked == done]
-        # Only a whole round may begin, so that every arm ends with as many started trials.
+        # Only a whole round may begin, so that all arms end with the same number of started trials.
         whole = len(behind) == len(self._studies)
         if whole and (done == self._spec.budget.trials or self._no_time_for_another_round()):
             return None
-        return self._request(behind[0], behind[0].ask())
+        return self._request(behind[0].arm, behind[0].ask())
 
     def _fewest(self) -> int:
         return min(study.asked for study in self._studies.values())
@@ -90,48 +94,40 @@ class SearchSource:
     def _given(self) -> int:
         return sum(study.asked for study in self._studies.values())
 
-    def ended(self, request: TrialRequest, ended: TrialOutcome) -> None:
-        """Tell the study what became of its setting.
+    def _study_of(self, arm: Arm) -> ArmStudy:
+        spec = self._spec
+        past = [recorded(trial, spec.metric.key) for trial in self._searched(arm.name)]
+        maximize = spec.metric.goal == "maximize"
+        return ArmStudy(arm, spec.sampler, spec.seed, spec.budget.trials, maximize=maximize, past=past)
 
-        Raises:
-            SearchFailed: the first trials all raised.
-        """
-        self._ended_s += self._clock() - self._running.pop(request.key)
-        self._studies[request.arm].tell(request.number, ended.state, self._reports(ended.epochs))
-        self._give_up_if_hopeless(ended)
+    def _searched(self, arm: str) -> list[Trial]:
+        return sorted(self._record.of(Stage.SEARCH, arm), key=lambda trial: trial.number)
 
-    def _take_up(self) -> None:
-        """Go on from where the journal and the studies stand; what a study lacks, the journal has."""
+    def _interrupted(self) -> deque[TrialRequest]:
+        """The trials that are on record and have not ended, in the order of their rounds."""
         unfinished = []
         for arm, study in self._studies.items():
-            known = {trial.number: trial for trial in self._record.of(Stage.SEARCH, arm)}
-            if study.restore([self._past(known[number]) for number in range(len(known))]):
-                self.rebuilt.append(arm)
-            unfinished += [self._request(study, asked) for asked in study.unfinished()]
-            for trial in known.values():
-                if trial.state != State.RUNNING:
+            for trial in self._searched(arm):
+                if trial.state == State.RUNNING:
+                    unfinished.append(self._request(study.arm, Proposal(trial.number, trial.knobs)))
+                else:
                     self._ended_s += trial.seconds
                     self._fine = self._fine or trial.state != State.FAILED
-        self._unfinished.extend(
-            sorted(unfinished, key=lambda request: (request.number, self._turns.index(request.arm)))
-        )
+        return deque(sorted(unfinished, key=lambda request: (request.number, self._turns.index(request.arm))))
 
-    def _past(self, trial: Trial) -> RecordedTrial:
-        return RecordedTrial(trial.knobs, trial.state, self._reports(trial.epochs))
+    def _reports(self, epochs: Iterable[EpochReport]) -> list[tuple[int, float]]:
+        return [(epoch.epoch, epoch.metric(self._spec.metric.key)) for epoch in epochs]
 
-    def _reports(self, epochs: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
-        return [(int(epoch["epoch"]), float(epoch[self._spec.metric.key])) for epoch in epochs]
-
-    def _give_up_if_hopeless(self, ended: TrialOutcome) -> None:
-        if ended.state != State.FAILED:
+    def _give_up_if_hopeless(self, outcome: TrialOutcome) -> None:
+        if outcome.state != State.FAILED:
             self._fine = True
         elif not self._fine:
-            self._errors.append(ended.reason or "")
+            self._errors.append(outcome.reason or "")
             if len(self._errors) == HOPELESS:
                 raise SearchFailed(f"the first {HOPELESS} trials all failed; the first error was:\n{self._errors[0]}")
 
     def _no_time_for_another_round(self) -> bool:
-        """Whether a round of trials as long as those so far would end beyond a cap."""
+        """Whether another round, with trials as long as those so far, would end beyond a cap."""
         if self._given == 0:
             return False
         now, arms, budget = self._clock(), len(self._turns), self._spec.budget
@@ -143,28 +139,34 @@ class SearchSource:
         gpu_s = trial_s * (self._given + arms) * self._spec.resources.gpus
         return _over(clock_s, budget.max_hours) or _over(gpu_s, budget.max_gpu_hours)
 
-    def _request(self, study: ArmStudy, asked: Proposal) -> TrialRequest:
-        arm, number, hyper = study.arm.name, asked.number, study.arm.hyper(asked.knobs)
+    def _request(self, arm: Arm, proposal: Proposal) -> TrialRequest:
+        number, hyper = proposal.number, arm.hyper(proposal.knobs)
         return TrialRequest(
-            key=f"{Stage.SEARCH}/{arm}/{number}",
+            key=f"{Stage.SEARCH}/{arm.name}/{number}",
             stage=Stage.SEARCH,
-            arm=arm,
+            arm=arm.name,
             number=number,
-            trial=self._make_trial(hyper, self._spec.seed),
-            knobs=asked.knobs,
-            judged=_judged(self._spec, self._plan, arm, number, hyper),
+            trial=trial_config(self._spec, hyper, self._spec.seed),
+            knobs=proposal.knobs,
+            judged=_judged(self._spec, self._plan, arm.name, number, hyper),
         )
 
 
+def recorded(trial: Trial, metric: str) -> RecordedTrial:
+    """A trial on record as its study sees it; ``metric`` names the objective's field in an epoch's report."""
+    reports = [(epoch.epoch, epoch.metric(metric)) for epoch in trial.epochs]
+    return RecordedTrial(trial.knobs, trial.state, reports, trial.begun_n, trial.ended_n)
+
+
 def early_stopper(spec: SearchSpec, plan: Plan, record: Record) -> EarlyStopper | None:
-    """The judge of a search's trials, who has heard all that is on record; None if the spec has no scheduler."""
+    """The early stopper of a search, which knows all reports on record; None if the spec has no scheduler."""
     if spec.scheduler.name == "none":
         return None
     stopper = EarlyStopper(spec.metric.goal == "maximize", spec.scheduler.reduction_factor)
     for trial in record.of(Stage.SEARCH):
-        judged = _judged(spec, plan, trial.arm, trial.number, Hyper(**trial.hyper))
+        judged = _judged(spec, plan, trial.arm, trial.number, Hyper.of(trial.hyper))
         for epoch in trial.epochs:
-            stopper.stops(judged, epoch["epoch"], epoch[spec.metric.key])
+            stopper.stops(judged, epoch.epoch, epoch.metric(spec.metric.key))
     return stopper
 
 

@@ -1,25 +1,24 @@
-"""The studies' database: opened, waited for while it is away, set aside where it is damaged, and written.
+"""The studies' database: Optuna's own tables, written from the journal for people and for Optuna's dashboard.
 
-Studies are asked in memory (``tuner.study``). Here is what Optuna and its dashboard see of them, and what a driver that
-goes on finds: Optuna's own tables. Optuna writes a trial in some twenty transactions; here its beginning is one, and
-its end.
+The search does not read it. A study is asked in memory (``tuner.search.study``), and this database follows the journal
+as MLflow does. Optuna itself writes a trial in some twenty transactions; here all changes of a study are one.
 """
 
 import itertools
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import (
     BaseModel,
     TrialIntermediateValueModel,
@@ -31,20 +30,22 @@ from optuna.storages._rdb.models import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, create_engine, insert, select, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from tuner.errors import ServiceError, without_password
+from tuner.jobs.follower import Follower, Pace
+from tuner.jobs.job_folder import JobFolder
+from tuner.search.distributions import from_search
+from tuner.search.study import RecordedTrial, as_optuna_trial, study_name
+from tuner.spec.arms import Arm, arms
+from tuner.spec.search_spec import SearchSpec, from_dict
+from tuner.storage.events import Entry, EpochReported, JobDescribed, Stage, State, TrialBegun, TrialEnded
+from tuner.storage.journal import read_from
 
-IN_MEMORY = "memory:"
-"""The URL of studies that end with this process."""
-OUTAGE_S = 45.0
-"""How long a database may be away: less than the 60 s after which a worker that nobody calls stops itself."""
-RETRY_S = 1.0
-# A server that accepts no connection must not be waited for by the kernel's patience.
+PACE = Pace(pause_s=0.5, beat_s=10.0, longest_retry_s=10.0, give_up_s=15.0, patience_s=60.0)
+# The kernel would wait for minutes for a server that accepts no connection.
 os.environ.setdefault("PGCONNECT_TIMEOUT", "5")
-
-T = TypeVar("T")
 
 _TRIALS, _PARAMS, _ATTRIBUTES, _VALUES, _REPORTS = (
     model.__table__
@@ -58,72 +59,167 @@ _TRIALS, _PARAMS, _ATTRIBUTES, _VALUES, _REPORTS = (
 )
 
 
-class StoredStudy:
-    """A study in the database, made if it is not there. One process at a time writes it.
+@dataclass
+class _Trial:
+    """A trial of the search, as far as the journal was read."""
 
-    Every change is one transaction, and made again it changes nothing: the answer to a commit may get lost.
+    arm: str
+    number: int
+    begun: TrialBegun
+    begun_ms: int
+    state: State = State.RUNNING
+    reports: list[tuple[int, float]] = field(default_factory=list)
+    ended_ms: int | None = None
+
+    def as_optuna(self, arm: Arm) -> FrozenTrial:
+        """The trial as Optuna has it."""
+        trial = as_optuna_trial(arm, RecordedTrial(self.begun.knobs, self.state, self.reports))
+        trial.number = self.number
+        trial.datetime_start = datetime.fromtimestamp(self.begun_ms / 1000)
+        trial.datetime_complete = None if self.ended_ms is None else datetime.fromtimestamp(self.ended_ms / 1000)
+        return trial
+
+
+class StudyWriter:
+    """Writes the studies of a job into the database, from the job's journal.
+
+    The first ``send`` reads the whole journal. A study in the database that does not agree with it is written again.
 
     Args:
-        storage: from ``open_storage``.
-        name: the study's.
-        direction: of its objective.
-
-    Raises:
-        ServiceError: as every method does: the database stays away, or has lost what was written.
+        folder: the job's.
+        url: SQLAlchemy URL of the database.
+        durable: whether every write waits for the disk.
     """
+
+    def __init__(self, folder: JobFolder, url: str, *, durable: bool) -> None:
+        self.follower = Follower("the studies' database", self.send, PACE)
+        self._folder = folder
+        self._url = url
+        self._durable = durable
+        self._storage: RDBStorage | None = None
+        self._offset = 0
+        self._spec: SearchSpec | None = None
+        self._arms: dict[str, Arm] = {}
+        self._studies: dict[str, _StoredStudy] = {}
+        self._running: dict[str, _Trial] = {}
+
+    def open(self) -> None:
+        """Open the database, and create its tables.
+
+        Raises:
+            ServiceError: it cannot be reached, or is no studies' database.
+        """
+        if self._storage is None:
+            self._storage = open_storage(self._url, durable=self._durable)
+
+    def send(self) -> None:
+        """Write everything new.
+
+        Raises:
+            ServiceError: the database cannot be used, or the journal cannot be read.
+        """
+        self.open()
+        if not self._folder.journal.exists():
+            return
+        changed: dict[str, _Trial] = {}
+        offset = self._offset
+        # A change must not be lost if writing fails: state is kept only once all was written.
+        running = {key: replace(trial, reports=list(trial.reports)) for key, trial in self._running.items()}
+        for line in read_from(self._folder.journal, offset):
+            self._take(line.entry, running, changed)
+            offset = line.end
+        try:
+            self._write(list(changed.values()))
+        except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            raise ServiceError(
+                f"the studies' database {without_password(self._url)} cannot be used: {_first_line(error)}"
+            ) from error
+        self._offset, self._running = offset, running
+
+    def _take(self, entry: Entry, running: dict[str, _Trial], changed: dict[str, _Trial]) -> None:
+        match entry.event:
+            case JobDescribed() as job:
+                self._spec = from_dict(job.spec)
+                self._arms = {arm.name: arm for arm in arms(self._spec, job.plan)}
+            case TrialBegun(trial=key, stage=Stage.SEARCH) as begun:
+                running[key] = changed[key] = _Trial(begun.arm, begun.number, begun, entry.ms)
+            case EpochReported(trial=key) as epoch if key in running:
+                assert self._spec is not None
+                running[key].reports.append((epoch.report.epoch, epoch.report.metric(self._spec.metric.key)))
+            case TrialEnded(trial=key) as ended if key in running:
+                trial = changed[key] = running.pop(key)
+                trial.state, trial.ended_ms = ended.state, entry.ms
+
+    def _write(self, changed: Sequence[_Trial]) -> None:
+        for name, arm in self._arms.items():
+            trials = [trial for trial in changed if trial.arm == name]
+            if name not in self._studies:
+                assert self._spec is not None
+                assert self._storage is not None
+                maximize = self._spec.metric.goal == "maximize"
+                direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
+                study = _StoredStudy(self._storage, study_name(self._folder.id, name), direction)
+                study.keep_only_if_it_agrees(arm, trials)
+                self._studies[name] = study
+            self._studies[name].put([trial.as_optuna(arm) for trial in trials])
+
+
+class _StoredStudy:
+    """A study in the database. Every call of ``put`` is one transaction, and a repeated one changes nothing."""
 
     def __init__(self, storage: RDBStorage, name: str, direction: StudyDirection) -> None:
         self._storage = storage
         self._name = name
         self._direction = direction
-        self._study_id = patiently(self._make)
+        self._study_id = self._create()
         self._ids: dict[int, int] | None = None
-        """The database's numbers of the trials that are there; None where that is not certain."""
+        """Trial number to the database's own number; None if that is not certain."""
 
-    def trials(self) -> list[FrozenTrial]:
-        """All that is there."""
-        return patiently(lambda: self._storage.get_all_trials(self._study_id, deepcopy=False))
+    def put(self, trials: Sequence[FrozenTrial]) -> None:
+        """Write trials that have begun or have ended. Of a running one only its parameters are kept."""
+        if not trials:
+            return
+        ids, self._ids = self._ids, None
+        with self._storage.engine.begin() as connection:
+            if ids is None:
+                known = select(_TRIALS.c.number, _TRIALS.c.trial_id).where(_TRIALS.c.study_id == self._study_id)
+                ids = {row.number: row.trial_id for row in connection.execute(known)}
+            for trial in trials:
+                if trial.number not in ids:
+                    ids[trial.number] = _begin(connection, self._study_id, trial)
+                if trial.state.is_finished():
+                    _end(connection, ids[trial.number], trial)
+        self._ids = ids
 
-    def put(self, trial: FrozenTrial) -> None:
-        """Write down a trial that has begun, or has ended; of one that runs only its parameters are kept."""
-        patiently(lambda: self._put([trial]))
+    def keep_only_if_it_agrees(self, arm: Arm, trials: Sequence[_Trial]) -> None:
+        """Delete the study, to be written again, if it has a trial that the journal does not have, or has otherwise."""
+        recorded = {trial.number: trial for trial in trials}
+        for stored in self._storage.get_all_trials(self._study_id, deepcopy=False):
+            if stored.number not in recorded or not _agrees(stored, recorded[stored.number], arm):
+                with suppress(KeyError):
+                    optuna.delete_study(study_name=self._name, storage=self._storage)
+                self._study_id, self._ids = self._create(), {}
+                return
 
-    def replace(self, trials: Sequence[FrozenTrial]) -> None:
-        """Make the study again, of these trials."""
-        patiently(lambda: self._replace(trials))
-
-    def _make(self) -> int:
+    def _create(self) -> int:
         return optuna.create_study(
             storage=self._storage, study_name=self._name, direction=self._direction, load_if_exists=True
         )._study_id
 
-    def _replace(self, trials: Sequence[FrozenTrial]) -> None:
-        with suppress(KeyError):
-            optuna.delete_study(study_name=self._name, storage=self._storage)
-        self._study_id, self._ids = self._make(), {}
-        self._put(trials)
 
-    def _put(self, trials: Sequence[FrozenTrial]) -> None:
-        ids, self._ids = self._ids, None
-        try:
-            with self._storage.engine.begin() as connection:
-                if ids is None:
-                    there = select(_TRIALS.c.number, _TRIALS.c.trial_id).where(_TRIALS.c.study_id == self._study_id)
-                    ids = {row.number: row.trial_id for row in connection.execute(there)}
-                for trial in trials:
-                    if trial.number not in ids:
-                        ids[trial.number] = _begin(connection, self._study_id, trial)
-                    if trial.state.is_finished() and not _end(connection, ids[trial.number], trial):
-                        raise self._lost()
-        except IntegrityError as error:
-            raise self._lost() from error
-        self._ids = ids
-
-    def _lost(self) -> ServiceError:
-        return ServiceError(
-            f"the studies' database has lost or altered what was written of study {self._name}; once the job is resumed"
-            " it is made again from the journal"
-        )
+def _agrees(stored: FrozenTrial, recorded: _Trial, arm: Arm) -> bool:
+    """Whether a stored trial is the recorded one, or the recorded one before its end."""
+    expected = recorded.as_optuna(arm)
+    if stored.state == TrialState.WAITING or stored.distributions != expected.distributions:
+        return False
+    # Knobs are compared and not Optuna's parameters: 1 - (1 - x) may differ from x in the last bit.
+    if from_search(arm.space, stored.params) != recorded.begun.knobs:
+        return False
+    return stored.state == TrialState.RUNNING or (stored.state, stored.value, stored.intermediate_values) == (
+        expected.state,
+        expected.value,
+        expected.intermediate_values,
+    )
 
 
 def _begin(connection: Connection, study_id: int, trial: FrozenTrial) -> int:
@@ -145,13 +241,12 @@ def _begin(connection: Connection, study_id: int, trial: FrozenTrial) -> int:
     return trial_id
 
 
-def _end(connection: Connection, trial_id: int, trial: FrozenTrial) -> bool:
-    """Whether the trial's end is in the database."""
+def _end(connection: Connection, trial_id: int, trial: FrozenTrial) -> None:
+    """Write the end of a trial, unless it is written already."""
     state = update(_TRIALS).where(_TRIALS.c.trial_id == trial_id, _TRIALS.c.state == TrialState.RUNNING)
     ended = state.values(state=trial.state, datetime_complete=_utc(trial.datetime_complete))
     if connection.execute(ended).rowcount == 0:
-        there = connection.execute(select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)).scalar()
-        return bool(there == trial.state)
+        return
     reports = []
     for step, reported in trial.intermediate_values.items():
         value, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(reported)
@@ -160,7 +255,6 @@ def _end(connection: Connection, trial_id: int, trial: FrozenTrial) -> bool:
     if trial.value is not None:
         value, value_kind = TrialValueModel.value_to_stored_repr(trial.value)
         _insert(connection, _VALUES, trial_id, [{"objective": 0, "value": value, "value_type": value_kind}])
-    return True
 
 
 def _insert(connection: Connection, table: Any, trial_id: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -169,12 +263,12 @@ def _insert(connection: Connection, table: Any, trial_id: int, rows: Sequence[Ma
 
 
 def _utc(moment: datetime | None) -> datetime | None:
-    """A moment as Optuna keeps it: it shows local times, and stores UTC; neither says so."""
+    """A moment as Optuna stores it: local times become UTC, both without a time zone."""
     return moment and moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def study_ids(url: str, names: Sequence[str]) -> Mapping[str, int]:
-    """The database's own numbers of those of these studies that are there.
+    """The database's own numbers of the named studies that exist.
 
     Raises:
         ServiceError: it cannot be reached or is no studies' database.
@@ -187,26 +281,22 @@ def study_ids(url: str, names: Sequence[str]) -> Mapping[str, int]:
     return found
 
 
-def open_storage(url: str, patient: bool = False, durable: bool = True) -> BaseStorage:
-    """The studies' database.
+def open_storage(url: str, *, durable: bool = True) -> RDBStorage:
+    """Open the studies' database, and create its tables.
 
     Args:
-        url: where it is, or ``IN_MEMORY``.
-        patient: wait for one that is away, as an ask would.
-        durable: whether what is written is on the disk before one goes on. A SQLite file for which nobody waits may
-            be damaged by a power cut, so it has to be one that can be made again; whoever dies does it no harm.
+        url: SQLAlchemy URL.
+        durable: whether a SQLite file waits for the disk at every write. Without it a power cut may damage the file, so
+            the file must be one that can be written again. A killed process does no harm.
 
     Raises:
         ServiceError: it cannot be reached or is no studies' database.
     """
-    if url == IN_MEMORY:
-        return InMemoryStorage()
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite"):
         options["pool_events"] = [(partial(_set_up, durable), "connect")]
-    reach = partial(RDBStorage, url, engine_kwargs=options)
     try:
-        return patiently(reach) if patient else reach()
+        return RDBStorage(url, engine_kwargs=options)
     except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
         raise ServiceError(
             f"cannot open the studies' database {without_password(url)}: {_first_line(error)}"
@@ -214,7 +304,7 @@ def open_storage(url: str, patient: bool = False, durable: bool = True) -> BaseS
 
 
 def _set_up(durable: bool, connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
-    # As Postgres does by itself: nothing is written of a study that is gone.
+    # Postgres does this by itself: no row refers to a study that is gone.
     connection.execute("PRAGMA foreign_keys = ON")
     if not durable:
         connection.execute("PRAGMA synchronous = OFF")
@@ -267,22 +357,6 @@ def _is_damaged(database: Path) -> bool:
     finally:
         engine.dispose()
     return False
-
-
-def patiently(call: Callable[[], T]) -> T:
-    """Call, again and again while the database is away.
-
-    Raises:
-        ServiceError: it stayed away.
-    """
-    deadline = time.monotonic() + OUTAGE_S
-    while True:
-        try:
-            return call()
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            if time.monotonic() > deadline:
-                raise ServiceError(f"the studies' database cannot be used: {_first_line(error)}") from error
-            time.sleep(RETRY_S)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,13 +1,14 @@
-"""One trial to run and how it ended: what a source of trials and the loop that runs them say to each other."""
+"""The seam between search and execution: a trial to run, and how it ended."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from trainables.config import TrialConfig
+from trainables.report import EpochReport
 from trainables.space import Scalar
-from tuner.jobs.record import Stage, State
 from tuner.search.asha import JudgedEpochs
+from tuner.storage.events import Stage, State
 
 
 @dataclass(frozen=True)
@@ -16,14 +17,14 @@ class TrialRequest:
 
     Args:
         key: its name in the job.
-        stage: what it is for.
+        stage: its purpose.
         arm: the arm's name.
-        number: of the setting in the arm's study.
+        number: of the setting in the arm's search.
         trial: what to train.
-        knobs: what the arm's study proposed; empty where the setting comes from a trial.
+        knobs: the searched knobs, as the sampler proposed them; empty if the setting comes from an earlier trial.
         round: of confirm runs, 0 before them.
-        judged: for the scheduler; None where no trial is stopped early.
-        weights_path: where to leave the final weights: a path or an S3 URL.
+        judged: where the early stopper judges it; None for trials that are never stopped early.
+        weights_path: where to write the final weights: a path or an S3 URL.
     """
 
     key: str
@@ -39,10 +40,10 @@ class TrialRequest:
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """How a trial ended: its state, each epoch's reported values, and why it failed."""
+    """How a trial ended: its state, its epochs, and why it failed or diverged."""
 
     state: State
-    epochs: tuple[Mapping[str, Any], ...]
+    epochs: tuple[EpochReport, ...]
     reason: str | None = None
 
 
@@ -52,5 +53,5 @@ class TrialSource(Protocol):
     def next(self) -> TrialRequest | None:
         """The next trial to start, or None when there are no more."""
 
-    def ended(self, request: TrialRequest, ended: TrialOutcome) -> None:
+    def ended(self, request: TrialRequest, outcome: TrialOutcome) -> None:
         """A trial that ``next`` gave has ended."""

@@ -32,7 +32,7 @@ class TrialWindow(Generic[T]):
         self._most = best
         self._newest = newest
         self._has_ended = has_ended
-        self.tpe_rank = rank
+        self._rank = rank
         self._best: list[tuple[Rank, int]] = []
         self._ended: list[int] = []
         self._open: list[int] = []
@@ -51,13 +51,13 @@ class TrialWindow(Generic[T]):
         for number in numbers:
             if not self._has_ended(trials[number]):
                 self._open.append(number)
-            elif (rank := self.tpe_rank(trials[number])) is not None:
+            elif (rank := self._rank(trials[number])) is not None:
                 insort(self._ended, number)
                 insort(self._best, (rank, number))
                 del self._best[self._most :]
 
 
-FORGETFUL = ("tpe",)
+WINDOWED = ("tpe",)
 """Samplers that are shown a part of a long study: whose cost grows with every trial, and whose choice hardly does."""
 
 

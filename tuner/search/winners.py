@@ -3,21 +3,22 @@
 import statistics
 from collections.abc import Mapping
 
-from tuner.jobs.record import Record, Stage, State, Trial
+from tuner.jobs.record import Record, Trial
 from tuner.spec.search_spec import SearchSpec
+from tuner.storage.events import Stage, State
 
 
 def ranked(record: Record, spec: SearchSpec, arm: str) -> list[Trial]:
-    """The arm's COMPLETE trials, the best by the validation metric at the last epoch first."""
+    """The COMPLETE trials of an arm, best first by the validation metric at the last epoch."""
     complete = [trial for trial in record.of(Stage.SEARCH, arm) if trial.state == State.COMPLETE]
     return sorted(complete, key=lambda trial: (-_score(trial, spec), trial.number))
 
 
 def winners(record: Record, spec: SearchSpec) -> Mapping[str, Trial]:
-    """Each arm's winner by validation: the best trial, or the best mean over the selection seeds.
+    """The winner of each arm by validation: the best trial, or the setting with the best mean over selection seeds.
 
-    An arm none of whose trials is COMPLETE has none. A setting that failed on a selection seed is no candidate
-    unless all did.
+    An arm without a COMPLETE trial has no winner. A setting that failed on a selection seed wins only if all settings
+    failed on one.
     """
     found = {}
     for arm in record.arms:
@@ -30,16 +31,16 @@ def winners(record: Record, spec: SearchSpec) -> Mapping[str, Trial]:
 
 
 def test_accuracies(record: Record, arm: str, round_number: int) -> dict[int, float]:
-    """Seed to test accuracy, of the arm's confirm runs that finished."""
+    """Seed to test accuracy of the arm's confirm runs that finished."""
     return {
-        trial.seed: float(trial.result["test_acc"])
+        trial.seed: trial.result.test_acc
         for trial in record.of(Stage.CONFIRM, arm, round_number)
-        if trial.state == State.COMPLETE
+        if trial.state == State.COMPLETE and trial.result is not None
     }
 
 
 def _score(trial: Trial, spec: SearchSpec) -> float:
-    value = float(trial.epochs[-1][spec.metric.key])
+    value = trial.epochs[-1].metric(spec.metric.key)
     return value if spec.metric.goal == "maximize" else -value
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trainables.catalog import DATASETS, is_dotted, load_object
 from trainables.data.checksums import check_file
+from trainables.data.request import ImageCounts
 from trainables.errors import DataError, TrainableError
 from trainables.space import Choice, Plan
 from tuner.spec.arms import Arm, arms, plan, warnings
@@ -19,20 +20,11 @@ CMAES_KNOBS = 2
 
 
 @dataclass(frozen=True)
-class Images:
-    """How many images each split has."""
-
-    train: int
-    val: int
-    test: int
-
-
-@dataclass(frozen=True)
 class Checked:
     """A spec that passed, and what follows from it; None and empty where only reading the data tells."""
 
     spec: SearchSpec
-    images: Images | None
+    images: ImageCounts | None
     plan: Plan | None
     arms: tuple[Arm, ...]
     warnings: tuple[str, ...]
@@ -101,7 +93,7 @@ def check_code(spec: SearchSpec) -> None:
             raise spec.origin.error(InvalidValue(text, section, "name"))
 
 
-def _images(spec: SearchSpec) -> Images | None:
+def _images(spec: SearchSpec) -> ImageCounts | None:
     data = spec.data
     path = Path(data.path) if data.path is not None else None
     try:
@@ -115,7 +107,7 @@ def _images(spec: SearchSpec) -> Images | None:
     except OSError as error:
         raise spec.origin.error(InvalidValue(f"{path}: cannot be read: {error.strerror}", "data", "path")) from None
     val = round(data.validation_share * every)
-    return Images(
+    return ImageCounts(
         _subset(spec, "train_images", every - val),
         _subset(spec, "val_images", val),
         _subset(spec, "test_images", test),

@@ -71,32 +71,59 @@ class FileLock:
             os.utime(self._file)
 
 
+class AlreadyLocked(Exception):
+    """Another process holds the lock: ``owner`` says which."""
+
+    def __init__(self, owner: LockOwner) -> None:
+        super().__init__(str(owner))
+        self.owner = owner
+
+
 @contextmanager
-def locked(path: Path, job: str) -> Iterator[FileLock]:
-    """Hold a job's lease.
+def exclusive(path: Path, patience_s: float) -> Iterator[FileLock]:
+    """Hold the lock on a file.
 
     Args:
-        path: the lease's file; made if it is not there.
+        path: the file; it is created if it is missing.
+        patience_s: how long to try while another process holds it.
+
+    Raises:
+        AlreadyLocked: another process holds it.
+        ServiceError: the file cannot be written or locked.
+    """
+    with _open(path, os.O_RDWR | os.O_CREAT) as file:
+        try:
+            taken = _take(file, patience_s)
+            if taken:
+                _write(file, me())
+        except OSError as error:
+            raise ServiceError(f"{path}: cannot be locked and written: {error.strerror}") from error
+        if not taken:
+            raise AlreadyLocked(_read(file))
+        try:
+            yield FileLock(file)
+        finally:
+            # Closing is not enough if a forked child has the file too.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def locked(path: Path, job: str) -> Iterator[FileLock]:
+    """Hold the lock of a job.
+
+    Args:
+        path: the lock's file; it is created if it is missing.
         job: the job's id, for messages.
 
     Raises:
         SpecError: another process holds it.
         ServiceError: the file cannot be written or locked.
     """
-    with _open(path, os.O_RDWR | os.O_CREAT) as file:
-        try:
-            taken = _take(file)
-            if taken:
-                _write(file, me())
-        except OSError as error:
-            raise ServiceError(f"{path}: cannot be locked and written: {error.strerror}") from error
-        if not taken:
-            raise SpecError(f"job {job} is held by {_read(file)}; stop it there, or: tuner stop {job}")
-        try:
-            yield FileLock(file)
-        finally:
-            # Closing is not enough where a forked child has the file too.
-            fcntl.flock(file, fcntl.LOCK_UN)
+    try:
+        with exclusive(path, PATIENCE_S) as lock:
+            yield lock
+    except AlreadyLocked as other:
+        raise SpecError(f"job {job} is held by {other.owner}; stop it there, or: tuner stop {job}") from None
 
 
 def lock_owner(path: Path) -> LockOwner | None:
@@ -129,8 +156,8 @@ def _open(path: Path, flags: int) -> Iterator[int]:
         os.close(file)
 
 
-def _take(file: int) -> bool:
-    until = time.monotonic() + PATIENCE_S
+def _take(file: int, patience_s: float) -> bool:
+    until = time.monotonic() + patience_s
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

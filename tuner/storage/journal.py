@@ -1,24 +1,12 @@
-"""The journal: an append-only file of everything a job did, one JSON object a line.
+"""The journal: an append-only file of everything a job did, one event per line as a JSON object.
 
-It and the Optuna storage are the truth of a job; MLflow, the leaderboard and the report are made from it.
-Every event has ``n`` (its number, from 0 without a gap: the order of things), ``ms`` (wall clock, Unix milliseconds),
-``up`` (seconds since its driver opened the journal, by a clock that never steps back) and ``kind``:
+The journal is the truth of a job. The studies, MLflow, Postgres, the leaderboard and the report follow it.
 
-job      what runs: spec, arms, versions, machine, data fingerprint
-trial    a trial started: trial, stage, arm, number, seed, hyper, and knobs: what its study proposed
-attempt  an attempt at a trial begins: trial, attempt (from 1), epoch (how many are on record)
-epoch    an attempt reported: trial, attempt and an ``EpochReport``'s fields
-again    an attempt trained an epoch that was on record: trial, attempt, epoch
-end      a trial ended: trial, state, reason, and for confirm runs the test result
-confirm  a round of confirm runs begins: round, seeds, winners
-state    the job's own state: running (each time a driver starts), finished, failed, interrupted
-
-In the file each line ends with ``sum``, the CRC-32 of the bytes before it: a line that was altered in any byte is
-refused. Only a last line without its end is no damage, but a write that was cut short, which no one was told of.
+Each line ends with ``sum``, the CRC-32 of the bytes before it, so a line that was altered in any byte is refused. A
+last line without its end is not damage: its write was cut short, and nobody relies on it.
 """
 
 import json
-import math
 import os
 import threading
 import time
@@ -34,46 +22,57 @@ from pydantic_core import from_json
 
 from tuner.errors import IntegrityError, NotFound, ServiceError
 from tuner.storage.atomic_files import sync_folder, write_atomically
-
-Event = dict[str, Any]
+from tuner.storage.events import Entry, Event
 
 MOST_LINE = 16 * 2**20
-"""Bytes of a line, its end among them; what is longer is no event and is not read into memory."""
+"""Most bytes of a line, its end included. A longer line is no event and is not read into memory."""
 
-AT_ONCE = ("job", "confirm", "state")
-"""Kinds of events that are waited for until they are on the disk; they are few, and what follows rests on them."""
 
-_FRAME = frozenset(("n", "ms", "up", "kind", "sum"))
+class UnknownEvent(IntegrityError):
+    """A whole line that this version cannot read."""
+
+
+class End(NamedTuple):
+    """Where a journal ends: the number of the next event, and the offset of its line in bytes."""
+
+    n: int
+    offset: int
+
+
+EMPTY = End(0, 0)
 
 
 class Journal:
-    """Appends events to a file; safe to call from several threads of one process.
+    """Appends events to a file; several threads of one process may call it.
 
-    There must be no other on the same file: whoever runs a job holds its lease.
+    Only one journal may be open on a file. Whoever runs a job holds its lock.
 
-    An event is in the file before ``append`` returns: every process sees it, and however this one dies it stays. On
-    the disk, where it outlasts a cut of power, it is at once if its kind is one of ``AT_ONCE``; others come there with
-    all that was written meanwhile as soon as the disk has taken the ones before: some milliseconds later, seconds where
-    the disk is that slow. What a cut of power takes is the journal's end.
+    An event is in the file before ``append`` returns. Every process sees it then, and it stays however this process
+    dies. Whether it is on the disk too, where it survives a power cut, depends on the event's type. An event with
+    ``at_once`` is on the disk before ``append`` returns. Other events share a sync: they reach the disk as soon as the
+    sync before theirs has ended, after milliseconds, or seconds on a slow disk. A power cut takes only the journal's
+    last events.
 
     Args:
-        path: the file; made if it is not there, cut after its last whole line if it is.
-        on_event: called with every event written.
-        durable: whether events are put on the disk at all. A search that is only simulated writes hundreds of
-            thousands of events that nobody will miss.
+        path: the file; it is created if it is missing, and cut after its last whole line.
+        on_event: called with every entry that was written.
+        end: where the file ends, if the caller has read it; else it is read here.
+        durable: whether events are put on the disk at all. A simulated search writes hundreds of thousands of events
+            that nobody will miss.
         clock: seconds, monotonic.
         now: the wall clock, Unix seconds.
 
     Raises:
-        IntegrityError: the file is damaged: see ``salvage``.
+        IntegrityError: the file is damaged: see ``recover``.
         ServiceError: the file cannot be read or written.
     """
 
     def __init__(
         self,
         path: Path,
-        on_event: Callable[[Event], None] = lambda event: None,
+        on_event: Callable[[Entry], None] = lambda entry: None,
         *,
+        end: End | None = None,
         durable: bool = True,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -86,16 +85,13 @@ class Journal:
         self._opened = clock()
         self._lock = threading.Lock()
         self._disk = threading.Lock()
-        """Held for every sync: of two at once only one is told that the disk failed. Taken after the other lock."""
-        self._number = self._end = 0
+        """Held during every sync: of two syncs at once, only one learns that the disk failed. Taken after ``_lock``."""
+        self._number, self._end = end or end_of(path)
         self._torn = True
         self._syncer = ThreadPoolExecutor(1, "journal")
         self._syncing = self._failed = False
         self._behind: deque[tuple[int, bytes]] = deque()
-        """The last lines, which are not known to be on the disk, each with the offset after it."""
-        if path.exists():
-            for event, end in read_from(path, 0):
-                self._number, self._end = event["n"] + 1, end
+        """The last lines that may not be on the disk yet, each with the offset after it."""
         try:
             self._file = path.open("ab", buffering=0)
             self._cut()
@@ -104,26 +100,17 @@ class Journal:
         except OSError as error:
             raise ServiceError(f"{path}: cannot be written: {error.strerror}") from error
 
-    def append(self, kind: str, **fields: Any) -> None:
-        """Write one event; once this returns it is in the file, and on the disk or soon there.
-
-        Numbers that are not finite are written as strings: JSON has none.
+    def append(self, event: Event) -> None:
+        """Write one event; when this returns the event is in the file, and on the disk then or soon after.
 
         Raises:
-            ServiceError: the disk is full or broken, or was as it had to take earlier events. Nothing of this event is
-                kept, and the journal is as it was before: a later append writes on if there is room by then.
+            ServiceError: the disk is full or broken, now or when it had to take earlier events. Nothing of this event
+                is kept, and the journal is as it was before. A later append works once there is room.
         """
-        assert not fields.keys() & _FRAME
         with self._lock:
-            frame = {
-                "n": self._number,
-                "ms": round(self._now() * 1000),
-                "up": round(self._clock() - self._opened, 3),
-                "kind": kind,
-            }
-            event = frame | _finite(fields)
-            self._write(encode(event), at_once=kind in AT_ONCE)
-            self._on_event(event)
+            entry = Entry(self._number, round(self._now() * 1000), round(self._clock() - self._opened, 3), event)
+            self._write(encode(entry), at_once=event.at_once)
+            self._on_event(entry)
 
     def close(self) -> None:
         """Close the file, with every event on the disk.
@@ -225,48 +212,42 @@ class Journal:
         self._behind.clear()
 
 
-def encode(event: Event) -> bytes:
-    """An event's line in the file."""
-    body = json.dumps(event, allow_nan=False).encode()[:-1]
+def encode(entry: Entry) -> bytes:
+    """The line of an entry in the file."""
+    body = json.dumps(entry.to_json(), allow_nan=False).encode()[:-1]
     line = body + _seal(body)
     if len(line) > MOST_LINE:
-        raise ValueError(f"an event of kind {event['kind']} is longer than {MOST_LINE} bytes")
+        raise ValueError(f"an event of kind {entry.event.kind} is longer than {MOST_LINE} bytes")
     return line
 
 
-def read(path: Path) -> Iterator[Event]:
-    """All whole events of a journal, without their checksums.
-
-    Raises:
-        NotFound: no such file.
-        IntegrityError: a line that is no event, was altered, or has another number than is due; not a torn last one.
-        ServiceError: the file cannot be read.
-    """
-    for event, _ in read_from(path, 0):
-        yield event
-
-
-def read_from(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
-    """Whole events from a byte offset on, each with the offset after it; a torn last line is left for later.
-
-    Raises:
-        NotFound, IntegrityError, ServiceError: as ``read``; and IntegrityError where no line starts at ``offset``,
-            as when what stood there was lost.
-    """
-    for line in read_lines(path, offset):
-        yield line.event, line.end
-
-
 class Line(NamedTuple):
-    """An event, the bytes it stands in, and the offset after them."""
+    """An entry, the bytes of its line, and the offset after them."""
 
-    event: Event
+    entry: Entry
     content: bytes
     end: int
 
 
-def read_lines(path: Path, offset: int) -> Iterator[Line]:
-    """As ``read_from``, with the bytes of every line."""
+def read(path: Path) -> Iterator[Entry]:
+    """All whole entries of a journal.
+
+    Raises:
+        NotFound: no such file.
+        IntegrityError: a line that is no event, was altered, or is out of order; a torn last line is no error.
+        ServiceError: the file cannot be read.
+    """
+    for line in read_from(path, 0):
+        yield line.entry
+
+
+def read_from(path: Path, offset: int) -> Iterator[Line]:
+    """Whole lines from a byte offset on; a torn last line is left for later.
+
+    Raises:
+        NotFound, IntegrityError, ServiceError: as ``read``; and IntegrityError if no line starts at ``offset``, because
+            the lines before it were lost.
+    """
     due = 0 if offset == 0 else None
     try:
         with path.open("rb") as file:
@@ -274,55 +255,76 @@ def read_lines(path: Path, offset: int) -> Iterator[Line]:
             while line := file.readline(MOST_LINE):
                 if not line.endswith(b"\n") and len(line) < MOST_LINE:
                     return
-                event = decode(line)
-                if event is None:
+                values = decode(line)
+                if values is None:
                     raise _damage(path, offset, "it is no event, or was altered")
-                if due not in (None, event["n"]):
-                    raise _damage(path, offset, f"its number is {event['n']} where {due} is due")
-                due = event["n"] + 1
+                entry = _entry(path, offset, values)
+                if due not in (None, entry.n):
+                    raise _damage(path, offset, f"its number is {entry.n} instead of {due}")
+                due = entry.n + 1
                 offset += len(line)
-                yield Line(event, line, offset)
+                yield Line(entry, line, offset)
     except FileNotFoundError:
         raise NotFound(f"no journal at {path}") from None
     except OSError as error:
         raise ServiceError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-class Salvaged(NamedTuple):
-    """What became of a damaged journal: how many events were kept, and where the original now is."""
+def end_of(path: Path) -> End:
+    """Where a journal ends, if it is not damaged; a missing one is empty. Raises as ``read``."""
+    end = EMPTY
+    if path.exists():
+        for line in read_from(path, 0):
+            end = End(line.entry.n + 1, line.end)
+    return end
 
-    events: int
-    original: Path
+
+class Recovered(NamedTuple):
+    """A journal that was read and, if it was damaged, cut back.
+
+    Attributes:
+        end: where its good part ends.
+        original: where the damaged file is kept; None if nothing was damaged.
+    """
+
+    end: End
+    original: Path | None
 
 
-def salvage(path: Path) -> Salvaged | None:
-    """Keep the good beginning of a damaged journal as the journal, and all of the original beside it.
+def recover(path: Path, take: Callable[[Line], None]) -> Recovered:
+    """Read a journal once; keep the good beginning of a damaged one as the journal, and the original beside it.
 
-    At every moment a journal is at ``path``: the damaged one or its good beginning. What was noted about later
-    lines, as how far a tracker was told, no longer holds. Only whoever holds the job's lease may do this.
+    At every moment a journal is at ``path``: the damaged one or its good beginning. Notes about later lines, such as
+    how far a tracker has read, no longer hold. Only the holder of the job's lock may call this.
 
-    Returns:
-        None if nothing is damaged.
+    Args:
+        path: the file; a missing one is an empty journal.
+        take: called with every good line, in order.
 
     Raises:
-        NotFound: no such file.
+        IntegrityError: a line is whole, but this version does not know its event.
         ServiceError: there is no room, or the file cannot be read.
     """
-    events = good_end = 0
+    end = EMPTY
+    if not path.exists():
+        return Recovered(end, None)
     try:
-        for event, end in read_from(path, 0):
-            events, good_end = event["n"] + 1, end
-        return None
+        for line in read_from(path, 0):
+            take(line)
+            end = End(line.entry.n + 1, line.end)
+        return Recovered(end, None)
+    except UnknownEvent:
+        raise
     except IntegrityError:
         pass
     try:
         with path.open("rb") as file:
-            good = file.read(good_end)
+            good = file.read(end.offset)
         original = _second_name(path)
         write_atomically(path, good)
     except OSError as error:
         raise ServiceError(f"{path}: its good beginning cannot be written: {error.strerror}") from error
-    return Salvaged(events, original)
+    return Recovered(end, original)
 
 
 def _second_name(path: Path) -> Path:
@@ -346,24 +348,35 @@ def _seal(body: bytes) -> bytes:
 _SEAL = len(_seal(b""))
 
 
-def decode(line: bytes) -> Event | None:
-    """The event of a line, or None if it is no line that ``encode`` made."""
+def decode(line: bytes) -> dict[str, Any] | None:
+    """The plain values of a line; None if the line was altered, or if ``encode`` did not make it."""
     body, seal = line[:-_SEAL], line[-_SEAL:]
     if seal != _seal(body):
         return None
-    event = _parsed(line)
-    if event is None:
+    values = _parsed(line)
+    if not isinstance(values, dict):
         return None
-    del event["sum"]
-    return event if isinstance(event.get("n"), int) else None
+    del values["sum"]
+    return values
 
 
-def _parsed(line: bytes) -> Event | None:
-    # Pydantic's parser takes a third of the time; it refuses half of a surrogate pair, which a file's name may have.
+def _entry(path: Path, offset: int, values: dict[str, Any]) -> Entry:
+    try:
+        return Entry.from_json(values)
+    except ValueError as error:
+        # The line is whole, so it must not be cut off as damage is.
+        reason = " ".join(str(error).split())
+        raise UnknownEvent(
+            f"{path}: the line at byte {offset} is no event that this version knows; a newer tuner may have written it"
+            f" ({reason})"
+        ) from None
+
+
+def _parsed(line: bytes) -> Any:
+    # Pydantic's parser takes a third of the time, but refuses half of a surrogate pair, which a file's name may have.
     for parse in (from_json, json.loads):
         with suppress(ValueError):
-            event: Event = parse(line)
-            return event
+            return parse(line)
     return None
 
 
@@ -387,13 +400,3 @@ def _damage(path: Path, start: int, wrong: str) -> IntegrityError:
 def _write_all(file: IO[bytes], data: bytes) -> None:
     while data:
         data = data[file.write(data) :]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return value

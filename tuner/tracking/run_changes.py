@@ -1,15 +1,31 @@
-"""What a stretch of a journal changes, run by run: all that a tracker is to be told of it, and only how it ended."""
+"""What a stretch of a journal changes, run by run: everything that MLflow must learn, and only the last state."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
-from tuner.jobs.record import State
-from tuner.storage.journal import Event
+from trainables.report import ConfirmResult, EpochReport
+from tuner.storage.events import (
+    AttemptBegun,
+    Entry,
+    EpochReported,
+    JobDescribed,
+    JobStateChanged,
+    State,
+    TrialBegun,
+    TrialEnded,
+)
 
 JOB = ""
-"""The key of the job itself among those of its trials."""
+"""The key of the job itself, among the keys of its trials."""
+
+
+class Step(NamedTuple):
+    """The values of one step of a run, and their time in Unix milliseconds."""
+
+    ms: int
+    values: EpochReport | ConfirmResult
 
 
 @dataclass
@@ -17,63 +33,64 @@ class Change:
     """What is new about a run.
 
     Args:
-        begin: the event that it began with, if it is new itself.
-        steps: what was reported at each new step, with its time: an epoch from 1, the result of a confirm run at 0.
-        attempt: the number of the last attempt that began, if any did.
-        state: what it came to; empty if it stays what it was.
-        ms: when.
+        begun: the event that the run began with, if the run is new.
+        begun_ms: when it began.
+        steps: each new step: an epoch from 1, or 0 for the result of a confirm run.
+        attempt: number of the last attempt that began; 0 if none did.
+        state: the new state; empty if the state stays.
+        ms: when the state changed.
         reason: why.
     """
 
-    begin: Event | None = None
-    steps: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    begun: JobDescribed | TrialBegun | None = None
+    begun_ms: int = 0
+    steps: dict[int, Step] = field(default_factory=dict)
     attempt: int = 0
     state: str = ""
     ms: int = 0
     reason: str = ""
 
     def become(self, state: str, ms: int, reason: str | None = None) -> None:
-        """Come to a state."""
+        """Change to a state."""
         self.state, self.ms, self.reason = str(state), ms, reason or ""
 
 
-def fold(events: Iterable[Event], running: Sequence[str]) -> tuple[dict[str, Change], list[str]]:
-    """Fold events, in their order, into changes.
+def fold(entries: Iterable[Entry], running: Sequence[str]) -> tuple[dict[str, Change], list[str]]:
+    """Fold entries, in their order, into changes.
 
     Args:
-        events: a stretch of the journal.
-        running: keys of the trials that ran when it began.
+        entries: a stretch of the journal.
+        running: keys of the trials that ran when the stretch began.
 
     Returns:
-        Changes by the trial's key, in the order of their first event but the job's own last; and the keys of the
-        trials that run when it ends.
+        Changes by the trial's key, in the order of their first event, the job's own last; and the keys of the trials
+        that run when the stretch ends.
     """
     changes: dict[str, Change] = defaultdict(Change)
     runs = dict.fromkeys(running)
-    for event in events:
-        key, ms = event.get("trial", JOB), event["ms"]
-        change = changes[key]
-        match event["kind"]:
-            case "job":
-                change.begin = event
-            case "trial":
-                change.begin = event
-                change.become(State.RUNNING, ms)
+    for entry in entries:
+        event, ms = entry.event, entry.ms
+        match event:
+            case JobDescribed():
+                changes[JOB].begun, changes[JOB].begun_ms = event, ms
+            case TrialBegun(trial=key):
+                changes[key].begun, changes[key].begun_ms = event, ms
+                changes[key].become(State.RUNNING, ms)
                 runs[key] = None
-            case "attempt":
-                change.attempt = event["attempt"]
-                change.become(State.RUNNING, ms)
+            case AttemptBegun(trial=key):
+                changes[key].attempt = event.attempt
+                changes[key].become(State.RUNNING, ms)
                 runs[key] = None
-            case "epoch":
-                change.steps.setdefault(event["epoch"], event)
-            case "end":
-                if event["result"]:
-                    change.steps.setdefault(0, {**event["result"], "ms": ms})
-                change.become(event["state"], ms, event["reason"])
+            case EpochReported(trial=key):
+                changes[key].steps.setdefault(event.report.epoch, Step(ms, event.report))
+            case TrialEnded(trial=key):
+                if event.result is not None:
+                    changes[key].steps.setdefault(0, Step(ms, event.result))
+                changes[key].become(event.state, ms, event.reason)
                 runs.pop(key, None)
-            case "state":
-                change.become(event["state"], ms)
-                if event["state"] in ("failed", "interrupted"):
+            case JobStateChanged():
+                changes[JOB].become(event.state, ms)
+                if event.state in ("failed", "interrupted"):
                     for left in runs:
                         changes[left].become("interrupted", ms)
                     runs.clear()

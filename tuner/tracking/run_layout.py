@@ -1,68 +1,92 @@
-"""How a job and its trials look in MLflow: names, tags, parameters and colours of runs, and the table of a job's."""
+"""How a job and its trials look in MLflow: names, tags, parameters, metrics and colours of runs, and the runs table."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tuner.jobs.record import Stage, State
-from tuner.storage.journal import Event
+from trainables.report import ConfirmResult, EpochReport
+from tuner.storage.events import JobDescribed, Stage, State, TrialBegun
 from tuner.tracking.colours import colour
 
 VIEW = "mlflow.sharedViewState."
-"""Prefix of an experiment's tags that hold views of its runs table, which a link can name."""
+"""Prefix of the experiment's tags that hold views of its runs table. A link can name a view."""
+METRICS: Mapping[str, str] = {
+    "train_loss": "train/loss",
+    "train_acc": "train/acc",
+    "val_loss": "val/loss",
+    "val_acc": "val/acc",
+    "lr": "lr",
+    "weight_decay": "weight_decay",
+    "seconds": "epoch_seconds",
+}
+"""A field of an epoch's report, and MLflow's name of the metric."""
+RESULTS: Mapping[str, str] = {"test_acc": "test/acc", "test_loss": "test/loss"}
+"""The same for the result of a confirm run."""
 
 
 class RunLayout(NamedTuple):
-    """A run's name, and the tags and parameters it begins with."""
+    """The name of a run, and its first tags and parameters."""
 
     name: str
     tags: dict[str, str]
     params: dict[str, Any]
 
 
-def job_run(event: Event, job: str) -> RunLayout:
-    """The parent run of a job, by its id, from the event that says what it runs."""
-    tags = {"tuner.job": job, "tuner.stage": "job", "tuner.trial": "", "tuner.state": State.RUNNING.value}
-    tags |= {f"tuner.{name}": str(event[name]) for name in ("data_fingerprint", "git_commit")}
-    params = _flat(event["spec"]) | {f"versions.{name}": v for name, v in event["versions"].items()}
-    return RunLayout(job, tags, params)
+def metrics(values: EpochReport | ConfirmResult) -> dict[str, float]:
+    """MLflow's metrics of a step: name to value."""
+    names = METRICS if isinstance(values, EpochReport) else RESULTS
+    return {name: float(getattr(values, key)) for key, name in names.items()}
 
 
-def trial_run(event: Event, job: str, parent: str, arms: Sequence[str]) -> RunLayout:
-    """A child run of a parent, by its run id, from the event that a trial started; ``arms`` are all of the job's."""
-    stage = event["stage"]
-    name = f"{event['arm']}-{event['number']}"
-    if stage != Stage.SEARCH:
-        name += f"-{stage}-{event['seed']}"
+def job_run(event: JobDescribed) -> RunLayout:
+    """The parent run of a job."""
+    tags = {"tuner.job": event.job, "tuner.stage": "job", "tuner.trial": "", "tuner.state": State.RUNNING.value}
+    tags |= {"tuner.data_fingerprint": event.data_fingerprint, "tuner.git_commit": event.git_commit}
+    params = _flat(event.spec) | {f"versions.{name}": version for name, version in event.versions.items()}
+    return RunLayout(event.job, tags, params)
+
+
+def trial_run(event: TrialBegun, job: str, parent: str, arms: Sequence[str]) -> RunLayout:
+    """A child run.
+
+    Args:
+        event: the event that began the trial.
+        job: the job's id.
+        parent: id of the parent run.
+        arms: names of all arms of the job, which decide the colour.
+    """
+    name = f"{event.arm}-{event.number}"
+    if event.stage != Stage.SEARCH:
+        name += f"-{event.stage}-{event.seed}"
     tags = {
         "mlflow.parentRunId": parent,
         "tuner.job": job,
-        "tuner.trial": event["trial"],
-        "tuner.arm": event["arm"],
-        "tuner.stage": stage,
+        "tuner.trial": event.trial,
+        "tuner.arm": event.arm,
+        "tuner.stage": event.stage.value,
         "tuner.state": State.RUNNING.value,
-        "tuner.number": str(event["number"]),
-        "mlflow.runColor": colour(arms.index(event["arm"])),
+        "tuner.number": str(event.number),
+        "mlflow.runColor": colour(arms.index(event.arm)),
     }
-    return RunLayout(name, tags, {**event["hyper"], "seed": event["seed"]})
+    return RunLayout(name, tags, {**event.hyper, "seed": event.seed})
 
 
 MODEL_TRAINING = "workflowType=machine_learning"
-"""Opens the UI on what is for training; it begins with what is for language models."""
+"""Opens the UI on its pages for training. By default it opens on the pages for language models."""
 
 
 def table_page(job: str, experiment: str) -> str:
-    """Where the UI shows the runs of a job as in its ``view``, below its server's address."""
+    """The page that shows the runs of a job in its ``view``, below the server's address."""
     return f"/#/experiments/{experiment}/runs?viewStateShareKey={job}&{MODEL_TRAINING}"
 
 
 def run_page(run: str, experiment: str) -> str:
-    """Where it shows one run."""
+    """The page that shows one run."""
     return f"/#/experiments/{experiment}/runs/{run}?{MODEL_TRAINING}"
 
 
 def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """``section.key`` to value; what is nested deeper as JSON, since its keys may be no names for MLflow."""
+    """``section.key`` to value. Deeper values become JSON, because their keys may be no names that MLflow allows."""
     flat: dict[str, Any] = {}
     for section, values in sections.items():
         pairs = values.items() if isinstance(values, Mapping) else [("", values)]
@@ -72,24 +96,20 @@ def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def view(event: Event, job: str) -> str:
-    """The runs table as it suits a job: its runs alone, the best first, with a column for each knob.
-
-    Args:
-        event: the one that says what the job runs.
-        job: its id.
+def view(event: JobDescribed) -> str:
+    """The runs table as it suits a job: only its runs, the best first, with a column for each knob.
 
     Returns:
-        The UI's own form of a shared view; a field that is left out is undefined there, and not its default.
+        The UI's own form of a shared view. A field that is left out is undefined in the UI; it gets no default.
     """
-    metric = event["spec"]["metric"]
-    knobs = dict.fromkeys(knob for arm in event["arms"] for knob in arm["space"])
+    metric = event.spec["metric"]
+    knobs = dict.fromkeys(knob for arm in event.arms for knob in arm.space)
     columns = [f"metrics.`{name}`" for name in ("val/acc", "val/loss", "test/acc", "train/loss")]
     columns += [f"params.`{knob}`" for knob in knobs]
     columns += ["attributes.`Duration`", "tags.`tuner.stage`", "tags.`tuner.state`"]
     facets = {
-        "searchFilter": f"tags.`tuner.job` = '{job}'",
-        # Ordered by time, all are folded away below their parent, and no view can say otherwise.
+        "searchFilter": f"tags.`tuner.job` = '{event.job}'",
+        # If the order is by time, the UI folds all runs away below their parent, whatever the view says.
         "orderByKey": f"metrics.`{metric['name']}`",
         "orderByAsc": metric["goal"] == "minimize",
         "startTime": "ALL",

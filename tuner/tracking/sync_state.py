@@ -39,10 +39,10 @@ class SyncState:
         if self.offset == 0:
             return True
         try:
-            event, end = next(read_from(journal, self.start), ({"n": -1, "ms": 0}, 0))
+            line = next(read_from(journal, self.start), None)
         except IntegrityError:
             return False
-        return (event["n"], event["ms"], end) == (self.n, self.ms, self.offset)
+        return line is not None and (line.entry.n, line.entry.ms, line.end) == (self.n, self.ms, self.offset)
 
 
 _NOTE: TypeAdapter[SyncState] = TypeAdapter(SyncState)

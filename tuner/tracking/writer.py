@@ -13,30 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from tuner.errors import IntegrityError, ServiceError, without_password
 from tuner.jobs.job_folder import JobFolder
-from tuner.jobs.record import State
-from tuner.storage.journal import Event, read_from
+from tuner.storage.events import Entry, JobDescribed, State, TrialBegun
+from tuner.storage.file_lock import AlreadyLocked, exclusive
+from tuner.storage.journal import Line, read_from
 from tuner.tracking.client import LOST, REFUSED, connect, tracker_errors
-from tuner.tracking.run_changes import JOB, Change, fold
-from tuner.tracking.run_layout import VIEW, job_run, trial_run, view
+from tuner.tracking.run_changes import JOB, Change, Step, fold
+from tuner.tracking.run_layout import METRICS, RESULTS, VIEW, job_run, metrics, trial_run, view
 from tuner.tracking.sync_state import SyncState, load, save
 
-METRICS: Mapping[str, str] = {
-    "train_loss": "train/loss",
-    "train_acc": "train/acc",
-    "val_loss": "val/loss",
-    "val_acc": "val/acc",
-    "lr": "lr",
-    "weight_decay": "weight_decay",
-    "seconds": "epoch_seconds",
-}
-RESULTS: Mapping[str, str] = {"test_acc": "test/acc", "test_loss": "test/loss"}
-NAMES = {**METRICS, **RESULTS}
 RUNNING = "RUNNING"
 RUN_STATUS: Mapping[str, str] = {
     State.RUNNING: RUNNING,
@@ -144,17 +133,13 @@ class Writer:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        lock = FileLock(self._job.tracked.with_suffix(".lock"))
         try:
-            lock.acquire(timeout=ALONE_S)
-        except Timeout:
-            raise ServiceError(f"another process is sending job {self._job.id} to MLflow; try again later") from None
-        except OSError as error:
-            raise ServiceError(f"{lock.lock_file}: cannot be locked: {error.strerror}") from error
-        try:
-            yield
-        finally:
-            lock.release()
+            with exclusive(self._job.tracked.with_suffix(".lock"), ALONE_S):
+                yield
+        except AlreadyLocked as other:
+            raise ServiceError(
+                f"another process is sending job {self._job.id} to MLflow ({other.owner}); try again later"
+            ) from None
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -178,17 +163,17 @@ class Writer:
 
     def _send_all(self) -> None:
         while batch := self._next_batch():
-            self._send([event for event, _ in batch])
-            event, end = batch[-1]
-            self._note.start = batch[-2][1] if len(batch) > 1 else self._note.offset
-            self._note.offset, self._note.n, self._note.ms = end, event["n"], event["ms"]
+            self._send([line.entry for line in batch])
+            last = batch[-1]
+            self._note.start = batch[-2].end if len(batch) > 1 else self._note.offset
+            self._note.offset, self._note.n, self._note.ms = last.end, last.entry.n, last.entry.ms
             save(self._job.tracked, self._note)
 
-    def _next_batch(self) -> list[tuple[Event, int]]:
-        batch: list[tuple[Event, int]] = []
+    def _next_batch(self) -> list[Line]:
+        batch: list[Line] = []
         try:
-            for pair in read_from(self._job.journal, self._note.offset):
-                batch.append(pair)
+            for line in read_from(self._job.journal, self._note.offset):
+                batch.append(line)
                 if len(batch) == BATCH:
                     break
         except IntegrityError:
@@ -196,12 +181,12 @@ class Writer:
                 raise
         return batch
 
-    def _send(self, events: Iterable[Event]) -> None:
-        changes, running = fold(events, self._note.running)
+    def _send(self, entries: Iterable[Entry]) -> None:
+        changes, running = fold(entries, self._note.running)
         lacking = {}
         for key, change in sorted(changes.items(), key=lambda item: item[0] != JOB):
-            if change.begin is not None:
-                lacking[key] = self._begin(key, change, change.begin)
+            if change.begun is not None:
+                lacking[key] = self._begin(key, change, change.begun)
         for key, change in changes.items():
             self._apply(self.runs[key], change, *lacking.get(key, ([], _tags(change))))
         if JOB in changes and changes[JOB].state in JOB_ENDS:
@@ -223,13 +208,13 @@ class Writer:
 
     def _log(self, run_id: str, change: Change, params: Sequence[Param], tags: Mapping[str, str]) -> None:
         there = self._steps_of(run_id) if change.steps else set()
-        steps = [(step, values) for step, values in change.steps.items() if step not in there]
+        steps = [(number, step) for number, step in change.steps.items() if number not in there]
         while steps or params or tags:
             part, steps = steps[:STEPS_A_CALL], steps[STEPS_A_CALL:]
-            rows = [row for step, values in part for row in _metrics(values, step)]
+            rows = [row for number, step in part for row in _metrics(number, step)]
             now = [RunTag(name, value) for name, value in tags.items()]
             self._client.log_batch(run_id, metrics=rows, params=params[:PARAMS_A_CALL], tags=now)
-            there.update(step for step, _ in part)
+            there.update(number for number, _ in part)
             params, tags = params[PARAMS_A_CALL:], {}
 
     def _steps_of(self, run_id: str) -> set[int]:
@@ -239,20 +224,21 @@ class Writer:
             self._steps[run_id] = {row.step for row in rows}
         return self._steps[run_id]
 
-    def _begin(self, key: str, change: Change, event: Event) -> tuple[list[Param], Mapping[str, str]]:
+    def _begin(
+        self, key: str, change: Change, event: JobDescribed | TrialBegun
+    ) -> tuple[list[Param], Mapping[str, str]]:
         """Make a run, unless it is there; returns the parameters and tags that it lacks."""
         if key == JOB:
             self._note.experiment = self._find_experiment() or self._make_experiment()
-        name, tags, params = (
-            job_run(event, self._job.id)
-            if key == JOB
-            else trial_run(event, self._job.id, self.runs[JOB], self._arm_names())
-        )
+        if isinstance(event, JobDescribed):
+            name, tags, params = job_run(event)
+        else:
+            name, tags, params = trial_run(event, self._job.id, self.runs[JOB], self._arm_names())
         found = self._find(key) if self._note.offset < self._in_doubt else None
         lacking = _tags(change)
         if found is None:
             tags |= lacking
-            run = self._client.create_run(self._note.experiment, start_time=event["ms"], tags=tags, run_name=name)
+            run = self._client.create_run(self._note.experiment, start_time=change.begun_ms, tags=tags, run_name=name)
             self._steps[run.info.run_id] = set()
             # It is made with them.
             lacking = {}
@@ -261,15 +247,16 @@ class Writer:
         else:
             run = found
         self._note.runs[key] = run.info.run_id
-        if key == JOB:
-            self._client.set_experiment_tag(self._note.experiment, VIEW + self._job.id, view(event, self._job.id))
+        if isinstance(event, JobDescribed):
+            self._client.set_experiment_tag(self._note.experiment, VIEW + self._job.id, view(event))
         missing = [Param(name, str(value)) for name, value in params.items() if name not in run.data.params]
         return missing, lacking
 
     def _arm_names(self) -> list[str]:
         if not self._arms:
-            event, _ = next(iter(read_from(self._job.journal, 0)))
-            self._arms = [arm["name"] for arm in event["arms"]]
+            first = next(iter(read_from(self._job.journal, 0))).entry.event
+            assert isinstance(first, JobDescribed), "a journal begins with its job"
+            self._arms = [arm.name for arm in first.arms]
         return self._arms
 
     def _find(self, key: str) -> Run | None:
@@ -290,7 +277,7 @@ class Writer:
 
     def _delete_lost(self) -> None:
         """The journal was cut back: what runs hold of what it lost may be done otherwise now, and they made again."""
-        known, _ = fold((event for event, _ in read_from(self._job.journal, 0)), ())
+        known, _ = fold((line.entry for line in read_from(self._job.journal, 0)), ())
         for run in list(self._children()):
             change = known.get(run.data.tags.get("tuner.trial", JOB))
             if change is None or self._holds_more(run, change):
@@ -298,7 +285,9 @@ class Writer:
 
     def _holds_more(self, run: Run, change: Change) -> bool:
         """Whether a run has other parameters than a trial, or steps that the trial did not report."""
-        params = {} if change.begin is None else trial_run(change.begin, self._job.id, "", self._arm_names()).params
+        params: dict[str, Any] = {}
+        if isinstance(change.begun, TrialBegun):
+            params = trial_run(change.begun, self._job.id, "", self._arm_names()).params
         differs = any(run.data.params.get(name, str(value)) != str(value) for name, value in params.items())
         return differs or not self._steps_of(run.info.run_id) <= change.steps.keys()
 
@@ -329,8 +318,8 @@ class Writer:
             raise
 
 
-def _metrics(values: Mapping[str, Any], step: int) -> list[Metric]:
-    return [Metric(name, float(values[key]), values["ms"], step) for key, name in NAMES.items() if key in values]
+def _metrics(number: int, step: Step) -> list[Metric]:
+    return [Metric(name, value, step.ms, number) for name, value in metrics(step.values).items()]
 
 
 def _tags(change: Change) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
-from trainables.space import Domain, Float, Plan, position, scaled, short_text, unscaled
+from trainables.space import Domain, Float, position, scaled, short_text, unscaled
 from tuner.jobs.record import Record, Trial
 from tuner.spec.arms import arms
 from tuner.spec.messages import InvalidValue
@@ -87,7 +87,7 @@ def _few_seeds(record: Record, rows: Sequence["Row"]) -> Iterator[str]:
 def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Iterator[str]:
     """A line for each end of a range that best values lie at, whatever number of arms have it."""
     found: dict[tuple[str, Domain, str], list[str]] = {}
-    for arm in arms(spec, Plan(**record.job["plan"])):
+    for arm in arms(spec, record.plan):
         for knob, domain in arm.space.items() if arm.name in chosen else ():
             value = chosen[arm.name].hyper[knob]
             at = position(domain, value)
@@ -101,9 +101,9 @@ def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Ite
 
 
 def _cut_cycles(record: Record, chosen: Mapping[str, Trial]) -> Iterator[str]:
-    plan = Plan(**record.job["plan"])
+    plan = record.plan
     for arm, trial in chosen.items():
-        ends = Schedule(Hyper(**trial.hyper), plan).cycle_ends()
+        ends = Schedule(Hyper.of(trial.hyper), plan).cycle_ends()
         if ends is not None and (not ends or ends[-1] != plan.epochs):
             yield f"{arm}'s restarts {trial.hyper['restarts']} do not end on a cycle in {plan.epochs} epochs"
 

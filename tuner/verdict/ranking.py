@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tuner.jobs.job_folder import JobFolder
-from tuner.jobs.record import Record, Stage, State, Trial
+from tuner.jobs.record import Record, Trial
 from tuner.search.winners import test_accuracies, winners
-from tuner.spec.search_spec import SearchSpec, from_dict
+from tuner.spec.search_spec import SearchSpec
+from tuner.storage.events import ArmDescription, Stage, State
 from tuner.verdict.caveats import caveats
 from tuner.verdict.leaderboard import Leaderboard, Row
 from tuner.verdict.paired_test import Comparison, compare
@@ -20,8 +20,8 @@ def build(record: Record, spec: SearchSpec) -> Leaderboard:
     tests = {arm: test_accuracies(record, arm, last.number) if last else {} for arm in record.arms}
     comparisons = _comparisons(tests, record.baseline, spec.confirm.margin) if last else {}
     rows = tuple(
-        _row(record, spec, arm, chosen.get(arm["name"]), tests[arm["name"]], comparisons.get(arm["name"]))
-        for arm in record.job["arms"]
+        _row(record, spec, arm, chosen.get(arm.name), tests[arm.name], comparisons.get(arm.name))
+        for arm in record.job.arms
     )
     return Leaderboard(
         job=record.name,
@@ -57,17 +57,17 @@ def _earlier_rounds(record: Record, spec: SearchSpec) -> Iterator[str]:
 def _row(
     record: Record,
     spec: SearchSpec,
-    arm: Mapping[str, Any],
+    arm: ArmDescription,
     winner: Trial | None,
     tests: Mapping[int, float],
     comparison: Comparison | None,
 ) -> Row:
-    trials = record.of(Stage.SEARCH, arm["name"])
+    trials = record.of(Stage.SEARCH, arm.name)
     states = [trial.state for trial in trials]
     return Row(
-        arm=arm["name"],
-        variant=arm["variant"],
-        knobs=len(arm["space"]),
+        arm=arm.name,
+        variant=arm.variant,
+        knobs=len(arm.space),
         trials=len(trials),
         complete=states.count(State.COMPLETE),
         pruned=states.count(State.PRUNED),
@@ -76,7 +76,7 @@ def _row(
         epochs=sum(len(trial.epochs) for trial in trials),
         seconds=sum(trial.seconds for trial in trials),
         winner=None if winner is None else winner.number,
-        val=None if winner is None else winner.epochs[-1][spec.metric.key],
+        val=None if winner is None else winner.epochs[-1].metric(spec.metric.key),
         tests=dict(tests),
         comparison=comparison,
     )
@@ -104,5 +104,4 @@ def job_results(folder: JobFolder, record: Record | None = None) -> JobResults:
         IntegrityError: the journal is damaged.
     """
     record = folder.record() if record is None else record
-    spec = from_dict(record.job["spec"])
-    return JobResults(folder, record, spec, build(record, spec))
+    return JobResults(folder, record, record.spec, build(record, record.spec))

@@ -20,7 +20,8 @@ from trainables.errors import CodeError, TrainableError
 from trainables.models.elu_net import SETUPS, EluNet
 from trainables.space import Scalar
 from trainables.training.net import build_model
-from trainables.training.trainer import EpochReport, Training, device_name, digest
+from trainables.report import EpochReport
+from trainables.training.trainer import Training, device_name, digest
 from trainables.variants import VARIANTS
 
 ARTICLE = ModelConfig("elu_net", {"width": 0.05, "setup": "article"})

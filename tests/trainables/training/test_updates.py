@@ -18,7 +18,8 @@ from trainables.config import ModelConfig, TrialConfig
 from trainables.data.splits import Splits
 from trainables.schedules import Schedule
 from trainables.training.cuda_graph import NotCapturable, warm_up
-from trainables.training.trainer import EpochReport, Training, digest
+from trainables.report import EpochReport
+from trainables.training.trainer import Training, digest
 from trainables.training.updates import Eager, Static
 from trainables.variants import VARIANTS
 

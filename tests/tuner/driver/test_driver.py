@@ -16,9 +16,10 @@ import pytest
 
 from tests.tuner.whole_jobs import SPEC, Ended, Place, mlflow_rows, mlflow_runs, place, wait_for
 from trainables.space import Plan
-from tuner.jobs.record import Record, Stage, State, Trial
+from tuner.jobs.record import Record, Trial
 from tuner.jobs.request import spec_of
 from tuner.search.confirm_trials import confirm_seeds
+from tuner.storage.events import Stage, State
 from tuner.storage.journal import read
 from tuner.tracking.background_sync import open_writer
 from tuner.tracking.writer import METRICS

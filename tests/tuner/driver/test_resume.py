@@ -23,7 +23,7 @@ from trainables.simulated import SimulatedTraining
 from trainables.space import Plan
 from tuner.errors import TunerError
 from tuner.execution.dispatcher import Attempt, Dispatcher
-from tuner.jobs.record import Record, Stage, State, Trial, load_record
+from tuner.jobs.record import Record, Trial, load_record
 from tuner.search.distributions import from_search
 from tuner.search.search_trials import SearchSource, early_stopper
 from tuner.search.study import TOLD, ArmStudy
@@ -32,7 +32,8 @@ from tuner.spec.arms import Arm, arms
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.settings import ResourcesSpec
 from tuner.spec.trial_config import trial_config
-from tuner.storage.journal import Event, Journal, read, salvage
+from tuner.storage.events import Event, Stage, State
+from tuner.storage.journal import Journal, read, salvage
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

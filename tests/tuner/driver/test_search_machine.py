@@ -36,8 +36,9 @@ from tests.tuner.driver.test_resume import (
     spec_with,
 )
 from tuner.execution.dispatcher import Attempt
-from tuner.jobs.record import Stage, State, Trial, load_record
+from tuner.jobs.record import Trial, load_record
 from tuner.search.asha import EarlyStopper
+from tuner.storage.events import Stage, State
 
 WHICH = st.integers(0, 3)
 

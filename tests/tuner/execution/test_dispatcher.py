@@ -12,11 +12,12 @@ from tests.tuner.spec_texts import spec_of
 from trainables.hyper import Hyper
 from tuner.errors import SearchFailed, ServiceError
 from tuner.execution.dispatcher import Attempt, Dispatcher
-from tuner.jobs.record import Record, Stage, State, Trial
+from tuner.jobs.record import Record, Trial
 from tuner.search.trial_request import TrialOutcome, TrialRequest
 from tuner.spec.settings import ResourcesSpec
 from tuner.spec.trial_config import trial_config
-from tuner.storage.journal import Event, Journal, read
+from tuner.storage.events import Event, Stage, State
+from tuner.storage.journal import Journal, read
 
 SPEC = spec_of()
 EPOCHS = SPEC.budget.epochs

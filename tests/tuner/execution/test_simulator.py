@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.tuner.whole_jobs import SPEC, place
-from tuner.jobs.record import Stage, State
+from tuner.storage.events import Stage, State
 
 
 def test_a_simulated_search_goes_all_the_way_and_is_not_taken_for_a_real_one(tmp_path: Path) -> None:

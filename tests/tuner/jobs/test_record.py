@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tests.tuner.events import History, report
 from tests.tuner.spec_texts import spec_of
-from tuner.jobs.record import Stage, State, load_record, replay
-from tuner.storage.journal import Event, Journal
+from tuner.jobs.record import load_record, replay
+from tuner.storage.events import Event, Stage, State
+from tuner.storage.journal import Journal
 
 
 def test_a_trial_is_running_until_its_end_is_told() -> None:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 from tests.faults.services import free_port
 from tests.tuner.browser import PATIENCE_MS, Visit, chromium, visit
 from tests.tuner.whole_jobs import Ended, Place
-from tuner.jobs.record import Stage
+from tuner.storage.events import Stage
 from tuner.tracking.sync_state import load
 
 SCREEN = {"width": 2400, "height": 1400}

@@ -9,10 +9,10 @@ from tests.tuner.conftest import Tuner
 from tests.tuner.events import History
 from tests.tuner.spec_texts import spec_of
 from tuner.jobs.job_folder import JobFolder
-from tuner.jobs.record import State
 from tuner.jobs.workspace import Workspace
 from tuner.monitor.event_log import log_lines
 from tuner.monitor.status import overview, status
+from tuner.storage.events import State
 from tuner.storage.file_lock import locked
 
 MadeUp = Callable[[str, History], JobFolder]

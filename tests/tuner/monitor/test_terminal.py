@@ -9,7 +9,7 @@ from tests.tuner.search.test_search_trials import spec_with
 from tuner.jobs.record import Record, replay
 from tuner.monitor.progress import Progress
 from tuner.monitor.terminal import Lines, progress_table, trial_line
-from tuner.storage.journal import Event
+from tuner.storage.events import Event
 
 
 def job_of(*events: Event) -> Record:

@@ -8,9 +8,9 @@ import pytest
 from tests.tuner.events import History
 from tests.tuner.spec_texts import spec_of
 from trainables.space import Choice, Float
-from tuner.jobs.record import Stage, State
 from tuner.report.findings import ArmFindings, Findings, findings
 from tuner.report.knob import Knob
+from tuner.storage.events import Stage, State
 from tuner.verdict.ranking import build
 
 SPEC = spec_of(("  epochs: 8", "  epochs: 2"))

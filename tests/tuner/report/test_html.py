@@ -11,10 +11,10 @@ import pytest
 from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
 from trainables.config import derive_seed
-from tuner.jobs.record import State
 from tuner.report.findings import findings
 from tuner.report.html import html
 from tuner.spec.search_spec import SearchSpec
+from tuner.storage.events import State
 from tuner.verdict.ranking import build
 
 SPEC = spec_of()

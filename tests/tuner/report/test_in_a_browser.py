@@ -10,9 +10,9 @@ from playwright.sync_api import Browser, Page, expect
 from tests.tuner.browser import chromium, visit
 from tests.tuner.events import History
 from tests.tuner.spec_texts import spec_of
-from tuner.jobs.record import State
 from tuner.report.findings import findings
 from tuner.report.html import html
+from tuner.storage.events import State
 from tuner.verdict.ranking import build
 
 SPEC = spec_of()

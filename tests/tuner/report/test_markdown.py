@@ -5,9 +5,9 @@ import re
 
 from tests.tuner.events import History
 from tests.tuner.spec_texts import spec_of
-from tuner.jobs.record import State
 from tuner.report.findings import findings
 from tuner.report.markdown import markdown
+from tuner.storage.events import State
 from tuner.verdict.ranking import build
 
 SPEC = spec_of()

@@ -4,7 +4,6 @@ import pytest
 
 from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
-from tuner.jobs.record import Stage, State
 from tuner.search.confirm_trials import (
     FixedSource,
     confirm_requests,
@@ -16,6 +15,7 @@ from tuner.search.trial_request import TrialRequest
 from tuner.search.winners import ranked, test_accuracies, winners
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.trial_config import trial_config
+from tuner.storage.events import Stage, State
 
 test_accuracies.__test__ = False  # type: ignore[attr-defined]  # its name is no test's
 

@@ -17,7 +17,7 @@ from tests.tuner.spec_texts import more, spec_of
 from trainables.config import derive_seed
 from trainables.space import Plan
 from tuner.errors import SearchFailed
-from tuner.jobs.record import Record, State
+from tuner.jobs.record import Record
 from tuner.search.asha import JudgedEpochs
 from tuner.search.search_trials import HOPELESS, SearchSource, early_stopper
 from tuner.search.study import ArmStudy
@@ -26,6 +26,7 @@ from tuner.search.trial_request import TrialOutcome, TrialRequest
 from tuner.spec.arms import arms
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.trial_config import trial_config
+from tuner.storage.events import State
 
 HOUR = 3600.0
 PLAN = Plan(8, 10)

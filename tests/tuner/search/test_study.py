@@ -27,7 +27,6 @@ from scipy.stats import qmc
 from tests.tuner.whole_jobs import ROOT
 from trainables.space import Choice, Domain, Float, Int, Plan, Scalar
 from tuner.errors import ServiceError
-from tuner.jobs.record import State
 from tuner.search.distributions import from_search, to_search
 from tuner.search.samplers import SAMPLERS
 from tuner.search.study import ArmStudy, Proposal, RecordedTrial
@@ -35,6 +34,7 @@ from tuner.search.study_database import open_storage, set_aside_if_damaged
 from tuner.spec.arms import Arm, arms
 from tuner.spec.search_spec import from_dict
 from tuner.spec.settings import SamplerSpec
+from tuner.storage.events import State
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -567,7 +567,7 @@ ASKS_FOR_EVER = """
 import sys
 from pathlib import Path
 from tests.tuner.search.test_study import REPORTS, in_file, study_of
-from tuner.jobs.record import State
+from tuner.storage.events import State
 study = study_of(in_file(Path(sys.argv[1])), "random")
 for asked in study.unfinished():
     study.tell(asked.number, State.PRUNED, REPORTS)

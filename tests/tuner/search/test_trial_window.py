@@ -10,9 +10,9 @@ from optuna.storages import InMemoryStorage
 
 from tests.tuner.search.test_study import DEFAULT, study_of
 from trainables.space import Scalar
-from tuner.jobs.record import State
 from tuner.search.study import ArmStudy, RecordedTrial
 from tuner.search.trial_window import BEST, NEWEST, Rank, TrialWindow
+from tuner.storage.events import State
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

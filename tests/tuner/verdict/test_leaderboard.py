@@ -6,7 +6,7 @@ import pytest
 
 from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
-from tuner.jobs.record import State
+from tuner.storage.events import State
 from tuner.verdict.leaderboard import Leaderboard, verdict_text
 from tuner.verdict.paired_test import Outcome
 from tuner.verdict.ranking import build

@@ -7,10 +7,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from trainables.space import short_text
-from tuner.jobs.record import State
 from tuner.report.figures.style import SMALL, Figure, Look, axis, drawn, safe
 from tuner.report.findings import ArmFindings, Findings, Tried
 from tuner.report.knob import Knob
+from tuner.storage.events import State
 
 CLASSES = (
     ("best quarter", 0.25, 0.95, 1.8),

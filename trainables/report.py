@@ -1,0 +1,82 @@
+"""What a trial reports: one report per epoch, and one result at the end of a confirm run.
+
+Training, the journal, MLflow and the simulation all use these types. Nothing here imports torch.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """The result of one epoch.
+
+    Args:
+        epoch: epochs done, from 1.
+        train_loss, train_acc: running means over the epoch while the weights moved; loss in nats, accuracy in [0, 1].
+        val_loss, val_acc: on the validation images after the epoch.
+        lr, weight_decay: of the epoch's last update.
+        seconds: wall time of the epoch, evaluation included.
+        diverged: why the trial has diverged, or None.
+    """
+
+    epoch: int
+    train_loss: float
+    train_acc: float
+    val_loss: float
+    val_acc: float
+    lr: float
+    weight_decay: float
+    seconds: float
+    diverged: str | None = None
+
+    def metric(self, key: str) -> float:
+        """A value by its field's name, such as ``val_acc``."""
+        return float(getattr(self, key))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmResult:
+    """The result of a confirm run, measured once after its last epoch.
+
+    Args:
+        test_acc, test_loss: on the test images; accuracy in [0, 1], loss in nats.
+        weights_sha256: checksum of the final weights.
+        device: what the run trained on.
+    """
+
+    test_acc: float
+    test_loss: float
+    weights_sha256: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """The answer of a worker to one call: the epoch it trained, and the result if the run is a confirm run that ended.
+
+    Args:
+        attempt: fencing number of the attempt, from 1.
+        epoch: the epoch's report.
+        result: the confirm run's result, or None.
+    """
+
+    attempt: int
+    epoch: EpochReport
+    result: ConfirmResult | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat values, as Ray Tune reports them."""
+        result = {} if self.result is None else dataclasses.asdict(self.result)
+        return {**dataclasses.asdict(self.epoch), **result, "attempt": self.attempt}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_dict``; other keys, such as Ray Tune's own, are ignored."""
+        epoch, result = (
+            {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values}
+            for kind in (EpochReport, ConfirmResult)
+        )
+        return cls(values["attempt"], EpochReport(**epoch), ConfirmResult(**result) if result else None)
