@@ -74,8 +74,8 @@ def measure(pairs: int, trials: int = 1, epochs: int = 60, reports: int = REPORT
     how = (
         f"The first row compares jobs of {2 * trials + 6} trials of {epochs} epochs on digits, at width 1/16. Its"
         " figure is the mean time of an epoch in the workers. The second row is the mean time for which one of"
-        f" {reports} reports to SQLite blocks the driver's loop. For ours, this is the time to write the journal, while a"
-        " thread sends the reports to MLflow."
+        f" {reports} reports to SQLite blocks the driver's loop. For ours, this is the time to write the journal, while"
+        " a thread sends the reports to MLflow."
     )
     return Result(
         how,
