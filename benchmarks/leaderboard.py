@@ -24,7 +24,7 @@ scheduler: none
 confirm: {{seeds: 3}}
 """
 METRICS, EPOCHS = 20, 3
-"""A trial of ours has about as many values: three epochs of seven values each."""
+"""A run of the peer has 20 metrics. A trial of ours has about as many values: three epochs of seven values each."""
 PARAMS = 5
 
 

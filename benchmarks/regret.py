@@ -1,6 +1,6 @@
 """The loss of a sampler that sees only a part of a long study, against a sampler that sees every trial.
 
-As long as the whole study is shown, both make the same trials. They differ only in the trials after that.
+As long as the whole study is shown, both run the same trials. They differ only in the trials after that.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Optuna as in its guide to parallel runs: processes share a study in a journal file, and MLflow tracks them.
+"""Optuna as in its guide to parallel runs: processes share a study in a journal file, and MLflow tracks trials.
 
 There is one process per CPU. Each has its share of the trials and torch's default threads. The trials of the task are
 enqueued before the processes start. ``MLflowCallback`` of optuna-integration is deprecated, so runs are logged as in

@@ -52,7 +52,7 @@ class Normalisation:
 
 
 def load_data(task: Task, normalisation: Normalisation) -> dict[str, Images]:
-    """The three splits. Training images are flipped and cropped if the trials are."""
+    """The three splits. Training images are flipped and cropped if the trials use ``flip_crop``."""
     splits = task.splits()
     as_tensor = [transforms.ToTensor(), transforms.Normalize(normalisation.mean, normalisation.std)]
     augment = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]

@@ -1,8 +1,8 @@
 """Syne Tune as in its guide: a training script, a launching script, its local backend, one worker per CPU.
 
 Syne Tune writes its results to its own files, because it has no callback for MLflow. The trials of the task are its
-``points_to_evaluate``, and the searcher proposes no others. Syne Tune drops duplicate points, so each point is changed
-in the ninth digit.
+``points_to_evaluate``, and the searcher proposes no others. Syne Tune drops duplicate points, so all points are made
+different in the ninth digit.
 
 It is installed into its own folder, without the packages for its other searchers. XGBoost would bring NCCL for another
 CUDA version, which overwrites torch's files.
