@@ -1,9 +1,9 @@
-"""Runs the benchmarks, prints what came out, and keeps it as JSON for ``docs/performance.md``.
+"""Runs the benchmarks, prints the results, and writes them as JSON for ``docs/performance.md``.
 
 python -m benchmarks --list
-python -m benchmarks                      every benchmark that this machine can run
+python -m benchmarks                      every benchmark that needs no GPU
 python -m benchmarks start leaderboard --pairs 7
-python -m benchmarks --gpu                those that need a GPU
+python -m benchmarks --gpu                the benchmarks that need a GPU
 """
 
 import argparse
@@ -35,31 +35,31 @@ class Benchmark(NamedTuple):
 BENCHMARKS: Mapping[str, Benchmark] = {
     "start": Benchmark("benchmarks.start", "Commands that must answer at once"),
     "leaderboard": Benchmark("benchmarks.leaderboard", "Reading the leaderboard of a large job"),
-    "cpu": Benchmark("benchmarks.cpu", "Training on a processor"),
+    "cpu": Benchmark("benchmarks.cpu", "Training on a CPU"),
     "gpu": Benchmark("benchmarks.gpu", "Training on a GPU", gpu=True),
-    "tracked": Benchmark("benchmarks.tracked", "What tracking costs the training"),
-    "ask": Benchmark("benchmarks.ask", "What the next setting costs as a study grows"),
-    "regret": Benchmark("benchmarks.regret", "What a sampler loses that is not shown all of a long study"),
+    "tracked": Benchmark("benchmarks.tracked", "How much tracking slows the training"),
+    "ask": Benchmark("benchmarks.ask", "Time to propose a setting as a study grows"),
+    "regret": Benchmark("benchmarks.regret", "The loss of a sampler that sees only a part of a long study"),
     "search": Benchmark("benchmarks.search_quality", "Epochs until a search finds a good setting"),
     "whole": Benchmark("benchmarks.whole_search", "A whole search"),
-    "control": Benchmark("benchmarks.control", "What a trial costs beside its training"),
+    "control": Benchmark("benchmarks.control", "Overhead per trial"),
     "breakdown": Benchmark("benchmarks.breakdown", "Where the time of a search goes"),
-    "growth": Benchmark("benchmarks.growth", "What a trial costs as a search grows"),
+    "growth": Benchmark("benchmarks.growth", "Time per trial as a search grows"),
 }
-"""Benchmarks by name: a new one is a row here."""
+"""Benchmarks by name. To add one, add a row."""
 
 
 def main() -> None:
-    """Run those asked for, one after the other."""
+    """Run the benchmarks of the command line, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all that do not need a GPU")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"pairs of runs to judge by (default {PAIRS})")
-    parser.add_argument("--gpu", action="store_true", help="run those that need a GPU")
-    parser.add_argument("--list", action="store_true", help="say which there are")
-    parser.add_argument("--to", type=Path, default=RESULTS, help=f"folder of the results (default {RESULTS})")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all benchmarks without a GPU")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"number of pairs of runs (default {PAIRS})")
+    parser.add_argument("--gpu", action="store_true", help="run the benchmarks that need a GPU")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks")
+    parser.add_argument("--to", type=Path, default=RESULTS, help=f"folder for the results (default {RESULTS})")
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(BENCHMARKS):
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; the benchmarks are {', '.join(BENCHMARKS)}")
     if asked.list:
         for name, benchmark in BENCHMARKS.items():
             print(f"{name:14} {benchmark.title}{' (GPU)' * benchmark.gpu}")
@@ -90,7 +90,7 @@ def run(name: str, pairs: int, folder: Path) -> None:
 
 
 def line(comparison: Comparison) -> str:
-    """One comparison, for people to read."""
+    """One comparison as a line of text."""
     ratios = comparison.ratios()
     return (
         f"  {comparison.title}: {statistics.median(comparison.ours):.4g} {comparison.unit}"
@@ -101,7 +101,7 @@ def line(comparison: Comparison) -> str:
 
 
 def line_of(figure: Figure) -> str:
-    """One figure of ours alone."""
+    """One figure without a peer, as a line of text."""
     values = figure.values
     return (
         f"  {figure.title}: {figure.median():.4g} {figure.unit} [{min(values):.4g} to {max(values):.4g}],"

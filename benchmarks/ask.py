@@ -1,4 +1,4 @@
-"""What the next setting costs as a study grows: an ask of ours against one of Optuna's own TPE on the same trials."""
+"""Time to propose a setting as a study grows: our ask against an ask of Optuna's own TPE on the same trials."""
 
 import random
 import shutil
@@ -24,17 +24,17 @@ from tuner.storage.events import State
 
 SIZES = (50, 100, 1_000, 10_000)
 FLAT = (100, 10_000)
-"""Sizes whose costs are compared."""
+"""The two sizes whose times are compared."""
 ASKS = 10
-"""In one figure: their mean."""
+"""Asks per figure. The figure is their mean."""
 EPOCHS = 2
 JOB, SEED = "ask", 0
 WIDTH = 0.1
-"""Of the made-up objective's noise."""
+"""Standard deviation of the noise of the made-up objective."""
 
 
 def measure(pairs: int, sizes: tuple[int, ...] = SIZES, asks: int = ASKS) -> Result:
-    """Ask in memory and in SQLite, at every size."""
+    """Time asks in memory and in SQLite, at every size."""
     comparisons = []
     for kind in ("memory", "SQLite"):
         with ExitStack() as stack:
@@ -49,21 +49,22 @@ def measure(pairs: int, sizes: tuple[int, ...] = SIZES, asks: int = ASKS) -> Res
                 title = f"{whose} ask after {many:,} trials, {kind}"
                 comparisons.append(Comparison(title, f"the same after {few:,}", "ms", *figures, goal))
     return Result(
-        f"AMSGrad's three knobs, a made-up objective, one trial in three complete and two pruned, {EPOCHS} reports"
-        f" each, four trials running; a figure is the mean of {asks} asks, each told of before the next.",
+        "The search space is AMSGrad's three knobs, with a made-up objective. One third of the trials is complete and"
+        f" two thirds are pruned, with {EPOCHS} reports each. Four trials are running. A figure is the mean of {asks}"
+        " asks. Each ask gets its result before the next ask.",
         tuple(comparisons),
     )
 
 
 def arm() -> Arm:
-    """What is searched."""
+    """The arm that is searched."""
     variant = VARIANTS["amsgrad"]
     space = {knob: domain.resolve(Plan(EPOCHS, 100)) for knob, domain in variant.space.items()}
     return Arm("amsgrad", "amsgrad", space, {}, variant.default)
 
 
 def past(size: int) -> list[RecordedTrial]:
-    """Made-up trials; the last four still run."""
+    """Made-up trials. The last four are still running."""
     rng, found = random.Random(SEED), []
     for number in range(size):
         knobs = {
@@ -82,7 +83,7 @@ def _reports(lr: float, rng: random.Random) -> list[tuple[int, float]]:
 
 @contextmanager
 def _sides(kind: str, size: int, asks: int) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
-    """An ask of ours and one of the peer's, each in a storage of its own that holds the same trials."""
+    """Our ask and the peer's ask. Each has its own storage, which holds the same trials."""
     with tempfile.TemporaryDirectory(prefix="tuner-ask-") as folder:
         url = IN_MEMORY if kind == "memory" else f"sqlite:///{folder}/ours.db"
         storage = open_storage(url)

@@ -1,12 +1,12 @@
-"""Where the time of a search goes: what each of its workers does from the command to its end.
+"""Where the time of a search goes: the activity of each worker, from the command to its end.
 
-A job's wall time counts once for every worker, and each second is one of
+The wall time of a job counts once for every worker. Each second belongs to one of these parts:
 
-start-up    until the worker trains its first epoch: Python, Ray, processes, data
+start-up    before the worker trains its first epoch: Python, Ray, processes, data
 training    epochs with their evaluation, as the trials report them
-reporting   the rest of a trial: its set-up, checkpoints, what the driver does between two of its epochs
-waiting     no trial: between two of them, and at the end of a stage when none is left to start
-ending      after the last trial: what MLflow has yet to be told, verdict, report, exports
+reporting   the rest of a trial: its set-up, its checkpoints, and the driver's work between two of its epochs
+waiting     the worker has no trial: between two trials, or at the end of a stage when no trial is left to start
+ending      after the last trial: the last data for MLflow, verdict, report, exports
 """
 
 import shutil
@@ -23,7 +23,7 @@ from tuner.storage.journal import read
 
 SPEC = Path(__file__).parents[1] / "searches" / "quickstart.yaml"
 RUNS = 3
-"""At most: they take minutes."""
+"""Maximum number of runs, because a run takes minutes."""
 PARTS = ("start-up", "training", "reporting", "waiting", "ending")
 
 
@@ -42,14 +42,14 @@ def measure(pairs: int, spec: str | None = None) -> Result:
         for part in PARTS
     ]
     return Result(
-        "searches/quickstart.yaml from the command to its end, in a new home.",
+        "searches/quickstart.yaml, from the command to its end, in a new workspace.",
         figures=tuple(figures),
         details={"seconds": [{part: round(took_s, 1) for part, took_s in run.items()} for run in runs]},
     )
 
 
 def parts(where: Place) -> dict[str, float]:
-    """Seconds of all workers together, by what they went to."""
+    """Run the job, and return the seconds of each part, of all workers together."""
     begin = time.time()
     run_tuner(where)
     end = time.time()
@@ -57,7 +57,12 @@ def parts(where: Place) -> dict[str, float]:
 
 
 def parts_of(events: Sequence[Event], begin: float, end: float) -> dict[str, float]:
-    """The same from a job's events and the wall clock at its command's start and end."""
+    """Seconds of each part, of all workers together.
+
+    Args:
+        events: the journal of the job.
+        begin, end: the wall clock at the start and the end of the command, in seconds.
+    """
     workers = events[0]["concurrent"]
     begun: dict[str, float] = {}
     heard: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The conditions under which something was measured: machine, versions, load."""
+"""The conditions of a measurement: machine, versions, load."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ PACKAGES = ("torch", "ray", "optuna", "mlflow", "plotly", "SQLAlchemy", "psycopg
 
 
 def conditions() -> dict[str, object]:
-    """What a figure stands with."""
+    """The conditions on this machine now."""
     return {
         "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)),

@@ -1,7 +1,7 @@
-"""What a trial costs beside its training: trials of ten milliseconds with five reports, against Ray Tune at its best.
+"""Overhead per trial: trials of ten milliseconds with five reports, against Ray Tune at its best settings.
 
-Ours is ``tuner run`` as it is, on its real path: Ray, a checkpoint an epoch, the journal on disk, the studies in
-SQLite, MLflow. The trials are those of ``benchmarks.peers.tiny``, the same code on both sides.
+Ours is an ordinary ``tuner run``, with Ray, checkpoints, the journal on disk, the studies in SQLite and MLflow. Both
+sides train the trials of ``benchmarks.peers.tiny`` with the same code.
 """
 
 import tempfile
@@ -27,12 +27,15 @@ confirm: {{seeds: 3}}
 
 
 def spec(trials: int, sampler: str = "random") -> str:
-    """A search of so many trials in two arms of the same."""
+    """The spec of a search of ``trials`` trials, in two equal arms."""
     return SPEC.format(trials=trials // 2, sampler=sampler)
 
 
 def seconds_a_trial(where: Place) -> float:
-    """Of our newest job, from its first report until its last trial has ended and MLflow has been told all."""
+    """Wall time per trial of our newest job.
+
+    It starts at the first report. It ends when the last trial has ended and MLflow has all data.
+    """
     job = where.home.job()
     events = list(read(job.journal))
     first = next(event["ms"] for event in events if event["kind"] == "epoch") / 1000
@@ -42,7 +45,7 @@ def seconds_a_trial(where: Place) -> float:
 
 
 def measure(pairs: int, trials: int = 200) -> Result:
-    """Compare."""
+    """Compare our overhead with the peer's."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name, place(Path(name, "place"), spec(trials)) as where:
 
         def ours() -> float:
@@ -57,14 +60,14 @@ def measure(pairs: int, trials: int = 200) -> Result:
             return (done.last_end - done.first_report) / done.trials
 
         compared = Comparison(
-            "Control cost a trial",
+            "Overhead per trial",
             "Ray Tune, class API, actors reused, no loggers, no tracking",
             "s",
             *interleaved(ours, theirs, pairs),
             Goal(0.5, "most"),
         )
     how = (
-        f"{len(task.trials)} trials of about 10 ms with 5 reports each; wall time from the first report to the last "
-        "trial's end, ours until MLflow has been told everything."
+        f"{len(task.trials)} trials of about 10 ms, with 5 reports each. The figure is the wall time per trial, from"
+        " the first report to the end of the last trial. For ours, it ends when MLflow has all data."
     )
     return Result(how, (compared,))

@@ -1,7 +1,7 @@
-"""Training on a processor: images a second of all trials that train at once, against the tutorials' loop.
+"""Training on a CPU: images per second of all trials that train at once, against the training loop of the tutorials.
 
-Each trial is a process of its own, as in a search: ours with one thread, the peer with torch's default threads and a
-``DataLoader`` with a process a processor. Both train the same net on the same images in float32.
+Each trial has its own process, as in a search. Ours uses one thread. The peer uses torch's default threads and a
+``DataLoader`` with one process per CPU. Both train the same net on the same images in float32.
 """
 
 import multiprocessing
@@ -32,7 +32,7 @@ Epoch = Callable[[], object]
 
 
 def measure(pairs: int, data: DataRequest = DATA, width: float = WIDTH, epochs: int = EPOCHS) -> Result:
-    """Compare as many trials at once as there are processors, and one alone."""
+    """Compare with one trial per CPU at once, and with one trial alone."""
     size = Size("cpu", data, width)
     with tempfile.TemporaryDirectory() as cache:
         load(data, Path(cache))
@@ -51,26 +51,26 @@ def measure(pairs: int, data: DataRequest = DATA, width: float = WIDTH, epochs: 
             for at_once, goal in ((len(os.sched_getaffinity(0)), Goal(3, "least")), (1, None))
         )
     how = (
-        f"ELU net of width {width:g}, made-up images of 32x32, flip and crop, batch {size.batch_size}, float32:"
-        f" {epochs} epochs of {data.train_images:,} images with their evaluation, after one that is not counted;"
-        " training images a second of all trials together."
+        f"An ELU net of width {width:g} trains on random images of 32x32, with flip and crop, batches of"
+        f" {size.batch_size} and float32. The figure is the training images per second of all trials together, over"
+        f" {epochs} epochs of {data.train_images:,} images with their evaluation. One epoch before them is not counted."
     )
     return Result(how, compared)
 
 
 def ours(size: Size, splits: Splits) -> Epoch:
-    """As a worker of ours trains."""
+    """The training of our worker."""
     process.set_up(threads=1)
     return Training(config_of(size), splits).run_epoch
 
 
 def theirs(size: Size, splits: Splits) -> Epoch:
-    """As the tutorials train."""
+    """The training of the tutorials."""
     return Tutorial(size, splits).epoch
 
 
 def config_of(size: Size) -> TrialConfig:
-    """The trial, in float32."""
+    """The configuration of the trial, in float32."""
     return replace(size.trial(), precision="fp32")
 
 
@@ -80,7 +80,7 @@ def _images_per_s(kind: Callable[[Size, Splits], Epoch], size: Size, cache: Path
     processes = [context.Process(target=_trial, args=(kind, size, cache, epochs, end)) for _, end in pipes]
     for started in processes:
         started.start()
-    # None is timed before the last is ready.
+    # The timing starts when all processes are ready.
     for ready, _ in pipes:
         ready.recv()
     for ready, _ in pipes:

@@ -1,9 +1,9 @@
-"""Training on one GPU: the captured update against the plain one and the tutorial's loop; several trials at once.
+"""Training on one GPU: the captured update against the plain one and the tutorial's loop, and several trials at once.
 
-Needs nothing but torch and ``trainables``, so that it runs on a bare machine:
+It needs only torch and ``trainables``, so it runs on a machine without the other packages:
 
-python -m benchmarks.gpu --data DIR       CIFAR-10 in DIR; made-up images of its shape without
-python -m benchmarks.gpu --full           one trial of 200 epochs, in full
+python -m benchmarks.gpu --data DIR       CIFAR-10 in DIR; without --data, random images of the same shape
+python -m benchmarks.gpu --full           one whole trial of 200 epochs
 """
 
 import argparse
@@ -38,20 +38,20 @@ GOAL_S = 32.0
 SEVERAL_GOAL = 1.5
 HYPER = Hyper(lr=1e-3, lambda_norm=0.05)
 MADE_UP = DataRequest("benchmarks.gpu:made_up")
-"""Random images in CIFAR-10's numbers and shape: they train as fast."""
+"""Random images, as many as CIFAR-10 has and of the same shape. They train as fast."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained, and for how long.
+    """The size of the training, and its duration.
 
     Args:
-        device: ``cuda``, or ``cpu`` to see that it runs.
+        device: ``cuda``, or ``cpu`` to test that it runs.
         data: images of 32 x 32.
-        width: of the net.
-        batch_size: images an update.
-        at_once: how many trials share the device in turn.
-        seconds: for how long each of these is timed.
+        width: width of the net.
+        batch_size: images per update.
+        at_once: numbers of trials that share the device, measured one number after the other.
+        seconds: duration of the measurement for each of these numbers.
     """
 
     device: str = "cuda"
@@ -77,16 +77,20 @@ class Size:
 
 
 def measure(pairs: int) -> Result:
-    """What the table of benchmarks runs; the folder in ``TUNER_DATA`` holds CIFAR-10, if it is set."""
+    """Measure at the default size.
+
+    The data is CIFAR-10 in the folder that ``TUNER_DATA`` names. If it is not set, the data is random images.
+    """
     return measured(Size(data=_cifar10(os.environ.get("TUNER_DATA"))), pairs)
 
 
 def measured(size: Size, pairs: int) -> Result:
-    """Both comparisons.
+    """Both comparisons: one trial against the peers, and several trials at once against one.
 
     Args:
-        size: what to train.
-        pairs: epochs of each side that are timed, after one that is not; and rounds of trials at once.
+        size: the size of the training.
+        pairs: number of timed epochs per side, after one epoch without timing. It is also the number of rounds of
+            several trials at once.
     """
     with tempfile.TemporaryDirectory() as cache:
         splits = load(size.trial().data, Path(cache), say)
@@ -97,9 +101,10 @@ def measured(size: Size, pairs: int) -> Result:
     title, goal = f"{best} trials at once on one device", Goal(SEVERAL_GOAL, "least")
     comparisons.append(Comparison(title, "one trial alone", "images/s", fitting[best], fitting[1], goal))
     how = (
-        f"ELU net of width {size.width:g} on {len(splits.train):,} images ({size.data.name}), batch {size.batch_size}, "
-        f"bf16, flip and crop, AdamW; an epoch with its evaluation on {len(splits.val):,} images, after one that is "
-        f"not counted, times {EPOCHS}. Trials at once: processes of their own, {size.seconds:g} s each."
+        f"An ELU net of width {size.width:g} trains on {len(splits.train):,} images ({size.data.name}), with batches"
+        f" of {size.batch_size}, bf16, flip and crop, and AdamW. The time of a trial is {EPOCHS} times the time of an"
+        f" epoch with its evaluation on {len(splits.val):,} images. One epoch before it is not counted. Trials at once"
+        f" have their own processes and train for {size.seconds:g} s."
     )
     details = {
         "device": device_name(torch.device(size.device)),
@@ -114,7 +119,7 @@ def measured(size: Size, pairs: int) -> Result:
 
 
 def one_trial(size: Size, splits: Splits, pairs: int) -> list[Comparison]:
-    """Seconds of a trial, from epochs of each form in turn."""
+    """Seconds per trial, ours against each peer. They are computed from single epochs of both sides in turn."""
     data = DeviceSplits(splits, torch.device(size.device))
     ours = _epochs(Training(size.trial(), data, updates=Static))
     peers = {
@@ -128,7 +133,7 @@ def one_trial(size: Size, splits: Splits, pairs: int) -> list[Comparison]:
 
 
 def several_trials(size: Size, cache: Path, rounds: int) -> Mapping[int, tuple[float, ...]]:
-    """Images a second of so many trials together, round by round; none from where memory ran out."""
+    """Images per second by number of trials at once, all trials together, one value per round without memory error."""
     rates: dict[int, list[float]] = {trials: [] for trials in size.at_once}
     for number in range(rounds):
         for trials in size.at_once if number % 2 == 0 else reversed(size.at_once):
@@ -140,7 +145,7 @@ def several_trials(size: Size, cache: Path, rounds: int) -> Mapping[int, tuple[f
 
 
 def full(size: Size) -> float:
-    """Seconds of one trial from its set-up to its last evaluation."""
+    """Seconds of one trial, from its set-up to its last evaluation."""
     with tempfile.TemporaryDirectory() as cache:
         splits = load(size.trial().data, Path(cache), say)
 
@@ -153,7 +158,7 @@ def full(size: Size) -> float:
 
 
 def made_up(path: str | None) -> Raw:
-    """Random images in CIFAR-10's numbers and shape."""
+    """Random images, as many as CIFAR-10 has and of the same shape."""
     generator = np.random.default_rng(0)
 
     def part(count: int) -> Arrays:
@@ -164,7 +169,7 @@ def made_up(path: str | None) -> Raw:
 
 
 class Tutorial:
-    """An epoch as PyTorch's own CIFAR-10 tutorial writes it: torchvision's transforms, a DataLoader, float32, Adam."""
+    """An epoch as in PyTorch's own CIFAR-10 tutorial: torchvision's transforms, a DataLoader, float32, Adam."""
 
     def __init__(self, size: Size, splits: Splits) -> None:
         from torchvision import transforms
@@ -191,11 +196,11 @@ class Tutorial:
         )
 
     def run(self) -> float:
-        """Seconds of a trial, from one epoch."""
+        """Seconds of a trial, computed from one epoch."""
         return EPOCHS * seconds(self.epoch)
 
     def epoch(self) -> float:
-        """Train and evaluate once; returns the accuracy."""
+        """Train and evaluate once, and return the accuracy."""
         self.model.train()
         running_loss = 0.0
         for batch in self.train:
@@ -215,7 +220,7 @@ class Tutorial:
 
 
 class _Images(Dataset[tuple[torch.Tensor, int]]):
-    """As torchvision's own data sets hand out images."""
+    """Images one by one, as in torchvision's own data sets."""
 
     def __init__(self, arrays: Arrays, transform: Callable[[object], torch.Tensor]) -> None:
         self._arrays = arrays
@@ -239,10 +244,10 @@ def _epochs(training: Training) -> Callable[[], float]:
 
 
 def main() -> None:
-    """For a machine that has only torch."""
+    """The command line, for a machine that has only torch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of CIFAR-10")
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of runs to judge by (default 5)")
+    parser.add_argument("--data", help="folder that holds CIFAR-10")
+    parser.add_argument("--pairs", type=int, default=5, help="number of pairs of runs (default 5)")
     parser.add_argument("--full", action="store_true", help="time one trial of 200 epochs instead")
     asked = parser.parse_args()
     if not torch.cuda.is_available():

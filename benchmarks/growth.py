@@ -1,7 +1,7 @@
-"""What one more trial costs, beside its training, when a search already has many: at the end against near its start.
+"""Time per trial at the end of a long search, against the time per trial near its start.
 
-A single job of ``benchmarks.control``'s trials of ten milliseconds, with tracking on; two arms, so that each study has
-half of the trials.
+The benchmark runs one job of ``benchmarks.control``'s trials of ten milliseconds, with tracking. The job has two arms,
+so each study has half of the trials.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ SAMPLERS = ("tpe", "random")
 
 
 def measure(pairs: int, trials: int = 10_000, samplers: tuple[str, ...] = SAMPLERS) -> Result:
-    """Compare within one search a sampler; ``pairs`` of them would take hours."""
+    """Compare within one search per sampler. ``pairs`` is not used, because more searches would take hours."""
     compared, details = [], {}
     for sampler in samplers:
         with (
@@ -34,8 +34,8 @@ def measure(pairs: int, trials: int = 10_000, samplers: tuple[str, ...] = SAMPLE
         early, late = costs[min(costs)], costs[max(costs)]
         compared.append(
             Comparison(
-                f"Cost of a trial at {trials:,} ({sampler})",
-                f"around the {EARLY}th",
+                f"Time per trial at {trials:,} trials ({sampler})",
+                f"the same around the {EARLY}th trial",
                 "s",
                 (late,),
                 (early,),
@@ -43,14 +43,19 @@ def measure(pairs: int, trials: int = 10_000, samplers: tuple[str, ...] = SAMPLE
             )
         )
     how = (
-        f"One search of {trials:,} trials of about 10 ms with 5 reports, tracked; wall time a trial over the {EARLY} "
-        "trials before each number."
+        f"Each sampler runs one search of {trials:,} trials of about 10 ms, with 5 reports each and with tracking. The"
+        f" figure is the wall time per trial, over the {EARLY} trials before the given number."
     )
     return Result(how, tuple(compared), details)
 
 
 def _costs(where: Place) -> tuple[dict[int, float], float]:
-    """Seconds a trial over the trials before some numbers, and how long MLflow took after the last one."""
+    """The time per trial in the course of the search, and the delay of MLflow at its end.
+
+    Returns:
+        Seconds per trial over the trials before each of some trial numbers, and the seconds from the end of the last
+        trial until MLflow has all data.
+    """
     job = where.home.job()
     ends = [
         event["ms"] / 1000
@@ -58,7 +63,7 @@ def _costs(where: Place) -> tuple[dict[int, float], float]:
         if event["kind"] == "end" and event["trial"].startswith(Stage.SEARCH)
     ]
     window = min(EARLY, len(ends) // 3)
-    # Around the 100th; the first trials wait for workers to start.
+    # The early window lies around the 100th trial, because the first trials wait for workers to start.
     early = window + window // 2
     numbers = [early, *(number for number in MARKS if early < number < len(ends)), len(ends)]
     costs = {number: round((ends[number - 1] - ends[number - 1 - window]) / window, 4) for number in numbers}

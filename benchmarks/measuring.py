@@ -1,7 +1,7 @@
-"""How a benchmark measures: ours and a peer in turn, judged by the ratio within each pair.
+"""How a benchmark measures: ours and a peer run in turn, and the result is the ratio within each pair.
 
-The machines are shared and their speed drifts: two figures measured next to each other drift together, so their ratio
-says more than either.
+The machines are shared, and their speed changes over time. Two figures that are measured directly after each other
+change together, so their ratio is more reliable than the figures.
 """
 
 import statistics
@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Side = Callable[[], float]
-"""Runs once and returns the figure, in the comparison's unit."""
+"""A function that runs one side once and returns the figure, in the unit of the comparison."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a median is meant to be, of ratios or of values: ``at`` least or at most ``value``."""
+    """A goal for the median of ratios or values: ``at`` least or at most ``value``."""
 
     value: float
     at: Literal["least", "most"]
 
     def met(self, value: float) -> bool:
-        """Whether a median is what was aimed at."""
+        """Whether a median meets the goal."""
         return value >= self.value if self.at == "least" else value <= self.value
 
 
@@ -32,11 +32,11 @@ class Comparison:
     """Ours against one peer.
 
     Args:
-        title: what was measured.
-        peer: what it was compared with.
-        unit: of the figures, such as ``trials/h`` or ``s``.
+        title: the measured quantity.
+        peer: name of the peer.
+        unit: unit of the figures, such as ``trials/h`` or ``s``.
         ours, theirs: the figures, pair by pair.
-        goal: on the median of ours / theirs, if there is one.
+        goal: goal for the median of ours / theirs, if there is one.
     """
 
     title: str
@@ -57,13 +57,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured of ours alone.
+    """A measurement of ours, without a peer.
 
     Args:
-        title: what was measured.
-        unit: of the values.
-        values: one a run.
-        goal: on their median, if there is one.
+        title: the measured quantity.
+        unit: unit of the values.
+        values: one value per run.
+        goal: goal for their median, if there is one.
     """
 
     title: str
@@ -72,19 +72,19 @@ class Figure:
     goal: Goal | None = None
 
     def median(self) -> float:
-        """Of the values."""
+        """The median of the values."""
         return statistics.median(self.values)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a benchmark came to.
+    """The result of a benchmark.
 
     Args:
-        how: in one or two sentences, what was run: data, size, seeds, what is counted.
-        comparisons: against each peer.
-        details: more of it, for the record.
-        figures: of ours alone.
+        how: a few sentences about the run: data, size, seeds, and the meaning of the figures.
+        comparisons: one comparison per peer.
+        details: more results, for the record.
+        figures: measurements without a peer.
     """
 
     how: str
@@ -96,11 +96,13 @@ class Result:
 def interleaved(
     ours: Side, theirs: Side, pairs: int, *, warmup: int = 0
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Figures of both sides, run in turn: A B, B A, A B, so that neither always comes first.
+    """Run both sides in turn and return the figures of both.
+
+    The order is A B, B A, A B, so that neither side is always first.
 
     Args:
-        pairs: counted pairs.
-        warmup: pairs before them that are not counted.
+        pairs: number of counted pairs.
+        warmup: number of pairs before them that are not counted.
     """
     figures: tuple[list[float], list[float]] = ([], [])
     for number in range(warmup + pairs):
@@ -124,5 +126,5 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def say(line: str) -> None:
-    """Progress, on standard error."""
+    """Print a line of progress on standard error."""
     print(f"  {line}", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""Writes ``docs/performance.md`` from what the benchmarks left in ``docs/results/performance``.
+"""Writes ``docs/performance.md`` from the results of the benchmarks in ``docs/results/performance``.
 
     python -m benchmarks.page
 
-The tables and the picture are made of the JSON files alone; what was found is in ``benchmarks/findings.md``.
+The tables and the picture come only from the JSON files. The text of the findings is in ``benchmarks/findings.md``.
 """
 
 import json
@@ -23,11 +23,11 @@ PICTURE = Path("docs/images/time-of-a-search.svg")
 COLOURS = ("#8da0cb", "#1b9e77", "#d95f02", "#bbbbbb", "#e7298a")
 
 Kept = Mapping[str, Any]
-"""One benchmark's JSON."""
+"""The JSON of one benchmark."""
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the page and its picture, and print their paths."""
     PAGE.write_text(page(RESULTS))
     print(PAGE)
     breakdown = RESULTS / "breakdown.json"
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def page(folder: Path) -> str:
-    """The page of a folder of results."""
+    """The text of the page, from a folder of results."""
     files = {name: folder / f"{name}.json" for name in BENCHMARKS}
     kept = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), undefined=StrictUndefined, autoescape=False)
@@ -49,7 +49,7 @@ def page(folder: Path) -> str:
 
 
 def draw(breakdown: Kept, file: Path) -> None:
-    """One stacked bar a run: the shares of the workers' time."""
+    """Draw one stacked bar per run: the shares of the workers' time."""
     runs = len(breakdown["figures"][0]["values"])
     figure = Figure(figsize=(8, 1 + 0.5 * runs), layout="constrained")
     axes = figure.subplots()
@@ -63,23 +63,23 @@ def draw(breakdown: Kept, file: Path) -> None:
     axes.set(xlim=(0, 100), xlabel="% of the workers' time, from the command to its end")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(COLOURS), frameon=False)
-    # The same bytes every time.
+    # The same data must give the same bytes.
     with mpl.rc_context({"svg.hashsalt": "performance"}):
         figure.savefig(file, metadata={"Date": None})
 
 
 def rows(kept: Kept) -> list[tuple[str, str, str, str, str]]:
-    """Of the table: what, ours, the peer's, the ratio with its range, and the goal."""
+    """Rows of the table: the measurement, our figure, the peer's figure, the ratio with its range, and the goal."""
     return [*map(_compared, kept["comparisons"]), *map(_alone, kept["figures"])]
 
 
 def conditions(kept: Kept) -> str:
-    """What the figures stand with, in a line."""
+    """The conditions of the figures, in one line."""
     about = kept["conditions"]
     versions = ", ".join(f"{name} {about['versions'][name]}" for name in ("torch", "ray", "optuna", "mlflow"))
     return (
         f"`{kept['command']}`, {about['cpus']} CPUs ({about['processor']}), Python {about['python']}, {versions},"
-        f" load before {about['load_average_1m']:g}"
+        f" load average before the run {about['load_average_1m']:g}"
     )
 
 

@@ -1,4 +1,4 @@
-"""How long a job takes to train on after a fault: from the kill to the next epoch on record of each trial that ran.
+"""Recovery time of a job: from the kill of a process until each affected trial has its next epoch on record.
 
 python -m benchmarks.recovery --times 10
 """
@@ -34,12 +34,12 @@ SETTLE_S = 3.0
 
 
 def kill_worker(where: Place) -> None:
-    """One of two."""
+    """Kill one of the two workers."""
     os.kill(workers(where)[0], signal.SIGKILL)
 
 
 def kill_driver(where: Place) -> None:
-    """And with it Ray and both workers."""
+    """Kill the driver, and with it Ray and both workers."""
     os.kill(driver(where), signal.SIGKILL)
 
 
@@ -47,18 +47,18 @@ KINDS: dict[str, Callable[[Place], None]] = {"worker": kill_worker, "driver": ki
 
 
 def record(where: Place) -> Record:
-    """What the job came to so far."""
+    """The record of the job so far."""
     return replay(read(where.job.journal))
 
 
 def attempts(where: Place) -> dict[str, tuple[int, int]]:
-    """Attempts begun, and epochs on record, of each trial that runs."""
+    """Number of attempts and of epochs on record, for each running trial."""
     trials = record(where).trials.values()
     return {t.key: (t.attempts, len(t.epochs)) for t in trials if t.state == State.RUNNING}
 
 
 def recovery_s(where: Place, cause: Callable[[Place], None]) -> float:
-    """Seconds from the fault until every trial that it hit has an epoch of a new attempt on record."""
+    """Seconds from the fault until every affected trial has an epoch of a new attempt on record."""
     before = attempts(where)
     begun = time.monotonic()
     cause(where)
@@ -71,7 +71,7 @@ def recovery_s(where: Place, cause: Callable[[Place], None]) -> float:
 
 
 def main() -> None:
-    """Print a JSON object a kind of fault."""
+    """Print one JSON object per kind of fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=10)
     times = parser.parse_args().times

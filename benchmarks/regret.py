@@ -1,6 +1,6 @@
-"""What a sampler loses by not looking at all of a long study: our studies against ones that show it every trial.
+"""The loss of a sampler that sees only a part of a long study, against a sampler that sees every trial.
 
-Up to the length of what is shown both make the same trials; what comes after is the difference.
+As long as the whole study is shown, both run the same trials. They differ only in the trials after that.
 """
 
 import itertools
@@ -36,14 +36,14 @@ class Problem(NamedTuple):
 
 
 class _AllSeeing(ArmStudy):
-    """Shows its sampler every trial."""
+    """A study that shows every trial to its sampler."""
 
     def _shown(self) -> optuna.Study:
         return self._study
 
 
 def measure(pairs: int, trials: int = TRIALS) -> Result:
-    """Minimize every problem with both, ``SEEDS_A_PAIR`` seeds a pair."""
+    """Minimize every problem with both kinds of study, with ``SEEDS_A_PAIR`` seeds per pair."""
     runs = [(kind, name, seed) for name in PROBLEMS for seed in range(pairs * SEEDS_A_PAIR) for kind in KINDS]
     with ProcessPoolExecutor(PROCESSES) as pool:
         found = dict(zip(runs, pool.map(regret, *zip(*((*run, trials) for run in runs), strict=True)), strict=True))
@@ -55,14 +55,14 @@ def measure(pairs: int, trials: int = TRIALS) -> Result:
         title, unit = f"regret on {name}", "distance to the minimum"
         comparisons.append(Comparison(title, "TPE shown all trials", unit, ours, theirs, Goal(1.1, "most")))
     return Result(
-        f"{trials} trials one after the other, {len(seeds)} seeds; the regret is the best value's distance to the"
-        f" minimum. Ours shows TPE the best {BEST} and the newest {NEWEST} trials.",
+        f"{trials} trials run one after the other, with {len(seeds)} seeds. The regret is the distance of the best"
+        f" value to the minimum. Ours shows TPE the best {BEST} trials and the newest {NEWEST} others.",
         tuple(comparisons),
     )
 
 
 def regret(kind: str, name: str, seed: int, trials: int) -> float:
-    """How far from the minimum a search ends."""
+    """The distance of a search's best value to the minimum."""
     problem = PROBLEMS[name]
     arm = Arm(name, name, problem.space, {}, {knob: _start(domain) for knob, domain in problem.space.items()})
     study = KINDS[kind](open_storage(IN_MEMORY), "regret", arm, SamplerSpec(), seed, trials, maximize=False)
@@ -76,7 +76,7 @@ def regret(kind: str, name: str, seed: int, trials: int) -> float:
 
 
 def branin(knobs: Knobs) -> float:
-    """Three equal minima."""
+    """A function with three equal minima."""
     x, y = _numbers(knobs)
     return (
         (y - 5.1 / (4 * math.pi**2) * x**2 + 5 / math.pi * x - 6) ** 2 + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x) + 10
@@ -84,7 +84,7 @@ def branin(knobs: Knobs) -> float:
 
 
 def hartmann6(knobs: Knobs) -> float:
-    """Six minima in six dimensions."""
+    """A function with six minima in six dimensions."""
     xs = _numbers(knobs)
     return -sum(
         weight * math.exp(-sum(a * (x - p) ** 2 for a, x, p in zip(row, xs, centre, strict=True)))
@@ -99,7 +99,7 @@ def rosenbrock(knobs: Knobs) -> float:
 
 
 def mixed(knobs: Knobs) -> float:
-    """A learning rate, a width and an optimizer: each choice has its own best learning rate."""
+    """A learning rate, a width and an optimizer. Each optimizer has its own best learning rate."""
     best_lr, cost = {"a": (1e-3, 0.0), "b": (1e-2, 0.05), "c": (1e-1, 0.1)}[str(knobs["kind"])]
     lr, width = float(knobs["lr"]), int(knobs["width"])
     return cost + 0.1 * math.log10(lr / best_lr) ** 2 + 0.01 * abs(width - 37)
@@ -134,5 +134,5 @@ def _numbers(knobs: Knobs) -> list[float]:
 
 
 def _start(domain: Domain) -> Scalar:
-    """Of the first trial, which is no good one."""
+    """The value for the first trial, which is a poor one."""
     return domain.values[0] if isinstance(domain, Choice) else domain.low

@@ -1,6 +1,6 @@
-"""How long `tuner report` takes on a large job, and how large its page is; prints JSON.
+"""The run time of `tuner report` on a large job, and the size of its page. It prints JSON.
 
-A simulated search of five arms, without pruning, so that every trial has all its epochs.
+The job is a simulated search of five arms without pruning, so every trial has all its epochs.
 
     python -m benchmarks.report_time --trials 200 --epochs 60
 """
@@ -31,9 +31,9 @@ ARMS = 5
 
 
 def main() -> None:
-    """Simulate, report several times, and print."""
+    """Simulate the job, run the report several times, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=200, help="of all arms together")
+    parser.add_argument("--trials", type=int, default=200, help="trials of all arms together")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--times", type=int, default=3)
     asked = parser.parse_args()

@@ -1,7 +1,8 @@
-"""How many epochs our search needs to reach a target, against random search, replayed over recorded tables.
+"""Epochs that our search needs to reach a target, against random search, replayed over recorded tables.
 
-The target of a table was fixed before anything was searched: the accuracy that the best 3 % of its settings have at
-full length. A search has reached it when a trial of full length has, since only such a one would be chosen.
+The target of a table was fixed before the first search. It is the accuracy that the best 3 % of its settings have at
+full length. A search has reached the target when a trial of full length has reached it, because only such a trial can
+be chosen.
 """
 
 import math
@@ -18,7 +19,7 @@ from benchmarks.tables.replay import RANDOM, Reached, Search, replay
 from benchmarks.tables.table import TABLES, Table, read
 
 GOOD = 0.03
-"""Share of the settings that set the target."""
+"""The share of the settings that defines the target."""
 SEEDS_A_PAIR = 10
 PROCESSES = 2
 RESAMPLES = 10_000
@@ -28,7 +29,7 @@ Runs = Mapping[str, Sequence[Reached]]
 
 
 def measure(pairs: int, tables: Sequence[str] = tuple(TABLES), seeds_a_pair: int = SEEDS_A_PAIR) -> Result:
-    """Search every table with our defaults and at random, ``seeds_a_pair`` seeds a pair."""
+    """Search every table with our defaults and at random, with ``seeds_a_pair`` seeds per pair."""
     seeds = range(pairs * seeds_a_pair)
     ours, theirs = searched(tables, Search(), seeds), searched(tables, RANDOM, seeds)
     comparisons = [
@@ -38,8 +39,9 @@ def measure(pairs: int, tables: Sequence[str] = tuple(TABLES), seeds_a_pair: int
     title = f"epochs to the target, geometric mean of {len(tables)} tables"
     comparisons.insert(0, Comparison(title, PEER, "epochs", means(ours), means(theirs), Goal(0.5, "most")))
     return Result(
-        f"Asynchronous, {Search().concurrent} trials at once, {len(seeds)} seeds a table; settings between recorded"
-        " ones have the curve of the nearest. The target is what the best 3 % of the settings reach at full length.",
+        f"Asynchronous searches with {Search().concurrent} trials at once replay recorded learning curves, with"
+        f" {len(seeds)} seeds per table. A setting that was not recorded has the curve of the nearest recorded one. The"
+        " target is the accuracy that the best 3 % of the settings reach at full length.",
         tuple(comparisons),
         {
             "ratios of medians, and 95 % intervals": ratios(ours, theirs),
@@ -55,12 +57,12 @@ NOT_WORSE = Goal(1.1, "most")
 
 
 def target(table: Table) -> float:
-    """What a table's searches are to reach."""
+    """The target for the searches of a table."""
     return table.finals()[max(1, round(GOOD * len(table.rows))) - 1]
 
 
 def searched(tables: Sequence[str], search: Search, seeds: Sequence[int]) -> dict[str, list[Reached]]:
-    """A search of every table with every seed."""
+    """Search every table with every seed."""
     runs = [(name, seed) for name in tables for seed in seeds]
     with ProcessPoolExecutor(PROCESSES) as pool:
         found = list(pool.map(_search, *zip(*((name, search, seed) for name, seed in runs), strict=True), chunksize=5))
@@ -71,17 +73,21 @@ def searched(tables: Sequence[str], search: Search, seeds: Sequence[int]) -> dic
 
 
 def epochs(runs: Sequence[Reached]) -> tuple[float, ...]:
-    """What each search had spent."""
+    """The epochs that each search spent."""
     return tuple(float(run.epochs) for run in runs)
 
 
 def means(runs: Runs) -> tuple[float, ...]:
-    """The geometric mean over the tables of what the searches with each seed had spent."""
+    """For each seed, the geometric mean over the tables of the epochs that the searches spent."""
     return tuple(statistics.geometric_mean(seed) for seed in zip(*map(epochs, runs.values()), strict=True))
 
 
 def ratios(ours: Runs, theirs: Runs) -> dict[str, list[float]]:
-    """Ours / theirs of the median over seeds, a table and as a geometric mean, with bootstrap intervals over seeds."""
+    """Ratios ours / theirs of the medians over seeds, with 95 % bootstrap intervals over seeds.
+
+    Returns:
+        Ratio, low end and high end, for each table and for the geometric mean of all tables.
+    """
     rng = np.random.default_rng(0)
     logs = {name: _log_ratios(epochs(ours[name]), epochs(theirs[name]), rng) for name in ours}
     logs = {"geometric mean": np.mean(list(logs.values()), axis=0), **logs}
@@ -92,7 +98,7 @@ def ratios(ours: Runs, theirs: Runs) -> dict[str, list[float]]:
 
 
 def described(table: Table) -> dict[str, object]:
-    """What a table holds, and how well its settings' first epochs tell what comes of them."""
+    """The size of a table, its target, and the rank correlation of early and final accuracy."""
     whole = [row.curve for row in table.rows if len(row.curve) == table.plan.epochs]
     first = table.spec.scheduler.first_rung_of(table.plan.epochs)
     finals = [curve[-1] for curve in whole]
@@ -114,7 +120,7 @@ def _search(name: str, search: Search, seed: int) -> Reached:
 
 
 def _log_ratios(ours: Sequence[float], theirs: Sequence[float], rng: np.random.Generator) -> NDArray[np.float64]:
-    """The log ratio of the medians, then that of every resample."""
+    """The log ratio of the medians, followed by the log ratio of every resample."""
     drawn = rng.integers(len(ours), size=(2, RESAMPLES, len(ours)))
     drawn = np.concatenate([np.tile(np.arange(len(ours)), (2, 1, 1)), drawn], axis=1)
     of_ours, of_theirs = (

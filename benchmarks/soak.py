@@ -1,8 +1,9 @@
-"""What grows while small jobs run back to back in one home, and in the driver of one long simulated job; prints JSON.
+"""Growth of resources while small jobs run back to back in one workspace, and in one long simulated job. Prints JSON.
 
-Studies lie in a Postgres, runs in an MLflow server on it. Each job is a process of its own, so what can grow is what
-outlasts a job: the services' memory and connections, files, temporary folders, processes and runs that were left. The
-driver's own memory and files are compared all the same, job by job: the home it works in gets fuller.
+The studies are in a Postgres, and the runs are in an MLflow server on it. Each job is its own process, so only things
+that survive a job can grow: memory and connections of the services, files, temporary folders, and processes and runs
+that were left behind. The memory and the open files of the driver are compared too, job by job, because its workspace
+fills up.
 
     python -m benchmarks.soak --minutes 30 --trials 2000
 """
@@ -52,19 +53,19 @@ confirm: {{seeds: 3}}
 """
 SAMPLE_S = 0.5
 FEWEST = 3
-"""Jobs that can be told in thirds."""
+"""The smallest number of jobs that can be divided into thirds."""
 MB = 2**20
 
 
 @dataclass
 class Samples:
-    """What was seen of some processes: their memory (PSS, megabytes) and open files, together, by sample."""
+    """Samples of some processes: their memory (PSS, in megabytes) and their open files, all processes together."""
 
     memory_mb: list[float] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
 
     def add(self, pids: Sequence[int]) -> None:
-        """Look once; nothing is noted unless all are there."""
+        """Take one sample, unless one of the processes is gone."""
         try:
             processes = [psutil.Process(pid) for pid in pids]
             memory = sum(process.memory_full_info().pss for process in processes) / MB
@@ -78,7 +79,7 @@ class Samples:
 
 @contextmanager
 def sampling(look: Callable[[], None]) -> Iterator[None]:
-    """Look again and again meanwhile."""
+    """Call ``look`` every ``SAMPLE_S`` seconds while the block runs."""
     ending = threading.Event()
 
     def run() -> None:
@@ -100,14 +101,14 @@ def family(pid: int) -> list[int]:
 
 
 def driver(where: Place) -> list[int]:
-    """The driver of the newest job, while there is one."""
+    """The process id of the newest job's driver; empty if there is none."""
     jobs = list(where.home.jobs())
     found = lock_owner(jobs[-1].lock_file) if jobs else None
     return [found.pid] if found is not None and found.pid else []
 
 
 def one_job(where: Place, postgres: Postgres, tracker: MlflowServer) -> dict[str, float]:
-    """Run a job to its end; what was seen on the way, and what is left."""
+    """Run a job to its end. Returns its peak values and what it left behind."""
     seen, connections = Samples(), [connected(postgres)]
     before = len(list(where.home.jobs()))
     began = time.monotonic()
@@ -143,7 +144,7 @@ def one_job(where: Place, postgres: Postgres, tracker: MlflowServer) -> dict[str
 
 
 def connected(postgres: Postgres) -> int:
-    """Connections to the database server, without this one."""
+    """Number of connections to the database server, without this one."""
     with postgres.connect() as connection:
         found = connection.execute("select count(*) from pg_stat_activity where backend_type = 'client backend'")
         row = found.fetchone()
@@ -152,7 +153,7 @@ def connected(postgres: Postgres) -> int:
 
 
 def left_running(postgres: Postgres) -> int:
-    """MLflow runs that still look as if they ran."""
+    """Number of MLflow runs in the state RUNNING."""
     with postgres.connect("mlflow") as connection:
         row = connection.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
     assert row is not None
@@ -160,7 +161,7 @@ def left_running(postgres: Postgres) -> int:
 
 
 def back_to_back(minutes: float) -> dict[str, object]:
-    """Jobs one after the other, the first third held against the last."""
+    """Run jobs one after the other, and compare the first third with the last."""
     with tempfile.TemporaryDirectory(prefix="tuner-soak-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -172,7 +173,7 @@ def back_to_back(minutes: float) -> dict[str, object]:
             with running(tracker), place(folder / "place", spec) as where:
                 began = time.monotonic()
                 jobs: list[dict[str, float]] = []
-                # The first finds nothing decoded and no tables.
+                # The first job is not counted: it decodes the data and creates the tables.
                 one_job(where, postgres, tracker)
                 while time.monotonic() - began < 60 * minutes or len(jobs) < FEWEST:
                     jobs.append(one_job(where, postgres, tracker))
@@ -183,14 +184,14 @@ def back_to_back(minutes: float) -> dict[str, object]:
 
 
 def change(first: Sequence[float], last: Sequence[float]) -> dict[str, float | None]:
-    """Medians of the first and the last third of the jobs, the most of both, and the growth in per cent."""
+    """Medians of the first and the last third of the jobs, the maximum of both, and the growth in per cent."""
     then, now = statistics.median(first), statistics.median(last)
     growth = round(100 * (now / then - 1), 1) if then else None
     return {"first": round(then, 1), "last": round(now, 1), "most": round(max(*first, *last), 1), "growth_%": growth}
 
 
 def long_driver(trials: int) -> dict[str, object]:
-    """One simulated job of so many trials in two arms: its driver's memory as it goes on."""
+    """Run one simulated job of ``trials`` trials in two arms, and sample the memory of its driver."""
     with (
         tempfile.TemporaryDirectory(prefix="tuner-long-") as name,
         place(Path(name) / "place", LONG_SPEC.format(trials=trials // 2)) as where,
@@ -221,12 +222,12 @@ def long_driver(trials: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Print a JSON object."""
+    """Measure, and print one JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--trials", type=int, default=2000)
     asked = parser.parse_args()
-    # Ended, it ends what it started.
+    # SIGTERM raises KeyboardInterrupt, so that the services are stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     found: dict[str, object] = {}
     if asked.trials:

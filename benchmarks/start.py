@@ -1,4 +1,4 @@
-"""Commands that must answer at once: they load none of torch, ray, mlflow and optuna."""
+"""Commands that must answer at once. They import none of torch, ray, mlflow and optuna."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ COMMANDS = (
 
 
 def measure(pairs: int) -> Result:
-    """Time each as a process of its own, in turn."""
+    """Time each command in its own process, in turn."""
     took: dict[str, list[float]] = {title: [] for title, _, _ in COMMANDS}
     for counted in (False, *[True] * pairs):
         for title, args, _ in COMMANDS:
@@ -23,7 +23,7 @@ def measure(pairs: int) -> Result:
             if counted:
                 took[title].append(took_s)
     figures = tuple(Figure(title, "s", tuple(took[title]), goal) for title, _, goal in COMMANDS)
-    return Result("Wall time of the whole process, of searches/quickstart.yaml.", figures=figures)
+    return Result("Wall time of the whole process. `tuner validate` reads searches/quickstart.yaml.", figures=figures)
 
 
 def _command(*args: str) -> list[str]:

@@ -1,6 +1,6 @@
-"""What tracking costs the training: a job's epochs with and without it, and what a report keeps the driver's loop from.
+"""The cost of tracking: the epochs of a job with and without it, and the time for which a report blocks the loop.
 
-Tracking is taken out of the driver by a module that Python imports when it starts, so that all else is the same.
+To switch tracking off, a module that Python imports at its start changes the driver. Everything else stays the same.
 """
 
 import itertools
@@ -53,14 +53,14 @@ class Untracked(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Untracked())
 """
 REPORTS = 200
-"""In one figure: their mean."""
+"""Reports per figure. The figure is their mean."""
 TRIAL = "search/adam_l2/0"
 BETWEEN_S = 0.005
-"""Between two reports: the loop does other things, and the sender has its turn."""
+"""Pause between two reports, in which the loop does other work and the sending thread can run."""
 
 
 def measure(pairs: int, trials: int = 1, epochs: int = 60, reports: int = REPORTS) -> Result:
-    """Both comparisons."""
+    """Both comparisons: the time of an epoch, and the time per report."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         root = Path(name)
         (root / "without").mkdir()
@@ -72,21 +72,22 @@ def measure(pairs: int, trials: int = 1, epochs: int = 60, reports: int = REPORT
         with _our_loop(spec, root / "ours") as ours, _stock_loop(root / "stock.db") as stock:
             blocked = interleaved(lambda: ours(reports), lambda: stock(reports), pairs, warmup=1)
     how = (
-        f"Digits, width 1/16: jobs of {2 * trials + 6} trials of {epochs} epochs, mean seconds of an epoch in the"
-        f" workers; and the mean time that the loop is kept by one of {reports} reports to SQLite, in ours what the"
-        " journal takes while the sender sends it."
+        f"The first row compares jobs of {2 * trials + 6} trials of {epochs} epochs on digits, at width 1/16. Its"
+        " figure is the mean time of an epoch in the workers. The second row is the mean time for which one of"
+        f" {reports} reports to SQLite blocks the driver's loop. For ours, this is the time to write the journal, while"
+        " a thread sends the reports to MLflow."
     )
     return Result(
         how,
         (
-            Comparison("An epoch while MLflow is told", "the same without tracking", "s", *slowed, Goal(1.03, "most")),
-            Comparison("A report keeps the loop", "MLflowLoggerCallback", "ms", *blocked, Goal(1 / 50, "most")),
+            Comparison("An epoch with tracking", "the same without tracking", "s", *slowed, Goal(1.03, "most")),
+            Comparison("Loop time per report", "MLflowLoggerCallback", "ms", *blocked, Goal(1 / 50, "most")),
         ),
     )
 
 
 def _epoch_s(where: Place, without: Path | None = None) -> float:
-    """Of a new job: the mean of its epochs."""
+    """Run a new job, and return the mean seconds of its epochs."""
     env = {} if without is None else {"PYTHONPATH": f"{without}:{where.env()['PYTHONPATH']}"}
     ended = where.ended(where.start("run", "spec.yaml", "-q", env=env), patience_s=3600)
     if ended.code:
@@ -99,7 +100,7 @@ def _epoch_s(where: Place, without: Path | None = None) -> float:
 
 @contextmanager
 def _our_loop(spec: SearchSpec, folder: Path) -> Iterator[Callable[[int], float]]:
-    """Mean milliseconds that one of so many reports takes the loop, while the sender sends them to SQLite."""
+    """A function from a number of reports to mean milliseconds per report. A thread sends them to SQLite meanwhile."""
     told = Told(folder / "jobs" / "loop-1")
     told.job()
     told.trial(TRIAL)
@@ -123,7 +124,7 @@ def _our_loop(spec: SearchSpec, folder: Path) -> Iterator[Callable[[int], float]
 
 @contextmanager
 def _stock_loop(database: Path) -> Iterator[Callable[[int], float]]:
-    """The same of Ray's own callback."""
+    """The same for Ray's own callback."""
     callback = MLflowLoggerCallback(tracking_uri=f"sqlite:///{database}", experiment_name="loop")
     callback.setup()
     trial: Any = Trial()
@@ -142,7 +143,7 @@ def _stock_loop(database: Path) -> Iterator[Callable[[int], float]]:
 
 
 class Trial:
-    """What the callback wants of a trial of Tune's."""
+    """The part of Tune's trial that the callback uses."""
 
     config: Mapping[str, float] = {"lr": 0.1, "l2": 0.0}
 

@@ -1,8 +1,9 @@
-"""How long an MLflow server on Postgres takes to log an epoch while several writers report at once; prints JSON.
+"""Time that an MLflow server on Postgres needs to log an epoch while several writers report at once. Prints JSON.
 
-Both run here, on loopback, with their data on disk (fsync on). Writers are processes; each logs an epoch's metrics to
-a run of its own at a fixed rate. ``call`` is how long a call took; ``due`` counts from when it was due, so that waiting
-behind a slow one counts too. What a call costs the services in CPU time depends little on what else runs here.
+Both servers run on this machine, on loopback, with their data on disk (fsync on). Each writer is a process. It logs the
+metrics of an epoch to its own run at a fixed rate. ``call`` is the duration of a call. ``due`` counts from the time at
+which the call was due, so it includes the wait behind a slow call. The CPU time of the services per call depends little
+on other work on the machine.
 
     python -m benchmarks.tracker_load --writers 8 --rate 64 --seconds 60
 """
@@ -30,9 +31,9 @@ METRICS_A_CALL = len(METRICS)
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--writers", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=64.0, help="calls a second, of all writers together")
+    parser.add_argument("--rate", type=float, default=64.0, help="calls per second, of all writers together")
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--workers", type=int, default=1, help="the server's processes")
+    parser.add_argument("--workers", type=int, default=1, help="number of server processes")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tuner-load-") as name:
         folder = Path(name)
@@ -52,10 +53,10 @@ def main() -> None:
 
 
 def measure(uri: str, writers: int, rate: float, seconds: float) -> dict[str, object]:
-    """Latencies in milliseconds, and how many calls were made, and failed."""
+    """Latencies in milliseconds, and the numbers of all calls and of failed calls."""
     calls = round(rate / writers * seconds)
     with multiprocessing.get_context("spawn").Pool(writers) as pool:
-        begin = time.time() + 20  # all have imported mlflow by then
+        begin = time.time() + 20  # by then, all writers have imported mlflow
         ended: list[AsyncResult[tuple[list[tuple[float, float]], list[str], float]]] = [
             pool.apply_async(report, (uri, begin + number / rate, writers / rate, calls)) for number in range(writers)
         ]
@@ -79,20 +80,24 @@ def measure(uri: str, writers: int, rate: float, seconds: float) -> dict[str, ob
 
 
 def cpu_s(service: Service) -> float:
-    """CPU time that a service and its processes took so far, those that ended included: whatever else runs here."""
+    """CPU time of a service so far, with all its processes, the ended ones included."""
     process = psutil.Process(service.pid)
     times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
     return float(sum(t.user + t.system + t.children_user + t.children_system for t in times))
 
 
 def percentiles(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> dict[str, float]:
-    """The middle, the tail and the worst."""
+    """Median, high percentiles and maximum."""
     found = {f"p{share}": float(np.percentile(values, share)) for share in (50, 95, 99)}
     return {name: round(value, 1) for name, value in (found | {"max": float(values.max())}).items()}
 
 
 def report(uri: str, begin: float, every: float, calls: int) -> tuple[list[tuple[float, float]], list[str], float]:
-    """One writer: seconds of each call and since it was due, errors, and when it was done."""
+    """Run one writer.
+
+    Returns:
+        For each call, its seconds and the seconds since it was due; the errors; and the time of the end.
+    """
     from mlflow import MlflowClient
     from mlflow.entities import Metric
     from mlflow.exceptions import MlflowException
@@ -115,7 +120,7 @@ def report(uri: str, begin: float, every: float, calls: int) -> tuple[list[tuple
 
 
 def rows(connection: "psycopg.Connection[tuple[object, ...]]") -> object:
-    """Metric rows that the database holds."""
+    """Number of metric rows in the database."""
     with connection:
         found = connection.execute("select count(*) from metrics").fetchone()
     return found and found[0]

@@ -1,8 +1,8 @@
-"""How much slower a job trains while its MLflow server is away: pairs of the same job, in turn; prints JSON.
+"""Slowdown of a job while its MLflow server is down: pairs of the same job, in turn. Prints JSON.
 
-The server is killed at the job's first epoch on record, and comes back after so many seconds, or (``inf``) not before
-the job has ended. Training seconds are those that the trials' epochs took, as on record; wall time is from the first
-epoch on record to the last trial's end, so without what a job that has ended waits for its tracker (15 s).
+The server is killed when the job has its first epoch on record. It starts again after the given seconds, or (``inf``)
+after the end of the job. Training time is the sum of the epochs' durations on record. Wall time is from the first epoch
+on record to the end of the last trial. It does not include the 15 s for which an ended job waits for its MLflow server.
 
     python -m benchmarks.tracker_outage --pairs 5 --away 30 inf
 """
@@ -39,7 +39,7 @@ LONG_S = 3600.0
 
 
 def job(tracker: MlflowServer, epochs: int, away_s: float) -> dict[str, float]:
-    """One job with its server away for so long; its seconds of training and of wall time."""
+    """Run one job whose server is down for ``away_s`` seconds. Returns its training time and wall time in seconds."""
     with (
         tempfile.TemporaryDirectory(prefix="outage-") as name,
         place(Path(name) / "place", SPEC.format(epochs=epochs, tracker=tracker.uri)) as where,
@@ -64,7 +64,7 @@ def has_trained(where: Place) -> bool:
 
 
 def times(where: Place) -> dict[str, float]:
-    """What a job's journal says of its time."""
+    """Training time and wall time from the journal of the job, in seconds."""
     events = list(read(where.job.journal))
     epochs = [event for event in events if event["kind"] == "epoch"]
     last = max(event["up"] for event in events if event["kind"] == "end")
@@ -72,7 +72,7 @@ def times(where: Place) -> dict[str, float]:
 
 
 def compare(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> dict[str, object]:
-    """Medians with the tracker up and away, the median of the pairs' ratios, and their range."""
+    """Medians with the server up and down, the median of the pairs' ratios, and all ratios."""
     found: dict[str, object] = {}
     for key in ("training_s", "wall_s"):
         ratios = sorted(away[key] / up[key] for up, away in pairs)
@@ -86,13 +86,13 @@ def compare(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> dict[
 
 
 def main() -> None:
-    """Print a JSON object a kind of outage."""
+    """Print one JSON object per kind of outage."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--away", type=float, nargs="+", default=[30.0, math.inf])
     asked = parser.parse_args()
-    # Ended, it ends what it started.
+    # SIGTERM raises KeyboardInterrupt, so that the services are stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="tuner-outage-", dir="/tmp") as name:
         folder = Path(name)
@@ -106,7 +106,7 @@ def main() -> None:
                 for away in asked.away:
                     pairs = []
                     for number in range(asked.pairs):
-                        # Which comes first alternates: what else the machine does may grow or shrink meanwhile.
+                        # The order alternates, because the other load of the machine may change in the meantime.
                         order = (0, away) if number % 2 == 0 else (away, 0)
                         done = {which: job(tracker, asked.epochs, which) for which in order}
                         pairs.append((done[0], done[away]))

@@ -1,8 +1,9 @@
-"""A whole search, from the command to its end, as ``tuner`` and as users of other tools run it.
+"""A whole search, from the command to its end, with ``tuner`` and with other tools.
 
-Ours is ``tuner run`` with tracking, its confirm runs and its report; what it trained, confirm runs among it, is what
-each peer then trains: the same settings, epochs, images and batches, in a program of its own with its way of tracking.
-``--data`` runs the size of ``searches/cifar10-small.yaml`` instead of the quickstart's, on CIFAR-10 in a folder:
+Ours is ``tuner run`` with tracking, confirm runs and report. Each peer then trains all trials that ours trained,
+confirm runs included: the same settings, epochs, images and batches. It does so in its own program with its own way of
+tracking. ``--data`` runs the size of ``searches/cifar10-small.yaml`` instead of the size of the quickstart, on CIFAR-10
+in a folder:
 
     python -m benchmarks.whole_search --data FOLDER --pairs 5
 """
@@ -33,13 +34,13 @@ scheduler: none
 confirm: {{seeds: 3}}
 """
 TUTORIAL_WORKERS, TUTORIAL_CPUS = 8, 2
-"""What the Ray Tune tutorials write: processes of each ``DataLoader``, and CPUs of a trial."""
+"""The values of the Ray Tune tutorials: processes per ``DataLoader``, and CPUs per trial."""
 FEWER_PAIRS = 2
-"""Of comparisons that have no goal."""
+"""Number of pairs for comparisons without a goal."""
 
 
 class Peer(NamedTuple):
-    """A program of ``benchmarks.peers``, what it is called, and how it loads data."""
+    """A program of ``benchmarks.peers``, its title, and its settings."""
 
     module: str
     title: str
@@ -53,20 +54,20 @@ class Peer(NamedTuple):
 PEERS = (
     Peer(
         "ray_tutorial",
-        "Ray Tune as in its PyTorch tutorial: 8 loader processes and 2 CPUs a trial",
+        "Ray Tune as in its PyTorch tutorial: 8 loader processes and 2 CPUs per trial",
         TUTORIAL_WORKERS,
         TUTORIAL_CPUS,
         Goal(5, "least"),
     ),
-    Peer("ray_tutorial", "the same without loader processes, 1 CPU a trial", 0, 1),
+    Peer("ray_tutorial", "the same without loader processes, 1 CPU per trial", 0, 1),
     Peer("ray_best", "Ray Tune, class API, actors reused, our training loop, no tracking", 0, 1),
-    Peer("optuna_processes", "Optuna, a process a CPU, journal file, MLflow", 0, 1),
-    Peer("syne_tune_local", "Syne Tune, local backend, not tracked", 0, 1, requirements=REQUIREMENTS),
+    Peer("optuna_processes", "Optuna, one process per CPU, journal file, MLflow", 0, 1),
+    Peer("syne_tune_local", "Syne Tune, local backend, no tracking", 0, 1, requirements=REQUIREMENTS),
 )
 
 
 class Search(NamedTuple):
-    """The size of a search: its data, as in a spec, and what is trained; ``trials`` of each of two arms."""
+    """The size of a search: its data as in a spec, and its training. Each of the two arms has ``trials`` trials."""
 
     data: str
     width: float
@@ -75,7 +76,7 @@ class Search(NamedTuple):
     batch_size: int
 
     def spec(self) -> str:
-        """What ``tuner`` runs."""
+        """The text of the spec for ``tuner``."""
         return SPEC.format(**self._asdict())
 
 
@@ -83,21 +84,22 @@ QUICKSTART = Search("{name: digits}", width=0.0625, trials=3, epochs=12, batch_s
 
 
 def cifar10_small(folder: Path) -> Search:
-    """CIFAR-10 in a folder."""
+    """The size of ``searches/cifar10-small.yaml``, on CIFAR-10 in a folder."""
     path = json.dumps(str(folder.absolute()))
     data = f"{{name: cifar10, path: {path}, train_images: 6000, val_images: 1500, augment: flip_crop}}"
     return Search(data, width=0.125, trials=3, epochs=12, batch_size=100)
 
 
 def measure(pairs: int, search: Search = QUICKSTART, peers: Sequence[Peer] = PEERS) -> Result:
-    """Compare with each peer."""
+    """Compare ours with each peer."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name, place(Path(name, "place"), search.spec()) as where:
         run_tuner(where)
         trained = len(task_of(where.home, 0, 1).trials)
         compared = tuple(_compared(where, peer, pairs) for peer in peers)
     how = (
-        f"{trained} trials of {search.epochs} epochs on {search.data}, width {search.width:g}, batches of "
-        f"{search.batch_size}, all Adam with L2; from the command to its end, ours with confirm runs and report."
+        f"{trained} trials of {search.epochs} epochs on {search.data}, confirm runs included, with width"
+        f" {search.width:g} and batches of {search.batch_size}, all trained by Adam with L2. The time is from the"
+        " command to its end. Ours also writes a report in this time."
     )
     return Result(how, compared)
 
@@ -112,7 +114,7 @@ def _compared(where: Place, peer: Peer, pairs: int) -> Comparison:
     def run(task: Task) -> object:
         return run_peer(where, peer.module, task, packages)
 
-    # Its files and tables are there, as ours are, when it is first measured.
+    # An uncounted run of one trial creates the files and tables of the peer, as ours already exist.
     run(replace(task, trials=(replace(task.trial, epochs=1),)))
     figures = interleaved(
         lambda: trials_per_hour(lambda: run_tuner(where)),
@@ -123,13 +125,13 @@ def _compared(where: Place, peer: Peer, pairs: int) -> Comparison:
 
 
 def main() -> None:
-    """Measure at a size of one's own, and print JSON."""
+    """Measure at the size of the command line, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--trials", type=int, help="of each of the two arms; six confirm runs come on top")
+    parser.add_argument("--trials", type=int, help="trials of each of the two arms, without the six confirm runs")
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--data", type=Path, help="folder of CIFAR-10, instead of digits")
-    parser.add_argument("--peers", nargs="+", metavar="MODULE", help="only these of benchmarks.peers")
+    parser.add_argument("--data", type=Path, help="folder that holds CIFAR-10, to use it instead of digits")
+    parser.add_argument("--peers", nargs="+", metavar="MODULE", help="run only these modules of benchmarks.peers")
     asked = parser.parse_args()
     search = QUICKSTART if asked.data is None else cifar10_small(asked.data)
     search = search._replace(trials=asked.trials or search.trials, epochs=asked.epochs or search.epochs)

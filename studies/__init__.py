@@ -1,1 +1,1 @@
-"""Studies made with this software: kept with their data, used by nothing else."""
+"""Studies that were made with this software. They are kept with their data, and no other package uses them."""

@@ -1,6 +1,6 @@
-"""The same search as a user of other tools would write it, each a program of its own.
+"""The same search as a user of other tools would write it. Each peer is its own program.
 
 python -m benchmarks.peers.NAME TASK FOLDER
 
-They train the trials of one ``Task`` and print what they did as the last line of their output.
+A peer trains the trials of one ``Task``. Its last line of output is a summary of the training.
 """

@@ -1,8 +1,8 @@
-"""Optuna as its guide to parallel runs shows it: processes that share a study in a journal file, tracked by MLflow.
+"""Optuna as in its guide to parallel runs: processes share a study in a journal file, and MLflow tracks trials.
 
-One process a CPU, each with its share of the trials and torch's default threads. The trials of the task are enqueued
-before the processes start. ``MLflowCallback`` of optuna-integration is deprecated, so that runs are logged as MLflow's
-own guide has it: a run a trial, its parameters, and its metrics at every epoch.
+There is one process per CPU. Each has its share of the trials and torch's default threads. The trials of the task are
+enqueued before the processes start. ``MLflowCallback`` of optuna-integration is deprecated, so runs are logged as in
+MLflow's own guide: one run per trial, with its parameters, and with its metrics at every epoch.
 """
 
 import multiprocessing
@@ -20,22 +20,22 @@ from benchmarks.peers import plain
 from benchmarks.peers.task import KNOBS, Done, Task
 
 EPOCHS = "epochs"
-"""The attribute of a trial that says how many it trained."""
+"""The attribute of a trial that holds its number of epochs."""
 
 
 def storage(folder: Path) -> JournalStorage:
-    """The file that the processes share."""
+    """The journal file that the processes share."""
     return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
 
 
 def track(folder: Path) -> None:
-    """Where runs are logged; the database and the experiment are made if they are not there."""
+    """Log runs to a database in the folder. The database and the experiment are created if necessary."""
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     mlflow.set_experiment("peer")
 
 
 def work(file: Path, folder: Path, name: str, trials: int) -> None:
-    """One process."""
+    """Run the share of one process."""
     task = Task.read(file)
     normalisation = plain.Normalisation.of(task)
     track(folder)
@@ -55,13 +55,13 @@ def work(file: Path, folder: Path, name: str, trials: int) -> None:
 
 
 def main(file: Path, folder: Path) -> Done:
-    """Search with as many processes as trials fit."""
+    """Search with one process per trial that fits on the CPUs."""
     task = Task.read(file)
     name = f"peer-{os.getpid()}"
     study = optuna.create_study(study_name=name, storage=storage(folder), direction="minimize")
     for setting in task.settings:
         study.enqueue_trial(setting)
-    # Made by several processes at once, MLflow's tables fail.
+    # This creates MLflow's tables. It would fail in several processes at once.
     track(folder)
     spawn = multiprocessing.get_context("spawn")
     processes = max(1, len(os.sched_getaffinity(0)) // task.cpus)
@@ -72,7 +72,7 @@ def main(file: Path, folder: Path) -> Done:
     for worker in workers:
         worker.join()
         if worker.exitcode:
-            raise SystemExit(f"a process ended with {worker.exitcode}")
+            raise SystemExit(f"a process ended with exit code {worker.exitcode}")
     trials = study.get_trials(states=(TrialState.COMPLETE,))
     print(f"best: {study.best_params}")
     return Done(len(trials), sum(trial.user_attrs[EPOCHS] for trial in trials))

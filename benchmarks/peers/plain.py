@@ -1,7 +1,7 @@
-"""Training as PyTorch's tutorials show it: a ``DataLoader``, a transform an image, a loop over batches.
+"""Training as in PyTorch's tutorials: a ``DataLoader``, one transform per image, a loop over batches.
 
-The rest (the net, its width, Adam with L2, epochs and batch size) is the trial's. Images are made as torchvision's own
-CIFAR-10 does: a PIL image of an array in memory, then the transform.
+The rest comes from the trial: the net, its width, Adam with L2, epochs and batch size. Images are made as in
+torchvision's own CIFAR-10: a PIL image from an array in memory, then the transform.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,38 +21,38 @@ from trainables.models import elu_net
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):
-    """One split."""
+    """The images of one split."""
 
     def __init__(self, arrays: Arrays, transform: transforms.Compose) -> None:
         self._arrays = arrays
         self._transform = transform
 
     def __len__(self) -> int:
-        """How many images."""
+        """The number of images."""
         return len(self._arrays)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """An image, transformed, and its class."""
+        """A transformed image and its class."""
         image = Image.fromarray(self._arrays.images_BHWC[index])
         return self._transform(image), int(self._arrays.labels_B[index])
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation of each channel, which a tutorial has as constants."""
+    """Mean and standard deviation of each channel. The tutorials have them as constants."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @classmethod
     def of(cls, task: Task) -> "Normalisation":
-        """Of the task's training images."""
+        """The values of the task's training images."""
         shift, scale = constants(task.splits().train.images_BHWC, "standard")
         return cls(tuple(shift[:, 0, 0] / 255), tuple(1 / (255 * scale[:, 0, 0])))
 
 
 def load_data(task: Task, normalisation: Normalisation) -> dict[str, Images]:
-    """The three splits; training images are flipped and cropped if the trials ask for it."""
+    """The three splits. Training images are flipped and cropped if the trials use ``flip_crop``."""
     splits = task.splits()
     as_tensor = [transforms.ToTensor(), transforms.Normalize(normalisation.mean, normalisation.std)]
     augment = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
@@ -66,7 +66,7 @@ def load_data(task: Task, normalisation: Normalisation) -> dict[str, Images]:
 
 
 class Epoch(NamedTuple):
-    """After an epoch: its number from 1, validation loss and accuracy, and the net and optimizer as they are."""
+    """The state after an epoch: its number from 1, validation loss and accuracy, net and optimizer."""
 
     number: int
     loss: float
@@ -76,19 +76,19 @@ class Epoch(NamedTuple):
 
 
 def build(task: Task) -> nn.Module:
-    """The net, on the trials' device."""
+    """The net, on the device of the trials."""
     width = float(task.trial.model.options["width"])
     net = elu_net.build(10, (3, 32, 32), width=width)
     return net.to(device_of(task))
 
 
 def device_of(task: Task) -> str:
-    """Where trials train."""
+    """The device of the trials."""
     return "cuda" if task.trial.gpu else "cpu"
 
 
 def train(task: Task, normalisation: Normalisation, setting: Mapping[str, Any]) -> Iterator[Epoch]:
-    """One trial, an epoch at a time."""
+    """Train one trial, and yield after each epoch."""
     trial, device = task.trial, device_of(task)
     net = build(task)
     criterion = nn.CrossEntropyLoss()
@@ -114,7 +114,7 @@ def train(task: Task, normalisation: Normalisation, setting: Mapping[str, Any]) 
 
 @torch.no_grad()
 def evaluate(net: nn.Module, loader: "DataLoader[tuple[torch.Tensor, int]]", device: str) -> tuple[float, float]:
-    """Mean loss of the batches, and accuracy."""
+    """The mean loss of the batches, and the accuracy."""
     net.eval()
     criterion = nn.CrossEntropyLoss()
     loss, correct, total = 0.0, 0, 0

@@ -1,7 +1,8 @@
-"""Ray Tune at its best settings, for its own cost: actors used again, no file loggers, no tracking.
+"""Ray Tune at its best settings, to measure its own overhead: reused actors, no file loggers, no tracking.
 
-The class trainable holds our own ``Training``: what trains is the same on both sides, so that only the control differs.
-It keeps no checkpoints. The trials are a grid of their numbers: Tune then asks nobody, and starts all actors at once.
+The class trainable uses our own ``Training``. So the training is the same on both sides, and only the overhead differs.
+It keeps no checkpoints. The search space is a grid over the numbers of the trials. Tune then needs no searcher, and
+starts all actors at once.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Tune reads it when a search starts; without it results are also written as JSON, CSV and for TensorBoard.
+# Tune reads this when a search starts. Without it, Tune also writes results as JSON, CSV and for TensorBoard.
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
 import ray
@@ -23,28 +24,28 @@ from trainables.training.trainer import Training
 
 
 class Trial(tune.Trainable):
-    """One trial after the other in the same process."""
+    """Trains one trial after the other in the same process."""
 
     def setup(self, config: dict[str, Any], task: Task) -> None:  # type: ignore[override]
-        """Build the first trial's training."""
+        """Build the training of the first trial."""
         self._task = task
         self._splits = task.splits()
         torch.set_num_threads(task.trial.threads)
         self._build(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Build the next trial's."""
+        """Build the training of the next trial."""
         self._build(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train an epoch."""
+        """Train one epoch."""
         report = self._training.run_epoch()
         done = report.epoch == self._training.config.epochs
         return dataclasses.asdict(report) | {"done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing."""
+        """Write nothing."""
 
     def _build(self, config: dict[str, Any]) -> None:
         trial = self._task.trials[config["trial"]]
@@ -52,23 +53,23 @@ class Trial(tune.Trainable):
 
 
 class Times(tune.Callback):
-    """When the first report came and the last trial ended."""
+    """The times of the first report and of the end of the last trial."""
 
     def __init__(self) -> None:
         self.first_report = 0.0
         self.last_end = 0.0
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-        """A report."""
+        """Keep the time of the first report."""
         self.first_report = self.first_report or time.time()
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """An end."""
+        """Keep the time of the latest end."""
         self.last_end = time.time()
 
 
 def main(task: Task, folder: Path) -> Done:
-    """Search."""
+    """Run the search."""
     ray.init(include_dashboard=False)
     times = Times()
     tuner = tune.Tuner(

@@ -1,9 +1,9 @@
-"""Ray Tune as PyTorch's and Ray's tutorials on hyper-parameter tuning show it, tracked by Ray's own MLflow callback.
+"""Ray Tune as in PyTorch's and Ray's tutorials on hyper-parameter tuning, with Ray's own MLflow callback.
 
-A function trainable with a checkpoint and a report an epoch, two CPUs a trial, ``DataLoader`` with eight processes (the
-task can say fewer), the default loggers, threads and progress table, and a test of the best at the end. The search is
-Ray's ``OptunaSearch``. So that it trains the very trials of the task, these are its ``points_to_evaluate``, and all
-trials have their full length: no scheduler stops any.
+The trainable is a function with one checkpoint and one report per epoch, and two CPUs per trial. Each ``DataLoader``
+has eight processes, or fewer if the task sets fewer. Loggers, threads and the progress table have their defaults. At
+the end, the best trial is tested. The search is Ray's ``OptunaSearch``. The trials of the task are its
+``points_to_evaluate``, so it trains exactly these. No scheduler stops a trial, so all trials have their full length.
 """
 
 import sys
@@ -24,7 +24,7 @@ from benchmarks.peers.task import KNOBS, Done, Task
 
 
 def train(config: dict[str, Any], task: Task, normalisation: plain.Normalisation) -> None:
-    """One trial."""
+    """Train one trial."""
     for epoch in plain.train(task, normalisation, config):
         state = {
             "epoch": epoch.number,
@@ -38,7 +38,7 @@ def train(config: dict[str, Any], task: Task, normalisation: plain.Normalisation
 
 
 def test_accuracy(task: Task, normalisation: plain.Normalisation, best: tune.Checkpoint) -> float:
-    """Of the best trial's last checkpoint."""
+    """Test accuracy of the best trial's last checkpoint."""
     net = plain.build(task)
     with best.as_directory() as folder:
         net.load_state_dict(torch.load(Path(folder) / "checkpoint.pt")["net_state_dict"])
@@ -47,7 +47,7 @@ def test_accuracy(task: Task, normalisation: plain.Normalisation, best: tune.Che
 
 
 def main(task: Task, folder: Path) -> Done:
-    """Search, and test the best."""
+    """Run the search, and test the best trial."""
     ray.init(include_dashboard=False)
     normalisation = plain.Normalisation.of(task)
     tuner = tune.Tuner(

@@ -1,6 +1,7 @@
-"""Runs ``tuner`` or a peer as a program of its own, from start to finish, in a place whose files are kept for the next.
+"""Runs ``tuner`` or a peer as its own program, from start to end. The next run finds the files of this one.
 
-What both leave there once (decoded images, MLflow's tables) the first run makes, which is not counted.
+Both need some files that are created only once (decoded images, MLflow's tables). The first run creates them and is not
+counted.
 """
 
 import os
@@ -16,10 +17,10 @@ HOURS_S = 4 * 3600.0
 
 
 def run_tuner(where: Place) -> Done:
-    """``tuner run`` of the place's spec.
+    """Run ``tuner run`` with the spec of the place.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the command failed.
     """
     ended = where.ended(where.start("run", "spec.yaml", "-q"), patience_s=HOURS_S)
     if ended.code:
@@ -28,7 +29,7 @@ def run_tuner(where: Place) -> Done:
 
 
 def installed(where: Place, requirements: Sequence[str]) -> Path:
-    """A folder with these packages alone, beside which the others of this environment are used."""
+    """Install these packages into their own folder, and return it. Other packages come from this environment."""
     folder = where.root / "packages"
     if not folder.exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
@@ -37,15 +38,21 @@ def installed(where: Place, requirements: Sequence[str]) -> Path:
 
 
 def run_peer(where: Place, name: str, task: Task, packages: Path | None = None) -> Done:
-    """``benchmarks.peers.NAME`` on a task, with a folder of packages that only it sees.
+    """Run ``benchmarks.peers.NAME`` on a task.
+
+    Args:
+        where: the place whose folder and environment the peer uses.
+        name: module of the peer.
+        task: the trials to train.
+        packages: a folder of packages for this peer only.
 
     Raises:
-        RuntimeError: it failed, or trained less or more than the task.
+        RuntimeError: the peer failed, or did not train exactly the task.
     """
     folder = where.root / name
     folder.mkdir(exist_ok=True)
     task.write(folder / "task.json")
-    # Ray's sockets lie in it, and a socket's path is short.
+    # Ray puts its sockets into this folder, and the path of a socket must be short.
     env = where.env() | {"RAY_TMPDIR": str(where.scratch), "RAY_USAGE_STATS_ENABLED": "0"}
     if packages is not None:
         env["PYTHONPATH"] += os.pathsep + str(packages)
@@ -61,11 +68,11 @@ def run_peer(where: Place, name: str, task: Task, packages: Path | None = None) 
             check=False,
         ).returncode
     if code:
-        raise RuntimeError(f"{name} ended with {code}:\n{_tail(folder / 'err')}")
+        raise RuntimeError(f"{name} ended with exit code {code}:\n{_tail(folder / 'err')}")
     done = Done.told((folder / "out").read_text())
     asked = (len(task.trials), sum(trial.epochs for trial in task.trials))
     if (done.trials, done.epochs) != asked:
-        raise RuntimeError(f"{name} trained {done.trials} trials, {done.epochs} epochs, and not {asked}")
+        raise RuntimeError(f"{name} trained {done.trials} trials, {done.epochs} epochs, instead of {asked}")
     return done
 
 

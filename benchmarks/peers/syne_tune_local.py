@@ -1,10 +1,11 @@
-"""Syne Tune as its guide shows it: a training script, a launching script, its local backend, a worker a CPU.
+"""Syne Tune as in its guide: a training script, a launching script, its local backend, one worker per CPU.
 
-Its results go to its own files; it has no callback for MLflow. The trials of the task are its ``points_to_evaluate``,
-after which the searcher has no more. It drops points that come twice: those that do are moved in the ninth digit.
+Syne Tune writes its results to its own files, because it has no callback for MLflow. The trials of the task are its
+``points_to_evaluate``, and the searcher proposes no others. Syne Tune drops duplicate points, so all points are made
+different in the ninth digit.
 
-It is installed into a folder of its own, without what it needs for other searchers: XGBoost would bring NCCL for
-another CUDA, which writes over the files of torch's.
+It is installed into its own folder, without the packages for its other searchers. XGBoost would bring NCCL for another
+CUDA version, which overwrites torch's files.
 """
 
 import os
@@ -18,7 +19,7 @@ REQUIREMENTS = ("syne-tune==0.16.0", "dill==0.4.1")
 
 
 def main(file: Path, folder: Path) -> Done:
-    """Search."""
+    """Run the search."""
     from syne_tune import StoppingCriterion, Tuner
     from syne_tune.backend import LocalBackend
     from syne_tune.config_space import loguniform

@@ -1,4 +1,4 @@
-"""The training script of ``syne_tune_local``: one trial, in a process of its own."""
+"""The training script of ``syne_tune_local``: one trial, in its own process."""
 
 from argparse import ArgumentParser
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a peer has to do: the very trials that ``tuner`` trained, and where the same images lie."""
+"""The task of a peer: exactly the trials that ``tuner`` trained, and the folder of the same images."""
 
 import json
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ from tuner.jobs.workspace import Workspace
 from tuner.spec.trial_config import trial_config
 
 KNOBS = {"lr": (1e-4, 1e-2), "l2": (1e-6, 1e-2)}
-"""What is searched, on a log scale: the ranges of ``adam_l2`` in ``trainables.variants``."""
+"""The searched knobs and their ranges, on a log scale, as for ``adam_l2`` in ``trainables.variants``."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A search.
+    """The task of a search.
 
     Args:
-        trials: settings, lengths and data; the data, the model and the lengths are the same in all of them.
-        cache: folder of decoded images; they are in it already.
-        loader_workers: processes of each ``DataLoader``.
-        cpus: that a trial asks for.
+        trials: settings, lengths and data of each trial. All trials have the same data, model and length.
+        cache: the folder that already holds the decoded images.
+        loader_workers: processes per ``DataLoader``.
+        cpus: CPUs per trial.
     """
 
     trials: tuple[TrialConfig, ...]
@@ -36,7 +36,7 @@ class Task:
 
     @property
     def trial(self) -> TrialConfig:
-        """The first trial, for what they have in common."""
+        """The first trial, for the values that all trials share."""
         return self.trials[0]
 
     @property
@@ -49,19 +49,19 @@ class Task:
         return load(self.trial.data, Path(self.cache))
 
     def write(self, file: Path) -> None:
-        """As JSON."""
+        """Write the task as JSON."""
         file.write_text(json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, file: Path) -> "Task":
-        """The inverse of ``write``."""
+        """Read a task that ``write`` wrote."""
         values: Mapping[str, Any] = json.loads(file.read_text())
         return cls(**{**values, "trials": tuple(map(TrialConfig.from_dict, values["trials"]))})
 
 
 @dataclass(frozen=True)
 class Done:
-    """What was trained, of all trials together; and, where a program says so, its seconds from report to end."""
+    """The numbers of trained trials and epochs, and the times of the first report and the last end, if measured."""
 
     trials: int
     epochs: int
@@ -69,17 +69,17 @@ class Done:
     last_end: float = 0.0
 
     def tell(self) -> None:
-        """Print it, as the last line."""
+        """Print it as JSON, as the last line of the output."""
         print(json.dumps(asdict(self)), flush=True)
 
     @classmethod
     def told(cls, output: str) -> "Done":
-        """The inverse of ``tell``."""
+        """Read it from the output of a program that called ``tell``."""
         return cls(**json.loads(output.strip().splitlines()[-1]))
 
 
 def task_of(home: Workspace, loader_workers: int, cpus: int) -> Task:
-    """The trials of the newest job in a home: those of the search, and then those that confirmed its winners."""
+    """The trials of the newest job in a workspace: the trials of the search, then the confirm runs of its winners."""
     job = home.job()
     spec = spec_of(job)
     trials = tuple(trial_config(spec, Hyper(**trial.hyper), trial.seed) for trial in job.record().trials.values())
@@ -87,6 +87,6 @@ def task_of(home: Workspace, loader_workers: int, cpus: int) -> Task:
 
 
 def done_by(home: Workspace) -> Done:
-    """What the newest job in a home trained."""
+    """The numbers of trials and epochs that the newest job in a workspace trained."""
     trials = home.job().record().trials.values()
     return Done(len(trials), sum(len(trial.epochs) for trial in trials))

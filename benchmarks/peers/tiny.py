@@ -1,4 +1,4 @@
-"""A trial of about ten milliseconds: a linear net on a handful of tiny images. ``tuner`` takes both as a user's own."""
+"""A trial of about ten milliseconds: a linear net on a few tiny images. For ``tuner``, both are code of a user."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SIDE = 8
 
 
 class Linear(nn.Module):
-    """Normalised images_BCHW to logits_BK."""
+    """A linear net from normalised images_BCHW to logits_BK."""
 
     def __init__(self, classes: int, pixels: int) -> None:
         super().__init__()
@@ -26,13 +26,13 @@ class Linear(nn.Module):
 
 
 def model(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The net."""
+    """Build the net."""
     channels, height, width = image_shape
     return Linear(num_classes, channels * height * width)
 
 
 def images(path: Path | None = None) -> Raw:
-    """Noise with two classes that differ in brightness."""
+    """Images of noise, in two classes that differ in brightness."""
     generator = np.random.default_rng(0)
 
     def some(count: int) -> Arrays:

@@ -1,1 +1,1 @@
-"""Recorded learning curves of many settings, so that whole searches can be replayed in seconds."""
+"""Recorded learning curves of many settings. With them, whole searches can be replayed in seconds."""

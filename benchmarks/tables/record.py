@@ -1,7 +1,8 @@
-"""Trains the settings of a table and writes each as a row once it ends; started again, it goes on.
+"""Trains the settings of a table, and writes each setting as a row when its training ends.
 
-The settings are the points of a scrambled Sobol sequence in the arm's search space, so that any number of rows is a
-table. Only validation images are looked at.
+If the program is started again, it resumes with the missing rows. The settings are the points of a scrambled Sobol
+sequence in the search space of the arm, so any number of rows is a usable table. The accuracies are of validation
+images only.
 
     TUNER_DATA=FOLDER python -m benchmarks.tables.record digits-adam_l2 cifar10-adam_l2 --rows 64
 """
@@ -27,16 +28,16 @@ from trainables.training.trainer import Training, plan_of
 from tuner.spec.trial_config import data_request, trial_config
 
 BLOCK = 16
-"""Rows of a table before the next table's turn: interrupted, no table is far behind."""
+"""Rows of a table before the next table's turn. After an interruption, no table is far behind the others."""
 
 
 def main() -> None:
-    """Record until every table has its rows, or time is up."""
+    """Record until every table has its rows, or the time is over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="TABLE", default=list(TABLES), help=", ".join(TABLES))
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--cache", type=Path, default=Path("tuner-runs/cache"), help="folder of decoded data")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="no new setting is begun after so many")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="minutes after which no setting starts")
     asked = parser.parse_args()
     deadline = time.monotonic() + 60 * asked.minutes
     for rows in range(BLOCK, asked.rows + BLOCK, BLOCK):
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def record(name: str, rows: int, cache: Path, deadline: float) -> None:
-    """Train what the table lacks of its first ``rows`` settings, until the deadline."""
+    """Train the missing settings among the first ``rows`` of the table, until the deadline."""
     spec, plan, arm = arm_of(name)
     file = path(name)
     done = len(_lines(file)) if file.exists() else 0
@@ -55,7 +56,7 @@ def record(name: str, rows: int, cache: Path, deadline: float) -> None:
     if not file.exists():
         file.write_text(header(name, splits), encoding="utf-8")
     sequence = qmc.Sobol(len(arm.space), scramble=True, rng=derive_seed(spec.seed, "table", name))
-    # Its points are balanced in powers of two; the first are the same however many are drawn.
+    # The points are balanced in powers of two. The first points do not depend on the number of points.
     points = sequence.random_base2(math.ceil(math.log2(rows)))[done:rows]
     for number, point in enumerate(points, start=done):
         if time.monotonic() > deadline:
@@ -67,7 +68,7 @@ def record(name: str, rows: int, cache: Path, deadline: float) -> None:
 
 
 def curve(config: TrialConfig, splits: Splits) -> Iterator[float]:
-    """Validation accuracy after each epoch; it ends early where the training diverges."""
+    """Validation accuracy after each epoch. It ends early if the training diverges."""
     training = Training(config, splits)
     for _ in range(config.epochs):
         report = training.run_epoch()
@@ -77,7 +78,7 @@ def curve(config: TrialConfig, splits: Splits) -> Iterator[float]:
 
 
 def header(name: str, splits: Splits) -> str:
-    """How a table is made, in comment lines, and its columns."""
+    """The comment lines of a table: how it was made, and its columns."""
     spec, plan, arm = arm_of(name)
     made = conditions()
     versions = made["versions"]

@@ -1,6 +1,7 @@
-"""Replays whole searches over a table: our own source of trials, studies, judge and dispatcher, only no training.
+"""Replays whole searches over a table, with our own search and our own dispatcher, but without training.
 
-A setting that was not recorded has the learning curve of the one that is nearest in the unit cube of the search space.
+A setting that was not recorded has the learning curve of the nearest recorded setting in the unit cube of the search
+space.
 """
 
 import random
@@ -25,11 +26,11 @@ from tuner.storage.events import State
 from tuner.storage.journal import Journal
 
 MOST_TRIALS = 500
-"""Nobody searches for longer."""
+"""The longest search."""
 
 
 class Search(NamedTuple):
-    """How to search: what proposes, what stops early, and how many trials run at once."""
+    """Options of a search: the sampler, the scheduler, and the number of trials at once."""
 
     sampler: SamplerSpec = SamplerSpec()
     scheduler: SchedulerSpec = SchedulerSpec()
@@ -42,12 +43,12 @@ RANDOM = Search(SamplerSpec(name="random"), SchedulerSpec(name="none"))
 
 @dataclass(frozen=True)
 class Reached:
-    """When a search had a trial of full length at the target: epochs and trials that all of it had spent by then."""
+    """Epochs and trials that a search spent until a trial of full length reached the target."""
 
     epochs: int
     trials: int
     target: bool
-    """Whether it ever did."""
+    """Whether a trial reached the target."""
 
 
 def replay(table: Table, target: float, search: Search, seed: int) -> Reached:
@@ -91,7 +92,7 @@ def replay(table: Table, target: float, search: Search, seed: int) -> Reached:
 
 
 class _Watched:
-    """A source of trials that asks to stop once one of full length has reached the target."""
+    """A source of trials that asks to stop when a trial of full length has reached the target."""
 
     def __init__(self, source: SearchSource, target: float, metric: str, stop: StopRequest) -> None:
         self._source = source
@@ -109,7 +110,10 @@ class _Watched:
 
 
 class _Recorded:
-    """The training of the nearest recorded setting; epochs take about a second, so that trials do not run in step."""
+    """The training of the nearest recorded setting.
+
+    The duration of an epoch varies around a second, so that trials do not run in step.
+    """
 
     def __init__(self, table: Table, config: TrialConfig) -> None:
         self._row = table.nearest({knob: getattr(config.hyper, knob) for knob in table.arm.space})
@@ -117,7 +121,7 @@ class _Recorded:
         self._diverges = len(self._row.curve) < config.epochs
 
     def report(self, epoch: int) -> dict[str, Any]:
-        """Its validation accuracy; other fields are not looked at."""
+        """A report with its validation accuracy. The search does not read the other fields."""
         lost = self._diverges and epoch == len(self._row.curve)
         return {
             "epoch": epoch,

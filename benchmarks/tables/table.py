@@ -1,7 +1,8 @@
-"""A table: the validation accuracy after each epoch of settings that were really trained, as a CSV file.
+"""A table: a CSV file with settings that were really trained, and their validation accuracy after each epoch.
 
-A row is a setting: its place in the sequence that the settings were drawn from, its knobs, and the accuracies. One that
-diverged has fewer of them than the trials have epochs. Lines that begin with ``#`` say how it was made.
+A row is a setting. It holds the setting's number in the sequence from which the settings were drawn, its knobs, and its
+accuracies. A setting that diverged has fewer accuracies than the trials have epochs. Lines that begin with ``#``
+describe how the table was made.
 """
 
 import csv
@@ -17,7 +18,7 @@ from tuner.spec.search_spec import SearchSpec, load
 
 FOLDER = Path(__file__).parent
 TRAIN_IMAGES: Mapping[str, int] = {"digits": 1078, "late": 1078, "cifar10": 1500}
-"""Spec -> training images that its data leaves: a plan's length, for which nothing has to be decoded."""
+"""Spec -> number of its training images. With it, the length of a trial is known without decoding the data."""
 TABLES: Mapping[str, tuple[str, str]] = {
     "digits-adam_l2": ("digits", "adam_l2"),
     "digits-restarts": ("digits", "adamw_restarts"),
@@ -26,12 +27,12 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "cifar10-adam_l2": ("cifar10", "adam_l2"),
     "cifar10-cosine": ("cifar10", "adamw_cosine"),
 }
-"""Table -> the spec beside it and the arm whose search space it covers."""
+"""Table -> its spec, a file in this folder, and the arm whose search space it covers."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A setting that was trained: its number, its knobs, and the validation accuracy after each epoch."""
+    """A trained setting: its number, its knobs, and its validation accuracy after each epoch."""
 
     number: int
     knobs: Mapping[str, Scalar]
@@ -49,16 +50,16 @@ class Table:
     rows: tuple[Row, ...]
 
     def nearest(self, knobs: Mapping[str, Scalar]) -> Row:
-        """The recorded setting that is nearest in the unit cube of the search space."""
+        """The nearest recorded setting, in the unit cube of the search space."""
         return min(self.rows, key=lambda row: distance(self.arm.space, row.knobs, knobs))
 
     def finals(self) -> list[float]:
-        """What each setting that did not diverge reached, best first."""
+        """The final accuracy of each setting that did not diverge, the best first."""
         return sorted((row.curve[-1] for row in self.rows if len(row.curve) == self.plan.epochs), reverse=True)
 
 
 def path(name: str) -> Path:
-    """The table's file."""
+    """The file of the table."""
     return FOLDER / f"{name}.csv"
 
 

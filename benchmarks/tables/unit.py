@@ -1,4 +1,4 @@
-"""The unit cube of a search space: each knob's place in its range, on the scale on which it is searched."""
+"""The unit cube of a search space: the position of each knob in its range, on its search scale."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from trainables.space import Choice, Domain, Float, Int, Scalar, share
 
 DIGITS = 6
-"""Significant digits of a value from the cube: what a table holds is what was trained."""
+"""Significant digits of a value from the cube. A table holds exactly the value that was trained."""
 
 
 def setting(space: Mapping[str, Domain], point: Sequence[float]) -> dict[str, Scalar]:
@@ -15,7 +15,7 @@ def setting(space: Mapping[str, Domain], point: Sequence[float]) -> dict[str, Sc
 
 
 def distance(space: Mapping[str, Domain], one: Mapping[str, Scalar], other: Mapping[str, Scalar]) -> float:
-    """Squared distance of two settings in the cube; two different choices are a side of it apart."""
+    """Squared distance of two settings in the cube. Two different choices have the distance 1."""
     return sum(_gap(domain, one[knob], other[knob]) ** 2 for knob, domain in space.items())
 
 
@@ -30,7 +30,7 @@ def _value(domain: Domain, at: float) -> Scalar:
         case Choice():
             return domain.values[int(at * len(domain.values))]
         case Int():
-            # Every whole number has a part of the scale to itself, the outermost too.
+            # Every whole number has its own part of the scale, also the first and the last one.
             half = domain.step / 2
             steps = (_between(domain.scale, domain.low - half, domain.high + half, at) - domain.low) / domain.step
             return min(domain.high, domain.low + max(0, round(steps)) * domain.step)

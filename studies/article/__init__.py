@@ -1,5 +1,8 @@
-"""The 2018 article whose author asked why two of four ideas failed: its experiment again, with and without its defects.
+"""The experiment of a 2018 article, run again with and without its defects.
 
-``defects`` names what was proved to be wrong; ``backward``, ``rules`` and ``schedule`` do it again; ``cases`` is the
-table; ``runs`` trains one row; ``figures`` draws what came of it. ``python -m studies.article --help``.
+The author of the article asked his readers why two of his four ideas failed.
+
+``defects`` names the proved defects. ``backward``, ``rules`` and ``schedule`` implement them. ``cases`` is the table of
+the cases, and ``runs`` trains one run. ``summary`` and ``figures`` show the results. See
+``python -m studies.article --help``.
 """

@@ -1,8 +1,8 @@
-"""Trains what is missing of the study, one run after another; killed, it goes on where it was.
+"""Trains the missing runs of the study, one after another. After a kill, a new start trains the runs still missing.
 
-python -m studies.article --data DIR               all of it at a size for a CPU
-python -m studies.article --data DIR --size full   as published, for a GPU
-python -m studies.article --list                   what is missing, by name
+python -m studies.article --data DIR               all runs, at a size for a CPU
+python -m studies.article --data DIR --size full   all runs at the published size, for a GPU
+python -m studies.article --list                   list the missing runs by name
 """
 
 import argparse
@@ -19,18 +19,18 @@ from trainables.training import process
 
 
 def main() -> None:
-    """Read the arguments, train, write."""
+    """Read the arguments, train the missing runs, and write their files."""
     parser = argparse.ArgumentParser(
         prog="python -m studies.article",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", default=os.environ.get("TUNER_DATA"), help="folder that holds CIFAR-10 [TUNER_DATA]")
-    parser.add_argument("--size", choices=SIZES, default="small", help="full is the article's [small]")
-    parser.add_argument("--seeds", type=int, default=3, help="of the published and the corrected runs")
-    parser.add_argument("--limit", type=int, help="train no more than so many runs")
-    parser.add_argument("--list", action="store_true", help="only name the runs that are missing")
-    parser.add_argument("--only", default="", help="only runs whose name begins so, as case1.published")
+    parser.add_argument("--size", choices=SIZES, default="small", help="full is the article's size [small]")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds for the published and the corrected runs")
+    parser.add_argument("--limit", type=int, help="maximum number of runs to train")
+    parser.add_argument("--list", action="store_true", help="only list the missing runs")
+    parser.add_argument("--only", default="", help="only runs whose name begins with this, such as case1.published")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     folder = args.results / args.size

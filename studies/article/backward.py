@@ -1,4 +1,4 @@
-"""The article's hand-written backward passes: the forward pass is the right one, the gradient is not.
+"""The article's hand-written backward passes. The forward pass is right, and the gradient is wrong.
 
 Legend: B images, C channels, H W pixels, K classes.
 """
@@ -15,67 +15,67 @@ from studies.article.defects import OF_BACKWARD, Defect
 from trainables.models import elu_net
 
 FEEDBACK_LIMIT = 0.5
-"""Feedback weights are uniform between minus and plus this."""
+"""Feedback weights are uniform between minus and plus this value."""
 
 
 class EluOfSlopeTwo(torch.autograd.Function):
-    """ELU whose derivative above 0 is 2; at and below 0 it is exp(x), which is right."""
+    """ELU with the wrong derivative 2 above 0. At and below 0 it has the right one, exp(x)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """elu(x)."""
+        """Return elu(x)."""
         y = F.elu(x)
         ctx.save_for_backward(y)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """The gradient times 2 or exp(x) = y + 1."""
+        """Return the gradient times 2, or times exp(x) = y + 1."""
         (y,) = ctx.saved_tensors
         return grads[0] * torch.where(y > 0, 2.0, y + 1)
 
 
 class PoolOfWholeGradient(torch.autograd.Function):
-    """2x2 average pooling whose four inputs each get the whole gradient of their mean."""
+    """2x2 average pooling with a wrong gradient: each of the four inputs gets the whole gradient of their mean."""
 
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor) -> Tensor:
-        """The mean of each 2x2 square."""
+        """Return the mean of each 2x2 square."""
         return F.avg_pool2d(x_BCHW, 2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """The gradient, each element copied to its square."""
+        """Return the gradient, with each element copied to its whole square."""
         return F.interpolate(grads[0], scale_factor=2, mode="nearest")
 
 
 class SumOverBatch(torch.autograd.Function):
-    """Turns the gradient of a mean over the batch into that of a sum."""
+    """Turns the gradient of a mean over the batch into the gradient of a sum."""
 
     @staticmethod
     def forward(ctx: Any, logits_BK: Tensor) -> Tensor:
-        """The logits as they are."""
+        """Return the logits unchanged."""
         return logits_BK.view_as(logits_BK)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """The gradient times B."""
+        """Return the gradient times B."""
         return grads[0] * len(grads[0])
 
 
 class ConvolutionWithFeedback(torch.autograd.Function):
-    """A convolution that sends the gradient back through other weights than it came by."""
+    """A convolution whose backward pass uses other weights than its forward pass."""
 
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor, weight: Tensor, feedback: Tensor, padding: int) -> Tensor:
-        """The convolution of x with the weights."""
+        """Return the convolution of x with the weights."""
         ctx.save_for_backward(x_BCHW, weight, feedback)
         ctx.padding = padding
         return F.conv2d(x_BCHW, weight, padding=padding)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
-        """To x through ``feedback``; to the weights what is right for the gradient that arrives."""
+        """Return the gradient of x, computed with ``feedback``, and the right gradient of the weights."""
         x_BCHW, weight, feedback = ctx.saved_tensors
         to_x = None
         if ctx.needs_input_grad[0]:
@@ -85,7 +85,7 @@ class ConvolutionWithFeedback(torch.autograd.Function):
 
 
 class _Applied(nn.Module):
-    """A parameterless autograd function as a module."""
+    """An autograd function without parameters, as a module."""
 
     def __init__(self, function: type[torch.autograd.Function]) -> None:
         super().__init__()
@@ -97,10 +97,10 @@ class _Applied(nn.Module):
 
 
 class FeedbackConv(nn.Module):
-    """``conv`` with fixed feedback weights drawn from torch's global generator."""
+    """``conv`` with fixed feedback weights, which are drawn from torch's global generator."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        """Keep the weights, draw the feedback's."""
+        """Keep the weights of ``conv`` and draw the feedback weights."""
         super().__init__()
         self.weight = conv.weight
         self.padding = int(conv.padding[0])
@@ -110,21 +110,21 @@ class FeedbackConv(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """The convolution of x with the weights."""
+        """Return the convolution of x with the weights."""
         y_BCHW: Tensor = ConvolutionWithFeedback.apply(x_BCHW, self.weight, self.feedback, self.padding)
         return y_BCHW
 
 
 def build(num_classes: int, image_shape: tuple[int, int, int], width: float = 1.0, defects: str = "") -> nn.Module:
-    """The article's net with these defects of the backward pass.
+    """Build the article's net with these defects of the backward pass.
 
-    The initial weights are those of ``elu_net`` without defects: the feedback's are drawn after them.
+    The initial weights equal those of ``elu_net`` without defects, because the feedback weights are drawn after them.
 
     Args:
         num_classes: K.
         image_shape: (C, H, W).
-        width: as ``elu_net.build`` takes it.
-        defects: values of ``Defect``, joined by spaces: a model's options are plain values.
+        width: the factor that ``elu_net.build`` takes.
+        defects: values of ``Defect``, joined by spaces, because options of a model must be plain values.
     """
     net = elu_net.build(num_classes, image_shape, width, setup="article")
     assert isinstance(net, elu_net.EluNet)
@@ -135,7 +135,7 @@ def build(num_classes: int, image_shape: tuple[int, int, int], width: float = 1.
 
 
 def option(defects: Collection[Defect]) -> str:
-    """Those of the defects that ``build`` makes, as it takes them."""
+    """The defects among these that ``build`` implements, as its ``defects`` argument."""
     return " ".join(sorted(OF_BACKWARD.intersection(defects)))
 
 

@@ -1,13 +1,13 @@
-"""The article's five cases as a table, the sizes they are run at, and what counts as the published failure.
+"""The article's five cases as a table, the sizes of the runs, and the definition of the published failures.
 
-How a smaller size is made was fixed before any run, and nothing was tuned after:
+The rules for a smaller size were fixed before the first run, and nothing was tuned afterwards:
 
-- every learning rate is multiplied by 1/width, as Adam's are when a net is made narrower (arXiv:2203.03466, table 3):
-  a unit with an eighth of the inputs needs steps eight times as long for its sum to move as far; all cases alike,
-  so that each case's rate times updates keeps its ratio to the baseline's;
-- initial weights are scaled as ``elu_net`` does it;
-- schedules run through the same values in fewer updates (``schedule``);
-- learning rate times decay, summed over the training, is as published (1.3296 in case 1), so that weights without a
+- Every learning rate is multiplied by 1/width, as for Adam on a narrower net in arXiv:2203.03466, table 3. A unit with
+  an eighth of the inputs needs steps eight times as long, so that its sum moves as far. The rule is the same for all
+  cases, so the product of rate and updates of each case keeps its ratio to the baseline's.
+- Initial weights are scaled by the rule of ``elu_net``.
+- Schedules run through the same values in fewer updates (see ``schedule``).
+- The sum of learning rate times decay over the training is the published one (1.3296 in case 1). So weights without a
   gradient grow or shrink by the same factor.
 """
 
@@ -25,18 +25,18 @@ from trainables.schedules import Schedule
 from trainables.space import Plan, Scalar
 
 FIRST_CYCLE = 10
-"""Epochs of case 4's first cosine cycle."""
+"""Epochs of the first cosine cycle of case 4."""
 CASE1_DECAY = 500 * 1e-4 * (10 * 0.512 + 40 * 0.256 + 50 * 0.128 + 50 * 0.064 + 51 * 0.032)
-"""1.3296: 500 updates an epoch, learning rate 1e-4, decay 0.512 halved at epochs 10, 50, 100 and 150 of 201."""
+"""1.3296: 500 updates per epoch, learning rate 1e-4, and a decay of 0.512, halved at epochs 10, 50, 100, 150 of 201."""
 CASE4_DECAY = UPDATES * CONSTANT_LR * 0.0128
-"""0.1286."""
+"""0.1286: all updates, the constant learning rate, and a decay of 0.0128."""
 GRADIENT = frozenset({Defect.DOUBLED_SLOPE, Defect.UNNORMALISED_POOL, Defect.SUMMED_LOSS})
-"""Of every hand-written backward pass."""
+"""The defects of every hand-written backward pass."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a run is: the net's width, epochs, images, and images an update."""
+    """The size of a run: the width of the net, epochs, numbers of images, and images per update."""
 
     width: float
     epochs: int
@@ -46,20 +46,20 @@ class Size:
 
     @property
     def plan(self) -> Plan:
-        """Length in updates."""
+        """The length of the training in epochs and updates per epoch."""
         return Plan(self.epochs, self.train_images // self.batch_size)
 
     @property
     def lr_factor(self) -> float:
-        """On every published learning rate."""
+        """The factor on every published learning rate."""
         return 1 / self.width
 
 
 FULL = Size(width=1.0, epochs=EPOCHS, train_images=50_000, test_images=10_000, batch_size=100)
 SMALL = Size(width=1 / 8, epochs=20, train_images=2_500, test_images=1_000, batch_size=25)
 SIZES: Mapping[str, Size] = {"small": SMALL, "long": replace(SMALL, epochs=80), "full": FULL}
-"""``small`` is a CPU's. ``long`` has four times its updates: weights that grow by a fixed factor over the training grow
-by a quarter as much in each, against steps of the same length."""
+"""``small`` is a size for a CPU. ``long`` has four times as many updates. The weights grow by the same factor over the
+whole training, so they grow a quarter as much per update, and the steps have the same length."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ class Case:
     """One case of the article.
 
     Args:
-        title: what it was called.
-        log: its published log, a name in ``logs``.
+        title: the title of the case in the article.
+        log: the name of its published log in ``logs``.
         lr: peak learning rate at full size.
-        knobs: of ``Hyper``, where they differ from its defaults.
+        knobs: knobs of ``Hyper`` that differ from its defaults.
         decay: learning rate times decoupled decay, summed over the training.
-        defects: what its program is proved to have done wrong; that cases 3 and 4 went back through random feedback
-            is their programs' default, and fits their logs.
+        defects: the proved defects of its program. Random feedback in cases 3 and 4 is not proved. It is the default
+            of their programs and agrees with their logs.
     """
 
     title: str
@@ -133,7 +133,7 @@ CASES: Mapping[str, Case] = {
 
 
 def hyper_of(case: Case, size: Size) -> Hyper:
-    """The case's settings at this size, under the right formulas."""
+    """The settings of the case at this size, for the right formulas."""
     knobs: dict[str, Scalar] = {**case.knobs, "lr": case.lr * size.lr_factor}
     if case.knobs["schedule"] == "noam":
         knobs["warmup"] = max(1, round(WARMUP * size.plan.updates / UPDATES))
@@ -150,7 +150,7 @@ def decay_sum(schedule: Schedule) -> float:
 
 
 def config_of(case: Case, defects: frozenset[Defect], size: Size, seed: int, data: str | None) -> TrialConfig:
-    """A run as ``trainables`` takes it: with no defects of the backward pass, its own net."""
+    """The configuration of a run. Without defects of the backward pass, it uses the plain ``elu_net``."""
     request = DataRequest(
         "cifar10",
         path=data,
@@ -169,7 +169,7 @@ def config_of(case: Case, defects: frozenset[Defect], size: Size, seed: int, dat
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the last epoch of a run came to."""
+    """The result of the last epoch of a run."""
 
     train_loss: float
     train_acc: float
@@ -179,7 +179,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the published log shows of a case, as a test of a run and of the baseline's run with the same seed."""
+    """The published failure of a case, as a test of a run and of the baseline's run with the same seed."""
 
     words: str
     holds: Callable[[Outcome, Outcome], bool]
@@ -194,4 +194,4 @@ FINDINGS: Mapping[str, Finding] = {
     "case3": Finding("final training accuracy under 30 %", lambda run, base: run.train_acc < 0.30),
     "case4": Finding("test loss stuck at ln 10", lambda run, base: abs(run.test_loss - LN_10) < 1e-4),
 }
-"""Fixed before any run, and true of the five published logs."""
+"""The tests were fixed before the first run. The five published logs pass them."""

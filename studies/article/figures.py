@@ -1,6 +1,6 @@
-"""The study's figures, drawn from its CSV files alone.
+"""The figures of the study, drawn from its CSV files.
 
-python -m studies.article.figures     writes SVG files beside the results
+python -m studies.article.figures     write SVG files to the folder of the results
 """
 
 import argparse
@@ -21,16 +21,16 @@ from trainables.schedules import Schedule
 
 LOG, AS_PUBLISHED, RIGHT = "#555555", "#d1495b", "#00798c"
 OTHERS = ("#edae49", "#66a182", "#8d6cab", "#2e4057", "#c97b4a", "#4aa3c9", "#999933")
-"""For runs with one defect off."""
+"""Colours of the runs with one defect off."""
 MEASURES = (("test_acc", "test accuracy", "linear"), ("test_loss", "test loss", "log"))
 
 
 def main() -> None:
-    """Draw every figure of which there is data."""
+    """Draw every figure whose data exists."""
     parser = argparse.ArgumentParser(prog="python -m studies.article.figures", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
     results = parser.parse_args().results
-    # The same data, the same bytes.
+    # The same data must give the same bytes.
     mpl.rcParams.update({"svg.hashsalt": "article", "svg.fonttype": "none", "font.size": 8, "axes.grid": True})
     mpl.rcParams.update({"grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False})
     _save(rates(), results / "rates.svg")
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def cases(runs: dict[Run, Rows]) -> Figure:
-    """Every case: the article's log, its program done again, and the same settings with the right formulas."""
+    """All cases: the article's log, the run with the defects, and the same settings with the right formulas."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     axes = figure.subplots(len(MEASURES), len(CASES), sharex=True, sharey="row")
     for column, (case, row) in enumerate(CASES.items()):
@@ -67,7 +67,7 @@ def cases(runs: dict[Run, Rows]) -> Figure:
 
 
 def causes(case: str, runs: dict[Run, Rows]) -> Figure:
-    """One case, its defects switched off one at a time."""
+    """One case, with its defects switched off one at a time."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots(1, len(MEASURES))
     colours = dict(zip(sorted(CASES[case].defects), OTHERS, strict=False))
@@ -90,7 +90,7 @@ def causes(case: str, runs: dict[Run, Rows]) -> Figure:
 
 
 def rates() -> Figure:
-    """Cases 3 and 4 at full size: the learning rate that was meant, and the one that was used."""
+    """Cases 3 and 4 at full size: the intended learning rate, and the used one."""
     figure = Figure(figsize=(9, 3), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, case in zip(axes, ("case3", "case4"), strict=True):
@@ -99,7 +99,7 @@ def rates() -> Figure:
         for schedule, colour, label in ((Schedule(hyper, FULL.plan), RIGHT, "meant"), (used, AS_PUBLISHED, "used")):
             steps = range(0, FULL.plan.updates, 250)
             axis.plot([s / 500 for s in steps], [schedule.lr(s) or None for s in steps], color=colour, label=label)
-        axis.plot([0, EPOCHS], [1e-4] * 2, color=LOG, ls="--", lw=1, label="the baseline's first")
+        axis.plot([0, EPOCHS], [1e-4] * 2, color=LOG, ls="--", lw=1, label="the baseline's first rate")
         axis.set(title=f"{case}: {row.title}", xlabel="epoch of the article", yscale="log", ylim=(1e-9, 3e-3))
     axes[0].set_ylabel("learning rate")
     _legend(figure, axes)
@@ -124,7 +124,7 @@ def tuned(leaderboard: dict[str, Any]) -> Figure:
 
 
 def _curve(axis: Any, rows: Rows, measure: str, colour: str, label: str, style: str = "-", width: float = 1.3) -> None:
-    # An epoch's measurement is made at its end; the article counted epochs from 0.
+    # A point belongs to the end of its epoch. The article counts epochs from 0, our runs from 1.
     ends = [row["epoch"] + (0 if "seconds" in row else 1) for row in rows]
     axis.plot(
         [end / ends[-1] for end in ends], [row[measure] for row in rows], style, color=colour, lw=width, label=label

@@ -1,4 +1,7 @@
-"""One run of the study: a case, which of its defects are on, a seed; trained, and kept as a CSV file of its epochs."""
+"""One run of the study: a case, a choice of its defects, and a seed.
+
+A run is trained once, and a CSV file keeps its epochs.
+"""
 
 import csv
 import dataclasses
@@ -26,7 +29,7 @@ PUBLISHED, CORRECTED, WITHOUT, ONLY = "published", "corrected", "without", "only
 
 @dataclass(frozen=True)
 class Run:
-    """Which run: ``case1.without-doubled-slope.seed0`` is its name, and its file's."""
+    """A run of the study. Its name, also for its file, looks like ``case1.without-doubled-slope.seed0``."""
 
     case: str
     setting: str
@@ -37,7 +40,7 @@ class Run:
 
     @property
     def defects(self) -> frozenset[Defect]:
-        """Those that are on."""
+        """The defects that are on."""
         all_of_case = CASES[self.case].defects
         kind, _, name = self.setting.partition("-")
         if kind == WITHOUT:
@@ -48,10 +51,10 @@ class Run:
 
 
 def all_runs(seeds: int) -> Iterator[Run]:
-    """Every run of the study, those first that the others are held against.
+    """Every run of the study. The published and the corrected runs come first.
 
-    The baseline has no defects and so is published and corrected at once. One defect at a time goes on or off with
-    the first seed only.
+    The baseline has no defects, so it is the published and the corrected run at once. Runs with only
+    one defect on, or with one defect off, use the first seed only.
     """
     for seed in range(seeds):
         for case, row in CASES.items():
@@ -65,7 +68,7 @@ def all_runs(seeds: int) -> Iterator[Run]:
 
 
 def training_of(run: Run, size: Size, splits: Splits, config: TrialConfig, device: str = "cpu") -> Training:
-    """``trainables``' own training, with the parts exchanged that the run's defects change."""
+    """The training of ``trainables``, with other parts where the defects of the run change them."""
     training = Training(config, splits, device, Eager)
     updates = training.updates
     defects = run.defects
@@ -77,7 +80,10 @@ def training_of(run: Run, size: Size, splits: Splits, config: TrialConfig, devic
 
 
 def as_the_article(splits: Splits) -> Splits:
-    """All training images trained on, and the test images looked at after every epoch: it had no validation split."""
+    """The splits as in the article, which had no validation split.
+
+    All training images are for training, and the test images are evaluated after every epoch.
+    """
     train = Arrays(
         np.concatenate([splits.train.images_BHWC, splits.val.images_BHWC]),
         np.concatenate([splits.train.labels_B, splits.val.labels_B]),
@@ -86,7 +92,7 @@ def as_the_article(splits: Splits) -> Splits:
 
 
 def train(run: Run, size: Size, splits: Splits, data: str | None, device: str = "cpu") -> list[dict[str, float]]:
-    """Train the run to its end, whatever comes; returns a row an epoch."""
+    """Train the run to its end, even if it diverges, and return one row per epoch."""
     config = config_of(CASES[run.case], run.defects, size, run.seed, data)
     training = training_of(run, size, as_the_article(splits), config, device)
     rows = []
@@ -109,12 +115,12 @@ def train(run: Run, size: Size, splits: Splits, data: str | None, device: str = 
 
 
 def path_of(run: Run, folder: Path) -> Path:
-    """Where the run's epochs are kept."""
+    """The CSV file of the run."""
     return folder / f"{run}.csv"
 
 
 def write(rows: list[dict[str, float]], path: Path) -> None:
-    """The file appears whole or not at all."""
+    """Write the rows. The file appears complete, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="") as file:
@@ -125,11 +131,11 @@ def write(rows: list[dict[str, float]], path: Path) -> None:
 
 
 def read(path: Path) -> list[dict[str, float]]:
-    """The rows of a run, or of a published log."""
+    """Read the rows of a run or of a published log."""
     with path.open(newline="") as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def outcome(rows: list[dict[str, float]]) -> Outcome:
-    """The last epoch."""
+    """The result of the last epoch."""
     return Outcome(**{field.name: rows[-1][field.name] for field in dataclasses.fields(Outcome)})

@@ -1,7 +1,7 @@
-"""The learning rates that the article's programs really used, at any length of training.
+"""The learning rates that the article's programs really used, for a training of any length.
 
-What they counted was epochs, 201 of 500 updates. A shorter training runs through the same values: each of its
-updates stands for as many of theirs as it takes to come to 100,500.
+The programs ran 201 epochs of 500 updates. A shorter training runs through the same values. Each of its updates stands
+for several updates of the article, so that all together stand for 100,500.
 """
 
 from dataclasses import dataclass
@@ -13,29 +13,29 @@ EPOCHS = 201
 UPDATES = EPOCHS * 500
 PARAMETERS = 1_465_720
 MODEL_WIDTH = 300
-"""The net's widest layer: what stands for d_model where the formula is used as its authors meant it."""
+"""The widest layer of the net. It takes the place of d_model in the right form of the formula."""
 WARMUP = 4000
 CONSTANT_LR = 1e-4
-"""What case 4 multiplied its updates by while it printed a cosine of up to 1e-3."""
+"""The constant rate with which case 4 multiplied its updates, while it printed a cosine of up to 1e-3."""
 
 
 def noam_rate(size: int, index: float) -> float:
     """``size^-0.5 * min(index^-0.5, index * 4000^-1.5)``: arXiv:1706.03762, eq. 3; 0 at index 0.
 
     Args:
-        size: the model's width; case 3 gave it the number of parameters.
-        index: updates, from 1; case 3 gave it the epoch, from 0.
+        size: the width of the model. Case 3 used the number of parameters.
+        index: the number of the update, from 1. Case 3 used the number of the epoch, from 0.
     """
     return 0.0 if index == 0 else float(size**-0.5 * min(index**-0.5, index * WARMUP**-1.5))
 
 
 @dataclass(frozen=True)
 class CodedSchedule(Schedule):
-    """A case's learning rate and decay with its defects.
+    """The learning rate and decay of a case, with its defects.
 
     Args:
-        defects: those of ``OF_SCHEDULE`` count; at least one.
-        factor: on every published learning rate, for a narrower net.
+        defects: defects of the case. Only those in ``OF_SCHEDULE`` have an effect, and there is at least one.
+        factor: factor on every published learning rate, for a narrower net.
         decay: learning rate times decay, summed over the training.
     """
 
@@ -55,7 +55,7 @@ class CodedSchedule(Schedule):
         return self.factor * noam_rate(size, index)
 
     def weight_decay(self, step: int) -> float:
-        """As ``Schedule`` has it; under a constant learning rate, constant too."""
+        """The decay of ``Schedule``. If the learning rate is constant, the decay is constant too."""
         if Defect.UNAPPLIED_COSINE in self.defects:
             return self.decay / self.plan.updates / self.lr(step)
         return super().weight_decay(step)

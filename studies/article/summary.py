@@ -1,6 +1,6 @@
-"""What the runs came to, as a table: each run held against the published failure, and against its case's other runs.
+"""The results of the runs as a table. It compares each run with the published failure of its case.
 
-python -m studies.article.summary     writes docs/results/article/small.md, and so on for each size
+python -m studies.article.summary     write docs/results/article/small.md, and one such file for each size
 """
 
 import argparse
@@ -17,7 +17,7 @@ Rows = list[dict[str, float]]
 
 
 def found(folder: Path) -> dict[Run, Rows]:
-    """The runs that are there, in the study's order."""
+    """The runs whose files exist, in the order of the study."""
     runs = all_runs(MOST_SEEDS)
     return {run: read(path_of(run, folder)) for run in runs if path_of(run, folder).exists()}
 
@@ -28,7 +28,10 @@ def log_of(case: str) -> Rows:
 
 
 def holds(run: Run, runs: Mapping[Run, Rows]) -> bool | None:
-    """Whether the run shows the published log's failure; None where there is no baseline of its seed to ask."""
+    """Whether the run shows the failure of the published log.
+
+    None for a run of the baseline, and if the baseline has no run with this seed.
+    """
     baseline = runs.get(Run("baseline", PUBLISHED, run.seed))
     if baseline is None or run.case not in FINDINGS:
         return None
@@ -36,8 +39,8 @@ def holds(run: Run, runs: Mapping[Run, Rows]) -> bool | None:
 
 
 def table(runs: Mapping[Run, Rows]) -> Iterator[str]:
-    """Markdown: a row a run, the published log's first in each case."""
-    yield "| case | run | train loss | train % | test loss | test % | best test % | weights grew | as the log |"
+    """A Markdown table with one row per run. The published log is the first row of each case."""
+    yield "| case | run | train loss | train % | test loss | test % | best test % | weight growth | as the log |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for case in CASES:
         yield _row(case, "the article's log", log_of(case), "", "")
@@ -49,7 +52,7 @@ def table(runs: Mapping[Run, Rows]) -> Iterator[str]:
 
 
 def document(name: str, runs: Mapping[Run, Rows]) -> str:
-    """The whole file."""
+    """The text of the whole file."""
     size = SIZES[name]
     asked = [f"- {case}: {finding.words}" for case, finding in FINDINGS.items()]
     missing = sum(1 for run in all_runs(1) if run not in runs)
@@ -57,13 +60,13 @@ def document(name: str, runs: Mapping[Run, Rows]) -> str:
         [
             f"# The article's cases, {name} size",
             "",
-            "Written by `python -m studies.article.summary` from the CSV files beside it.",
+            f"`python -m studies.article.summary` writes this file from the CSV files in the folder [{name}]({name}).",
             "",
-            f"Width {size.width:g}, {size.epochs} epochs of {size.plan.steps_per_epoch} updates of {size.batch_size} "
-            f"images, {size.test_images:,} test images. "
-            f"Learning rates × {size.lr_factor:g}. Runs of seed 0 that were not made: {missing}.",
+            f"The net has the width {size.width:g}. A run has {size.epochs} epochs of {size.plan.steps_per_epoch} "
+            f"updates of {size.batch_size} images, and {size.test_images:,} test images.",
+            f"Learning rates are multiplied by {size.lr_factor:g}. Missing runs of seed 0: {missing}.",
             "",
-            '"As the log" is, fixed before any run:',
+            'The column "as the log" gives the result of these tests, which were fixed before the first run:',
             "",
             *asked,
             "",
@@ -74,7 +77,7 @@ def document(name: str, runs: Mapping[Run, Rows]) -> str:
 
 
 def main() -> None:
-    """Write a document for each size of which there are runs."""
+    """Write a document for each size that has runs."""
     parser = argparse.ArgumentParser(prog="python -m studies.article.summary", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
