@@ -200,7 +200,7 @@ class _InBucket:
             self._try("removed", "", lambda s3, path: s3.delete_dir(path))
 
     def _try(self, done: str, name: str, call: Callable[[Any, str], T]) -> T:
-        """Repeat a call until it succeeds, fails for good, or the patience ends: a bucket may be unreachable briefly."""
+        """Repeat a call until it succeeds, fails for good, or the patience ends; outages of a bucket may be short."""
         deadline = time.monotonic() + self._patience_s
         pause_s = FIRST_PAUSE_S
         while True:
