@@ -40,7 +40,7 @@ def draw(batch: int, generator: torch.Generator | None = None) -> Draws:
 
 
 def flip_crop(images_BHWC: Tensor, draws: Draws) -> Tensor:
-    """Mirror and shift each image as drawn, by up to 4 pixels; black pixels fill the gap. All is on one device."""
+    """Mirror each image or not, and shift it by up to 4 pixels; black fills the gap. All tensors are on one device."""
     batch, height, width, _ = images_BHWC.shape
     images_BHWC = torch.where(draws.flip_B[:, None, None, None], images_BHWC.flip(2), images_BHWC)
     padded_BHWC = F.pad(images_BHWC, (0, 0, CROP_PADDING, CROP_PADDING, CROP_PADDING, CROP_PADDING))

@@ -65,8 +65,8 @@ def newest(folder: Folder, accepted: Sequence[tuple[int, int]]) -> Iterator[dict
         accepted: (epoch, attempt) of the checkpoints that may be used, newest first; all other files are ignored.
 
     Raises:
-        StoreError: the bucket is unreachable or refuses access. Its checkpoints may be undamaged, so the trial must
-            not restart without them.
+        StoreError: the bucket is unreachable or refuses access. Its checkpoints may be undamaged, so they are not
+            skipped.
     """
     there = set(files_at(folder).names()) if accepted else set()
     for epoch, attempt in accepted:

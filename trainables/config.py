@@ -1,4 +1,4 @@
-"""``TrialConfig``: everything that determines one trial's result, as plain values that can be sent to a worker."""
+"""``TrialConfig``: all that determines one trial's result bit for bit, as plain values that can be sent to a worker."""
 
 import dataclasses
 import hashlib

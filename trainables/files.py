@@ -22,13 +22,13 @@ T = TypeVar("T")
 Folder = str | Path
 S3 = "s3://"
 PATIENCE_S = 45.0
-"""Time in which requests to an unreachable bucket are repeated; shorter than a worker waits for its driver's call."""
+"""Requests to an unreachable bucket are repeated for this time. A worker waits longer than this for its driver."""
 CONNECT_S = 3.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _FINAL = re.compile(r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE|TOKEN|CLIENT_ID|HTTP status 40[013]")
-"""Errors that repeat at every retry."""
+"""Errors that no retry can fix."""
 
 
 class Files(Protocol):
@@ -200,7 +200,7 @@ class _InBucket:
             self._try("removed", "", lambda s3, path: s3.delete_dir(path))
 
     def _try(self, done: str, name: str, call: Callable[[Any, str], T]) -> T:
-        """Repeat a call until it succeeds, fails for good, or the patience ends; outages of a bucket may be short."""
+        """Repeat a call until it succeeds, fails for good or the patience ends: an outage of a bucket may be short."""
         deadline = time.monotonic() + self._patience_s
         pause_s = FIRST_PAUSE_S
         while True:
@@ -220,7 +220,7 @@ def _s3() -> Any:
     environment = os.environ
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    # A store that is not Amazon's has no regions. Without one, the client asks Amazon for it, which takes seconds.
+    # A store that is not Amazon's has no regions. Without a region, the client asks Amazon, which takes seconds.
     return _client(endpoint, region or ("us-east-1" if endpoint else None))
 
 

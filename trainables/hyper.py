@@ -25,7 +25,7 @@ class Hyper:
         schedule: name of the learning-rate schedule, a key of ``schedules.LR_SCHEDULES``.
         warmup: number of updates until the peak, for the schedule ``noam``.
         restarts: ``"T_0xT_mult"``, for the schedule ``restarts``: T_0 is the length of the first cycle in epochs, and
-            each next cycle is T_mult times longer.
+            each next cycle is T_mult times as long.
 
     Raises:
         TrainableError: a value is outside its range, or ``l2`` and ``lambda_norm`` are both above 0.

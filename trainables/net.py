@@ -69,7 +69,7 @@ def random_stream(seed: int, device: torch.device) -> Iterator[None]:
     """Start torch's global random streams, of the CPU and of ``device``, at ``seed``; restore them on exit."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        # ``torch.manual_seed`` also records its caller for every kind of device that is not in use: 1 ms.
+        # ``torch.manual_seed`` also records its caller for every kind of unused device, which takes 1 ms.
         torch.default_generator.manual_seed(seed)
         if devices:
             with torch.cuda.device(device):

@@ -14,7 +14,7 @@ Scalar = bool | int | float | str
 Scale = Literal["linear", "log", "one-minus-log"]
 
 MAX_CYCLES = 8
-"""Largest number of cosine cycles that is offered by default; more cycles would be too short for annealing."""
+"""Largest number of cosine cycles that is offered by default; with more, each cycle is too short for annealing."""
 
 
 @dataclass(frozen=True)

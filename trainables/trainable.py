@@ -56,7 +56,7 @@ class TrialTrainable(tune.Trainable):
         return result
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Build the training. Resume it from the newest accepted, undamaged checkpoint, or start it at epoch 0."""
+        """Build the training: resumed from the newest accepted and undamaged checkpoint, or else at epoch 0."""
         if not config:
             return
         _watchdog.called()
@@ -77,7 +77,10 @@ class TrialTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch, and write a checkpoint unless the last one is newer than ``checkpoint_s``."""
+        """Train one epoch; write a checkpoint unless the trial is done or ``checkpoint_s`` is not yet over.
+
+        A later attempt repeats at most ``checkpoint_s`` seconds of reported training.
+        """
         _watchdog.called()
         attempt = self._options["attempt"]
         report = self.training.run_epoch()

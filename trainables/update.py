@@ -117,7 +117,7 @@ class Eager(Updates):
 
 @dataclass(frozen=True)
 class _Inputs:
-    """The inputs of an epoch's updates, one row per update: newly made on the host, or in their place on the device."""
+    """The inputs of an epoch's updates, one row per update: first on the host, then at a fixed place on the device."""
 
     order_TB: Tensor
     flip_TB: Tensor
@@ -254,7 +254,7 @@ def _rows(rows: list[Tensor], count: int) -> Tensor:
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """The optimizer's tensor in the parameter's memory layout; the step count on its device, as fused Adam needs it."""
+    """The optimizer's tensor in the parameter's memory layout, on its device; fused Adam needs the step count there."""
     if value.shape != parameter.shape:
         return value.to(parameter.device, copy=True)
     return torch.empty_like(parameter).copy_(value).detach()

@@ -17,7 +17,7 @@ BETA2: dict[str, PlannedDomain] = {"beta2": Float(0.9, 0.9999, "one-minus-log")}
 
 @dataclass(frozen=True)
 class Variant:
-    """One optimizer variant.
+    """An optimizer variant.
 
     Args:
         paper: the source, as an arXiv identifier.

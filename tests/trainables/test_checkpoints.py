@@ -25,7 +25,7 @@ from trainables.training import digest
 
 
 def state_at(epoch: int) -> dict[str, Tensor]:
-    """A small state with everything that a real one has: a matrix, vectors, unusual types, a number, no elements."""
+    """A small state with all that a real one has: a matrix, vectors, unusual types, numbers and an empty tensor."""
     return {
         "model.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3) + epoch,
         "model.bias": torch.full((3,), 0.1, dtype=torch.bfloat16),
