@@ -1,6 +1,6 @@
-"""The tables of data sets and models, and the one way to turn a dotted path into an object.
+"""The tables of data sets and models, and the import of an object by its dotted path.
 
-To add a model, add a row; users' own code needs none: a name of the form ``module:attribute`` is imported.
+To add a model, add a row. A user's own code needs no row: a name of the form ``module:attribute`` is imported.
 """
 
 import importlib
@@ -15,27 +15,27 @@ DATASETS: Mapping[str, str] = {
     "parquet": "trainables.data.parquet",
     "image_folder": "trainables.data.image_folder",
 }
-"""Data set name -> the module that holds its ``read``, ``count`` and ``sources``."""
+"""Data set name -> the module with its functions ``read``, ``count`` and ``sources``."""
 
 MODELS: Mapping[str, str] = {
     "elu_net": "trainables.models.elu_net:build",
 }
-"""Model name -> the function that builds it."""
+"""Model name -> the dotted path of the function that builds it."""
 
 
 def is_dotted(name: str) -> bool:
-    """Whether ``name`` asks for an import (``module:attribute``) and not for a row of a table."""
+    """Whether ``name`` is a dotted path (``module:attribute``) and not the name of a table row."""
     return ":" in name
 
 
 def load_object(path: str) -> object:
-    """Import what ``module:attribute`` names.
+    """Import the object at ``module:attribute``.
 
     Args:
-        path: a module's dotted name, a colon, and one name in it; the attribute may be dotted too.
+        path: the dotted name of a module, a colon, and the name of an attribute in it, which may be dotted too.
 
     Raises:
-        CodeError: the form is wrong, the module or attribute does not exist, or the import raised.
+        CodeError: the form is wrong, the module or attribute does not exist, or the import raised an exception.
     """
     module_name, _, attribute = path.partition(":")
     if not all(part.isidentifier() for name in (module_name, attribute) for part in name.split(".")):
@@ -52,7 +52,7 @@ def _import(module_name: str, path: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # A module that exists but imports a missing one is another mistake: name the one that is missing.
+        # The module may exist and import a missing one: the message names the missing module.
         raise CodeError(f"{path!r}: there is no module {error.name!r} to import") from error
     except Exception as error:
         message = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""``TrialConfig``: everything that decides one trial's bits, as plain values that travel to a worker."""
+"""``TrialConfig``: all that determines one trial's result bit for bit, as plain values that can be sent to a worker."""
 
 import dataclasses
 import hashlib
@@ -14,11 +14,11 @@ from trainables.space import Scalar
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model by name and its options.
+    """The name and the options of a model.
 
     Args:
-        name: an entry of ``catalog.MODELS``, or ``"module:callable"``.
-        options: keyword arguments for its ``build`` beside the number of classes and the image shape.
+        name: a row of ``catalog.MODELS``, or ``"module:callable"``.
+        options: further keyword arguments of the build function, after the number of classes and the image shape.
     """
 
     name: str = "elu_net"
@@ -27,22 +27,22 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One trial.
+    """The configuration of one trial.
 
     Args:
-        data: what images, and how they are split.
-        model: what net.
+        data: the images and their split.
+        model: the model to train.
         hyper: the optimizer's knobs.
         epochs: passes over the training images.
-        batch_size: images an update.
-        seed: of initial weights, data order and augmentation.
+        batch_size: images per update.
+        seed: seed of the initial weights, the data order and the augmentation.
         augment: ``none`` or ``flip_crop``.
         normalize: ``standard`` (per channel) or ``minmax`` (per position and channel).
         precision: ``fp32`` or ``bf16`` (autocast).
-        deterministic: on CUDA, use deterministic algorithms; CPU runs always are.
-        cuda_graph: on CUDA, capture an update once and replay it; else plain eager updates, the reference.
-        threads: CPU threads of one trial.
-        gpu: train on the CUDA device this process is given.
+        deterministic: on CUDA, use deterministic algorithms; CPU runs are always deterministic.
+        cuda_graph: on CUDA, capture an update once and replay it; if false, run eager updates, which are the reference.
+        threads: CPU threads per trial.
+        gpu: train on the CUDA device that is assigned to this process.
     """
 
     data: DataRequest
@@ -60,7 +60,7 @@ class TrialConfig:
     gpu: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values."""
+        """The config as nested plain values."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -79,6 +79,6 @@ class TrialConfig:
 
 
 def derive_seed(seed: int, *parts: int | str) -> int:
-    """An independent seed in [0, 2**63) for a named stream of ``seed``: the same on every machine."""
+    """An independent seed in [0, 2**63) for a named random stream of ``seed``; it is the same on every machine."""
     text = "/".join(str(part) for part in (seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,28 +1,28 @@
-"""What can go wrong in a way that the user of this package can put right.
+"""The errors that a user of this package can cause and fix.
 
 TrainableError
-├── DataError   data is missing, truncated, altered or of the wrong form
-├── CodeError   a dotted path cannot be imported, or is not what it should be
-├── DiskFull    a checkpoint or weights do not fit on the disk
-└── StoreError  the bucket that they are kept in is away for long, or refuses us
+├── DataError   data is missing, truncated, altered or malformed
+├── CodeError   a dotted path cannot be imported, or names the wrong kind of object
+├── DiskFull    a checkpoint or weights file does not fit on the disk
+└── StoreError  the bucket of checkpoints and weights stays unreachable, or refuses access
 """
 
 
 class TrainableError(Exception):
-    """What a user of this package can cause; the message is one clear line."""
+    """An error that a user of this package can cause; the message is one clear line."""
 
 
 class DataError(TrainableError):
-    """Data is missing, truncated or altered; the message names the path and, for a checksum, both sums."""
+    """Data is missing, truncated, altered or malformed; the message names the path, and both sums of a checksum."""
 
 
 class CodeError(TrainableError):
-    """A dotted path cannot be imported, or what it names is not what it should be."""
+    """A dotted path cannot be imported, or it names the wrong kind of object."""
 
 
 class StoreError(TrainableError):
-    """A bucket does not answer any more, or refuses us; the message names the file and says why."""
+    """A bucket stays unreachable, or refuses access; the message names the file and the reason."""
 
 
 class DiskFull(TrainableError):
-    """No room, or no quota, for a file; the message names the path and the bytes that are needed."""
+    """The disk or the quota is too small for a file; the message names the path and the number of bytes needed."""

@@ -1,7 +1,7 @@
-"""A folder of files by name, on a disk or in an S3 bucket: what checkpoints and weights are kept in.
+"""A folder of named files on a disk or in an S3 bucket; it stores checkpoints and weights.
 
-A folder is told by a string, so that it can travel: a path, or ``s3://BUCKET/PREFIX``. Credentials of a bucket, its
-region and the address of a store that is not Amazon's come from the standard ``AWS_*`` variables.
+A string names a folder, so that processes can send it to each other: a path, or ``s3://BUCKET/PREFIX``. The standard
+``AWS_*`` variables give a bucket's credentials and region, and the address of a store that is not Amazon's.
 """
 
 import errno
@@ -22,44 +22,44 @@ T = TypeVar("T")
 Folder = str | Path
 S3 = "s3://"
 PATIENCE_S = 45.0
-"""How long a bucket that does not answer is asked again: shorter than a worker waits for its driver's next call."""
+"""Requests to an unreachable bucket are repeated for this time. A worker waits longer than this for its driver."""
 CONNECT_S = 3.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _FINAL = re.compile(r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE|TOKEN|CLIENT_ID|HTTP status 40[013]")
-"""Refusals that another try would only hear again."""
+"""Errors that no retry can fix."""
 
 
 class Files(Protocol):
-    """The files of one folder. The folder need not exist: it is made by writing to it."""
+    """The files of one folder. The folder need not exist: the first write creates it."""
 
     def read(self, name: str) -> bytes:
-        """All of a file; raises ``FileNotFoundError`` if there is none."""
+        """The content of a file; raises ``FileNotFoundError`` if it does not exist."""
 
     def write(self, name: str, content: bytes, writer: int) -> None:
-        """Write a file whole or not at all.
+        """Write a file completely or not at all.
 
         Args:
-            name: of the file; one that is there is replaced.
-            content: all of it.
-            writer: number of who writes: two that write at once must not have the same.
+            name: name of the file; an existing file is replaced.
+            content: the whole content.
+            writer: number of the writer; two writers at the same time must have different numbers.
 
         Raises:
-            DiskFull: there is no room; what was there before is as it was.
+            DiskFull: the disk is full; an existing file is unchanged.
         """
 
     def names(self) -> list[str]:
-        """Names of all that is in the folder itself."""
+        """Names of everything directly in the folder."""
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file another name, over any file of that name; nothing if it is not there (any more)."""
+        """Rename a file and replace any file with the new name; do nothing if ``old`` does not exist (any more)."""
 
     def delete(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Delete a file if it exists."""
 
     def clear(self) -> None:
-        """Remove the folder and all below it."""
+        """Delete the folder and everything below it."""
 
 
 def files_at(folder: Folder, patience_s: float = PATIENCE_S) -> Files:
@@ -67,28 +67,30 @@ def files_at(folder: Folder, patience_s: float = PATIENCE_S) -> Files:
 
     Args:
         folder: a path or an S3 URL.
-        patience_s: how long a bucket that does not answer is asked again, before ``StoreError``.
+        patience_s: time in which requests to an unreachable bucket are repeated, before ``StoreError``.
     """
     place = str(folder)
     return _InBucket(place, patience_s) if place.startswith(S3) else _OnDisk(Path(place))
 
 
 def inside(folder: Folder, *names: str) -> str:
-    """The place of a folder or file in a folder."""
+    """The path or URL of a folder or file inside a folder."""
     return "/".join([str(folder).rstrip("/"), *filter(None, names)])
 
 
 def split(place: Folder) -> tuple[str, str]:
-    """The folder of a file, and its name there."""
+    """The folder of a file, and the file's name in it."""
     folder, _, name = str(place).rpartition("/")
     return folder or ("/" if str(place).startswith("/") else "."), name
 
 
 def checked(folder: str) -> str:
-    """A folder that all nodes can name: an absolute path or an S3 URL without anything secret.
+    """The folder, if its name is valid on every node: an absolute path, or an S3 URL without secrets.
+
+    A slash at the end is removed.
 
     Raises:
-        ValueError: it is neither; the message does not repeat what may be a secret.
+        ValueError: the folder is neither; the message does not repeat a possible secret.
     """
     scheme, separator, rest = folder.partition("://")
     if not separator:
@@ -96,26 +98,28 @@ def checked(folder: str) -> str:
             raise ValueError(f"{folder!r} is not an absolute path; write /FOLDER or s3://BUCKET/PREFIX")
         return folder.rstrip("/") or "/"
     if scheme != "s3":
-        raise ValueError(f"no store is known for {scheme}://; write /FOLDER or s3://BUCKET/PREFIX")
+        raise ValueError(f"{scheme}:// is not supported; write /FOLDER or s3://BUCKET/PREFIX")
     bucket, _, prefix = rest.partition("/")
     if "@" in rest or "?" in rest or ":" in bucket:
-        raise ValueError("an S3 URL holds no credentials and no options; these are in AWS_ACCESS_KEY_ID and the like")
+        raise ValueError(
+            "an S3 URL must not contain credentials or options; use AWS_ACCESS_KEY_ID and the other AWS_* variables"
+        )
     if not _BUCKET.fullmatch(bucket):
-        raise ValueError(f"{bucket!r} is no bucket's name; write s3://BUCKET/PREFIX")
+        raise ValueError(f"{bucket!r} is not a valid bucket name; write s3://BUCKET/PREFIX")
     parts = prefix.rstrip("/").split("/") if prefix.rstrip("/") else []
     if any(part in ("", ".", "..") or not part.isprintable() for part in parts):
-        raise ValueError(f"{prefix!r} is no prefix; write s3://BUCKET/PREFIX")
+        raise ValueError(f"{prefix!r} is not a valid prefix; write s3://BUCKET/PREFIX")
     return inside(f"{S3}{bucket}", *parts)
 
 
 class _OnDisk:
-    """A folder of a file system; a file outlasts a loss of power once it is written."""
+    """A folder in a file system; once written, a file survives a power failure."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self, name: str) -> bytes:
-        # Read, not mapped: a mapped file that another process shortens would end this one.
+        # The file is read, not mapped: if another process shortened a mapped file, this process would crash.
         return (self._path / name).read_bytes()
 
     def write(self, name: str, content: bytes, writer: int) -> None:
@@ -130,7 +134,7 @@ class _OnDisk:
             _sync(self._path)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull(f"{path}: no room on the disk; {len(content):,} bytes are needed") from error
+                raise DiskFull(f"{path}: no space left on the disk; {len(content):,} bytes are needed") from error
             raise
         finally:
             with suppress(OSError):
@@ -152,7 +156,7 @@ class _OnDisk:
 
 
 class _InBucket:
-    """What begins with a prefix in an S3 bucket; an object appears whole, and is seen by all from then on."""
+    """The objects with one prefix in an S3 bucket; an object appears complete, and then every reader sees it."""
 
     def __init__(self, url: str, patience_s: float) -> None:
         self._url = url
@@ -181,7 +185,7 @@ class _InBucket:
     def rename(self, old: str, new: str) -> None:
         def move(s3: Any, path: str) -> None:
             before = inside(self._path, old)
-            # A try whose answer was lost may have done it.
+            # An earlier try may have moved the file although its answer was lost.
             if s3.get_file_info(before).is_file:
                 s3.move(before, path)
 
@@ -196,7 +200,7 @@ class _InBucket:
             self._try("removed", "", lambda s3, path: s3.delete_dir(path))
 
     def _try(self, done: str, name: str, call: Callable[[Any, str], T]) -> T:
-        """Call until it succeeds, is refused for good or patience ends: a store may be away for a moment."""
+        """Repeat a call until it succeeds, fails for good or the patience ends: an outage of a bucket may be short."""
         deadline = time.monotonic() + self._patience_s
         pause_s = FIRST_PAUSE_S
         while True:
@@ -216,7 +220,7 @@ def _s3() -> Any:
     environment = os.environ
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    # A store that is not Amazon's has no regions, and asking Amazon's machines for ours would take seconds.
+    # A store that is not Amazon's has no regions. Without a region, the client asks Amazon, which takes seconds.
     return _client(endpoint, region or ("us-east-1" if endpoint else None))
 
 
@@ -228,22 +232,22 @@ def _client(endpoint: str | None, region: str | None) -> Any:
         endpoint_override=endpoint,
         region=region,
         connect_timeout=CONNECT_S,
-        # How often and how long is asked is ours to say.
+        # ``_try`` repeats failed calls.
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=1),
         background_writes=False,
-        # A file that fits into one request is sent in one.
+        # Send a file in one request if it fits.
         allow_delayed_open=True,
     )
 
 
 def _reason(error: OSError) -> str:
-    """Amazon's own word for it, and what follows, in one line."""
+    """The message from Amazon's error name on, in one line and without the request ID."""
     text = " ".join(str(error).split())
     return re.sub(r" \(Request ID:[^)]*\)", "", text[max(text.find("AWS Error"), 0) :])
 
 
 def _sync(folder: Path) -> None:
-    """Make a rename in ``folder`` last."""
+    """Make a rename in ``folder`` survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

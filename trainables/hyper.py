@@ -1,4 +1,4 @@
-"""``Hyper``: every knob of one trial's optimizer, with its checked value."""
+"""``Hyper``: the checked values of all knobs of one trial's optimizer."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,21 +13,22 @@ class Hyper:
     """A trial's hyperparameters; a knob left at its default does nothing.
 
     Args:
-        lr: peak learning rate, above 0: the schedule's factor is at most 1.
+        lr: peak learning rate, above 0; the schedule's factor is at most 1.
         beta1: decay of the first moment, in [0, 1).
         beta2: decay of the second moment, in [0, 1).
         eps: added to the denominator, above 0.
-        l2: added to the gradient as ``l2 * w``: passes through the moments. At least 0.
-        lambda_norm: decoupled decay normalised by the training's length (arXiv:1711.05101, appendix B.1):
-            by-passes the moments. At least 0.
+        l2: added to the gradient as ``l2 * w``, so it passes through the moments. At least 0.
+        lambda_norm: decoupled decay, normalised by the training's length (arXiv:1711.05101, appendix B.1); it
+            bypasses the moments. At least 0.
         decay_schedule: ``constant``, or ``halving`` at the article's shares of the training.
-        amsgrad: keep the maximum of the second moment.
-        schedule: learning-rate schedule, a name in ``schedules.LR_SCHEDULES``.
-        warmup: updates until the peak, for ``noam``.
-        restarts: ``"T_0xT_mult"``, for ``restarts``: first cycle in epochs, and the growth of each next.
+        amsgrad: use the running maximum of the second moment.
+        schedule: name of the learning-rate schedule, a key of ``schedules.LR_SCHEDULES``.
+        warmup: number of updates until the peak, for the schedule ``noam``.
+        restarts: ``"T_0xT_mult"``, for the schedule ``restarts``: T_0 is the length of the first cycle in epochs, and
+            each next cycle is T_mult times as long.
 
     Raises:
-        TrainableError: a value outside its range.
+        TrainableError: a value is outside its range, or ``l2`` and ``lambda_norm`` are both above 0.
     """
 
     lr: float
@@ -61,7 +62,7 @@ class Hyper:
 
     @classmethod
     def of(cls, knobs: Mapping[str, Scalar]) -> "Hyper":
-        """The hyperparameters with these knobs; raises ``TrainableError`` for an unknown knob or a wrong type."""
+        """Build the hyperparameters from knobs; raise ``TrainableError`` for an unknown knob or a wrong type."""
         for knob, value in knobs.items():
             check_knob(knob, value)
         return cls(**{knob: _TYPES[knob](value) for knob, value in knobs.items()})  # type: ignore[arg-type]
@@ -78,9 +79,9 @@ RANGES: Mapping[str, str] = {
     "amsgrad": "must be true or false",
     "schedule": "must be the name of a schedule",
     "warmup": "must be a whole number of updates, at least 0",
-    "restarts": "must be written T_0xT_mult, as 10x2",
+    "restarts": "must be written T_0xT_mult, for example 10x2",
 }
-"""What each knob allows, in words."""
+"""The allowed values of each knob, in words."""
 
 _TYPES: Mapping[str, type[bool] | type[int] | type[float] | type[str]] = {
     field.name: {"float": float, "int": int, "str": str, "bool": bool}[getattr(field.type, "__name__", str(field.type))]

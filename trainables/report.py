@@ -14,12 +14,12 @@ class EpochReport:
     """The result of one epoch.
 
     Args:
-        epoch: epochs done, from 1.
-        train_loss, train_acc: running means over the epoch while the weights moved; loss in nats, accuracy in [0, 1].
-        val_loss, val_acc: on the validation images after the epoch.
-        lr, weight_decay: of the epoch's last update.
+        epoch: number of finished epochs, from 1.
+        train_loss, train_acc: means over the epoch while the weights change; loss in nats, accuracy in [0, 1].
+        val_loss, val_acc: the same on the validation images, after the epoch.
+        lr, weight_decay: the values at the epoch's last update.
         seconds: wall time of the epoch, evaluation included.
-        diverged: why the trial has diverged, or None.
+        diverged: the reason to give up the trial, or None.
     """
 
     epoch: int

@@ -1,6 +1,6 @@
-"""Learning-rate and decay schedules: pure functions of the update index, and the one object that joins them.
+"""Learning-rate and decay schedules: pure functions of the update index, and the class that combines them.
 
-The training loop, ``tuner schedule``'s table and its plot all call ``Schedule``: there is no other copy of a
+The training loop and the table and plot of ``tuner schedule`` all call ``Schedule``, so there is only one copy of each
 formula. Every factor peaks at 1, so ``lr`` is the peak learning rate in every variant.
 
 Legend: step = optimizer updates already taken, from 0; T = planned updates.
@@ -21,7 +21,7 @@ ARTICLE_DECAY_HALVINGS = (1 / 20, 1 / 4, 1 / 2, 3 / 4)
 
 
 def halvings(step: int, total: int, at: tuple[float, ...]) -> float:
-    """Halve at each of the shares ``at`` of ``total`` updates; returns a factor in (0, 1]."""
+    """A factor in (0, 1] that halves at each of the shares ``at`` of ``total`` updates."""
     return float(0.5 ** sum(step >= share * total for share in at))
 
 
@@ -43,7 +43,7 @@ def noam(step: int, warmup_steps: int) -> float:
 
 
 def cycle(step: int, first: int, mult: int) -> tuple[int, int]:
-    """The cosine cycle that ``step`` lies in: (its first update, its length in updates)."""
+    """The cosine cycle that contains ``step``, as (its first update, its length in updates)."""
     start, length = 0, first
     while step >= start + length:
         start, length = start + length, length * mult
@@ -54,7 +54,8 @@ def cosine_restarts(step: int, first: int, mult: int) -> float:
     """Cosine annealing from 1 towards 0 in cycles of ``first``, ``first * mult``, … updates.
 
     Loshchilov & Hutter 2017 (arXiv:1608.03983), eq. 5, with eta_min = 0 and T_cur counted in updates: the first
-    update of a cycle runs at exactly 1, and none runs at exactly 0. ``first`` = the whole trial is plain cosine.
+    update of a cycle runs at exactly 1, and none runs at exactly 0. With ``first`` = the whole trial this is plain
+    cosine annealing.
     """
     start, length = cycle(step, first, mult)
     return 0.5 * (1 + math.cos(math.pi * (step - start) / length))
@@ -63,18 +64,19 @@ def cosine_restarts(step: int, first: int, mult: int) -> float:
 def normalized_decay(lambda_norm: float, updates: int) -> float:
     """Decay rate per update from the budget-free one: ``lambda_norm * sqrt(b / (B * T))``.
 
-    Loshchilov & Hutter 2019 (arXiv:1711.05101), appendix B.1; batch b, B training images an epoch and T epochs
-    enter only as the number of updates, B * T / b. PyTorch multiplies decay by the learning rate and the paper
-    does not: divide the result by ``lr`` before handing it to ``torch.optim.AdamW``, as ``Schedule`` does.
+    Loshchilov & Hutter 2019 (arXiv:1711.05101), appendix B.1, with batch size b, B training images per epoch and
+    T epochs. These enter only as the number of updates, B * T / b. PyTorch multiplies the decay by the learning rate
+    and the paper does not: divide the result by ``lr`` before you pass it to ``torch.optim.AdamW``, as ``Schedule``
+    does.
     """
     return lambda_norm / math.sqrt(updates)
 
 
 def parse_restarts(text: str) -> tuple[int, int]:
-    """``"10x2"`` to (T_0 = 10 epochs, T_mult = 2); raises ``TrainableError`` for any other form."""
+    """Parse ``"10x2"`` to (T_0 = 10 epochs, T_mult = 2); raise ``TrainableError`` for any other form."""
     t_0, x, t_mult = text.partition("x")
     if not (x and t_0.isdecimal() and t_mult.isdecimal() and int(t_0) >= 1 and int(t_mult) >= 1):
-        raise TrainableError(f"restarts must be written T_0xT_mult, as 10x2 for 10, 20, 40, … epochs; not {text!r}")
+        raise TrainableError(f"restarts must be written T_0xT_mult, like 10x2 for 10, 20, 40, … epochs; not {text!r}")
     return int(t_0), int(t_mult)
 
 
@@ -106,7 +108,7 @@ LR_SCHEDULES: Mapping[str, Callable[[Hyper, Plan, int], float]] = {
     "cosine": _cosine_factor,
     "restarts": _restarts_factor,
 }
-"""Learning-rate schedules by name: the factor on ``lr`` at an update."""
+"""Learning-rate schedules by name; each function returns the factor on ``lr`` at an update."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ class Schedule:
     """A trial's learning rate and decay at every update.
 
     Raises:
-        TrainableError: the settings do not fit the plan (a warm-up that is not shorter than the training).
+        TrainableError: the schedule is unknown, the warm-up is not shorter than the training, or the restarts are not
+            of the form ``"T_0xT_mult"``.
     """
 
     hyper: Hyper
@@ -132,13 +135,13 @@ class Schedule:
             parse_restarts(self.hyper.restarts)
 
     def lr(self, step: int) -> float:
-        """The learning rate of the update after ``step`` updates."""
+        """The learning rate of the update that follows ``step`` updates."""
         return self.hyper.lr * LR_SCHEDULES[self.hyper.schedule](self.hyper, self.plan, step)
 
     def weight_decay(self, step: int) -> float:
-        """The decoupled decay as torch takes it: an update multiplies weights by ``1 - lr(step) * weight_decay(step)``.
+        """The decoupled decay in torch's form: an update multiplies weights by ``1 - lr(step) * weight_decay(step)``.
 
-        With warm restarts lambda_norm is normalised by the current cycle's length, not the trial's
+        With warm restarts, lambda_norm is normalised by the length of the current cycle, not of the trial
         (arXiv:1711.05101, section 4).
         """
         if self.hyper.lambda_norm == 0:
@@ -152,11 +155,11 @@ class Schedule:
         return factor * normalized_decay(self.hyper.lambda_norm, updates) / self.hyper.lr
 
     def warmup_epochs(self) -> int:
-        """Epochs, rounded up, until the learning rate has reached its peak; 0 without warm-up."""
+        """Number of epochs, rounded up, until the learning rate reaches its peak; 0 without warm-up."""
         return math.ceil(self.hyper.warmup / self.plan.steps_per_epoch) if self.hyper.schedule == "noam" else 0
 
     def cycle_ends(self) -> tuple[int, ...] | None:
-        """Epochs after which a cosine cycle has ended, or None where the schedule has no restarts."""
+        """Epochs after which a cosine cycle has ended, or None if the schedule has no restarts."""
         if self.hyper.schedule != "restarts":
             return None
         t_0, t_mult = parse_restarts(self.hyper.restarts)

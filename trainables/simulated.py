@@ -1,8 +1,9 @@
-"""A training that trains nothing: learning curves made up from the settings and a seed, in no time. No torch.
+"""Simulated training: learning curves that are computed at once from the settings and a seed, without torch.
 
-For trying out a search and for testing one over thousands of trials. The curves have the shape of real ones, not their
-values: accuracy saturates with the epochs, depends on the peak learning rate, dips where the schedule's rate is high,
-and varies from seed to seed; no variant is better than another by design. A rate that is much too large diverges.
+It serves to try out a search, and to test a search over thousands of trials. The curves have the shape of real ones,
+not their values: accuracy saturates with the epochs, depends on the peak learning rate, dips where the schedule's rate
+is high, and varies from seed to seed. By design no variant is better than another. A trial with a much too large
+learning rate diverges.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ CHANCE = 0.1
 BEST = 0.7
 BEST_LR = 3e-3
 LR_DECADES = 0.8
-"""Standard deviation, in decades, of the bell that accuracy is of the peak learning rate."""
+"""Accuracy is a bell curve over the logarithm of the peak learning rate; this is its standard deviation in decades."""
 TOO_LARGE_LR = 0.3
 SEED_SD = 0.008
 EPOCH_SD = 0.004
@@ -27,11 +28,11 @@ EPOCH_S = 10.0
 
 
 class SimulatedTraining:
-    """One trial, an epoch at a time; any epoch can be asked for, so that it can be continued from anywhere.
+    """One simulated trial. It can report any epoch in any order, so a trial can resume from every epoch.
 
     Args:
         config: the trial; its data is never read.
-        plan: its length.
+        plan: the trial's length.
     """
 
     def __init__(self, config: TrialConfig, plan: Plan) -> None:
@@ -40,7 +41,7 @@ class SimulatedTraining:
         self._schedule = Schedule(config.hyper, plan)
 
     def report(self, epoch: int) -> EpochReport:
-        """What training epoch ``epoch``, from 1, would report."""
+        """The report of epoch ``epoch``, from 1."""
         last = epoch * self._plan.steps_per_epoch - 1
         lr = self._schedule.lr(last)
         diverged = self.config.hyper.lr > TOO_LARGE_LR and epoch > 1
@@ -58,7 +59,7 @@ class SimulatedTraining:
         )
 
     def test(self) -> ConfirmResult:
-        """What evaluating on the test images after the last epoch would give."""
+        """The result of the evaluation on the test images after the last epoch."""
         acc = self._accuracy(self._plan.epochs, "test")
         weights = json.dumps(self.config.to_dict(), sort_keys=True).encode()
         return ConfirmResult(
@@ -72,7 +73,7 @@ class SimulatedTraining:
         hyper = self.config.hyper
         fit = math.exp(-((math.log10(hyper.lr / BEST_LR) / LR_DECADES) ** 2) / 2)
         learned = 1 - math.exp(-4 * epoch / self._plan.epochs)
-        # Nothing of it is left at the end, so that no schedule ends better than another.
+        # The dip is zero at the end, so that no schedule ends better than another.
         rate = self._schedule.lr(epoch * self._plan.steps_per_epoch - 1) / hyper.lr
         restless = 0.05 * rate * (1 - epoch / self._plan.epochs)
         acc = CHANCE + (BEST - CHANCE) * fit * learned - restless

@@ -1,7 +1,7 @@
-"""Search-space domains: what values a knob may take, and on which scale they are searched.
+"""Search-space domains: the values that a knob may take, and the scale on which they are searched.
 
-A domain may depend on the trial's planned length (``of="updates"``, ``Cycles``); ``resolve`` turns it into
-a plain one for a given ``Plan``. Nothing here imports torch or optuna.
+A domain may depend on the trial's planned length (``UpdateShare``, ``Cycles``); ``resolve`` turns it into
+a plain domain for a given ``Plan``. This module imports neither torch nor optuna.
 """
 
 import math
@@ -14,7 +14,7 @@ Scalar = bool | int | float | str
 Scale = Literal["linear", "log", "one-minus-log"]
 
 MAX_CYCLES = 8
-"""Most cosine cycles offered by default: more make each too short to anneal in."""
+"""Largest number of cosine cycles that is offered by default; with more, each cycle is too short for annealing."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Plan:
 
     Args:
         epochs: passes over the training images, at least 1.
-        steps_per_epoch: optimizer updates in one pass, at least 1 (a last, smaller batch is dropped).
+        steps_per_epoch: optimizer updates per pass, at least 1 (a last, smaller batch is dropped).
     """
 
     epochs: int
@@ -50,7 +50,7 @@ class Float:
         return f"{self.low:g} to {self.high:g}, {self.scale}"
 
     def resolve(self, plan: Plan) -> "Float":
-        """Itself: the same for every plan."""
+        """Itself, because it does not depend on the plan."""
         return self
 
     def contains(self, value: Scalar) -> bool:
@@ -81,7 +81,7 @@ class Int:
         return f"{self.low} to {self.high}, {self.scale}{step}"
 
     def resolve(self, plan: Plan) -> "Int":
-        """Itself: the same for every plan."""
+        """Itself, because it does not depend on the plan."""
         return self
 
     def contains(self, value: Scalar) -> bool:
@@ -96,7 +96,7 @@ class Int:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few values, in no order."""
+    """One of a few values, without an order."""
 
     values: tuple[Scalar, ...]
 
@@ -110,7 +110,7 @@ class Choice:
         return ", ".join(str(value) for value in self.values)
 
     def resolve(self, plan: Plan) -> "Choice":
-        """Itself: the same for every plan."""
+        """Itself, because it does not depend on the plan."""
         return self
 
     def contains(self, value: Scalar) -> bool:
@@ -126,7 +126,7 @@ class UpdateShare:
     high: float
 
     def resolve(self, plan: Plan) -> Int | Choice:
-        """The range in updates, each end at least 1 and below the planned number."""
+        """The range in updates; both ends are at least 1 and below the planned number of updates."""
         low = max(1, math.ceil(self.low * plan.updates))
         high = min(plan.updates - 1, math.floor(self.high * plan.updates))
         if high < low:
@@ -139,15 +139,15 @@ class UpdateShare:
 
 @dataclass(frozen=True)
 class Cycles:
-    """Cosine restarts ``"T_0xT_mult"`` (epochs) of 2 to 8 whole cycles that end exactly with the trial."""
+    """Cosine restarts ``"T_0xT_mult"`` (T_0 in epochs) of 2 to 8 whole cycles that end exactly with the trial."""
 
     def resolve(self, plan: Plan) -> Choice:
-        """Every such pair with T_mult 1 or 2, fewest cycles first."""
+        """All such pairs with T_mult 1 or 2, fewest cycles first."""
         pairs = restart_pairs(plan.epochs)
         if not pairs:
             near = ", ".join(str(epochs) for epochs in near_restart_epochs(plan.epochs))
             raise TrainableError(
-                f"no warm restarts of 2 to {MAX_CYCLES} cycles end on {plan.epochs} epochs; nearest that do: {near}"
+                f"no warm restarts of 2 to {MAX_CYCLES} cycles end after {plan.epochs} epochs; nearest that do: {near}"
             )
         return Choice(tuple(f"{t_0}x{t_mult}" for t_0, t_mult in pairs))
 
@@ -157,7 +157,7 @@ PlannedDomain = Domain | UpdateShare | Cycles
 
 
 def middle(domain: Domain) -> Scalar:
-    """The middle of a domain on its own scale; of a choice, the first value."""
+    """The middle of a domain on its own scale; for a choice, its first value."""
     if isinstance(domain, Choice):
         return domain.values[0]
     low, high = float(domain.low), float(domain.high)
@@ -173,7 +173,7 @@ def middle(domain: Domain) -> Scalar:
 
 
 def restart_pairs(epochs: int) -> list[tuple[int, int]]:
-    """Pairs (T_0, T_mult) of 2 to 8 whole cycles that end on ``epochs``, fewest cycles first.
+    """Pairs (T_0, T_mult) of 2 to 8 whole cycles that end exactly after ``epochs`` epochs, fewest cycles first.
 
     T_mult is 1 or 2, the values of Loshchilov & Hutter 2017 (arXiv:1608.03983).
     """

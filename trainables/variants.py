@@ -1,7 +1,7 @@
-"""The table of variants: for each, the paper, what is fixed, what is searched, and the known-good default.
+"""The table of variants: for each, the paper, the fixed knobs, the searched knobs and the known-good default.
 
-To add one, add a row (and, if it brings a schedule, one function in ``schedules.py``). The optimizers are torch's,
-so the forms are torch's: where those depart from the paper, the row's note says so.
+To add a variant, add a row; for a new schedule, also add one function in ``schedules.py``. The optimizers and their
+formulas are torch's. If a formula departs from the paper, the row's note says so.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ BETA2: dict[str, PlannedDomain] = {"beta2": Float(0.9, 0.9999, "one-minus-log")}
 
 @dataclass(frozen=True)
 class Variant:
-    """One optimizer variant.
+    """An optimizer variant.
 
     Args:
         paper: the source, as an arXiv identifier.
-        note: what it is, and where torch's form departs from the paper.
-        space: what is searched.
-        default: the first trial of every search: good settings known before it. Knobs of ``space`` that depend on
-            the trial's length (a warm-up, restarts) may be left out: the middle of their range is taken.
+        note: a description of the variant, and where torch's form departs from the paper.
+        space: the searched knobs and their domains.
+        default: the settings of the first trial of every search, known to be good beforehand. Knobs of ``space`` that
+            depend on the trial's length (a warm-up, restarts) may be left out: the middle of their range is used.
         fixed: knobs that differ from ``Hyper``'s defaults and are not searched.
     """
 
@@ -44,7 +44,7 @@ VARIANTS: Mapping[str, Variant] = {
     ),
     "adamw": Variant(
         "arXiv:1711.05101",
-        "Decoupled weight decay. torch scales the decay by lr; it is divided out, so the paper's lambda is what acts.",
+        "Decoupled weight decay. torch multiplies the decay by lr; we divide by lr, so the paper's lambda applies.",
         LR | DECOUPLED,
         {"lr": 1e-3, "lambda_norm": 0.05},
     ),
@@ -58,15 +58,15 @@ VARIANTS: Mapping[str, Variant] = {
     ),
     "noam": Variant(
         "arXiv:1706.03762",
-        "The baseline under linear warm-up and inverse-square-root decay, scaled to peak at lr. The paper's beta2 0.98 "
-        "and eps 1e-9 are left at Adam's, so that the schedule is the one change.",
+        "The baseline with linear warm-up and inverse-square-root decay, scaled to peak at lr. beta2 and eps keep "
+        "Adam's values, not the paper's 0.98 and 1e-9, so that the schedule is the only change.",
         LR | L2 | {"warmup": UpdateShare(0.01, 0.3)},
         {"lr": 1e-3, "l2": 1e-4},
         fixed={"schedule": "noam"},
     ),
     "adamw_restarts": Variant(
         "arXiv:1608.03983, arXiv:1711.05101",
-        "AdamW under cosine annealing with warm restarts, the decay renormalised for each cycle.",
+        "AdamW with cosine annealing and warm restarts; the decay is renormalised for each cycle.",
         LR | DECOUPLED | {"restarts": Cycles()},
         {"lr": 1e-3, "lambda_norm": 0.05},
         fixed={"schedule": "restarts"},
@@ -80,7 +80,7 @@ VARIANTS: Mapping[str, Variant] = {
     ),
     "adam_beta2": Variant(
         "arXiv:1412.6980",
-        "Control for amsgrad: beta2 searched without the maximum.",
+        "Control for amsgrad: beta2 is searched, without the maximum.",
         LR | L2 | BETA2,
         {"lr": 1e-3, "l2": 1e-4, "beta2": 0.999},
     ),

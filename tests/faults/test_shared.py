@@ -138,7 +138,7 @@ def test_a_bucket_that_stays_away_ends_the_job_with_one_line_and_it_is_resumed_o
     ("root", "code", "says"),
     [
         ("shared", 2, "error: TUNER_SHARED: 'shared' is not an absolute path"),
-        ("s3://key:s3cret@bucket/x", 2, "error: TUNER_SHARED: an S3 URL holds no credentials"),
+        ("s3://key:s3cret@bucket/x", 2, "error: TUNER_SHARED: an S3 URL must not contain credentials"),
         ("/no/such/mount", 3, "error: TUNER_SHARED: /no/such/mount is no folder here"),
         ("s3://no-such-bucket/x", 3, "error: TUNER_SHARED: s3://no-such-bucket/x/.tuner-"),
     ],

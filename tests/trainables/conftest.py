@@ -1,4 +1,4 @@
-"""What all tests of trials share: one thread, and a data set decoded once."""
+"""The fixtures that all tests of trials share: one thread, and a data set that is decoded once."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Data, a net and trials small enough to train inside a test."""
+"""Data, a net and trials that are small enough to train inside a test."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ from trainables.variants import VARIANTS
 REQUEST = DataRequest("digits", train_images=200, val_images=100, test_images=100)
 EPOCHS, BATCH = 6, 50
 STEPS = 4
-"""Updates an epoch: 200 / 50."""
+"""Updates per epoch: 200 / 50."""
 
 NARROW = ModelConfig("elu_net", {"width": 0.05})
 TOY = ModelConfig("tests.trainables.small:toy")
@@ -25,9 +25,10 @@ def smallest_trial(variant: str, knobs: Mapping[str, Scalar] | None = None, **ch
     """A trial of a variant on ``REQUEST``.
 
     Args:
-        variant: a row of ``VARIANTS``: its defaults, the middle of what depends on the length, what it fixes.
-        knobs: hyperparameters to set instead.
-        changes: fields of ``TrialConfig`` to set instead.
+        variant: a row of ``VARIANTS``; the trial uses its default and fixed knobs, and the middle of the ranges that
+            depend on the trial's length.
+        knobs: hyperparameters that replace these.
+        changes: fields of ``TrialConfig`` that replace the usual ones.
     """
     row = VARIANTS[variant]
     batch_size = changes.get("batch_size", BATCH)
@@ -38,7 +39,7 @@ def smallest_trial(variant: str, knobs: Mapping[str, Scalar] | None = None, **ch
 
 
 def toy(classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    """A net that costs nothing, with every kind of parameter: a convolution, a matrix, a norm and biases."""
+    """A net that trains fast and has every kind of parameter: a convolution, a matrix, a norm and biases."""
     channels, height, width = shape
     return nn.Sequential(
         nn.AvgPool2d(8),
@@ -51,5 +52,5 @@ def toy(classes: int, shape: tuple[int, int, int]) -> nn.Module:
 
 
 def decoupled(variant: str) -> bool:
-    """Whether a variant decays its weights beside the gradient, and not through it."""
+    """Whether a variant decays the weights directly, and not through the gradient."""
     return "lambda_norm" in VARIANTS[variant].space

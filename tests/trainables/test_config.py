@@ -1,4 +1,4 @@
-"""A trial's config: it travels as plain values, and its random streams are those of a hash."""
+"""A trial's config: it survives JSON, and a hash gives the seeds of its random streams."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from trainables.variants import VARIANTS
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_trial_survives_the_way_through_json(name: str) -> None:
+def test_a_trial_survives_a_round_trip_through_json(name: str) -> None:
     trial = smallest_trial(name)
     trial = replace(trial, data=replace(trial.data, sha256=(("a.parquet", "00"),)))
     assert TrialConfig.from_dict(json.loads(json.dumps(trial.to_dict()))) == trial
@@ -23,6 +23,6 @@ def test_a_streams_seed_is_the_first_63_bits_of_a_hash() -> None:
     assert derive_seed(7, "epoch", 3) == first_64_bits // 2 < 2**63
 
 
-def test_every_stream_of_every_seed_is_another() -> None:
+def test_every_stream_of_every_seed_has_another_seed() -> None:
     streams = [("initial weights",), *(("epoch", epoch) for epoch in range(20))]
     assert len({derive_seed(seed, *parts) for seed in range(20) for parts in streams}) == 20 * 21

@@ -1,4 +1,4 @@
-"""Data sets: what readers read, how images are split, and what the cache keeps."""
+"""Data sets: the readers, the splits and the cache."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ CLASSES = ("cat", "dog", "eel")
 
 
 def made_up(count: int, side: int, seed: int) -> Arrays:
-    """Make uniform noise; classes 0, 1, 2 in turn."""
+    """Uniform noise with the classes 0, 1, 2 in turn."""
     images = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return Arrays(images, np.arange(count, dtype=np.int64) % len(CLASSES))
 
@@ -79,7 +79,7 @@ def entry_of(cache_dir: Path) -> Path:
 
 
 def spoil_unnoticed(file: Path) -> None:
-    """Overwrite a file so that only reading it tells: same size, same time."""
+    """Overwrite a file but keep its size and time, so that only reading it shows the change."""
     before = file.stat()
     file.write_bytes(bytes(before.st_size))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -92,8 +92,8 @@ class TestSplitting:
         assert np.bincount(labels[val_idx]).tolist() == [12, 6, 2]
         assert np.array_equal(np.sort(np.concatenate([train_idx, val_idx])), np.arange(100))
 
-    def test_what_does_not_divide_goes_to_the_largest_remainders(self) -> None:
-        # 10 of 7 + 7 + 6: shares 3.5, 3.5, 3.0, the one left over to the lower class of the tie.
+    def test_remaining_images_go_to_the_largest_remainders(self) -> None:
+        # 10 of 7 + 7 + 6 images: the shares are 3.5, 3.5 and 3.0; the lower class of the tie gets the remaining image.
         labels = np.repeat(np.arange(3), [7, 7, 6])
         assert np.bincount(labels[stratified_subset(labels, 10, seed=0)]).tolist() == [4, 3, 3]
 
@@ -103,17 +103,17 @@ class TestSplitting:
         assert len(set(stratified_subset(labels, count, seed=1).tolist())) == count
         assert len(stratified_split(labels, count, seed=1)[0]) == 20 - count
 
-    def test_the_seed_decides(self) -> None:
+    def test_the_seed_determines_the_split(self) -> None:
         labels = np.arange(100) % 10
         first, again, other = (stratified_split(labels, 30, seed=seed)[1] for seed in (0, 0, 1))
         assert np.array_equal(first, again)
         assert not np.array_equal(first, other)
 
-    def test_too_many_is_an_error(self) -> None:
+    def test_a_count_above_the_number_of_images_is_an_error(self) -> None:
         with pytest.raises(DataError, match="cannot take 5 images out of 3"):
             stratified_subset(np.zeros(3, np.int64), 5, seed=0)
 
-    def test_the_fingerprint_is_the_sum_of_the_bytes(self) -> None:
+    def test_the_fingerprint_is_the_sha256_of_the_bytes(self) -> None:
         one, two = made_up(3, 4, 0), made_up(2, 4, 1)
         data = b"".join(a.tobytes() for a in (one.images_BHWC, one.labels_B, two.images_BHWC, two.labels_B))
         assert fingerprint(one, two) == hashlib.sha256(data).hexdigest()
@@ -128,7 +128,7 @@ class TestReaders:
         assert raw.flips is False
         assert len(raw.classes) == 10
 
-    def test_parquet_gives_back_what_was_written(self, parquet_folder: Path) -> None:
+    def test_parquet_returns_the_written_images_and_labels(self, parquet_folder: Path) -> None:
         raw, train = parquet.read(parquet_folder), made_up(30, 8, 0)
         assert np.array_equal(raw.train.images_BHWC, train.images_BHWC)
         assert np.array_equal(raw.train.labels_B, train.labels_B)
@@ -149,7 +149,7 @@ class TestReaders:
         write_parquet(parquet_folder / "test.parquet", made_up(3, 8, 0))
         (parquet_folder / "train.parquet").rename(parquet_folder / "train-0.parquet")
         write_parquet(parquet_folder / "train-1.parquet", made_up(3, 10, 0))
-        with pytest.raises(DataError, match=r"train-1.parquet, row 0: the image is 10x10 where the first is 8x8"):
+        with pytest.raises(DataError, match=r"train-1.parquet, row 0: the image is 10x10, but the first one is 8x8"):
             parquet.read(parquet_folder)
         assert parquet.read(parquet_folder, size=16).train.images_BHWC.shape == (33, 16, 16, 3)
 
@@ -174,7 +174,7 @@ class TestReaders:
         with pytest.raises(DataError, match=r"test.parquet: has no images"):
             parquet.read(parquet_folder)
 
-    def test_a_parquet_of_other_columns_is_an_error(self, parquet_folder: Path) -> None:
+    def test_a_parquet_with_other_columns_is_an_error(self, parquet_folder: Path) -> None:
         write_parquet(parquet_folder / "train.parquet", made_up(3, 8, 0), columns=("picture", "label"))
         with pytest.raises(DataError, match="needs a column img or image"):
             parquet.read(parquet_folder)
@@ -205,9 +205,9 @@ class TestReaders:
         with pytest.raises(DataError, match=r"0.png: cannot decode"):
             image_folder.read(png_folder)
 
-    def test_cifar10_that_cannot_be_put_anywhere_is_a_data_error(self, tmp_path: Path) -> None:
+    def test_cifar10_without_a_usable_folder_is_a_data_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(DataError, match="CIFAR-10 is not there whole"):
+        with pytest.raises(DataError, match="CIFAR-10 is missing or incomplete"):
             cifar10.read(tmp_path / "file" / "below")
 
     @pytest.mark.parametrize("reader", [cifar10, parquet, image_folder], ids=lambda module: module.__name__)
@@ -271,7 +271,7 @@ class TestCache:
         write_parquet(parquet_folder / "train.parquet", made_up(30, 8, 5))
         assert load(request_for(parquet_folder), tmp_path / "cache").fingerprint != first.fingerprint
 
-    def test_the_fingerprint_is_of_what_is_given(self, parquet_folder: Path, tmp_path: Path) -> None:
+    def test_the_fingerprint_covers_the_split_and_the_subset(self, parquet_folder: Path, tmp_path: Path) -> None:
         prints = {
             load(request_for(parquet_folder, seed=seed, train_images=size), tmp_path / "cache").fingerprint
             for seed in (0, 1)
@@ -282,7 +282,7 @@ class TestCache:
         assert splits.fingerprint == fingerprint(splits.train, splits.val, splits.test)
         assert splits.fingerprint in prints
 
-    def test_subsets_have_the_counts_asked_for(self, parquet_folder: Path, tmp_path: Path) -> None:
+    def test_subsets_have_the_requested_counts(self, parquet_folder: Path, tmp_path: Path) -> None:
         whole = load(request_for(parquet_folder), tmp_path / "cache")
         request = request_for(parquet_folder, train_images=9, val_images=3, test_images=6)
         splits = load(request, tmp_path / "cache")
@@ -294,7 +294,7 @@ class TestCache:
     def test_an_impossible_split_is_an_error(
         self, parquet_folder: Path, tmp_path: Path, change: dict[str, object]
     ) -> None:
-        with pytest.raises(DataError, match=r"training images asked for|split has no images"):
+        with pytest.raises(DataError, match=r"training images are requested|split has no images"):
             load(request_for(parquet_folder, **change), tmp_path / "cache")
 
     @pytest.mark.parametrize("damage", ["shorter", "gone", "no meta", "half a meta", "zeros"])
@@ -318,7 +318,7 @@ class TestCache:
 
     def test_a_failed_decoding_leaves_no_entry(self, parquet_folder: Path, tmp_path: Path) -> None:
         spoil_unnoticed(parquet_folder / "test.parquet")
-        with pytest.raises(DataError, match=r"test.parquet: truncated, or no parquet file"):
+        with pytest.raises(DataError, match=r"test.parquet: truncated, or not a Parquet file"):
             load(request_for(parquet_folder), tmp_path / "cache")
         assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
@@ -329,7 +329,7 @@ class TestCache:
         with pytest.raises(DataError, match=f"{file}: sha256 is {good}, not {bad}; fetch the file again"):
             load(request_for(parquet_folder, sha256=((file.name, bad),)), tmp_path / "cache")
 
-    def test_arrays_are_maps_that_torch_takes_without_a_warning(self, parquet_folder: Path, tmp_path: Path) -> None:
+    def test_arrays_are_maps_that_torch_accepts_without_a_warning(self, parquet_folder: Path, tmp_path: Path) -> None:
         first, second = (load(request_for(parquet_folder), tmp_path / "cache") for _ in range(2))
         assert isinstance(first.train.images_BHWC, np.memmap)
         before = second.train.images_BHWC.copy()
@@ -424,7 +424,7 @@ class TestOwnCode:
 
 class TestCatalog:
     @pytest.mark.parametrize("module", DATASETS.values())
-    def test_every_data_set_reads_counts_and_lists(self, module: str) -> None:
+    def test_every_data_set_has_the_functions_read_count_and_sources(self, module: str) -> None:
         assert all(callable(load_object(f"{module}:{name}")) for name in ("read", "count", "sources"))
 
     @pytest.mark.parametrize("path", MODELS.values())
@@ -442,12 +442,12 @@ class TestCatalog:
             ("json:absent", "module 'json' has no attribute 'absent'"),
         ],
     )
-    def test_a_bad_dotted_path_is_one_clear_line(self, path: str, message: str) -> None:
+    def test_a_bad_dotted_path_gives_an_error_of_one_line(self, path: str, message: str) -> None:
         with pytest.raises(CodeError, match=message) as caught:
             load_object(path)
         assert "\n" not in str(caught.value)
 
-    def test_an_exception_on_import_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_exception_on_import_is_reported(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "own_raising.py").write_text("1 / 0")
         monkeypatch.syspath_prepend(str(tmp_path))
         with pytest.raises(CodeError, match="raised ZeroDivisionError: division by zero"):

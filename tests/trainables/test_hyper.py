@@ -1,4 +1,4 @@
-"""Knobs: their types, their ranges, and that a knob left alone does nothing."""
+"""Knobs: their types and ranges; a knob at its default does nothing."""
 
 import pytest
 
@@ -7,18 +7,18 @@ from trainables.hyper import KNOBS, RANGES, Hyper
 from trainables.space import Scalar
 
 
-def test_a_knob_left_alone_does_nothing() -> None:
+def test_a_knob_at_its_default_does_nothing() -> None:
     hyper = Hyper.of({"lr": 1e-3})
     assert (hyper.l2, hyper.lambda_norm, hyper.amsgrad, hyper.warmup, hyper.restarts) == (0.0, 0.0, False, 0, "")
     assert (hyper.beta1, hyper.beta2, hyper.eps) == (0.9, 0.999, 1e-8)  # Adam's own (arXiv:1412.6980)
 
 
 @pytest.mark.parametrize("knob", KNOBS)
-def test_every_knob_says_what_it_allows(knob: str) -> None:
+def test_every_knob_has_a_text_about_its_allowed_values(knob: str) -> None:
     assert RANGES[knob].startswith("must be")
 
 
-def test_a_whole_number_is_a_real_one() -> None:
+def test_a_whole_number_becomes_a_real_number() -> None:
     lr = Hyper.of({"lr": 1}).lr
     assert (lr, type(lr)) == (1.0, float)
 
@@ -44,12 +44,12 @@ def test_a_whole_number_is_a_real_one() -> None:
         ("restarts", 10),
     ],
 )
-def test_a_value_outside_a_knobs_range_is_refused_by_name(knob: str, value: Scalar) -> None:
+def test_a_value_outside_a_knobs_range_is_refused_with_the_knobs_name(knob: str, value: Scalar) -> None:
     with pytest.raises(TrainableError, match=f"{knob} is .*; {RANGES[knob]}"):
         Hyper.of({"lr": 1e-3, knob: value})
 
 
-def test_an_unknown_knob_is_refused_with_those_there_are() -> None:
+def test_an_unknown_knob_is_refused_with_the_known_knobs() -> None:
     with pytest.raises(TrainableError, match=r"no knob named 'wd' .*lambda_norm"):
         Hyper.of({"lr": 1e-3, "wd": 0.1})
 

@@ -27,7 +27,7 @@ KNOBS: Mapping[str, Mapping[str, Scalar]] = {"noam": {"warmup": 5}, "restarts": 
 
 
 def changes(factors: list[float]) -> dict[int, float]:
-    """The steps at which a list of factors changes, with the factor from there on."""
+    """The steps at which a list of factors changes, each with its new factor."""
     return {step: factor for step, factor in enumerate(factors) if step and factor != factors[step - 1]}
 
 
@@ -43,7 +43,7 @@ def test_the_decay_halves_at_the_articles_shares() -> None:
     assert changes(factors) == {10: 0.5, 50: 0.25, 100: 0.125, 150: 0.0625}
 
 
-def test_a_share_between_two_updates_counts_from_the_later_one() -> None:
+def test_a_share_between_two_updates_takes_effect_at_the_later_one() -> None:
     # An eighth of 10 updates is 1.25: updates 1 and 2 (steps 0 and 1) come before it.
     assert [halvings(step, 10, (1 / 8,)) for step in range(3)] == [1, 1, 0.5]
 
@@ -59,7 +59,7 @@ def test_noam_rises_linearly_and_falls_with_the_inverse_square_root() -> None:
 
 
 @pytest.mark.parametrize("warmup", [1, 7, 4000])
-def test_noam_is_the_papers_formula_over_its_peak(warmup: int) -> None:
+def test_noam_is_the_papers_formula_divided_by_its_peak(warmup: int) -> None:
     # arXiv:1706.03762, eq. 3: d^-0.5 * min(s^-0.5, s * w^-1.5), whose peak is (d * w)^-0.5.
     for s in (1, 2, warmup, warmup + 1, 10 * warmup):
         paper = 512**-0.5 * min(s**-0.5, s * warmup**-1.5)
@@ -108,7 +108,7 @@ def test_plain_cosine_is_one_cycle_over_the_whole_trial() -> None:
 @pytest.mark.parametrize(
     ("epochs", "factor"), [(30, 0.00861), (50, 0.00667), (100, 0.00471), (150, 0.00385), (200, 0.00333)]
 )
-def test_the_normalised_decay_is_the_papers(epochs: int, factor: float) -> None:
+def test_the_normalised_decay_matches_the_paper(epochs: int, factor: float) -> None:
     # arXiv:1711.05101, appendix B.1: lambda_norm * sqrt(b / (B * T)) with b = 100 and B = 45,000.
     decay = normalized_decay(0.05, updates=450 * epochs)
     assert decay == pytest.approx(0.05 * math.sqrt(100 / (45_000 * epochs)))
@@ -116,7 +116,7 @@ def test_the_normalised_decay_is_the_papers(epochs: int, factor: float) -> None:
 
 
 def test_an_update_decays_by_the_papers_rate_times_the_schedules_factor() -> None:
-    # lr is divided out: at the peak what acts is lambda alone, 0.05 * 0.00861 at 30 epochs, whatever lr is.
+    # lr is divided out: at the peak the decay is lambda alone, 0.05 * 0.00861 at 30 epochs, for every lr.
     for lr in (1e-4, 1e-2):
         schedule = Schedule(Hyper(lr, lambda_norm=0.05, schedule="cosine"), Plan(30, 450))
         acting = [schedule.lr(step) * schedule.weight_decay(step) for step in (0, 6750)]
@@ -131,7 +131,7 @@ def test_the_decay_is_renormalised_for_every_cycle() -> None:
     assert schedule.weight_decay(450 * 10 - 1) == schedule.weight_decay(0)
 
 
-def test_the_decays_own_halving_is_on_top_of_the_learning_rates() -> None:
+def test_the_decay_halves_at_its_own_shares_under_a_constant_learning_rate() -> None:
     hyper = Hyper(1e-3, lambda_norm=0.1, decay_schedule="halving", schedule="constant")
     schedule = Schedule(hyper, Plan(20, 20))
     decays = [schedule.weight_decay(step) for step in range(400)]
@@ -144,7 +144,7 @@ def test_there_is_no_decoupled_decay_without_a_lambda() -> None:
 
 
 @pytest.mark.parametrize("name", LR_SCHEDULES)
-def test_every_schedule_reaches_the_peak_and_stays_in_zero_to_one(name: str) -> None:
+def test_every_schedule_reaches_the_peak_and_stays_between_zero_and_one(name: str) -> None:
     schedule = Schedule(Hyper.of({"lr": 1.0, "schedule": name, **KNOBS.get(name, {})}), SHORT)
     factors = [schedule.lr(step) for step in range(SHORT.updates)]
     assert max(factors) == 1

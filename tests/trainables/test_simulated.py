@@ -1,4 +1,4 @@
-"""Made-up curves: the same for the same trial, in the shape of real ones, and fair."""
+"""Simulated curves: equal for the same trial, similar in shape to real ones, and fair to all variants."""
 
 import dataclasses
 import statistics
@@ -21,7 +21,7 @@ def final(hyper: Hyper, seed: int = 0, plan: Plan = PLAN) -> float:
     return float(SimulatedTraining(config, plan).report(plan.epochs)["val_acc"])
 
 
-def test_a_report_has_the_fields_of_a_real_one_and_is_the_same_again() -> None:
+def test_a_report_has_the_fields_of_a_real_one_and_can_be_repeated() -> None:
     training, again = (SimulatedTraining(smallest_trial("adam_l2"), PLAN) for _ in range(2))
     report = training.report(3)
     assert set(report) == {field.name for field in dataclasses.fields(EpochReport)}
@@ -49,7 +49,7 @@ def test_no_variant_is_better_than_another(name: str) -> None:
     assert abs(statistics.fmean(runs) - statistics.fmean(baseline)) < 5 * error
 
 
-def test_a_rate_that_is_much_too_large_diverges() -> None:
+def test_a_much_too_large_learning_rate_diverges() -> None:
     config = dataclasses.replace(smallest_trial("adam_l2"), hyper=Hyper(2 * TOO_LARGE_LR))
     assert SimulatedTraining(config, PLAN).report(1)["diverged"] is None
     assert SimulatedTraining(config, PLAN).report(2)["diverged"] == "training loss is nan"

@@ -1,4 +1,4 @@
-"""Domains: what they hold, what they come to for a planned length, and what cannot be one."""
+"""Domains: their values, their form for a planned length, and the errors of invalid ones."""
 
 import math
 from collections.abc import Callable
@@ -68,11 +68,11 @@ def test_a_plain_domain_is_the_same_for_every_plan(plain: Domain) -> None:
 
 
 def test_shares_of_the_updates_are_rounded_inwards() -> None:
-    # 1 % to 30 % of 150 updates are 1.5 to 45 of them.
+    # 1 % to 30 % of 150 updates is 1.5 to 45 updates.
     assert UpdateShare(0.01, 0.3).resolve(Plan(15, 10)) == Int(2, 45, "log")
 
 
-def test_a_share_that_is_one_update_is_no_range() -> None:
+def test_a_share_of_a_single_update_becomes_a_choice() -> None:
     assert UpdateShare(0.01, 0.3).resolve(Plan(5, 1)) == Choice((1,))
 
 
@@ -98,11 +98,11 @@ def test_a_share_below_one_update_is_refused() -> None:
         (1, []),
     ],
 )
-def test_restart_pairs_are_those_worked_out_by_hand(epochs: int, by_hand: list[tuple[int, int]]) -> None:
+def test_restart_pairs_match_those_worked_out_by_hand(epochs: int, by_hand: list[tuple[int, int]]) -> None:
     assert restart_pairs(epochs) == by_hand
 
 
-def test_restart_pairs_are_all_that_a_search_by_adding_up_finds() -> None:
+def test_restart_pairs_are_all_pairs_that_an_exhaustive_search_finds() -> None:
     def search(epochs: int) -> set[tuple[int, int]]:
         return {
             (t_0, t_mult)
@@ -123,8 +123,8 @@ def test_the_length_nearest_to_one_epoch_is_two() -> None:
     assert near_restart_epochs(1) == [2]
 
 
-def test_cycles_of_a_length_without_restarts_name_the_nearest_that_have() -> None:
-    with pytest.raises(TrainableError, match="2 to 8 cycles end on 11 epochs; nearest that do: 10, 12"):
+def test_a_length_without_restarts_is_refused_with_the_nearest_lengths() -> None:
+    with pytest.raises(TrainableError, match="2 to 8 cycles end after 11 epochs; nearest that do: 10, 12"):
         Cycles().resolve(Plan(11, 450))
 
 
@@ -149,13 +149,13 @@ def test_cycles_are_offered_as_text_fewest_first() -> None:
         (lambda: Choice((1, 2, 1)), "names a value twice"),
     ],
 )
-def test_what_is_no_domain_is_refused(make: Callable[[], Domain], message: str) -> None:
+def test_an_invalid_domain_is_refused(make: Callable[[], Domain], message: str) -> None:
     with pytest.raises(TrainableError, match=message):
         make()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variants_space_holds_its_middle_and_its_default(name: str) -> None:
+def test_every_variants_space_contains_its_middle_and_its_default(name: str) -> None:
     row = VARIANTS[name]
     space = {knob: domain.resolve(PLAN) for knob, domain in row.space.items()}
     assert all(domain.contains(middle(domain)) for domain in space.values())

@@ -1,6 +1,6 @@
-"""Every variant's update against the papers' formulas, and the rates it really uses against those we print.
+"""Every variant's update against the papers' formulas, and the rates that it really uses against the printed rates.
 
-The updates are a real training's: hooks on its optimizer set the gradients before an update and copy the weights
+The updates come from a real training: hooks on its optimizer set the gradients before an update and copy the weights
 after it. The reference is float64 NumPy and computes its own learning rate and decay; it never calls ``Schedule``.
 """
 
@@ -28,16 +28,16 @@ from tuner.report.lr_schedule import points, variant_schedule
 
 Weights = list[NDArray[np.float64]]
 Gradients = Callable[[int, Tensor], Tensor]
-"""The gradient of an update (from 0) for one parameter."""
+"""Returns the gradient of one parameter at an update (from 0)."""
 
 LOUD: Mapping[str, Scalar] = {"lr": 1e-2, "l2": 1e-2, "lambda_norm": 0.1, "beta2": 0.95}
-"""Knobs at which every part of an update shows: at the defaults decay hides in rounding errors."""
+"""Knobs that make every part of an update visible; with the defaults, decay would be lost in rounding errors."""
 DECOUPLED = [name for name in VARIANTS if decoupled(name)]
 COUPLED = [name for name in VARIANTS if not decoupled(name)]
 
 
 class Update(NamedTuple):
-    """What one update of a training did."""
+    """The result of one update of a training."""
 
     gradients: list[Tensor]
     weights: list[Tensor]
@@ -51,7 +51,7 @@ def loud_trial(name: str, updates: int) -> TrialConfig:
 
 
 def drive(training: Training, gradients: Gradients | None = None) -> tuple[list[Tensor], list[Update]]:
-    """Train to the end, with these gradients in place of the true ones; returns the first weights and all updates."""
+    """Train to the end with these gradients instead of the true ones; return the first weights and all updates."""
     parameters = list(training.model.parameters())
     updates: list[Update] = []
 
@@ -79,7 +79,7 @@ def drive(training: Training, gradients: Gradients | None = None) -> tuple[list[
 
 
 def random_gradients(seed: int) -> Gradients:
-    """Normal gradients, whose scale goes up and down between 0.005 and 0.5 as updates go by."""
+    """Normally distributed gradients; their scale moves up and down between 0.005 and 0.5 over the updates."""
     generator = torch.Generator().manual_seed(seed)
     return lambda step, p: 0.05 * 10 ** math.sin(0.4 * step) * torch.randn(p.shape, generator=generator)
 
@@ -89,11 +89,11 @@ def no_gradients(step: int, parameter: Tensor) -> Tensor:
 
 
 def papers_factor(hyper: Hyper, t: int, plan: Plan) -> float:
-    """The schedule's factor at update t, from 1 as the papers count."""
+    """The schedule's factor at update t, which starts at 1 as in the papers."""
     if hyper.schedule == "halving":  # the article: at 25, 50 and 100 of 200
         done = (t - 1) / plan.updates
         return 1.0 if done < 0.125 else 0.5 if done < 0.25 else 0.25 if done < 0.5 else 0.125
-    if hyper.schedule == "noam":  # arXiv:1706.03762, eq. 3; departure: over its peak
+    if hyper.schedule == "noam":  # arXiv:1706.03762, eq. 3; our departure: divided by its peak
         return float(min(t**-0.5, t * hyper.warmup**-1.5) * hyper.warmup**0.5)
     assert hyper.schedule in ("cosine", "restarts")  # arXiv:1608.03983, eq. 5, eta_min = 0
     t_cur, t_i = papers_cycle(hyper, t, plan)
@@ -112,11 +112,11 @@ def papers_cycle(hyper: Hyper, t: int, plan: Plan) -> tuple[int, int]:
 
 
 def papers_updates(hyper: Hyper, plan: Plan, first: Weights, gradients: list[Weights]) -> list[Weights]:
-    """The weights after every update, as the papers have it.
+    """The weights after every update, by the papers' formulas.
 
-    Adam: arXiv:1412.6980, algorithm 1. Decoupled decay: arXiv:1711.05101, algorithm 2 and appendix B.1, with lambda
-    beside alpha, not times it. AMSGrad: arXiv:1904.09237, algorithm 2. torch's departures: AMSGrad's moments are
-    bias-corrected, the second after the maximum; and ours: biases and norms are not decayed.
+    Adam: arXiv:1412.6980, algorithm 1. Decoupled decay: arXiv:1711.05101, algorithm 2 and appendix B.1; lambda is not
+    multiplied by alpha. AMSGrad: arXiv:1904.09237, algorithm 2. torch departs from it: AMSGrad's moments are
+    bias-corrected, the second one after the maximum. We depart from the papers: biases and norms are not decayed.
     """
     assert hyper.decay_schedule == "constant"
     weights = [w.copy() for w in first]
@@ -157,7 +157,7 @@ def largest_error(weights: list[Tensor], expected: Weights) -> float:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_update_is_the_papers(name: str, tiny: Splits) -> None:
+def test_every_update_matches_the_papers(name: str, tiny: Splits) -> None:
     training = Training(loud_trial(name, updates=120), tiny)
     first, updates = drive(training, random_gradients(0))
     expected = papers_run(training, training.config.hyper, first, updates)
@@ -179,7 +179,7 @@ def test_every_update_is_the_papers(name: str, tiny: Splits) -> None:
         ("adam_beta2", {"beta2": 0.96}),
     ],
 )
-def test_the_reference_is_another_for_another_knob(name: str, change: dict[str, Any], tiny: Splits) -> None:
+def test_the_reference_changes_with_every_knob(name: str, change: dict[str, Any], tiny: Splits) -> None:
     training = Training(loud_trial(name, updates=120), tiny)
     first, updates = drive(training, random_gradients(0))
     other = papers_run(training, replace(training.config.hyper, **change), first, updates)
@@ -187,7 +187,7 @@ def test_the_reference_is_another_for_another_knob(name: str, change: dict[str, 
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_optimizer_uses_the_rates_that_we_print_at_every_update(name: str, tiny: Splits) -> None:
+def test_the_optimizer_uses_the_printed_rates_at_every_update(name: str, tiny: Splits) -> None:
     training = Training(smallest_trial(name), tiny)
     _, updates = drive(training)
     printed = points(variant_schedule(name, training.config.epochs, STEPS, {}), every=1)
@@ -195,7 +195,7 @@ def test_the_optimizer_uses_the_rates_that_we_print_at_every_update(name: str, t
     for update, point in zip(updates, printed, strict=True):
         assert [group["lr"] for group in update.groups] == [point.lr] * len(update.groups)
         used = [group["weight_decay"] for group in update.groups if group["decayed"]]
-        # What is printed is the decoupled decay; L2 is in the gradient, the same at every update.
+        # The printed decay is the decoupled decay. L2 is part of the gradient and equal at every update.
         assert used == [point.weight_decay if decoupled(name) else training.config.hyper.l2]
     assert isinstance(training.optimizer, torch.optim.AdamW) == decoupled(name)
 
@@ -218,16 +218,14 @@ def test_without_gradients_decoupled_decay_shrinks_weights_by_the_printed_factor
     printed = points(Schedule(trial.hyper, Plan(trial.epochs, STEPS)), every=1)
     matrices = [i for i, w in enumerate(first) if w.ndim >= 2]
     for before, update, point in zip([first, *(u.weights for u in updates)], updates, printed, strict=False):
-        # torch computes 1 - lr * wd in float64, rounds it to float32 and multiplies: so do we, to the same bits.
+        # torch computes 1 - lr * wd in float64, rounds it to float32 and multiplies. We do the same, to the same bits.
         shrink = torch.tensor(point.shrink, dtype=torch.float32)
         assert 0 < shrink < 1
         assert all(torch.equal(update.weights[i], before[i] * shrink) for i in matrices)
 
 
 @pytest.mark.parametrize("name", COUPLED)
-def test_without_gradients_l2_moves_every_weight_by_the_learning_rate_whatever_its_size(
-    name: str, tiny: Splits
-) -> None:
+def test_without_gradients_l2_moves_every_weight_by_the_learning_rate_for_any_size(name: str, tiny: Splits) -> None:
     # The L2 gradient passes through the moments, and Adam's first step is lr * g / |g|.
     trial = loud_trial(name, updates=24)
     training = Training(trial, tiny)
@@ -268,12 +266,12 @@ def test_amsgrads_maximum_never_falls_in_any_coordinate(name: str, tiny: Splits)
     assert falls(second_moments(name, "exp_avg_sq", tiny))
 
 
-def test_the_second_moment_of_the_control_without_the_maximum_does_fall(tiny: Splits) -> None:
+def test_the_second_moment_of_the_control_without_the_maximum_falls(tiny: Splits) -> None:
     assert falls(second_moments("adam_beta2", "exp_avg_sq", tiny))
 
 
 @pytest.mark.parametrize("name", ["adamw", "amsgrad", "adam_beta2"])
-def test_what_is_no_schedule_shares_the_baselines(name: str) -> None:
+def test_variants_without_their_own_schedule_use_the_baselines(name: str) -> None:
     plan = Plan(40, 5)
     hyper, baseline = (smallest_trial(variant, {"lr": 1e-3}, epochs=40).hyper for variant in (name, "adam_l2"))
     rates, baselines = ([Schedule(h, plan).lr(step) for step in range(plan.updates)] for h in (hyper, baseline))
@@ -314,7 +312,7 @@ def test_a_variants_default_differs_from_its_controls_by_one_change(name: str, o
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_no_variant_searches_what_it_fixes(name: str) -> None:
+def test_no_variant_searches_a_knob_that_it_fixes(name: str) -> None:
     row = VARIANTS[name]
     assert not set(row.fixed) & set(row.space)
     assert set(row.default) <= set(row.space)

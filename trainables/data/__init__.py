@@ -1,4 +1,5 @@
-"""Data sets as uint8 arrays: read once, cached, shared by every process of a machine.
+"""Data sets as uint8 arrays: each is read once, cached on disk and shared by all processes of a machine.
 
-Only reading CIFAR-10 imports torch, and only while it reads.
+From the rest of ``trainables`` this package may import ``catalog`` and ``errors`` only; it imports neither ``cluster``
+nor ``tuner``. Two modules use torch: ``device`` imports it, and ``cifar10`` loads it while it reads the download.
 """

@@ -1,7 +1,7 @@
-"""Decoded data on disk: decoded by one process, mapped by all.
+"""The cache of decoded data on disk: one process decodes the data, and all processes map the files.
 
-An entry is ``<cache folder>/<key>/``: six ``.npy`` files and ``meta.json``. The key covers the request and
-the source files' sizes and times, so changed data is another entry. Only damaged entries are ever deleted.
+An entry is the folder ``<cache folder>/<key>/`` with six ``.npy`` files and ``meta.json``. The key covers the request
+and the source files' names, sizes and times, so changed data gets a new entry. Only damaged entries are deleted.
 """
 
 import hashlib
@@ -29,28 +29,28 @@ from trainables.errors import CodeError, DataError, TrainableError
 __all__ = ["DataRequest", "load"]
 
 CACHE_VERSION = 1
-"""Raise it when the same request decodes to other arrays than before."""
+"""Increase this number when the same request decodes to other arrays than before."""
 PARTS = ("train", "val", "test")
 
 Progress = Callable[[str], None]
 
 
 def load(request: DataRequest, cache_dir: Path, progress: Progress | None = None) -> Splits:
-    """Return the splits, decoding only what no process has decoded before.
+    """Return the splits; decode them only if no process has decoded them before.
 
-    The arrays are copy-on-write maps of the cached files: the processes of a machine share one copy in
-    memory, and writing to an array changes neither the file nor another process's view.
+    The arrays are copy-on-write maps of the cached files. The processes of a machine share one copy in memory. Writing
+    to an array changes neither the file nor the arrays of other processes.
 
     Args:
-        request: which data, and how it is split.
-        cache_dir: folder of the entries, made if missing; ``cifar10`` without a path downloads to it too.
-        progress: called with a line of text when decoding starts and ends.
+        request: the data set and its split.
+        cache_dir: folder of the cache entries, created if missing; ``cifar10`` without a path also downloads to it.
+        progress: called with a line of text when decoding starts and when it ends.
 
     Raises:
-        DataError: data is missing, broken or altered, there are fewer images than asked for, or the cache
+        DataError: data is missing, broken or altered, there are fewer images than requested, or the cache
             cannot be written.
-        CodeError: a dotted name that cannot be imported, or does not return ``Raw``.
-        TrainableError: no data set of that name.
+        CodeError: a dotted name cannot be imported, or its function does not return ``Raw``.
+        TrainableError: there is no data set with that name.
     """
     source = _source(request, cache_dir)
     entry = cache_dir / _key(request, source)
@@ -66,10 +66,10 @@ def load(request: DataRequest, cache_dir: Path, progress: Progress | None = None
                 splits = _open(entry)
     except OSError as error:
         raise DataError(
-            f"{cache_dir}: cannot write the data cache ({error}); TUNER_CACHE names another folder"
+            f"{cache_dir}: cannot write the data cache ({error}); set TUNER_CACHE to another folder"
         ) from error
     if splits is None:
-        raise DataError(f"{entry}: the cache entry cannot be read back")
+        raise DataError(f"{entry}: cannot read the cache entry that was just written")
     return splits
 
 
@@ -145,20 +145,20 @@ def _check_sums(request: DataRequest, source: Path | None) -> None:
     if not request.sha256:
         return
     if source is None:
-        raise DataError(f"{request.name}: checksums are given, but no path to check")
+        raise DataError(f"{request.name}: there are checksums, but no path with files to check")
     for name, expected in request.sha256:
         check_file(source, name, expected)
 
 
 def _write(splits: Splits, entry: Path) -> None:
-    """Write beside the entry, then rename: a reader sees a whole entry or none."""
+    """Write to a draft folder beside the entry, then rename it: a reader sees a complete entry or none."""
     draft = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}.tmp")
     draft.mkdir()
     try:
         arrays = {name: _save(array, draft / f"{name}.npy") for name, array in _named_arrays(splits).items()}
         about = {"classes": splits.classes, "fingerprint": splits.fingerprint, "flips": splits.flips}
         (draft / "meta.json").write_text(json.dumps({**about, "arrays": arrays}, indent=1))
-        shutil.rmtree(entry, ignore_errors=True)  # a damaged one
+        shutil.rmtree(entry, ignore_errors=True)  # an existing entry is damaged
         draft.rename(entry)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -176,7 +176,7 @@ def _save(array: NDArray[Any], file: Path) -> dict[str, object]:
 
 
 def _open(entry: Path) -> Splits | None:
-    """Map an entry; None where there is none, or one that is damaged."""
+    """Map the files of an entry; None if the entry is missing or damaged."""
     try:
         meta = json.loads((entry / "meta.json").read_text())
         train, val, test = (

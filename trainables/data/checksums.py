@@ -1,4 +1,4 @@
-"""Expected checksums of source files."""
+"""Checks source files against their expected checksums."""
 
 import hashlib
 from pathlib import Path
@@ -7,12 +7,12 @@ from trainables.errors import DataError
 
 
 def check_file(root: Path, name: str, expected: str) -> None:
-    """Raise ``DataError``, with both sums, unless a file has the expected sha256.
+    """Raise ``DataError``, with both checksums, unless a file has the expected sha256.
 
     Args:
-        root: the data's folder, or its one file, beside which ``name`` is looked for.
-        name: relative to the folder.
-        expected: 64 hexadecimal digits.
+        root: the data's folder; or its only file, in whose folder ``name`` is then looked up.
+        name: name of the file, relative to the folder.
+        expected: the checksum, 64 hexadecimal digits.
     """
     file = root.parent / name if root.is_file() else root / name
     try:

@@ -1,6 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009): 60,000 images of 32x32 pixels.
 
-Downloaded and checksummed by torchvision, or read from a folder that holds it as Parquet in the hub's layout.
+torchvision downloads the data and verifies its checksums. A folder with Parquet files in the Hugging Face hub's layout
+is read directly instead.
 """
 
 import http.client
@@ -19,17 +20,17 @@ from trainables.errors import DataError
 
 
 def read(path: Path | None, size: int | None = None) -> Raw:
-    """Read CIFAR-10, downloading it first where it is not yet there.
+    """Read CIFAR-10; download it first if it is missing.
 
     Args:
-        path: folder that holds it as Parquet, or that holds, or will hold, ``cifar-10-batches-py``.
+        path: folder with the Parquet files, or folder with ``cifar-10-batches-py``, which the download creates.
         size: side in pixels to resize to; None keeps 32.
 
     Raises:
-        DataError: no path, no download, or files that do not match their checksums.
+        DataError: there is no path, the download fails, or files do not match their checksums.
     """
     if path is None:
-        raise DataError("cifar10 needs a path: the folder that holds, or will hold, its files")
+        raise DataError("cifar10 needs a path: the folder with its files, or the folder to download them to")
     if _is_parquet(path):
         return parquet.read(path, size)
     try:
@@ -43,19 +44,19 @@ def read(path: Path | None, size: int | None = None) -> Raw:
         pickle.PickleError,
     ) as error:
         raise DataError(
-            f"{path}: CIFAR-10 is not there whole and cannot be downloaded ({error}); "
-            "put its cifar-10-batches-py folder there"
+            f"{path}: CIFAR-10 is missing or incomplete and cannot be downloaded ({error}); "
+            "put the cifar-10-batches-py folder there"
         ) from error
     return Raw(_arrays(train, size), _arrays(test, size), tuple(train.classes), flips=True)
 
 
 def count(path: Path | None = None) -> tuple[int, int]:
-    """Training and test images."""
+    """Numbers of training and test images."""
     return parquet.count(path) if _is_parquet(path) else (50_000, 10_000)
 
 
 def sources(path: Path | None = None) -> list[Path]:
-    """Files to watch for changes: none of the download, which torchvision checks against fixed checksums."""
+    """Files to check for changes; none for the download, because torchvision verifies it against fixed checksums."""
     return parquet.sources(path) if _is_parquet(path) else []
 
 
@@ -64,11 +65,11 @@ def _is_parquet(path: Path | None) -> bool:
 
 
 def _open(path: Path, train: bool) -> Any:
-    from torchvision.datasets import CIFAR10  # imports torch: seconds
+    from torchvision.datasets import CIFAR10  # imports torch, which takes seconds
 
     try:
         return CIFAR10(root=str(path), train=train, download=False)
-    except RuntimeError:  # torchvision's word for files that are missing or altered
+    except RuntimeError:  # torchvision raises it if files are missing or altered
         path.mkdir(parents=True, exist_ok=True)
         with FileLock(path / "download.lock"):
             return CIFAR10(root=str(path), train=train, download=True)

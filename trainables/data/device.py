@@ -1,4 +1,4 @@
-"""A data set on the device that trains: copied there once, for all trials of a process.
+"""A data set on the training device, copied there once for all trials of a process.
 
 Legend: B images, C H W image.
 """
@@ -15,14 +15,14 @@ from trainables.data.splits import Arrays, Splits
 
 @dataclass(frozen=True)
 class DeviceArrays:
-    """One split's uint8 images and labels on the device; on CPU, the mapped files themselves."""
+    """One split's uint8 images and labels on the device; on the CPU these are the mapped files themselves."""
 
     images_BHWC: Tensor
     labels_B: Tensor
 
     @classmethod
     def of(cls, arrays: Arrays, device: torch.device) -> "DeviceArrays":
-        """Bring a split to a device."""
+        """Copy a split to a device; on the CPU nothing is copied."""
         return cls(torch.from_numpy(arrays.images_BHWC).to(device), torch.from_numpy(arrays.labels_B).to(device))
 
     def __len__(self) -> int:
@@ -30,12 +30,12 @@ class DeviceArrays:
         return len(self.labels_B)
 
     def first(self, count: int) -> "DeviceArrays":
-        """A view of so many images, or all."""
+        """A view of the first ``count`` images, or of all if there are fewer."""
         return DeviceArrays(self.images_BHWC[:count], self.labels_B[:count])
 
 
 class DeviceSplits:
-    """All that trials want of the data: nothing here is copied or computed again for the next trial."""
+    """All that trials need of a data set. The next trial reuses it: nothing is copied or computed a second time."""
 
     def __init__(self, splits: Splits, device: torch.device) -> None:
         self.device = device
@@ -49,14 +49,14 @@ class DeviceSplits:
         self._constants: dict[Kind, tuple[Tensor, Tensor]] = {}
 
     def constants(self, kind: Kind) -> tuple[Tensor, Tensor]:
-        """``(shift_CHW, scale_CHW)`` of the training images, as ``normalize.constants``."""
+        """``(shift_CHW, scale_CHW)`` of the training images, from ``normalize.constants``."""
         if kind not in self._constants:
             shift, scale = constants(self._splits.train.images_BHWC, kind)
             self._constants[kind] = torch.from_numpy(shift).to(self.device), torch.from_numpy(scale).to(self.device)
         return self._constants[kind]
 
     def first(self, train_images: int) -> "DeviceSplits":
-        """A view of so many training images, or all, and of the same share of the validation images."""
+        """A view of the first ``train_images`` training images (or all), and of the same share of validation images."""
         part = copy.copy(self)
         share = min(1.0, train_images / len(self.train))
         part.train, part.val = (arrays.first(max(1, round(share * len(arrays)))) for arrays in (self.train, self.val))

@@ -1,4 +1,4 @@
-"""Scikit-learn's embedded digits: 1,797 grey images of 8x8 pixels, no download. For examples and tests."""
+"""Scikit-learn's built-in digits for examples and tests: 1,797 grey images of 8x8 pixels, without a download."""
 
 from pathlib import Path
 
@@ -9,23 +9,23 @@ from trainables.data.splits import Arrays, Raw, stratified_split
 
 TEST_FRACTION = 0.2
 TEST_SEED = 0
-"""Fixed, so that the test images are the same whatever seed splits off the validation images."""
+"""Fixed, so that the test images do not depend on the seed of the validation split."""
 
 
 def read(path: Path | None = None, size: int | None = None) -> Raw:
-    """Scale 0..16 to 0..255, resize, and set a fifth aside for testing, stratified.
+    """Read the digits, scale 0..16 to 0..255, resize, and hold out a stratified fifth for testing.
 
-    The UCI digits (Alpaydin & Kaynak 1998, test part) as scikit-learn ships them; they come without a split.
-    For 60/20/20 hold out a quarter of ``train`` for validation.
+    These are the UCI digits (Alpaydin & Kaynak 1998, test part) as scikit-learn ships them, without a split. For a
+    60/20/20 split, hold out a quarter of ``train`` for validation.
 
     Args:
         path: not used.
-        size: side in pixels; None is 32.
+        size: side in pixels; None means 32.
 
     Returns:
         1,438 training and 359 test images, RGB with three equal channels.
     """
-    from sklearn.datasets import load_digits  # costs a second
+    from sklearn.datasets import load_digits  # takes a second
 
     grey_BHW, labels_B = load_digits(return_X_y=True)
     grey_BHW = np.rint(grey_BHW.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -36,7 +36,7 @@ def read(path: Path | None = None, size: int | None = None) -> Raw:
 
 
 def count(path: Path | None = None) -> tuple[int, int]:
-    """Training and test images."""
+    """Numbers of training and test images."""
     return 1438, 359
 
 

@@ -1,4 +1,4 @@
-"""Image files in one folder a class: ``root/train/<class>/*.png`` and ``root/test/<class>/*.png``."""
+"""Image files in one folder per class: ``root/train/<class>/*.png`` and ``root/test/<class>/*.png``."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", 
 
 
 def read(path: Path | None, size: int | None = None) -> Raw:
-    """Decode every image to RGB; classes are the folders of ``train``, sorted by name.
+    """Decode every image to RGB; the classes are the folders of ``train``, sorted by name.
 
-    Flips are taken to keep the label: a folder cannot say.
+    We assume that a horizontal flip keeps the label, because a folder cannot say otherwise.
 
     Args:
-        path: the folder that holds ``train`` and ``test``.
-        size: side in pixels that all images are resized to; None is 32.
+        path: the folder that contains ``train`` and ``test``.
+        size: side in pixels that all images are resized to; None means 32.
 
     Raises:
         DataError: a folder is missing or empty, ``test`` has other classes than ``train``, or an image is
@@ -32,7 +32,7 @@ def read(path: Path | None, size: int | None = None) -> Raw:
 
 
 def count(path: Path | None) -> tuple[int, int]:
-    """Training and test images, by listing the folders.
+    """Numbers of training and test images, from the list of files.
 
     Raises:
         DataError: a folder is missing or empty.
@@ -51,15 +51,15 @@ def sources(path: Path | None) -> list[Path]:
 
 
 def _files(path: Path | None, part: str) -> dict[str, list[Path]]:
-    """List the image files of each class, both in order of name; hidden files are none of them."""
+    """List the image files of each class; classes and files are sorted by name, and hidden files are left out."""
     if path is None:
-        raise DataError("image_folder needs a path: the folder that holds train and test")
+        raise DataError("image_folder needs a path: the folder that contains train and test")
     root = path / part
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if not folders:
-        raise DataError(f"{root}: has no folder of a class")
+        raise DataError(f"{root}: has no class folders")
     return {folder.name: _images(folder) for folder in folders}
 
 

@@ -1,4 +1,4 @@
-"""Image files to pixels, and pixels to another size.
+"""Decodes image files to pixels, and resizes images.
 
 Legend: B images, H W pixels, C channels (RGB).
 """
@@ -21,14 +21,14 @@ def decode(source: Path | bytes, size: int | None, where: str) -> Pixels:
 
     Args:
         source: a file, or a file's bytes.
-        size: side of the square it is resized to (bilinear), in pixels; None keeps its own.
-        where: what the error message calls it.
+        size: side in pixels of the square that the image is resized to (bilinear); None keeps the image's size.
+        where: the image's name in error messages.
 
     Returns:
         (H, W, 3), uint8.
 
     Raises:
-        DataError: it is no image, or a broken one.
+        DataError: the source is not an image, or it is broken.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -39,10 +39,10 @@ def decode(source: Path | bytes, size: int | None, where: str) -> Pixels:
 
 
 def stack(images: Iterable[tuple[str, Pixels]], count: int) -> Pixels:
-    """Join ``count`` (where, image) pairs into (B, H, W, C).
+    """Join the images of ``count`` (where, image) pairs into one array (B, H, W, C).
 
     Raises:
-        DataError: there is no image, or one of another size than the first.
+        DataError: there is no image, or an image differs in size from the first one.
     """
     stacked: Pixels | None = None
     for row, (where, image) in enumerate(images):
@@ -50,8 +50,8 @@ def stack(images: Iterable[tuple[str, Pixels]], count: int) -> Pixels:
             stacked = np.empty((count, *image.shape), np.uint8)
         if image.shape != stacked.shape[1:]:
             raise DataError(
-                f"{where}: the image is {_sides(image.shape)} where the first is "
-                f"{_sides(stacked.shape[1:])}; give `size` to resize all"
+                f"{where}: the image is {_sides(image.shape)}, but the first one is "
+                f"{_sides(stacked.shape[1:])}; set `size` to resize all images"
             )
         stacked[row] = image
     if stacked is None:
@@ -60,7 +60,7 @@ def stack(images: Iterable[tuple[str, Pixels]], count: int) -> Pixels:
 
 
 def resize(images_BHWC: Pixels, size: int | None) -> Pixels:
-    """Resize RGB images to squares of side ``size`` pixels, bilinear; None leaves them alone."""
+    """Resize RGB images to squares with a side of ``size`` pixels (bilinear); None returns them unchanged."""
     if size is None or images_BHWC.shape[1:3] == (size, size):
         return images_BHWC
     return np.stack([np.asarray(_fit(Image.fromarray(image), size)) for image in images_BHWC])

@@ -1,4 +1,4 @@
-"""The constants that bring pixels to the range a network is trained on.
+"""The constants that normalise pixels for training.
 
 Legend: B images, H W pixels, C channels.
 """
@@ -15,16 +15,16 @@ CHUNK = 1024
 def constants(images_BHWC: NDArray[np.uint8], kind: Kind) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return ``(shift_CHW, scale_CHW)``, such that ``(x_CHW - shift_CHW) * scale_CHW`` is normalised.
 
-    Give it the training images: the article normalised its test images with their own minimum and maximum,
-    we use training's for every split.
+    Pass the training images. The article normalised its test images with their own minimum and maximum; we use the
+    constants of the training images for every split.
 
     Args:
         images_BHWC: pixels 0..255, at least one image.
-        kind: "minmax", the article's, brings every position and channel to 0..1 over the images;
-            "standard" brings every channel to mean 0 and standard deviation 1.
+        kind: "minmax", which the article uses, maps every position and channel to 0..1 over the images;
+            "standard" gives every channel mean 0 and standard deviation 1.
 
     Returns:
-        Two float32 arrays (C, H, W). What never changes over the images gets the scale 1/255.
+        Two float32 arrays (C, H, W). A value that is constant over the images gets the scale 1/255.
     """
     low_CHW, range_CHW = _minmax(images_BHWC) if kind == "minmax" else _standard(images_BHWC)
     scale_CHW = 1 / np.where(range_CHW > 0, range_CHW, 255.0)
@@ -38,7 +38,7 @@ def _minmax(images_BHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArra
 
 
 def _standard(images_BHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # From histograms: exact, and without a float copy of the whole set.
+    # Histograms give the exact result without a float copy of the whole data set.
     _, height, width, channels = images_BHWC.shape
     histogram_CV = np.zeros((channels, 256))
     for start in range(0, len(images_BHWC), CHUNK):

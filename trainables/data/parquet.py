@@ -1,6 +1,6 @@
-"""Parquet files in the Hugging Face hub's layout: encoded images in a struct column, class indices beside.
+"""Parquet files in the Hugging Face hub's layout: encoded images in a struct column, class indices in another column.
 
-A folder holds ``train.parquet`` or shards ``train-*.parquet``, and the same for ``test``.
+A folder contains ``train.parquet`` or shards ``train-*.parquet``, and the same for ``test``.
 """
 
 import json
@@ -26,14 +26,14 @@ def read(path: Path | None, size: int | None = None) -> Raw:
     """Decode every image to RGB.
 
     Class names come from the schema's ``huggingface`` metadata; without it they are "0", "1", ... up to the
-    largest training label. Flips are taken to keep the label: parquet cannot say.
+    largest training label. We assume that a horizontal flip keeps the label, because Parquet cannot say otherwise.
 
     Args:
         path: the folder.
-        size: side in pixels to resize to; None keeps the images' own, which must then be one size.
+        size: side in pixels to resize to; None keeps the images' size, which must then be the same for all.
 
     Raises:
-        DataError: a folder, file or column is missing, or a file or image is broken or of another size.
+        DataError: a folder, file or column is missing, a file or image is broken, or an image has another size.
     """
     train_files, test_files = _shards(path, "train"), _shards(path, "test")
     train, test = _arrays(train_files, size), _arrays(test_files, size)
@@ -41,7 +41,7 @@ def read(path: Path | None, size: int | None = None) -> Raw:
 
 
 def count(path: Path | None) -> tuple[int, int]:
-    """Training and test images, from the files' footers alone.
+    """Numbers of training and test images, from the files' footers only.
 
     Raises:
         DataError: the folder or a file is missing, or a file is broken.
@@ -61,7 +61,7 @@ def sources(path: Path | None) -> list[Path]:
 
 def _shards(path: Path | None, part: str) -> list[Path]:
     if path is None:
-        raise DataError("parquet needs a path: the folder of train.parquet and test.parquet")
+        raise DataError("parquet needs a path: the folder with train.parquet and test.parquet")
     if not path.is_dir():
         raise DataError(f"{path}: no such folder")
     single = path / f"{part}.parquet"
@@ -75,7 +75,7 @@ def _open(file: Path) -> Any:
     try:
         return pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: truncated, or no parquet file ({_line(error)})") from error
+        raise DataError(f"{file}: truncated, or not a Parquet file ({_line(error)})") from error
 
 
 def _rows(file: Path) -> int:
@@ -91,7 +91,7 @@ def _arrays(files: list[Path], size: int | None) -> Arrays:
             for row, (data, label) in enumerate(_records(file)):
                 where = f"{file}, row {row}"
                 if data is None or label is None:
-                    raise DataError(f"{where}: has no image bytes or no label")
+                    raise DataError(f"{where}: the image bytes or the label is missing")
                 labels.append(label)
                 yield where, decode(data, size, where)
 
@@ -103,7 +103,7 @@ def _arrays(files: list[Path], size: int | None) -> Arrays:
 
 
 def _records(file: Path) -> Iterator[tuple[bytes | None, int | None]]:
-    """Stream (encoded image, label), a batch of rows in memory at a time."""
+    """Yield (encoded image, label) pairs, with one batch of rows in memory at a time."""
     with _open(file) as opened:
         columns = _columns(opened.schema_arrow, file)
         try:

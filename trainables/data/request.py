@@ -1,22 +1,23 @@
-"""What a trial asks of the data: which set, from where, how much of it, and how it is split."""
+"""A trial's request for data: the data set, its source, the number of images and the split."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class DataRequest:
-    """One data set, split one way; equal requests give equal arrays.
+    """A request for one data set with one split; equal requests give equal arrays.
 
     Args:
         name: a row of ``catalog.DATASETS``, or ``module:callable``, which is called with ``path`` and
             returns ``Raw``.
-        path: folder (or file) that holds the data; ``digits`` needs none, ``cifar10`` downloads to it.
-        size: side in pixels that images are resized to; None keeps the reader's own size.
+        path: folder or file with the data; ``digits`` needs none, ``cifar10`` downloads to it.
+        size: side in pixels that images are resized to; None uses the reader's default size.
         sha256: pairs of (file name relative to ``path``, expected checksum), checked before decoding.
-        train_images: size of a stratified subset of the training split; None keeps all.
+        train_images: size of a stratified subset of the training split; None keeps all images.
         val_images: the same for the validation split.
         test_images: the same for the test split.
-        validation: fraction of the training images held out, in (0, 1); not used by data with its own split.
+        validation: fraction of the training images that is held out, in (0, 1); ignored if the data set has its own
+            validation split.
         seed: seed of the split and of the subsets.
     """
 

@@ -15,7 +15,7 @@ from trainables.errors import DataError
 
 @dataclass(frozen=True)
 class Arrays:
-    """One split: ``images_BHWC`` are 0..255, ``labels_B`` are 0..K-1."""
+    """The images and labels of one split: ``images_BHWC`` are 0..255, ``labels_B`` are 0..K-1."""
 
     images_BHWC: NDArray[np.uint8]
     labels_B: NDArray[np.int64]
@@ -25,20 +25,20 @@ class Arrays:
         return len(self.labels_B)
 
     def take(self, index_B: NDArray[np.int64]) -> "Arrays":
-        """Copy out the images at ``index_B``."""
+        """Copy the images and labels at ``index_B``."""
         return Arrays(self.images_BHWC[index_B], self.labels_B[index_B])
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A data set as its reader gives it, before any split of ours.
+    """A data set as its reader returns it, before we split it.
 
     Args:
         train: the images published for training.
         test: the images published for testing.
         classes: class names; the label is the index.
-        flips: whether a horizontal flip keeps the label (of a cat, yes; of a digit, no).
-        val: the published validation images, where the data set has them.
+        flips: whether a horizontal flip keeps the label (true for a cat, false for a digit).
+        val: the published validation images; None if the data set has none.
     """
 
     train: Arrays
@@ -50,14 +50,14 @@ class Raw:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a trial trains, selects and is judged on.
+    """The three splits of a data set: for training, for selection and for the final judgement.
 
     Args:
-        train: images the weights are fitted to.
-        val: images that settings are chosen by.
-        test: images that the chosen setting is judged by.
+        train: images that the weights are fitted to.
+        val: images that settings are selected on.
+        test: images that the selected setting is judged on.
         classes: class names; the label is the index.
-        fingerprint: sha256 of the three splits' images and labels, so of the subset and the split too.
+        fingerprint: sha256 of the three splits' images and labels; it also depends on the subset and the split.
         flips: whether a horizontal flip keeps the label.
     """
 
@@ -70,23 +70,23 @@ class Splits:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return len(self.classes)
 
 
 def stratified_subset(labels_B: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Draw ``count`` indices, every class in its share (largest remainder; ties go to the lower class).
+    """Draw ``count`` indices; every class keeps its share (largest remainder; ties go to the lower class).
 
     Args:
         labels_B: class of each image.
-        count: how many to draw, 0..B.
-        seed: of the draw.
+        count: number of indices to draw, 0..B.
+        seed: seed of the draw.
 
     Returns:
         The indices in increasing order.
 
     Raises:
-        DataError: fewer than ``count`` images.
+        DataError: there are fewer than ``count`` images.
     """
     if not 0 <= count <= len(labels_B):
         raise DataError(f"cannot take {count:,} images out of {len(labels_B):,}")
@@ -102,18 +102,18 @@ def stratified_subset(labels_B: NDArray[np.int64], count: int, seed: int) -> NDA
 def stratified_split(
     labels_B: NDArray[np.int64], fraction_or_count: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Hold out a part of the images, every class in its share.
+    """Hold out a part of the images; every class keeps its share.
 
     Args:
         labels_B: class of each image.
-        fraction_or_count: what to hold out: a float is a fraction in [0, 1], an int a number of images.
-        seed: of the draw.
+        fraction_or_count: size of the held-out part: a float is a fraction in [0, 1], an int is a number of images.
+        seed: seed of the draw.
 
     Returns:
-        ``(train_idx, val_idx)``, each in increasing order, together every index once.
+        ``(train_idx, val_idx)``, each in increasing order; together they contain every index once.
 
     Raises:
-        DataError: more is asked for than there is.
+        DataError: the part is larger than the number of images.
     """
     total = len(labels_B)
     count = fraction_or_count if isinstance(fraction_or_count, int) else round(fraction_or_count * total)
@@ -122,12 +122,12 @@ def stratified_split(
 
 
 def split(raw: Raw, request: DataRequest) -> Splits:
-    """Hold out the validation images, then take the subsets that ``request`` asks for.
+    """Hold out the validation images, then take the subsets of ``request``.
 
-    The hold-out comes first, so that a smaller ``train_images`` leaves the validation images as they are.
+    The hold-out comes first, so that the validation images do not depend on ``train_images``.
 
     Raises:
-        DataError: ``raw`` is malformed, or a split would be empty or larger than what there is.
+        DataError: ``raw`` is malformed, a split would be empty, or a subset is larger than its split.
     """
     _check(raw)
     train, val = raw.train, raw.val
@@ -141,7 +141,7 @@ def split(raw: Raw, request: DataRequest) -> Splits:
 
 
 def fingerprint(*parts: Arrays) -> str:
-    """Sha256 of the images' and labels' bytes, in order (labels as little-endian int64)."""
+    """The sha256 of the bytes of all images and labels, in order (labels as little-endian int64)."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(np.ascontiguousarray(part.images_BHWC).data)
@@ -150,7 +150,7 @@ def fingerprint(*parts: Arrays) -> str:
 
 
 def _quotas(sizes_K: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Largest remainder, in whole numbers so that no rounding error decides a tie."""
+    """Quotas by largest remainder, in whole numbers so that no rounding error decides a tie."""
     total = max(int(sizes_K.sum()), 1)
     quotas_K, remainders_K = np.divmod(sizes_K * count, total)
     most_short = np.argsort(-remainders_K, kind="stable")[: count - int(quotas_K.sum())]
@@ -160,7 +160,7 @@ def _quotas(sizes_K: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 def _subset(part: Arrays, count: int | None, seed: int, what: str) -> Arrays:
     if count is not None and count > len(part):
-        raise DataError(f"{count:,} {what} images asked for, but there are {len(part):,}")
+        raise DataError(f"{count:,} {what} images are requested, but there are only {len(part):,}")
     subset = part if count is None else part.take(stratified_subset(part.labels_B, count, seed))
     if len(subset) == 0:
         raise DataError(f"the {what} split has no images")
@@ -175,7 +175,7 @@ def _check(raw: Raw) -> None:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != raw.train.images_BHWC.shape[1:]:
             raise DataError(f"{what} images must be uint8 BHWC of one size, not {images.dtype} {images.shape}")
         if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-            raise DataError(f"{what} labels must be int64, one an image, not {labels.dtype} {labels.shape}")
+            raise DataError(f"{what} labels must be int64, one per image, not {labels.dtype} {labels.shape}")
         if len(labels) and not (labels.min() >= 0 and labels.max() < len(raw.classes)):
             raise DataError(
                 f"{what} labels are {labels.min()}..{labels.max()}, outside 0..{len(raw.classes) - 1}, "

@@ -1,1 +1,4 @@
-"""The models that trials train."""
+"""The models that trials train, one module per model.
+
+A model may import torch and ``trainables.errors``; it imports neither ``cluster`` nor ``tuner``.
+"""

@@ -1,4 +1,4 @@
-"""The article's network: eleven convolutions without bias, ELU after each, average pooling between them.
+"""The article's network: eleven convolutions without bias, an ELU after each, and average pooling between them.
 
 Legend: B images, C channels, H W pixels, K classes.
 """
@@ -11,27 +11,27 @@ from torch import Tensor, nn
 from trainables.errors import TrainableError
 
 CHANNELS = (192, 192, 192, 240, 240, 260, 260, 280, 280, 300)
-"""Outputs of every layer but the last, whose outputs are the classes."""
+"""Output channels of every layer except the last, which has one output per class."""
 KERNELS = (5, 1, 3, 1, 2, 1, 2, 1, 2, 1, 1)
 POOLED_AFTER = frozenset({0, 2, 4, 6, 8})
-"""Layers that a 2x2 average pooling follows: 32 -> 16 -> 8 -> 4 -> 2 -> 1 pixels."""
+"""Indices of the layers that are followed by 2x2 average pooling: 32 -> 16 -> 8 -> 4 -> 2 -> 1 pixels."""
 SETUPS = ("article", "sound")
 
 ARTICLE_STD = 0.05
 LAST_LAYER_FACTOR = 0.1
-"""On the last layer's He deviation in ``sound``."""
+"""Factor on the last layer's standard deviation after He initialisation, in ``sound``."""
 
 
 def channels(width: float) -> list[int]:
-    """Outputs of every layer but the last, scaled by ``width`` and rounded half up, at least 4 each."""
+    """Output channels of every layer except the last, scaled by ``width`` and rounded half up, at least 4 each."""
     return [max(4, math.floor(width * full + 0.5)) for full in CHANNELS]
 
 
 class EluNet(nn.Module):
-    """Normalised float images_BCHW to logits_BK; on images larger than 32x32 the logits are averaged."""
+    """Maps normalised float images_BCHW to logits_BK; for images larger than 32x32 it averages the logits."""
 
     def __init__(self, num_classes: int, in_channels: int, width: float, elu_logits: bool) -> None:
-        """Lay the layers out, with torch's default weights; ``build`` draws the real ones."""
+        """Create the layers with torch's default weights; ``build`` draws the final weights."""
         super().__init__()
         sizes = [in_channels, *channels(width), num_classes]
         last = len(KERNELS) - 1
@@ -50,7 +50,7 @@ class EluNet(nn.Module):
         return logits_BKHW.mean(dim=(2, 3))
 
     def convolutions(self) -> list[nn.Conv2d]:
-        """Return the eleven weighted layers, from the pixels on."""
+        """Return the eleven convolutions, from input to output."""
         return [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
 
 
@@ -59,23 +59,23 @@ def build(num_classes: int, image_shape: tuple[int, int, int], width: float = 1.
 
     The weights come from torch's global generator: fork and seed it around the call.
 
-    ``article`` is what the article ran: ELU on the logits too, so that they lie in [-1, inf), and weights of
-    standard deviation 0.05. That suits its widths, so from the second layer on we divide it by
-    ``sqrt(width)``. ``sound`` is how one would do it today: linear logits, He initialisation (He et al. 2015,
+    ``article`` is the article's setup: ELU on the logits too, so that they lie in [-1, inf), and weights with
+    standard deviation 0.05. This deviation suits the article's widths; from the second layer on we divide it by
+    ``sqrt(width)``. ``sound`` follows today's practice: linear logits, He initialisation (He et al. 2015,
     arXiv:1502.01852, fan-in) and a last layer scaled down by ten, so that training starts at chance.
 
-    Measured on 100 images each of CIFAR-10, digits and uniform noise, min-max and standard inputs, ten seeds
-    at width 1/8 and two at width 1: the initial loss is within 0.022 of ln 10 in ``article`` (0.018 on
-    min-max inputs) and within 0.047 in ``sound`` (0.029).
+    We measured the initial loss on 100 images each of CIFAR-10, digits and uniform noise, with min-max and standard
+    inputs, with ten seeds at width 1/8 and two at width 1. It is within 0.022 of ln 10 in ``article`` (0.018 on
+    min-max inputs) and within 0.047 in ``sound`` (0.029 on min-max inputs).
 
     Args:
-        num_classes: K, at least 2; never scaled by ``width``.
-        image_shape: (C, H, W); H and W multiples of 32 pixels.
-        width: factor on the layers' channels, above 0; at 1.0 and K = 10 there are 1,465,720 weights.
+        num_classes: K, at least 2; ``width`` does not scale it.
+        image_shape: (C, H, W); H and W are multiples of 32 pixels.
+        width: factor on the layers' channels, above 0; with 1.0 and K = 10 there are 1,465,720 weights.
         setup: "article" or "sound".
 
     Raises:
-        TrainableError: an unknown set-up, a width that is not above 0, or images whose sides do not fit.
+        TrainableError: the setup is unknown, the width is not above 0, or the images' sides do not fit.
     """
     in_channels, height, image_width = image_shape
     if setup not in SETUPS:
@@ -85,7 +85,7 @@ def build(num_classes: int, image_shape: tuple[int, int, int], width: float = 1.
     if min(height, image_width) < 32 or height % 32 or image_width % 32:
         raise TrainableError(
             f"elu_net takes images whose sides are multiples of 32 pixels, not {height}x{image_width}; "
-            "give the data a `size`"
+            "set the data's `size`"
         )
     net = EluNet(num_classes, in_channels, width, elu_logits=setup == "article")
     if setup == "article":
@@ -96,7 +96,7 @@ def build(num_classes: int, image_shape: tuple[int, int, int], width: float = 1.
 
 
 def _same_conv(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
-    """TensorFlow's SAME padding: what an even kernel needs goes to the bottom and the right."""
+    """TensorFlow's SAME padding: an even kernel gets its extra padding at the bottom and at the right."""
     conv = nn.Conv2d(inputs, outputs, kernel, padding=(kernel - 1) // 2, bias=False)
     return [conv] if kernel % 2 else [nn.ZeroPad2d((0, 1, 0, 1)), conv]
 

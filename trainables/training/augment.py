@@ -1,4 +1,4 @@
-"""Augmentation of a batch of images: what is drawn for it, and what that does to the pixels.
+"""Image augmentation: the random draws for a batch, and the function that applies them to the pixels.
 
 Legend: B batch, H W pixels, C channels.
 """
@@ -14,19 +14,24 @@ CROP_PADDING = 4
 
 @dataclass(frozen=True)
 class Draws:
-    """What ``flip_crop`` draws for each image: whether it is mirrored, and the row and column its crop begins at."""
+    """The random draws for each image: whether it is mirrored, and the row and column at which its crop starts."""
 
     flip_B: Tensor
     top_B: Tensor
     left_B: Tensor
 
     def to(self, device: torch.device) -> "Draws":
-        """On another device."""
+        """The same draws on another device."""
         return Draws(self.flip_B.to(device), self.top_B.to(device), self.left_B.to(device))
 
 
 def draw(batch: int, generator: torch.Generator | None = None) -> Draws:
-    """Draw for a batch, from torch's global CPU stream or another, so that CPU and GPU see the same images."""
+    """Draw for a batch on the CPU, so that training on CPU and GPU sees the same images.
+
+    Args:
+        batch: number of images.
+        generator: source of the random numbers; None uses torch's global CPU stream.
+    """
     flip_B = torch.rand(batch, generator=generator) < 0.5
     shifts = 2 * CROP_PADDING + 1
     top_B = torch.randint(0, shifts, (batch,), generator=generator)
@@ -35,10 +40,10 @@ def draw(batch: int, generator: torch.Generator | None = None) -> Draws:
 
 
 def flip_crop(images_BHWC: Tensor, draws: Draws) -> Tensor:
-    """Each image mirrored or not and shifted by up to 4 pixels, black coming in; all on one device."""
+    """Mirror each image or not, and shift it by up to 4 pixels; black fills the gap. All tensors are on one device."""
     batch, height, width, _ = images_BHWC.shape
     images_BHWC = torch.where(draws.flip_B[:, None, None, None], images_BHWC.flip(2), images_BHWC)
     padded_BHWC = F.pad(images_BHWC, (0, 0, CROP_PADDING, CROP_PADDING, CROP_PADDING, CROP_PADDING))
-    # Every crop of every image, a view; only what is picked is copied, whole rows at a time.
+    # ``crops`` is a view of all crops of all images. The indexing copies only the chosen crops, whole rows at a time.
     crops = padded_BHWC.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
     return crops[torch.arange(batch, device=images_BHWC.device), draws.top_B, draws.left_B]

@@ -1,7 +1,8 @@
-"""Checkpoints: a trial's state after an epoch, one safetensors file each, and which of them to go on from.
+"""Checkpoints: a trial's state after an epoch, one safetensors file per checkpoint.
 
-A file is named by its epoch and by the attempt that wrote it, and holds both again beside a sha256 over its tensors.
-Attempts share a trial's folder; what an attempt goes on from is decided by the driver's record, not by what lies there.
+A file's name gives its epoch and the attempt that wrote it. The header repeats both and adds a sha256 of the tensors.
+All attempts of a trial share one folder. The driver's record, not the folder's content, decides which checkpoint an
+attempt resumes from.
 """
 
 import json
@@ -17,33 +18,33 @@ from trainables.file_store import Folder, files_at, inside, split
 from trainables.training.trainer import digest
 
 KEEP = 2
-"""Checkpoints that are kept: the newest, and the one before it.
+"""Number of checkpoints that are kept: the newest and the one before it.
 
-The report of the newest epoch may never reach the driver: the next attempt then needs the one before. An attempt
-trains an epoch only when it is called, so one that is fenced off is never more than that one epoch ahead.
+The report of the newest epoch may never reach the driver; the next attempt then needs the checkpoint before it. An
+attempt trains an epoch only when the driver calls it, so a fenced-off attempt is at most this one epoch ahead.
 """
 
 _NAME = re.compile(r"\.?(?P<epoch>\d+)-(?P<attempt>\d+)\.safetensors(\.\d+)?")
-"""A checkpoint, whole or partial."""
+"""The file name of a checkpoint, complete or partial."""
 
 _log = logging.getLogger(__name__)
 
 
 def save(folder: Folder, state: Mapping[str, Tensor], epoch: int, attempt: int) -> None:
-    """Write the checkpoint of an epoch, and remove those that nobody will go on from.
+    """Write the checkpoint of an epoch, and delete the checkpoints that no attempt will resume from.
 
-    Of the files of this and earlier attempts up to this epoch those of the newest ``KEEP`` epochs stay; a later
-    attempt's always do.
+    Among the checkpoints of this and earlier attempts up to this epoch, those of the newest ``KEEP`` epochs stay and
+    the older ones are deleted. The files of later attempts always stay.
 
     Args:
-        folder: of the trial, shared by its attempts; made if missing.
+        folder: the trial's folder, shared by its attempts; it is created if missing.
         state: CPU tensors.
-        epoch: epochs done, from 1.
+        epoch: number of finished epochs, from 1.
         attempt: the attempt's fencing number, from 1.
 
     Raises:
-        DiskFull: there is no room; what was there before is as it was.
-        StoreError: the bucket is away, or refuses us.
+        DiskFull: the disk is full; the earlier files are unchanged.
+        StoreError: the bucket is unreachable or refuses access.
     """
     write(inside(folder, _name(epoch, attempt)), state, attempt, _description(state, epoch, attempt))
     files = files_at(folder)
@@ -57,14 +58,15 @@ def save(folder: Folder, state: Mapping[str, Tensor], epoch: int, attempt: int) 
 
 
 def newest(folder: Folder, accepted: Sequence[tuple[int, int]]) -> Iterator[dict[str, Tensor]]:
-    """The states of the checkpoints that are whole, in the order of ``accepted``; read one at a time.
+    """Yield the states of the undamaged checkpoints, in the order of ``accepted``; read one file at a time.
 
     Args:
-        folder: of the trial; need not exist.
-        accepted: (epoch, attempt) of the checkpoints that may be used, newest first; any other file is ignored.
+        folder: the trial's folder; it need not exist.
+        accepted: (epoch, attempt) of the checkpoints that may be used, newest first; all other files are ignored.
 
     Raises:
-        StoreError: the bucket is away, or refuses us: what lies there may well be whole.
+        StoreError: the bucket is unreachable or refuses access. Its checkpoints may be undamaged, so they are not
+            skipped.
     """
     there = set(files_at(folder).names()) if accepted else set()
     for epoch, attempt in accepted:
@@ -74,17 +76,17 @@ def newest(folder: Folder, accepted: Sequence[tuple[int, int]]) -> Iterator[dict
 
 
 def write(place: Folder, tensors: Mapping[str, Tensor], attempt: int, about: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all, so that it outlasts a loss of power.
+    """Write a safetensors file completely or not at all; once written, it survives a power failure.
 
     Args:
-        place: of the file; its folder is made if missing.
+        place: the path or URL of the file; its folder is created if missing.
         tensors: CPU tensors.
-        attempt: the writer's fencing number: no two attempts share a partial file.
+        attempt: the writer's fencing number; it gives each attempt its own partial file.
         about: the file's metadata.
 
     Raises:
-        DiskFull: there is no room.
-        StoreError: the bucket is away, or refuses us.
+        DiskFull: the disk is full.
+        StoreError: the bucket is unreachable or refuses access.
     """
     content = safetensors.save(dict(tensors), None if about is None else dict(about))
     folder, name = split(place)
@@ -100,7 +102,7 @@ def _description(state: Mapping[str, Tensor], epoch: int, attempt: int) -> dict[
 
 
 def _read(folder: Folder, epoch: int, attempt: int) -> dict[str, Tensor] | None:
-    """The state in a file; None where there is no file, or one that is damaged."""
+    """The state in a file; None if the file is missing or damaged."""
     name = _name(epoch, attempt)
     try:
         content = files_at(folder).read(name)
@@ -111,15 +113,15 @@ def _read(folder: Folder, epoch: int, attempt: int) -> dict[str, Tensor] | None:
     except StoreError:
         raise
     except Exception as error:
-        # Damage can make a reader raise anything: one flipped byte turns JSON, a type's name or a size into another.
-        _log.warning("%s: refused, it is damaged (%s: %s)", inside(folder, name), type(error).__name__, error)
+        # A damaged file can raise any exception: one flipped byte can change the JSON, a type's name or a size.
+        _log.warning("%s: refused, the file is damaged (%s: %s)", inside(folder, name), type(error).__name__, error)
         return None
     if not whole:
-        _log.warning("%s: refused, it is not what was written (sha256, epoch or attempt)", inside(folder, name))
+        _log.warning("%s: refused, its sha256, epoch or attempt does not match", inside(folder, name))
     return state if whole else None
 
 
 def _metadata(content: bytes) -> object:
-    """What a safetensors file says about itself: 8 bytes of the header's length, then the header in JSON."""
+    """The metadata of a safetensors file: its first 8 bytes give the header's length, then follows the JSON header."""
     end = 8 + int.from_bytes(content[:8], "little")
     return json.loads(content[8:end])["__metadata__"]

@@ -1,4 +1,4 @@
-"""Captures an update as a CUDA graph, without leaving a trace in what it updates."""
+"""Captures an update as a CUDA graph, and restores all tensors and random streams that the preparation changes."""
 
 import logging
 import random
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 WARM_UPS = 3
-"""Updates before the capture: libraries make their handles and choose their kernels, autograd its buffers."""
+"""Updates before the capture; in these, libraries create handles and choose kernels, and autograd makes its buffers."""
 
 _log = logging.getLogger(__name__)
 
 
 class NotCapturable(Exception):
-    """An update of which a replay would not do what running it does."""
+    """The replay of this update would not do the same as running it."""
 
 
 def captured(
@@ -27,17 +27,17 @@ def captured(
     changed: Sequence[Tensor],
     device: torch.device,
 ) -> Callable[[], None]:
-    """What does an update: the replay of a CUDA graph, or ``update`` where the model cannot be captured.
+    """Return a function that runs the update: the replay of a CUDA graph, or ``update`` if it cannot be captured.
 
-    The model cannot if it waits for the device (``.item()``, ``.cpu()``, a mask as an index) or draws random numbers
-    on the host; one line of warning says so. That its forward decides by other means of Python, a counter say, is not
-    noticed: such a model needs ``cuda_graph: false``.
+    A model cannot be captured if it waits for the device (``.item()``, ``.cpu()``, a mask as an index) or draws random
+    numbers on the host. In that case one line is logged as a warning. Other decisions that Python makes in the forward
+    pass, for example by a counter, are not detected: such a model needs ``cuda_graph: false``.
 
     Args:
-        update: the update; it takes and leaves everything in tensors that stay where they are.
-        model: what it updates.
-        optimizer: what it updates it with.
-        changed: the other tensors that it changes.
+        update: the update; its inputs and results are tensors that keep their place in memory.
+        model: the model that the update changes.
+        optimizer: the optimizer that changes the model.
+        changed: the other tensors that the update changes.
         device: a CUDA device.
     """
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -53,7 +53,7 @@ def captured(
     except (RuntimeError, NotCapturable) as error:
         reason = " ".join(str(error).split())[:200]
         _log.warning("warning: the model is trained without a CUDA graph, which is slower: %s", reason)
-        # A capture that broke off leaves the device's generator in the belief that it goes on.
+        # After a failed capture the device's generator still assumes a running capture; a new state resets it.
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         generator.graphsafe_set_state(generator.clone_state())
         return update
@@ -69,10 +69,12 @@ def warm_up(
     changed: Sequence[Tensor],
     device: torch.device,
 ) -> None:
-    """Run the update a few times and put back all that it changed; the arguments are those of ``captured``.
+    """Run the update ``WARM_UPS`` times, then restore everything that it changed.
+
+    The arguments are the same as for ``captured``.
 
     Raises:
-        NotCapturable: it draws random numbers on the host, which a replay would not draw.
+        NotCapturable: the update draws random numbers on the host, and a replay would not draw them.
     """
     with _put_back(model, optimizer, changed, device):
         before = _host_streams()
@@ -86,7 +88,7 @@ def warm_up(
 def _put_back(
     model: nn.Module, optimizer: torch.optim.Optimizer, changed: Sequence[Tensor], device: torch.device
 ) -> Iterator[None]:
-    """Weights, buffers, moments and torch's random streams are afterwards what they were, and where they were."""
+    """On exit, restore weights, buffers, moments and torch's random streams, without moving any tensor in memory."""
     tensors = [*model.parameters(), *model.buffers(), *changed]
     before = [tensor.detach().clone() for tensor in tensors]
     moments = {p: {name: value.clone() for name, value in state.items()} for p, state in optimizer.state.items()}
@@ -99,7 +101,7 @@ def _put_back(
                 tensor.copy_(value)
             for parameter, state in optimizer.state.items():
                 for name, tensor in state.items():
-                    # What the optimizer made only now, it made of zeros.
+                    # A tensor that the optimizer has just created started as zeros.
                     kept = moments.get(parameter, {}).get(name)
                     tensor.zero_() if kept is None else tensor.copy_(kept)
         optimizer.zero_grad(set_to_none=True)
@@ -107,10 +109,10 @@ def _put_back(
 
 @contextmanager
 def _syncs_refused() -> Iterator[None]:
-    """Whatever waits for the device raises, before it can break a capture."""
+    """Raise an error at every operation that waits for the device, before it can break a capture."""
     mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
-        # That the mode is a prototype, and that a capturable optimizer steps outside a capture.
+        # torch warns that the debug mode is a prototype, and that a capturable optimizer steps outside a capture.
         warnings.simplefilter("ignore")
         torch.cuda.set_sync_debug_mode("error")
         try:

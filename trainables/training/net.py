@@ -1,4 +1,4 @@
-"""The model of a trial: how it is built, and how it is called on pixels.
+"""The model of a trial: how we build it, and how we call it on pixels.
 
 Legend: B batch, C H W image, K classes.
 """
@@ -16,10 +16,10 @@ from trainables.errors import CodeError, TrainableError
 
 
 class Net:
-    """A trial's model on its device, with what brings pixels to the range it is trained on.
+    """A trial's model on its device, with the constants that normalise its input pixels.
 
     Raises:
-        CodeError: the model's code fails or gives no model.
+        CodeError: the model's code fails or does not return a model.
     """
 
     def __init__(self, config: TrialConfig, data: DeviceSplits) -> None:
@@ -30,8 +30,8 @@ class Net:
         self._half = config.precision == "bf16"
 
     def logits(self, images_BHWC: Tensor) -> Tensor:
-        """Float32 logits of uint8 images."""
-        # A contiguous BHWC batch, permuted, is a channels_last BCHW one: no copy.
+        """Float32 logits_BK of uint8 images_BHWC."""
+        # A contiguous BHWC batch becomes a channels_last BCHW batch by permutation, without a copy.
         images_BCHW = (images_BHWC.permute(0, 3, 1, 2).float() - self._shift_CHW) * self._scale_CHW
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             logits_BK: Tensor = self.model(images_BCHW)
@@ -39,22 +39,22 @@ class Net:
 
 
 def build_model(config: TrialConfig, classes: int, image_shape_HWC: tuple[int, ...]) -> nn.Module:
-    """The net with the initial weights of ``config.seed``; leaves the global random state as it was.
+    """Build the model with the initial weights of ``config.seed``; the global random state does not change.
 
     Raises:
-        CodeError: the dotted path gives no ``nn.Module``, the module does not give one row of logits an image, or
-            its code raised.
+        CodeError: the dotted path does not build an ``nn.Module``, the module does not return one row of logits per
+            image, or its code raised an exception.
     """
     height, width, channels = image_shape_HWC
     path = config.model.name if is_dotted(config.model.name) else MODELS[config.model.name]
     build = load_object(path)
     if not callable(build):
-        raise CodeError(f"{path} is no function that builds a model")
+        raise CodeError(f"{path} is not a function that builds a model")
     with random_stream(derive_seed(config.seed, "initial weights"), torch.device("cpu")):
         try:
             model = build(classes, (channels, height, width), **config.model.options)
             if not isinstance(model, nn.Module):
-                raise CodeError(f"{path} gave a {type(model).__name__}, not a torch.nn.Module")
+                raise CodeError(f"{path} returned an object of type {type(model).__name__}, not a torch.nn.Module")
             _check_logits(model, path, classes, (channels, height, width))
         except TrainableError:
             raise
@@ -66,10 +66,10 @@ def build_model(config: TrialConfig, classes: int, image_shape_HWC: tuple[int, .
 
 @contextmanager
 def random_stream(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's global random streams, of the CPU and of ``device``, begin at ``seed``, and are put back afterwards."""
+    """Start torch's global random streams, of the CPU and of ``device``, at ``seed``; restore them on exit."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        # ``torch.manual_seed`` also notes for every kind of device that is not in use where it was called: 1 ms.
+        # ``torch.manual_seed`` also records its caller for every kind of unused device, which takes 1 ms.
         torch.default_generator.manual_seed(seed)
         if devices:
             with torch.cuda.device(device):

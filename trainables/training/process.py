@@ -1,30 +1,30 @@
-"""How a process that trains is set up: its threads, and what it does with memory that is freed."""
+"""The set-up of a training process: its threads, and its handling of freed memory."""
 
 import ctypes
 import sys
 
 import torch
 
-# malloc.h of the GNU C library.
+# Constants from malloc.h of the GNU C library.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MOST = 2**31 - 1
 _LARGEST_KEPT = 32 * 2**20
-"""Bytes: the library allows no more. The activations of a batch are of 1 to 32 MB."""
+"""In bytes; the library allows no larger value. The activations of a batch take 1 to 32 MB."""
 
 
 def set_up(threads: int) -> None:
-    """Train with so many threads, and keep freed memory for the next update instead of giving it back.
+    """Set the number of threads, and keep freed memory for the next update instead of returning it to the kernel.
 
-    An update allocates and frees the same activations again and again. By default each one's pages go back to the
-    kernel, which hands out others and clears them: seconds of every ten, and most on a busy machine.
+    Every update allocates and frees the same activations. By default their pages go back to the kernel, which then
+    provides other pages and clears them. This costs seconds out of every ten, and most on a busy machine.
 
     Args:
-        threads: CPU threads of one trial, at least 1; the order of sums, and so the bits, depend on it.
+        threads: CPU threads per trial, at least 1; the order of sums, and so the result's bits, depends on it.
     """
     torch.set_num_threads(threads)
     if sys.platform != "linux":
         return
     library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # musl has none
+    if hasattr(library, "mallopt"):  # musl does not have it
         library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
         library.mallopt(_M_TRIM_THRESHOLD, _MOST)

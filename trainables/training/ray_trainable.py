@@ -1,4 +1,4 @@
-"""The Ray Tune ``Trainable`` around one trial's training: the one file here that imports ray."""
+"""The Ray Tune ``Trainable`` that runs one trial's training. It is the only file of this package that imports ray."""
 
 import logging
 import math
@@ -22,41 +22,41 @@ from trainables.training import checkpoints, process
 from trainables.training.trainer import Training, device_name, digest
 
 LONELY_EXIT = 75
-"""Exit status of a worker that its driver has stopped calling (``EX_TEMPFAIL``: another attempt may do better)."""
+"""Exit status of a worker that its driver no longer calls (``EX_TEMPFAIL``: another attempt may succeed)."""
 
 CACHE = "TUNER_CACHE"
-"""The variable that names a node's own folder of decoded data: the driver's may not be there, or not be writable."""
+"""Environment variable with a node's own folder of decoded data; the driver's may be missing or read-only there."""
 
 _log = logging.getLogger(__name__)
 
 
 class TrialTrainable(tune.Trainable):
-    """Makes one attempt at the trial described by its config, reporting once an epoch.
+    """Runs one attempt of the trial in its config, and reports once per epoch.
 
-    An actor is reused for the next trial: nothing but the data outlives one, mapped here or copied to the GPU once.
-    Made without a config it waits for ``begin``. Tune's own checkpoints are not used: which of them is the newest only
-    Tune knows, and it forgets when the driver dies.
+    An actor is reused for the next trial. Only the data is kept from trial to trial: it is mapped, or copied to the
+    GPU, once. An actor without a config waits for ``begin``. We do not use Tune's own checkpoints: only Tune knows
+    which of them is the newest, and it loses this knowledge when the driver dies.
 
     Config keys:
         trial: ``TrialConfig.to_dict``.
-        cache_dir: folder of decoded data; ``TUNER_CACHE`` in the environment of this node names another.
-        read_test: evaluate on the test images after the last epoch, once.
-        weights_path: where to leave the final weights (a path or an S3 URL), or None.
-        attempt: fencing number of this attempt at the trial, from 1; it is in every report.
+        cache_dir: folder of decoded data; ``TUNER_CACHE`` in this node's environment overrides it.
+        read_test: evaluate on the test images once, after the last epoch.
+        weights_path: path or S3 URL to which the final weights are written, or None.
+        attempt: fencing number of this attempt of the trial, from 1; every report contains it.
         checkpoints: folder of the trial's checkpoints (a path or an S3 URL), shared by its attempts.
-        accepted: (epoch, attempt) of the reports on record, newest first: the checkpoints that may be continued.
-        checkpoint_s: seconds after a checkpoint within which no other is written; 0 for one an epoch.
-        lonely_s: seconds without a call after which the process ends itself, if the trial is not done.
+        accepted: (epoch, attempt) of the reports on record, newest first; only their checkpoints may be resumed from.
+        checkpoint_s: shortest time between two checkpoints, in seconds; 0 writes one checkpoint per epoch.
+        lonely_s: time without a call after which the process ends itself, in seconds, unless the trial is done.
     """
 
     def begin(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Take a trial and train its first epoch, or the one after the checkpoint that it goes on from."""
+        """Start a trial and train one epoch: its first, or the one after the checkpoint that it resumes from."""
         self.reset(config)  # type: ignore[no-untyped-call]
         result: dict[str, Any] = self.train()  # type: ignore[no-untyped-call]
         return result
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Build the training, where the newest checkpoint that is accepted and whole left it, else at epoch 0."""
+        """Build the training: resumed from the newest accepted and undamaged checkpoint, or else at epoch 0."""
         if not config:
             return
         _watchdog.called()
@@ -64,7 +64,7 @@ class TrialTrainable(tune.Trainable):
         self._saved_at = time.monotonic()
         trial = TrialConfig.from_dict(config["trial"])
         process.set_up(trial.threads)
-        # What the last trial took on the device is free before this one takes its own.
+        # Free the last trial's memory on the device before this trial allocates its own.
         vars(self).pop("training", None)
         data = self._on_device(trial, Path(os.environ.get(CACHE) or config["cache_dir"]).absolute())
         states = checkpoints.newest(config["checkpoints"], config["accepted"])
@@ -72,12 +72,15 @@ class TrialTrainable(tune.Trainable):
         _watchdog.expect_call(config["lonely_s"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial in the same process."""
+        """Start the next trial in the same process."""
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; what it reports can be continued, but for the last ``checkpoint_s``."""
+        """Train one epoch; write a checkpoint unless the trial is done or ``checkpoint_s`` is not yet over.
+
+        A later attempt repeats at most ``checkpoint_s`` seconds of reported training.
+        """
         _watchdog.called()
         attempt = self._options["attempt"]
         report = self.training.run_epoch()
@@ -93,19 +96,19 @@ class TrialTrainable(tune.Trainable):
         return StepReport(attempt, report, result).to_dict() | {"done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: Tune asks for a checkpoint when a trial is done, and goes on from none."""
+        """Do nothing: Tune asks for a checkpoint when a trial is done, but never resumes from one."""
 
     def cleanup(self) -> None:
-        """Let the process wait for its end in peace."""
+        """Stop the watchdog: from now on no call is expected."""
         _watchdog.called()
 
     def _setup_logdir(self) -> None:
-        # Without a run of Tune's, its own would make folders in the user's home.
+        # Outside a run of Tune, Tune's own method would create folders in the user's home directory.
         if self._storage is not None:
             super()._setup_logdir()  # type: ignore[no-untyped-call]
 
     def _on_device(self, trial: TrialConfig, cache: Path) -> DeviceSplits:
-        """A trial's data on its device, where the last trial left it if it was the same."""
+        """A trial's data on its device; reused if the last trial had the same data."""
         device = torch.device("cuda" if trial.gpu else "cpu")
         wanted = trial.data, cache, device
         if getattr(self, "_wanted", None) != wanted:
@@ -126,7 +129,7 @@ class TrialTrainable(tune.Trainable):
 
 
 def continued(trial: TrialConfig, data: DeviceSplits, states: Iterable[dict[str, Tensor]]) -> Training:
-    """The trial's training at the first of ``states`` that fits it; at epoch 0 if none does."""
+    """The trial's training, resumed from the first of ``states`` that fits it; at epoch 0 if none fits."""
     for state in states:
         training = Training(trial, data)
         if _loaded(training, state):
@@ -136,7 +139,7 @@ def continued(trial: TrialConfig, data: DeviceSplits, states: Iterable[dict[str,
 
 
 def _loaded(training: Training, state: dict[str, Tensor]) -> bool:
-    """Load a state into a new training; False, with the training in pieces, if it is one of another net."""
+    """Load a state into a new training. False if the state belongs to another model; discard the training then."""
     try:
         training.load_state(state)
     except (KeyError, RuntimeError):
@@ -147,7 +150,7 @@ def _loaded(training: Training, state: dict[str, Tensor]) -> bool:
 
 
 class _Watchdog:
-    """Ends this process when a call that is expected does not come: its driver is dead, or cut off from it."""
+    """Ends this process if an expected call does not come, because the driver is dead or unreachable."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -171,13 +174,13 @@ class _Watchdog:
         with self._changed:
             while (left_s := self._deadline - time.monotonic()) > 0:
                 self._changed.wait(min(left_s, threading.TIMEOUT_MAX))
-            # Still under the lock: a call that comes now waits, and trains nothing that nobody would hear of.
+            # The lock is still held, so a call that comes now waits and starts no training whose report would be lost.
             try:
-                message = f"tuner: no call for {self._patience_s:g} s, is the driver gone? This worker ends itself."
+                message = f"tuner: no call for {self._patience_s:g} s; the driver may be dead. This worker ends itself."
                 print(message, file=sys.stderr, flush=True)
             finally:
                 os._exit(LONELY_EXIT)
 
 
 _watchdog = _Watchdog()
-"""One for the process, as it is the process that it ends."""
+"""One per process, because it ends the whole process."""

@@ -1,4 +1,4 @@
-"""Several processes that train the same trial at once, as a GPU's trials do: how fast they are all together."""
+"""Measures the total speed of several processes that train the same trial at once, like the trials on one GPU."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from trainables.errors import TrainableError
 def images_per_s(
     trial: TrialConfig, cache: Path, trials: int, seconds: float, code: Path | None = None
 ) -> float | None:
-    """Images a second of so many processes that train the trial at once, or None if they ran out of memory.
+    """Images per second of all processes together, or None if one of them ran out of memory.
 
     Args:
-        trial: what each trains; on the first GPU that is visible, if on one.
-        cache: decoded data.
-        trials: how many.
-        seconds: for how long each is timed, once all have begun.
+        trial: the trial that each process trains; a trial on a GPU uses the first visible one.
+        cache: folder of the decoded data.
+        trials: number of processes that train at once.
+        seconds: time for which each process is measured, once all have started.
         code: folder of the user's own modules.
 
     Raises:
@@ -32,7 +32,7 @@ def images_per_s(
     with _processes(trials, code) as processes:
         for process in processes:
             _tell(process, asked)
-        # Where not all are ready, those that are not have answered already.
+        # A process that does not print ``ready`` has answered with its error instead.
         begun = [_line(process) for process in processes]
         if all(line == "ready" for line in begun):
             for process in processes:
@@ -43,7 +43,7 @@ def images_per_s(
         return None
     for answer in answers:
         if "error" in answer:
-            raise TrainableError(f"the trial that was to be measured failed: {answer['error']}")
+            raise TrainableError(f"the trial failed while its speed was measured: {answer['error']}")
     return sum(float(answer["images_per_s"]) for answer in answers)
 
 
@@ -58,7 +58,7 @@ def _processes(count: int, code: Path | None) -> Iterator[Sequence["subprocess.P
             stderr=subprocess.DEVNULL,
             text=True,
             env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for the driver
+            start_new_session=True,  # Ctrl-C should reach the driver only
         )
         for _ in range(count)
     ]
@@ -86,6 +86,6 @@ def _answer(process: "subprocess.Popen[str]", line: str) -> dict[str, Any]:
     if line:
         answer: dict[str, Any] = json.loads(line)
         return answer
-    # Linux kills what takes the memory of all.
+    # Linux kills a process with signal 9 when the host's memory is exhausted.
     code = process.wait()
-    return {"error": f"it ended with {code}", "out_of_memory": code == -9}
+    return {"error": f"its process ended with status {code}", "out_of_memory": code == -9}

@@ -1,7 +1,7 @@
-"""Measures how fast one trial trains here, beside others: ``python -m trainables.training.throughput_probe``.
+"""Measures the speed of one trial while other processes train the same: ``python -m trainables.training.throughput_probe``.
 
-It reads one line of JSON (``trial``, ``cache``, ``seconds``), says ``ready`` when it has trained for a moment, waits
-for another line, trains for so long, and answers with one line of JSON: ``images_per_s``, or what went wrong.
+The process reads one line of JSON (``trial``, ``cache``, ``seconds``), trains one epoch and prints ``ready``. After a
+second input line it trains for ``seconds`` and prints one line of JSON: ``images_per_s``, or the error.
 """
 
 import faulthandler
@@ -22,15 +22,19 @@ from trainables.training import process
 from trainables.training.trainer import Training, device_name
 
 UPDATES = 100
-"""Of one epoch of the probe; every one is followed by an evaluation on the share of images that a real one has."""
+"""Updates per epoch of the probe.
+
+Each epoch ends with an evaluation on the same share of the validation images, so that training and evaluation have the
+same proportion as in a real epoch.
+"""
 LONGEST_S = 600.0
 EVER = 10**6
-"""Epochs planned, so that the schedule never ends."""
+"""Number of planned epochs, so large that the schedule never ends."""
 
 
 def main() -> None:
-    """Take the part of one trial."""
-    faulthandler.dump_traceback_later(LONGEST_S, exit=True)  # whoever asked may be gone
+    """Measure the speed of one trial."""
+    faulthandler.dump_traceback_later(LONGEST_S, exit=True)  # the parent process may be dead
     answers, sys.stdout = sys.stdout, sys.stderr  # the user's model may print
     asked = json.loads(sys.stdin.readline())
     try:
@@ -47,7 +51,7 @@ def main() -> None:
 
 
 def images_per_s(training: Training, seconds: float) -> float:
-    """Training images a second over whole epochs of at least so many seconds, their evaluations included."""
+    """Training images per second over whole epochs, evaluations included; together they take at least ``seconds``."""
     started, images = time.monotonic(), 0
     while (passed := time.monotonic() - started) < seconds:
         training.run_epoch()
@@ -56,7 +60,7 @@ def images_per_s(training: Training, seconds: float) -> float:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that there was no more memory, on the device or the host."""
+    """Whether an error means that the memory of the device or the host is exhausted."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower()
 
 
@@ -64,7 +68,7 @@ def _training(asked: Mapping[str, Any]) -> Training:
     trial = replace(TrialConfig.from_dict(asked["trial"]), epochs=EVER)
     process.set_up(trial.threads)
     device = torch.device("cuda" if trial.gpu else "cpu")
-    # All of the data takes its room, a part of it makes an epoch.
+    # All data is loaded, so that it takes as much memory as in a real trial; an epoch uses only a part of it.
     data = DeviceSplits(load(trial.data, Path(asked["cache"])), device)
     return Training(trial, data.first(UPDATES * trial.batch_size))
 

@@ -1,7 +1,8 @@
 """One trial's training: epochs, evaluation, and its state as tensors.
 
-Every random stream is derived from (seed, epoch), so the state is the weights, the optimizer's moments and the
-epoch: nothing else decides what comes next. On CPU the bits are the same for the same thread count and versions.
+Every random stream is derived from (seed, epoch). So the weights, the optimizer's moments and the epoch are the whole
+state: nothing else determines the next epochs. On CPU the results are equal bit for bit if the thread count and the
+library versions are the same.
 
 Legend: B batch, C H W image, K classes.
 """
@@ -33,7 +34,7 @@ from trainables.training.updates import Eager, Static, Updates
 
 EVALUATION_BATCH = 500
 DEAD_LOSS_TOLERANCE = 1e-5
-"""Float32 gives ln K to within 3e-6 for up to 1,000 classes."""
+"""Float32 computes ln K to within 3e-6 for up to 1,000 classes."""
 
 Split = Literal["train", "val", "test"]
 
@@ -47,17 +48,17 @@ class Evaluation:
 
 
 class Training:
-    """Trains one ``TrialConfig`` on ``splits``, an epoch at a time.
+    """Trains one ``TrialConfig`` on ``splits``, one epoch at a time.
 
     Args:
         config: the trial.
-        splits: its data; where it is on a device already, on that one.
-        device: where to train.
-        updates: how its updates are made; as the device and ``config`` ask, if not given.
+        splits: the trial's data; if it is on a device already, the training uses that device.
+        device: the training device for data that is not on a device yet.
+        updates: the form of the updates; None selects it by the device and ``config``.
 
     Raises:
-        TrainableError: fewer training images than one batch, or settings that do not fit the trial's length.
-        CodeError: the model's code fails or gives no model.
+        TrainableError: there are fewer training images than one batch, or the settings do not fit the trial's length.
+        CodeError: the model's code fails or does not return a model.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Training:
         return Evaluation(loss.item() / len(data), correct.item() / len(data))
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that decides the epochs to come, as CPU tensors: weights, moments, epoch."""
+        """Everything that determines the next epochs, as CPU tensors: weights, moments, epoch."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for index, parameter in enumerate(self.model.parameters()):
             for name, value in self.optimizer.state[parameter].items():
@@ -135,7 +136,7 @@ class Training:
         return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from ``state()`` of a training of the same config."""
+        """Continue from the ``state()`` of a training with the same config."""
         self.model.load_state_dict(_prefixed("model.", state))
         self.updates.load([_prefixed(f"optimizer.{index}.", state) for index, _ in enumerate(self.model.parameters())])
         self.epoch = int(state["epoch"])
@@ -162,11 +163,11 @@ class Training:
 
     @contextmanager
     def _algorithms(self) -> Iterator[None]:
-        # CPU kernels give the same bits for the same thread count; only CUDA has to be asked.
+        # CPU kernels give the same bits for the same thread count; only CUDA needs the setting.
         before = torch.are_deterministic_algorithms_enabled()
         wanted = self.config.deterministic and self.device.type == "cuda"
         if wanted:
-            # cuBLAS reads it when it is first used, and older torch refuses to be deterministic without it.
+            # cuBLAS reads this variable at its first use. Older versions of torch refuse deterministic mode without it.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(wanted)
         try:
@@ -187,7 +188,7 @@ def plan_of(config: TrialConfig, train_images: int) -> Plan:
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
-    """sha256 over names, shapes and bytes: equal if and only if every bit is."""
+    """The sha256 of names, shapes, types and bytes; it is equal if and only if every bit is equal."""
     running = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].contiguous()
@@ -197,7 +198,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The hardware whose kernels decide the bits: the GPU's name, or the processor's instruction set."""
+    """The hardware that determines the result's bits: the GPU's name, or the processor's instruction set and name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()} {_processor()}"

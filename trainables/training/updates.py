@@ -1,8 +1,8 @@
-"""Updates of the weights, in two forms that come to the same: eager ones, and ones that a CUDA graph can hold.
+"""Updates of the weights in two equivalent forms: eager updates, and updates that a CUDA graph can capture.
 
-``Eager`` is the reference: what an update takes comes from Python, one update after the other. ``Static`` keeps all
-of it in tensors on the device that stay where they are, filled once an epoch: no update waits for the host, so one
-can be captured and replayed. Where they may differ, and by how much: docs/numerics.md.
+``Eager`` is the reference: Python supplies the inputs of each update, one update after the other. ``Static`` keeps the
+inputs in tensors with a fixed place on the device and fills them once per epoch. No update then waits for the host, so
+an update can be captured and replayed. docs/numerics.md lists where the two forms may differ, and by how much.
 
 Legend: B batch, K classes, T updates of an epoch.
 """
@@ -26,28 +26,28 @@ from trainables.training.net import Net
 
 
 class Sums:
-    """What an epoch's updates add up, on the device; nobody reads it before the epoch ends."""
+    """The sums over an epoch's updates, on the device; they are read only after the epoch."""
 
     def __init__(self, device: torch.device) -> None:
-        # In float32 the mean of 450 equal losses is off by 1e-5: too much to tell that they are ln K.
+        # In float32 the mean of 450 equal losses has an error of 1e-5, too much to recognise a loss of ln K.
         self.loss = torch.zeros((), device=device, dtype=torch.float64)
         self.correct = torch.zeros((), device=device, dtype=torch.int64)
         self.largest_gradient = torch.zeros((), device=device)
 
     def tensors(self) -> list[Tensor]:
-        """All of it."""
+        """All sums."""
         return [self.loss, self.correct, self.largest_gradient]
 
 
 class Updates(ABC):
-    """A trial's updates, an epoch of them at a time.
+    """Runs a trial's updates, one epoch at a time.
 
     Args:
-        net: what is trained.
+        net: the model to train.
         data: the training images.
         config: the trial.
-        schedule: its learning rate and decay.
-        optimizer: over the net's weights.
+        schedule: the trial's learning rate and decay.
+        optimizer: the optimizer of the model's weights.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Updates(ABC):
         self._augments = config.augment == "flip_crop"
 
     def run_epoch(self, epoch: int) -> None:
-        """Update the weights with every batch of an epoch, from 0; ``sums`` are the epoch's afterwards."""
+        """Update the weights with every batch of ``epoch`` (from 0); ``sums`` then contains the sums of this epoch."""
         for tensor in self.sums.tensors():
             tensor.zero_()
         self._run(epoch)
 
     def load(self, moments: list[dict[str, Tensor]]) -> None:
-        """Continue with the optimizer's tensors of every parameter, in their order; they are copied."""
+        """Continue with these optimizer tensors, one dict per parameter in the model's order; they are copied."""
         for parameter, tensors in zip(self.net.model.parameters(), moments, strict=True):
             self.optimizer.state[parameter] = {name: _laid_out_as(parameter, value) for name, value in tensors.items()}
 
@@ -92,7 +92,7 @@ class Updates(ABC):
 
 
 class Eager(Updates):
-    """The reference: draws from torch's global CPU stream, numbers from Python, torch's own AdamW."""
+    """The reference: draws from torch's global CPU stream, learning rate and decay from Python, torch's own AdamW."""
 
     def __init__(self, net: Net, data: DeviceArrays, config: TrialConfig, schedule: Schedule) -> None:
         kind = torch.optim.AdamW if config.hyper.lambda_norm else torch.optim.Adam
@@ -117,7 +117,7 @@ class Eager(Updates):
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What an epoch's updates take, row by row: on the host as they are made, or on the device where they stay."""
+    """The inputs of an epoch's updates, one row per update: first on the host, then at a fixed place on the device."""
 
     order_TB: Tensor
     flip_TB: Tensor
@@ -125,7 +125,7 @@ class _Inputs:
     left_TB: Tensor
     lr_T: Tensor
     keep_T: Tensor
-    """What is left of a decayed weight after an update: 1 - lr * decay."""
+    """The factor of each update on the decayed weights: 1 - lr * decay."""
 
     def tensors(self) -> list[Tensor]:
         return [self.order_TB, self.flip_TB, self.top_TB, self.left_TB, self.lr_T, self.keep_T]
@@ -139,10 +139,10 @@ class _Inputs:
 
 
 class Static(Updates):
-    """Updates that a CUDA graph can hold: on CUDA they are replayed, elsewhere run as they are.
+    """Updates that a CUDA graph can capture: on CUDA they are replayed, on other devices they run directly.
 
-    The learning rate is a tensor, and decoupled decay a multiplication before Adam's own step, so that both may change
-    from one replay to the next.
+    The learning rate is a tensor, and decoupled decay is a multiplication before Adam's own step. Both can therefore
+    change from one replay to the next.
     """
 
     def __init__(self, net: Net, data: DeviceArrays, config: TrialConfig, schedule: Schedule) -> None:
@@ -155,7 +155,7 @@ class Static(Updates):
         self._launch: Callable[[], None] | None = None
 
     def load(self, moments: list[dict[str, Tensor]]) -> None:
-        """As any; what was captured holds the tensors of before."""
+        """Load as every form does, and drop the captured graph: it uses the earlier tensors."""
         super().load(moments)
         self._launch = None
 
@@ -173,11 +173,11 @@ class Static(Updates):
         for _ in range(self._steps):
             self._launch()
         if epoch + 1 < self._config.epochs:
-            # The device is busy for a while with what was launched.
+            # Make the next epoch's inputs now, while the device still runs the launched updates.
             self._ahead = epoch + 1, self._made(epoch + 1)
 
     def update(self) -> None:
-        """The next update; nothing in it asks the device for a number."""
+        """Run the next update; no operation in it reads a number from the device."""
         assert self._inputs is not None, "an epoch has begun"
         order_B, flip_B, top_B, left_B, lr, keep = (
             tensor.index_select(0, self._step_1)[0] for tensor in self._inputs.tensors()
@@ -202,7 +202,7 @@ class Static(Updates):
                 torch._foreach_mul_([p for p in group["params"] if p.grad is not None], keep)
 
     def _made(self, epoch: int) -> _Inputs:
-        """Drawn as ``Eager`` draws: the same seed, in the same order."""
+        """The inputs of an epoch, drawn as in ``Eager``: with the same seed and in the same order."""
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "epoch", epoch))
         steps, batch, schedule = self._steps, self._config.batch_size, self.schedule
         order_B = torch.randperm(len(self._data), generator=generator)
@@ -223,13 +223,14 @@ class Static(Updates):
 def build_optimizer(
     kind: type[torch.optim.Adam], hyper: Hyper, model: nn.Module, lr: Tensor | None = None
 ) -> torch.optim.Adam:
-    """Adam, AMSGrad or AdamW; only weights of two dimensions or more are decayed, not biases and norms.
+    """Build Adam, AMSGrad or AdamW; the decay applies to weights of two or more dimensions, not to biases and norms.
 
     Args:
-        kind: torch's class; the decoupled decay is set from update to update.
+        kind: torch's class; the decoupled decay is set before each update.
         hyper: the trial's knobs.
-        model: what is trained.
-        lr: the learning rate as a tensor on the device that changes: then a CUDA graph can hold the step.
+        model: the model to train.
+        lr: the learning rate as a tensor on the device whose value can change, so that a CUDA graph can capture the
+            step; None uses ``hyper.lr``.
     """
     weights = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -253,7 +254,7 @@ def _rows(rows: list[Tensor], count: int) -> Tensor:
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """The optimizer's tensor laid out as the parameter; its step count on the same device, where fused Adam has it."""
+    """The optimizer's tensor in the parameter's memory layout, on its device; fused Adam needs the step count there."""
     if value.shape != parameter.shape:
         return value.to(parameter.device, copy=True)
     return torch.empty_like(parameter).copy_(value).detach()

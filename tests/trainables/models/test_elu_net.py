@@ -1,4 +1,4 @@
-"""The article's network: its size, its padding, and where training starts."""
+"""The article's network: its size, its padding, and its loss before training."""
 
 import math
 
@@ -36,7 +36,7 @@ def digit_batch() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images.astype(np.float32)), torch.from_numpy(train.labels_B[:100])
 
 
-def test_the_full_net_has_the_articles_weights() -> None:
+def test_the_full_net_has_the_articles_number_of_weights() -> None:
     net = build(10, SHAPE)
     assert isinstance(net, EluNet)
     sizes = [14400, 36864, 331776, 46080, 230400, 62400, 270400, 72800, 313600, 84000, 3000]
@@ -44,7 +44,7 @@ def test_the_full_net_has_the_articles_weights() -> None:
     assert parameters(net) == 1_465_720
 
 
-def test_an_eighth_of_the_width_has_the_weights_worked_out_by_hand() -> None:
+def test_an_eighth_of_the_width_has_the_number_of_weights_worked_out_by_hand() -> None:
     # 260/8 = 32.5 and 300/8 = 37.5 round up.
     assert channels(NARROW) == [24, 24, 24, 30, 30, 33, 33, 35, 35, 38]
     by_hand = [
@@ -63,7 +63,7 @@ def test_an_eighth_of_the_width_has_the_weights_worked_out_by_hand() -> None:
     assert parameters(seeded("sound")) == sum(by_hand) == 24_991
 
 
-def test_no_layer_is_narrower_than_four() -> None:
+def test_no_layer_has_fewer_than_four_channels() -> None:
     assert set(channels(0.001)) == {4}
 
 
@@ -77,7 +77,7 @@ def test_training_starts_at_chance(setup: str, seed: int, digit_batch: tuple[Ten
         assert loss == pytest.approx(math.log(10), abs=0.1)
 
 
-def test_the_articles_logits_end_at_minus_one_and_sound_ones_do_not() -> None:
+def test_the_articles_logits_are_at_least_minus_one_and_sound_logits_are_not() -> None:
     images = 1e5 * torch.randn(20, *SHAPE, generator=torch.Generator().manual_seed(0))
     article, sound = seeded("article")(images), seeded("sound")(images)
     assert article.min() >= -1
@@ -85,7 +85,7 @@ def test_the_articles_logits_end_at_minus_one_and_sound_ones_do_not() -> None:
     assert sound.min() < -1
 
 
-def test_the_articles_deviation_grows_as_the_net_narrows() -> None:
+def test_the_articles_standard_deviation_grows_in_a_narrower_net() -> None:
     first, *later = (conv.weight.std().item() for conv in seeded("article").convolutions())
     assert first == pytest.approx(0.05, rel=0.1)
     assert later == pytest.approx([0.05 * math.sqrt(8)] * 10, rel=0.15)
@@ -99,7 +99,7 @@ def test_even_kernels_pad_the_bottom_and_the_right() -> None:
     impulse[..., 0, 0] = 1
     touched = conv(pad(impulse)).abs().sum(dim=(0, 1)).nonzero().tolist()
     assert conv(pad(impulse)).shape[2:] == (8, 8)
-    # An output sees its own pixel and those below and to the right, so pixel (0, 0) reaches itself alone.
+    # An output sees its own pixel and the pixels below and to the right, so pixel (0, 0) reaches only its own output.
     assert touched == [[0, 0]]
 
 
@@ -133,6 +133,8 @@ def test_the_same_seed_draws_the_same_weights() -> None:
         (SHAPE, 1.0, "best", "no setup 'best'"),
     ],
 )
-def test_what_cannot_be_built_is_an_error(shape: tuple[int, int, int], width: float, setup: str, message: str) -> None:
+def test_invalid_options_of_the_net_are_refused(
+    shape: tuple[int, int, int], width: float, setup: str, message: str
+) -> None:
     with pytest.raises(TrainableError, match=message):
         build(10, shape, width, setup)

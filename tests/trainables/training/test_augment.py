@@ -1,4 +1,4 @@
-"""Augmentation: what may become of an image, on CPU and GPU alike."""
+"""Augmentation: the possible results for an image, on CPU and GPU alike."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from trainables.training.augment import draw, flip_crop
 
 
 def candidates(image_HWC: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]) -> dict[bytes, tuple[bool, int, int]]:
-    """All that an image may become, pixel by pixel: its bytes -> (mirrored, rows down, columns right)."""
+    """All possible results for an image, computed pixel by pixel: bytes -> (mirrored, rows down, columns right)."""
     height, width, _ = image_HWC.shape
     found = {}
     for mirrored, down, right in itertools.product((False, True), range(-4, 5), range(-4, 5)):
@@ -33,8 +33,8 @@ def test_images_are_mirrored_and_shifted_by_up_to_four_pixels() -> None:
     after_BHWC = flip_crop(batch_BHWC, draw(3000, stream(0)))
     assert (after_BHWC.shape, after_BHWC.dtype) == (batch_BHWC.shape, torch.uint8)
     possible = candidates(image)
-    seen = [possible[after.numpy().tobytes()] for after in after_BHWC]  # a KeyError is an image that may not be
-    # 162 equally likely outcomes in 3,000 draws: each is missed with chance 1e-8.
+    seen = [possible[after.numpy().tobytes()] for after in after_BHWC]  # a KeyError means an impossible image
+    # With 162 equally likely outcomes and 3,000 draws, the chance to miss a given outcome is 1e-8.
     assert set(seen) == set(possible.values())
     assert len(possible) == 2 * 9 * 9
     assert sum(mirrored for mirrored, _, _ in seen) == pytest.approx(1500, abs=120)
@@ -43,18 +43,18 @@ def test_images_are_mirrored_and_shifted_by_up_to_four_pixels() -> None:
         assert sum(right == shift for _, _, right in seen) == pytest.approx(333, abs=75)
 
 
-def test_every_image_of_a_batch_is_augmented_from_itself() -> None:
+def test_every_augmented_image_comes_from_its_own_original() -> None:
     images = np.random.default_rng(1).integers(1, 256, (12, 6, 6, 3), dtype=np.uint8)
     after = flip_crop(torch.from_numpy(images), draw(12, stream(0))).numpy()
     assert all(one.tobytes() in candidates(image) for one, image in zip(after, images, strict=True))
 
 
-def test_a_batch_is_laid_out_as_the_net_wants_it() -> None:
+def test_an_augmented_batch_has_the_channels_last_layout() -> None:
     after_BHWC = flip_crop(torch.zeros(5, 8, 8, 3, dtype=torch.uint8), draw(5, stream(0)))
     assert after_BHWC.permute(0, 3, 1, 2).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_stream_of_its_own_draws_what_the_global_one_draws() -> None:
+def test_an_own_generator_draws_the_same_as_the_global_one() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         ours, others = draw(100), draw(100, stream(7))

@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or refused, whatever happens to them, and removed by nobody who may not."""
+"""Checkpoint files: any damaged file is refused, and only the right attempt deletes a file."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ from trainables.training.trainer import digest
 
 
 def state_at(epoch: int) -> dict[str, Tensor]:
-    """A small state with all that a real one has: a matrix, a vector, an odd type, a number and nothing."""
+    """A small state with all that a real one has: a matrix, vectors, unusual types, numbers and an empty tensor."""
     return {
         "model.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3) + epoch,
         "model.bias": torch.full((3,), 0.1, dtype=torch.bfloat16),
@@ -42,7 +42,7 @@ def saved(folder: Folder, *files: tuple[int, int]) -> None:
 
 
 def epochs(folder: Folder, accepted: Sequence[tuple[int, int]]) -> list[int]:
-    """The epochs of the states that are found, each checked bit for bit."""
+    """The epochs of the states that are found; each state is checked bit for bit."""
     found = list(newest(folder, accepted))
     assert all(digest(state) == digest(state_at(int(state["epoch"]))) for state in found)
     return [int(state["epoch"]) for state in found]
@@ -53,7 +53,7 @@ def names(folder: Folder) -> list[str]:
 
 
 def put(folder: Folder, name: str, content: bytes = b"") -> None:
-    """Write a file of someone else's making."""
+    """Write a file with any content, without ``save``."""
     files_at(folder).write(name, content, writer=0)
 
 
@@ -73,7 +73,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def flips(content: bytes) -> list[tuple[int, bytes]]:
-    """``content`` with each bit flipped in turn, and all of each byte: (the byte's index, the damaged whole)."""
+    """Damaged copies of ``content``, each with one bit or one whole byte flipped: (the byte's index, the copy)."""
     masks = [1 << bit for bit in range(8)] + [0xFF]
     return [
         (at, content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :])
@@ -91,13 +91,13 @@ def test_a_state_comes_back_bit_for_bit(folder: str) -> None:
     assert digest(found) == digest(state_at(1))
 
 
-def test_a_file_says_in_its_header_what_it_is(tmp_path: Path) -> None:
+def test_a_files_header_gives_its_epoch_attempt_and_checksum(tmp_path: Path) -> None:
     saved(tmp_path, (7, 2))
     with safe_open(tmp_path / "000007-002.safetensors", framework="pt") as opened:
         assert opened.metadata() == {"epoch": "7", "attempt": "2", "sha256": digest(state_at(7))}
 
 
-def test_only_accepted_checkpoints_are_given_and_in_the_order_of_the_record(folder: str) -> None:
+def test_only_accepted_checkpoints_are_read_in_the_order_of_the_record(folder: str) -> None:
     saved(folder, (4, 1), (5, 1), (5, 2))
     assert epochs(folder, [(5, 2), (4, 1), (3, 1)]) == [5, 4]
     assert epochs(folder, [(4, 1)]) == [4]
@@ -111,16 +111,16 @@ class TestPruning:
         saved(folder, *((epoch, 1) for epoch in range(1, 13)))
         assert names(folder) == ["000011-001.safetensors", "000012-001.safetensors"]
 
-    def test_the_newest_two_are_kept_where_not_every_epoch_has_one(self, folder: str) -> None:
+    def test_the_newest_two_are_kept_if_not_every_epoch_has_a_checkpoint(self, folder: str) -> None:
         saved(folder, (4, 1), (9, 1), (20, 1))
-        # The driver may never have heard of the newest.
+        # The report of the newest epoch may never have reached the driver.
         assert epochs(folder, [(epoch, 1) for epoch in range(19, 0, -1)]) == [9]
 
-    def test_an_older_attempt_leaves_a_newer_ones_files(self, folder: str) -> None:
+    def test_an_older_attempt_keeps_the_files_of_a_newer_one(self, folder: str) -> None:
         saved(folder, (3, 2), (4, 2), (8, 1), (9, 1), (10, 1))
         assert epochs(folder, [(4, 2), (3, 2)]) == [4, 3]
 
-    def test_a_newer_attempt_removes_what_older_ones_left(self, folder: str) -> None:
+    def test_a_newer_attempt_deletes_the_files_of_older_ones(self, folder: str) -> None:
         saved(folder, (3, 1), (4, 1))
         put(folder, ".000003-001.safetensors.1", b"a write that was cut short")
         put(folder, ".000009-003.safetensors.3", b"a write under way")
@@ -131,13 +131,13 @@ class TestPruning:
             "000006-002.safetensors",
         ]
 
-    def test_what_the_driver_has_on_record_outlives_an_epoch_that_never_reached_it(self, folder: str) -> None:
-        saved(folder, (4, 1), (5, 1))  # the driver heard of 5, then lost the worker, which wrote
-        saved(folder, (6, 1))
-        saved(folder, (6, 2))  # and lost the next one before it heard
+    def test_checkpoints_on_record_outlive_an_epoch_whose_report_was_lost(self, folder: str) -> None:
+        saved(folder, (4, 1), (5, 1))  # the driver has the report of epoch 5 and then loses the worker,
+        saved(folder, (6, 1))  # which still writes epoch 6
+        saved(folder, (6, 2))  # the driver loses the next attempt before its report
         assert epochs(folder, [(5, 1), (4, 1)]) == [5]
 
-    def test_files_of_others_are_left_alone(self, folder: str) -> None:
+    def test_other_files_in_the_folder_are_kept(self, folder: str) -> None:
         put(folder, "notes.txt")
         put(folder, "weights.safetensors")
         saved(folder, (1, 1), (5, 1), (9, 1))
@@ -159,11 +159,11 @@ class TestDamage:
         content = file.read_bytes()
         assert all(self.survivors(file, content[:length]) == [1] for length in range(len(content)))
 
-    def test_a_file_that_goes_on_is_refused(self, file: Path) -> None:
+    def test_a_file_with_extra_bytes_is_refused(self, file: Path) -> None:
         content = file.read_bytes()
         assert self.survivors(file, content + b"\0") == self.survivors(file, content * 2) == [1]
 
-    def test_a_flip_anywhere_is_refused(self, file: Path) -> None:
+    def test_a_flipped_bit_anywhere_is_refused(self, file: Path) -> None:
         content = file.read_bytes()
         assert self.survivors(file, content) == [2, 1]
         assert {at for at, damaged in flips(content) if self.survivors(file, damaged) != [1]} == set()
@@ -180,21 +180,21 @@ class TestDamage:
     def test_a_header_of_another_form_is_refused(self, file: Path, header: bytes) -> None:
         assert self.survivors(file, len(header).to_bytes(8, "little") + header) == [1]
 
-    def test_a_safetensors_file_of_something_else_is_refused(self, file: Path) -> None:
+    def test_a_safetensors_file_without_our_header_is_refused(self, file: Path) -> None:
         save_file(state_at(2), file)
         assert epochs(file.parent, [(2, 1), (1, 1)]) == [1]
 
     @pytest.mark.parametrize("name", ["000003-001", "000002-002"])
-    def test_a_file_under_another_ones_name_is_refused(self, file: Path, name: str) -> None:
+    def test_a_file_with_another_checkpoints_name_is_refused(self, file: Path, name: str) -> None:
         file.rename(file.with_name(f"{name}.safetensors"))
         assert epochs(file.parent, [(3, 1), (2, 2), (2, 1), (1, 1)]) == [1]
 
-    def test_a_folder_in_a_files_place_is_refused(self, file: Path) -> None:
+    def test_a_folder_with_a_checkpoints_name_is_refused(self, file: Path) -> None:
         file.unlink()
         file.mkdir()
         assert epochs(file.parent, [(2, 1), (1, 1)]) == [1]
 
-    def test_a_refusal_is_told_with_its_path_and_a_missing_file_is_not(
+    def test_a_refused_file_is_logged_with_its_path_and_a_missing_file_is_not(
         self, file: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         self.survivors(file, file.read_bytes()[:-1])
@@ -204,11 +204,11 @@ class TestDamage:
 
 
 class TestDamageInABucket:
-    def test_an_object_that_is_cut_flipped_or_goes_on_is_refused(self, bucket: str, tmp_path: Path) -> None:
+    def test_an_object_that_is_cut_flipped_or_too_long_is_refused(self, bucket: str, tmp_path: Path) -> None:
         folder, name = inside(bucket, tmp_path.name), "000002-001.safetensors"
         saved(folder, (1, 1), (2, 1))
         content = files_at(folder).read(name)
-        # Every byte of a file on disk is tried above; what the bytes came through is all that differs.
+        # The tests above damage every byte of a file on disk; in a bucket only the way to the bytes is different.
         damaged = [changed for _, changed in flips(content)[::401]]
         for changed in [b"", content[:-1], content[: len(content) // 2], content + b"\0", *damaged]:
             put(folder, name, changed)
@@ -216,7 +216,7 @@ class TestDamageInABucket:
         put(folder, name, content)
         assert epochs(folder, [(2, 1), (1, 1)]) == [2, 1]
 
-    def test_a_refusal_is_told_with_its_url(
+    def test_a_refused_object_is_logged_with_its_url(
         self, bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         folder = inside(bucket, tmp_path.name)
@@ -228,7 +228,7 @@ class TestDamageInABucket:
 
 
 class TestWriting:
-    def test_the_file_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(
+    def test_the_file_is_synced_before_its_rename_and_the_folder_after_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         file, seen, fsync = tmp_path / "000001-001.safetensors", [], os.fsync
@@ -245,19 +245,19 @@ class TestWriting:
         assert not named
         assert (folder, named_then) == (str(tmp_path), True)
 
-    def test_a_full_disk_is_told_with_path_and_bytes_and_leaves_nothing(self, tmp_path: Path) -> None:
+    def test_the_error_of_a_full_disk_names_path_and_bytes_and_no_file_is_left(self, tmp_path: Path) -> None:
         saved(tmp_path, (1, 1), (2, 1))
         fill(tmp_path / ".000003-001.safetensors.1")
         with pytest.raises(DiskFull) as caught:
             saved(tmp_path, (3, 1))
         assert names(tmp_path) == ["000001-001.safetensors", "000002-001.safetensors"]
         assert epochs(tmp_path, [(3, 1), (2, 1), (1, 1)]) == [2, 1]
-        saved(tmp_path, (3, 1))  # there is room again
+        saved(tmp_path, (3, 1))  # the disk has space again
         needed = (tmp_path / "000003-001.safetensors").stat().st_size
         path = tmp_path / "000003-001.safetensors"
-        assert str(caught.value) == f"{path}: no room on the disk; {needed:,} bytes are needed"
+        assert str(caught.value) == f"{path}: no space left on the disk; {needed:,} bytes are needed"
 
-    def test_a_full_disk_is_told_the_same_after_a_journey_between_processes(self, tmp_path: Path) -> None:
+    def test_the_error_of_a_full_disk_survives_pickling(self, tmp_path: Path) -> None:
         fill(tmp_path / ".large.1")
         with pytest.raises(DiskFull) as caught:
             write(tmp_path / "large", {"x": torch.zeros(2**20)}, attempt=1)
@@ -268,7 +268,7 @@ class TestWriting:
     @pytest.mark.parametrize(
         ("number", "raised"), [(errno.ENOSPC, DiskFull), (errno.EDQUOT, DiskFull), (errno.EIO, OSError)]
     )
-    def test_room_that_runs_out_only_when_the_file_is_forced_to_disk(
+    def test_a_disk_that_is_full_only_at_fsync_is_an_error_and_leaves_no_file(
         self, number: int, raised: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(descriptor: int) -> None:
@@ -303,5 +303,5 @@ class TestWriting:
 
 
 def fill(partial: Path) -> None:
-    """Let what is written to ``partial`` meet a full disk: a device that the kernel provides for this."""
+    """Let every write to ``partial`` fail as on a full disk: the kernel provides ``/dev/full`` for this."""
     partial.symlink_to("/dev/full")

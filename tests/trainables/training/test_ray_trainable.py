@@ -1,4 +1,4 @@
-"""The Ray trainable, used without a cluster: continuing, reuse, when test images are read, and being forgotten."""
+"""The Ray trainable without a cluster: resuming, reuse, reading the test images, and the watchdog."""
 
 import json
 import os
@@ -46,13 +46,13 @@ NOT_OURS = (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Of the trial's checkpoints; its first attempt makes it."""
+    """The folder of the trial's checkpoints; the first attempt creates it."""
     return tmp_path / "checkpoints" / "trial"
 
 
 @pytest.fixture
 def config_of(cache_dir: Path, tiny: Splits, folder: Path) -> Config:
-    """What ``tuner`` hands to a trial; decoded already, by ``tiny``."""
+    """A function that returns the config that ``tuner`` passes to a trial; ``tiny`` has already decoded the data."""
 
     def config(trial: TrialConfig, read_test: bool = False, weights_path: Path | None = None, **keys: Any) -> Any:
         path = None if weights_path is None else str(weights_path)
@@ -78,26 +78,28 @@ def make(config_of: Config) -> Make:
     return lambda *args, **kwargs: TrialTrainable(config_of(*args, **kwargs))
 
 
-def test_a_nodes_own_folder_of_decoded_data_wins(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nodes_own_folder_of_decoded_data_overrides_the_drivers(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = tmp_path / "made" / "for this"
     monkeypatch.setenv("TUNER_CACHE", str(own))
     make(smallest_trial("adam_l2", model=TOY), cache_dir="/proc/of-the-driver")
     assert list(own.glob("*/meta.json"))
 
 
-def test_a_folder_of_decoded_data_that_cannot_be_written_is_named(make: Make) -> None:
+def test_the_error_names_a_folder_of_decoded_data_that_cannot_be_written(make: Make) -> None:
     with pytest.raises(DataError, match=r"^/proc/of-the-driver: cannot write the data cache .*TUNER_CACHE"):
         make(smallest_trial("adam_l2", model=TOY), cache_dir="/proc/of-the-driver")
 
 
 def results(trainable: TrialTrainable, count: int) -> list[dict[str, Any]]:
-    """Train so many epochs; what was reported, without what Tune, the clock and the process add."""
+    """Train ``count`` epochs; return the reports without the fields of Tune, of the clock and of the process."""
     reported = [trainable.train() for _ in range(count)]  # type: ignore[no-untyped-call]
     return [{key: v for key, v in result.items() if not key.startswith(NOT_OURS)} for result in reported]
 
 
 def record(epochs: int, attempt: int = 1) -> list[list[int]]:
-    """What the driver has on record of an attempt that reported so many epochs."""
+    """The driver's record of an attempt that reported ``epochs`` epochs."""
     return [[epoch, attempt] for epoch in range(epochs, 0, -1)]
 
 
@@ -107,7 +109,7 @@ def same(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_later_attempt_continues_to_the_same_bits(name: str, make: Make) -> None:
+def test_a_later_attempt_resumes_to_the_same_bits(name: str, make: Make) -> None:
     trial = smallest_trial(name, model=TOY, augment="flip_crop")
     whole = make(trial)
     results(whole, 3)
@@ -118,7 +120,7 @@ def test_a_later_attempt_continues_to_the_same_bits(name: str, make: Make) -> No
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_articles_net_continues_to_the_same_bits(name: str, make: Make) -> None:
+def test_the_articles_net_resumes_to_the_same_bits(name: str, make: Make) -> None:
     trial = smallest_trial(name)
     whole = make(trial)
     results(whole, 1)
@@ -127,7 +129,7 @@ def test_the_articles_net_continues_to_the_same_bits(name: str, make: Make) -> N
     assert digest(continued.training.state()) == digest(whole.training.state())
 
 
-def test_an_attempt_that_is_lost_after_every_epoch_comes_to_the_same_bits(make: Make, folder: Path) -> None:
+def test_losing_the_attempt_after_every_epoch_gives_the_same_bits(make: Make, folder: Path) -> None:
     trial = smallest_trial("amsgrad", model=TOY)
     whole = make(trial, checkpoints=str(folder.parent / "unused"))
     expected, reports = results(whole, EPOCHS), []
@@ -141,7 +143,7 @@ def test_an_attempt_that_is_lost_after_every_epoch_comes_to_the_same_bits(make: 
     assert digest(one.training.state()) == digest(whole.training.state())
 
 
-def test_every_report_can_be_continued_when_it_is_made_but_the_last_need_not_be(make: Make, folder: Path) -> None:
+def test_every_report_except_the_last_has_a_checkpoint_to_resume_from(make: Make, folder: Path) -> None:
     trainable = make(smallest_trial("adam_l2", model=TOY))
     for epoch in range(1, EPOCHS):
         results(trainable, 1)
@@ -153,14 +155,14 @@ def test_every_report_can_be_continued_when_it_is_made_but_the_last_need_not_be(
     assert len(before) == checkpoints.KEEP
 
 
-def test_what_tune_asks_to_save_at_the_end_is_nothing(make: Make, tmp_path: Path) -> None:
+def test_the_checkpoint_that_tune_requests_at_the_end_is_empty(make: Make, tmp_path: Path) -> None:
     trainable = make(smallest_trial("adam_l2", model=TOY, epochs=1))
     results(trainable, 1)
     trainable.save(str(tmp_path / "tune"))
     assert list((tmp_path / "tune").iterdir()) == []
 
 
-def test_no_checkpoint_is_written_so_soon_after_another(make: Make, folder: Path) -> None:
+def test_no_checkpoint_is_written_too_soon_after_another(make: Make, folder: Path) -> None:
     trial = smallest_trial("amsgrad", model=TOY)
     whole, seldom = make(trial), make(trial, checkpoints=str(folder.parent / "seldom"), checkpoint_s=3600.0)
     assert same(results(seldom, 3)) == same(results(whole, 3))
@@ -185,7 +187,7 @@ def test_a_checkpoint_that_is_not_on_record_is_ignored(make: Make) -> None:
     assert make(trial, attempt=3, accepted=[[4, 2], *record(3)]).training.epoch == 3
 
 
-def test_what_a_fenced_off_attempt_still_writes_does_not_matter(make: Make, folder: Path) -> None:
+def test_later_writes_of_a_fenced_off_attempt_have_no_effect(make: Make, folder: Path) -> None:
     trial = smallest_trial("adam_l2", {"lr": 1e-2}, model=TOY)
     fenced, whole = make(trial), make(trial, checkpoints=str(folder.parent / "unused"))
     results(whole, EPOCHS)
@@ -203,7 +205,7 @@ def test_what_a_fenced_off_attempt_still_writes_does_not_matter(make: Make, fold
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "another net's", "another net's moments"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage: str, make: Make, folder: Path) -> None:
+def test_an_attempt_resumes_from_the_checkpoint_before_a_damaged_one(damage: str, make: Make, folder: Path) -> None:
     trial = smallest_trial("amsgrad", model=TOY)
     whole = make(trial)
     results(whole, 3)
@@ -214,7 +216,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage: str, make: Mak
     assert digest(continued.training.state()) == digest(whole.training.state())
 
 
-def test_a_trial_without_a_whole_checkpoint_starts_again_to_the_same_bits(make: Make, folder: Path) -> None:
+def test_a_trial_without_an_undamaged_checkpoint_restarts_to_the_same_bits(make: Make, folder: Path) -> None:
     trial = smallest_trial("amsgrad", model=TOY)
     whole = make(trial)
     results(whole, 3)
@@ -226,13 +228,13 @@ def test_a_trial_without_a_whole_checkpoint_starts_again_to_the_same_bits(make: 
     assert digest(again.training.state()) == digest(whole.training.state())
 
 
-def test_a_full_disk_ends_the_attempt_and_the_next_continues_once_there_is_room(make: Make, folder: Path) -> None:
+def test_a_full_disk_ends_the_attempt_and_the_next_one_resumes_when_there_is_space(make: Make, folder: Path) -> None:
     trial = smallest_trial("amsgrad", model=TOY)
     trainable, whole = make(trial), make(trial, checkpoints=str(folder.parent / "unused"))
     results(whole, 4)
     results(trainable, 2)
     (folder / ".000003-001.safetensors.1").symlink_to("/dev/full")
-    with pytest.raises(DiskFull, match=r"000003-001\.safetensors: no room on the disk; [\d,]+ bytes are needed"):
+    with pytest.raises(DiskFull, match=r"000003-001\.safetensors: no space left on the disk; [\d,]+ bytes are needed"):
         trainable.step()
     continued = make(trial, attempt=2, accepted=record(2))
     results(continued, 2)
@@ -261,7 +263,7 @@ def test_a_reused_process_trains_the_next_trial_to_the_bits_of_a_fresh_one(
     assert digest(reused.training.state()) == digest(fresh.training.state())
 
 
-def test_a_reused_process_continues_the_next_trial_to_the_bits_of_a_fresh_one(
+def test_a_reused_process_resumes_the_next_trial_to_the_bits_of_a_fresh_one(
     make: Make, config_of: Config, folder: Path
 ) -> None:
     trial = smallest_trial("amsgrad", model=TOY)
@@ -273,7 +275,7 @@ def test_a_reused_process_continues_the_next_trial_to_the_bits_of_a_fresh_one(
     assert digest(reused.training.state()) == digest(whole.training.state())
 
 
-def test_the_next_trial_of_a_process_uses_the_data_where_the_last_one_left_it(make: Make, config_of: Config) -> None:
+def test_the_next_trial_of_a_process_reuses_the_data_in_memory(make: Make, config_of: Config) -> None:
     trial = smallest_trial("adam_l2", model=TOY)
     reused = make(trial)
     first = reused.training.data
@@ -327,7 +329,7 @@ def test_a_confirm_trial_reads_the_test_images_once_after_its_last_epoch(
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_reading_the_test_images_leaves_the_epochs_as_they_were(make: Make, tmp_path: Path) -> None:
+def test_reading_the_test_images_does_not_change_the_epochs(make: Make, tmp_path: Path) -> None:
     trial = smallest_trial("adam_l2", model=TOY)
     read = results(make(trial, read_test=True, weights_path=tmp_path / "w"), 6)
     assert [{key: v for key, v in r.items() if key not in TEST_KEYS} for r in read] == results(make(trial), 6)
@@ -347,7 +349,7 @@ def test_a_diverged_trial_is_done_at_once_and_reads_no_test_images(
     assert not folder.exists()
 
 
-def test_a_trial_runs_on_the_threads_it_was_given(make: Make) -> None:
+def test_a_trial_uses_its_number_of_threads(make: Make) -> None:
     make(smallest_trial("adam_l2", model=TOY, threads=2))
     assert torch.get_num_threads() == 2
     make(smallest_trial("adam_l2", model=TOY, threads=1))
@@ -377,7 +379,7 @@ def test_a_worker_that_nobody_calls_ends_itself(lines: list[str], config_of: Con
     assert ended.stdout == "waiting\n"
 
 
-def test_a_worker_lives_while_it_trains_and_when_its_trial_is_over_and_ends_at_once_when_told(
+def test_a_worker_stays_alive_in_training_after_its_trial_and_after_cleanup(
     config_of: Config,
 ) -> None:
     lines = [
@@ -390,7 +392,7 @@ def test_a_worker_lives_while_it_trains_and_when_its_trial_is_over_and_ends_at_o
 
 
 def worker(config: dict[str, Any], lines: list[str]) -> "subprocess.CompletedProcess[str]":
-    """A process with one ``trainable``, set up, that goes through ``lines``."""
+    """Run ``lines`` in a new process with one ``trainable`` that is set up."""
     code = [
         "import cluster.runtime, json, sys, time",
         "from trainables.training.ray_trainable import TrialTrainable",
@@ -409,7 +411,7 @@ def worker(config: dict[str, Any], lines: list[str]) -> "subprocess.CompletedPro
 
 
 def spoil(file: Path, damage: str) -> None:
-    """Do to a checkpoint what a fault does; ``another net's`` have their checksum right."""
+    """Damage a checkpoint as a fault does; a checkpoint of ``another net's`` kind has a correct checksum."""
     content = file.read_bytes()
     epoch, attempt = (int(part) for part in file.stem.split("-"))
     if damage == "cut":
@@ -428,7 +430,7 @@ def spoil(file: Path, damage: str) -> None:
 
 
 def read_splits(trainable: TrialTrainable, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The splits that ``trainable`` evaluates from now on."""
+    """A list to which every split is added that ``trainable`` evaluates from now on."""
     splits: list[str] = []
     evaluate = trainable.training.evaluate
 

@@ -1,4 +1,4 @@
-"""One trial's training: it learns, its bits are decided by its config alone, and what goes wrong is told."""
+"""One trial's training: it learns, only its config determines its bits, and failures are reported."""
 
 import math
 import random
@@ -52,7 +52,7 @@ ModelFile = Callable[[str, str], ModelConfig]
 
 @pytest.fixture
 def model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelFile:
-    """Writes a module of the user's own and names its ``build``; module names must differ between tests."""
+    """Writes a user's own module and returns the model config of its ``build``; every test uses other module names."""
 
     def write(name: str, text: str) -> ModelConfig:
         (tmp_path / f"{name}.py").write_text(text)
@@ -63,7 +63,7 @@ def model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelFile:
 
 
 def epochs(training: Training, count: int) -> list[EpochReport]:
-    """Train so many epochs; their reports without the time they took."""
+    """Train ``count`` epochs; return their reports with ``seconds`` set to 0."""
     return [replace(training.run_epoch(), seconds=0.0) for _ in range(count)]
 
 
@@ -72,13 +72,13 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def few(splits: Splits, count: int) -> Splits:
-    """The first so many images of each split."""
+    """The first ``count`` images of each split."""
     parts = {part: getattr(splits, part).take(np.arange(count)) for part in ("train", "val", "test")}
     return replace(splits, **parts)
 
 
 def assert_resumes(trial: TrialConfig, splits: Splits, device: str = "cpu") -> None:
-    """Training on from a state, in another object, comes to the same bits as never having stopped."""
+    """A new training that resumes from a state gives the same bits as a training that never stopped."""
     half = trial.epochs // 2
     whole = Training(trial, splits, device)
     epochs(whole, half)
@@ -98,7 +98,7 @@ def test_every_variant_learns_the_tiny_set(name: str, tiny: Splits) -> None:
 
 
 @pytest.mark.parametrize("setup", SETUPS)
-def test_one_batch_can_be_learned_by_heart(setup: str, tiny: Splits) -> None:
+def test_one_batch_can_be_memorised(setup: str, tiny: Splits) -> None:
     model = ModelConfig("elu_net", {"width": 0.1, "setup": setup})
     normalize = "minmax" if setup == "article" else "standard"
     knobs: dict[str, Scalar] = {"lr": 1e-2, "l2": 0.0, "schedule": "constant"}
@@ -128,7 +128,7 @@ def test_a_users_own_model_with_batch_norm_and_dropout_resumes_bit_for_bit(
     assert_resumes(smallest_trial(name, FAST, model=model_file("own_net", OWN_MODEL)), tiny)
 
 
-def test_a_state_is_a_copy_that_later_epochs_leave_alone(tiny: Splits) -> None:
+def test_a_state_is_a_copy_that_later_epochs_do_not_change(tiny: Splits) -> None:
     training = Training(smallest_trial("amsgrad", model=TOY), tiny)
     epochs(training, 1)
     state = training.state()
@@ -149,7 +149,7 @@ def test_loading_a_state_copies_it(tiny: Splits) -> None:
     assert digest(state) == before
 
 
-def test_the_same_trial_twice_comes_to_the_same_bits_and_another_seed_to_others(tiny: Splits) -> None:
+def test_the_same_trial_gives_the_same_bits_and_another_seed_gives_others(tiny: Splits) -> None:
     first, again, other = (Training(smallest_trial("adam_l2", seed=seed), tiny) for seed in (0, 0, 1))
     assert epochs(first, 2) == epochs(again, 2) != epochs(other, 2)
     assert digest(first.weights()) == digest(again.weights()) != digest(other.weights())
@@ -209,7 +209,7 @@ def batches_of(training: Training) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_variants_with_the_same_seed_start_alike_and_see_the_same_images_in_the_same_order(
+def test_variants_with_the_same_seed_start_equal_and_see_the_same_images_in_the_same_order(
     name: str, tiny: Splits
 ) -> None:
     ours, baselines = (
@@ -221,7 +221,7 @@ def test_variants_with_the_same_seed_start_alike_and_see_the_same_images_in_the_
         assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_an_epoch_sees_every_image_once_in_an_order_of_its_own(tiny: Splits) -> None:
+def test_every_epoch_sees_every_image_once_in_a_new_order(tiny: Splits) -> None:
     training = Training(smallest_trial("adam_l2", model=TOY), tiny)
     first, second = (torch.cat(batches_of(training)) for _ in range(2))
     assert not torch.equal(first, second)
@@ -252,7 +252,7 @@ def test_bf16_trains_float32_weights(tiny: Splits) -> None:
     assert [r.train_loss for r in halves] == pytest.approx([r.train_loss for r in fulls], rel=0.01)
 
 
-# What goes wrong.
+# Failures.
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -262,7 +262,7 @@ def test_a_learning_rate_that_blows_up_is_reported_as_diverged(name: str, tiny: 
     assert report.diverged.startswith(f"training loss is {report.train_loss}")
 
 
-def test_a_loss_that_is_infinite_in_validation_only_is_reported_as_diverged(
+def test_a_loss_that_is_not_finite_only_in_validation_is_reported_as_diverged(
     tiny: Splits, model_file: ModelFile
 ) -> None:
     text = OWN_MODEL.replace("/ self.temperature", "+ (0 if self.training else float('nan'))")
@@ -271,7 +271,7 @@ def test_a_loss_that_is_infinite_in_validation_only_is_reported_as_diverged(
 
 
 def kill_logits(training: Training) -> None:
-    """Bring all logits to the ELU's floor, -1: the pixels are at least 0 and the first layer makes them negative."""
+    """Bring all logits to the ELU's minimum, -1: pixels are at least 0, and the first layer makes them negative."""
     assert isinstance(training.model, EluNet)
     first, *later = training.model.convolutions()
     with torch.no_grad():
@@ -302,7 +302,7 @@ def test_dead_logits_are_not_reported_during_a_warmup_of_two_epochs(tiny: Splits
 
 
 def test_dead_logits_are_recognised_in_an_epoch_of_many_updates(tiny: Splits) -> None:
-    # A float32 sum of so many equal losses is off by more than the tolerance on their mean.
+    # A float32 sum of 450 equal losses has a larger error than the tolerance on their mean.
     many = Arrays(np.repeat(tiny.train.images_BHWC, 5, axis=0)[:450], np.repeat(tiny.train.labels_B, 5)[:450])
     report = dead_training("adam_l2", replace(tiny, train=many), batch_size=1).run_epoch()
     assert report.train_loss == pytest.approx(math.log(10), abs=1e-6)
@@ -322,8 +322,8 @@ def test_a_loss_that_stays_at_chance_while_gradients_flow_is_not_dead(tiny: Spli
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("build = 3", "is no function that builds a model"),
-        ("def build(classes, shape): return 3", "gave a int, not a torch.nn.Module"),
+        ("build = 3", "is not a function that builds a model"),
+        ("def build(classes, shape): return 3", "returned an object of type int, not a torch.nn.Module"),
         (
             "from torch import nn\ndef build(classes, shape): return nn.Flatten()",
             r"logits for 2 images must have shape \(2, 10\), not \(2, 3072\)",
@@ -341,7 +341,7 @@ def test_a_loss_that_stays_at_chance_while_gradients_flow_is_not_dead(tiny: Spli
         ("", "has no attribute 'build'"),
     ],
 )
-def test_what_builds_no_model_is_refused(
+def test_code_that_builds_no_model_is_refused(
     text: str, message: str, tiny: Splits, model_file: ModelFile, request: pytest.FixtureRequest
 ) -> None:
     model = model_file(f"no_model_{request.node.callspec.indices['text']}", text)
@@ -349,7 +349,7 @@ def test_what_builds_no_model_is_refused(
         Training(smallest_trial("adam_l2", model=model), tiny)
 
 
-def test_an_error_of_our_own_models_keeps_its_message() -> None:
+def test_an_error_of_a_built_in_model_keeps_its_message() -> None:
     with pytest.raises(TrainableError, match=r"^elu_net takes images whose sides are multiples of 32") as refused:
         build_model(smallest_trial("adam_l2", model=NARROW), 10, (28, 28, 3))
     assert not isinstance(refused.value, CodeError)
@@ -366,7 +366,7 @@ def test_validation_images_are_never_augmented(tiny: Splits) -> None:
 # Digests.
 
 
-def test_a_digest_is_equal_only_if_every_bit_name_and_shape_is() -> None:
+def test_a_digest_is_equal_only_if_every_bit_name_and_shape_is_equal() -> None:
     value = torch.zeros(2, 3)
     others = [
         {"a": torch.full((2, 3), -0.0)},
@@ -379,12 +379,12 @@ def test_a_digest_is_equal_only_if_every_bit_name_and_shape_is() -> None:
     assert len({digest({"a": value}), *map(digest, others)}) == 6
 
 
-def test_a_digest_sees_through_the_memory_format() -> None:
+def test_a_digest_does_not_depend_on_the_memory_format() -> None:
     value = torch.arange(24.0).reshape(1, 2, 3, 4)
     assert digest({"a": value}) == digest({"a": value.contiguous(memory_format=torch.channels_last)})
 
 
-def test_a_cpus_name_tells_its_instruction_set() -> None:
+def test_a_cpus_name_contains_its_instruction_set() -> None:
     assert torch.backends.cpu.get_cpu_capability() in device_name(torch.device("cpu"))
 
 
@@ -421,7 +421,7 @@ def test_a_users_own_model_resumes_bit_for_bit_on_cuda(tiny: Splits, model_file:
 @needs_cuda
 @pytest.mark.parametrize("name", VARIANTS)
 def test_cuda_and_cpu_come_to_the_same_losses(name: str, tiny: Splits) -> None:
-    # The same images in the same order; sums in another order, and TF32 convolutions (10 bits) on the GPU.
+    # Both see the same images in the same order. The GPU adds in another order and uses TF32 convolutions (10 bits).
     trial = smallest_trial(name, augment="flip_crop")
     on_cpu, on_cuda = (epochs(Training(trial, tiny, device), EPOCHS) for device in ("cpu", "cuda"))
     assert [r.train_loss for r in on_cuda] == pytest.approx([r.train_loss for r in on_cpu], rel=2e-3)

@@ -1,4 +1,4 @@
-"""Updates that a CUDA graph can hold come to what the eager ones come to, and preparing a graph leaves no trace."""
+"""Updates that a CUDA graph can capture give the same results as eager ones, and the preparation changes nothing."""
 
 import logging
 import math
@@ -26,12 +26,12 @@ from trainables.variants import VARIANTS
 Kind = type[Eager] | type[Static]
 KNOBS = {"lr": 1e-2}
 ROUNDING = 1e-5
-"""Relative, of weights and losses: the static form rounds the learning rate to float32."""
+"""Relative tolerance for weights and losses: the static form rounds the learning rate to float32."""
 
 
 @dataclass(frozen=True)
 class Wavy(Schedule):
-    """A learning rate and a decay that both change at every update; float32 holds the rates exactly, if asked."""
+    """A learning rate and a decay that change at every update; if ``exact``, float32 represents the rates exactly."""
 
     exact: bool = False
 
@@ -50,7 +50,7 @@ def waving(trial: TrialConfig, splits: Splits, kind: Kind, device: str = "cpu", 
 
 
 def after_every_update(training: Training, epochs: int) -> list[dict[str, Tensor]]:
-    """Weights and moments after each update; on CUDA only of epochs, for a graph calls nobody."""
+    """Weights and moments after each update. Not for captured updates: the replay of a graph calls no hooks."""
     seen: list[dict[str, Tensor]] = []
     training.optimizer.register_step_post_hook(lambda *_: seen.append(training.state()))
     for _ in range(epochs):
@@ -64,7 +64,7 @@ def trial_of(name: str, **changes: Any) -> TrialConfig:
 
 @pytest.mark.parametrize("model", ["toy", "elu_net"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_update_has_the_bits_of_the_eager_one_where_float32_holds_the_rates(
+def test_every_update_has_the_bits_of_the_eager_one_if_float32_represents_the_rates(
     name: str, model: str, tiny: Splits
 ) -> None:
     trial = trial_of(name, **({"model": TOY} if model == "toy" else {}))
@@ -75,12 +75,12 @@ def test_every_update_has_the_bits_of_the_eager_one_where_float32_holds_the_rate
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_update_is_the_eager_one_but_for_the_rounding_of_the_rates(
+def test_every_update_equals_the_eager_one_up_to_the_rounding_of_the_rates(
     name: str, precision: str, tiny: Splits
 ) -> None:
     trial = trial_of(name, model=TOY, precision=precision, augment="none")
     eager, static = (after_every_update(waving(trial, tiny, kind), 3) for kind in (Eager, Static))
-    # What bfloat16 rounds the other way is a 256th off.
+    # A value that bfloat16 rounds in the other direction differs by 1/256.
     tolerance = ROUNDING if precision == "fp32" else 1e-2
     for ours, theirs in zip(static, eager, strict=True):
         assert ours.keys() == theirs.keys()
@@ -89,7 +89,7 @@ def test_every_update_is_the_eager_one_but_for_the_rounding_of_the_rates(
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_report_is_the_eager_ones(name: str, tiny: Splits) -> None:
+def test_a_report_equals_the_eager_report(name: str, tiny: Splits) -> None:
     trial = trial_of(name, model=TOY)
     eager, static = (reports(waving(trial, tiny, kind, exact=True), 3) for kind in (Eager, Static))
     assert static == eager
@@ -101,7 +101,7 @@ def reports(training: Training, count: int) -> list[EpochReport]:
 
 @pytest.mark.parametrize("kinds", [(Static, Static), (Static, Eager), (Eager, Static)])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_either_form_goes_on_from_a_state_of_either(name: str, kinds: tuple[Kind, Kind], tiny: Splits) -> None:
+def test_either_form_resumes_from_a_state_of_either(name: str, kinds: tuple[Kind, Kind], tiny: Splits) -> None:
     trial = trial_of(name, model=TOY)
     first, second = kinds
     whole = waving(trial, tiny, first, exact=True)
@@ -112,7 +112,7 @@ def test_either_form_goes_on_from_a_state_of_either(name: str, kinds: tuple[Kind
     assert digest(resumed.state()) == digest(whole.state())
 
 
-def test_a_state_that_is_loaded_in_the_middle_is_what_training_goes_on_from(tiny: Splits) -> None:
+def test_training_continues_from_a_state_that_is_loaded_in_the_middle(tiny: Splits) -> None:
     trial = trial_of("amsgrad", model=TOY)
     static = waving(trial, tiny, Static)
     reports(static, 1)
@@ -130,7 +130,7 @@ class NoNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_an_update_asks_the_device_for_no_number(name: str, tiny: Splits) -> None:
+def test_an_update_reads_no_number_from_the_device(name: str, tiny: Splits) -> None:
     static = Training(trial_of(name), tiny, updates=Static)
     reports(static, 1)
     assert isinstance(static.updates, Static)
@@ -140,7 +140,7 @@ def test_an_update_asks_the_device_for_no_number(name: str, tiny: Splits) -> Non
         static.updates.update()
 
 
-def test_reading_a_number_would_be_noticed() -> None:
+def test_reading_a_number_is_detected() -> None:
     with NoNumbers(), pytest.raises(AssertionError):  # type: ignore[no-untyped-call]
         torch.ones(()).item()
 
@@ -157,7 +157,7 @@ def with_dropout(classes: int, shape: tuple[int, int, int]) -> nn.Module:
 
 
 class Reading(nn.Module):
-    """Looks at a number of the device in its forward."""
+    """Reads a number from the device in its forward pass."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ def reading(classes: int, shape: tuple[int, int, int]) -> nn.Module:
 
 
 class Drawing(Reading):
-    """Draws a random number on the host in its forward."""
+    """Draws a random number on the host in its forward pass."""
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         logits_BK: Tensor = self.body(images_BCHW)
@@ -201,7 +201,7 @@ def warm(training: Training) -> None:
 
 @pytest.mark.parametrize("epochs_before", [0, 2])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_warming_up_leaves_weights_buffers_moments_and_random_state_as_they_were(
+def test_warming_up_does_not_change_weights_buffers_moments_and_random_state(
     name: str, epochs_before: int, tiny: Splits
 ) -> None:
     trial = trial_of(name, model=NORM, epochs=4)
@@ -225,7 +225,7 @@ def test_a_model_that_draws_on_the_host_is_not_captured(model: ModelConfig, tiny
     reports(training, 1)
     before = digest(training.state())
     with pytest.raises(NotCapturable, match="draws random numbers on the host"):
-        warm(training)  # on CPU the host draws dropout's numbers too
+        warm(training)  # on a CPU, the host also draws the numbers of dropout
     assert digest(training.state()) == before
 
 
@@ -233,11 +233,11 @@ def test_a_model_that_draws_on_the_host_is_not_captured(model: ModelConfig, tiny
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 EAGER_ON_CUDA = 2e-4
-"""Relative, of losses: kernels that add in another order from run to run, and the rounding of the rates."""
+"""Relative tolerance for losses: kernels add in another order from run to run, and the rates are rounded."""
 
 
 UNCAPTURED = pytest.mark.filterwarnings("ignore:.*capturable")
-"""Torch's word on an optimizer that could be captured and is not."""
+"""Torch warns about an optimizer that could be captured and is not."""
 
 
 @contextmanager
@@ -257,9 +257,7 @@ def is_captured(training: Training) -> bool:
 @needs_cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_graph_comes_to_the_eager_losses_while_rates_and_decay_change(
-    name: str, precision: str, tiny: Splits
-) -> None:
+def test_a_graph_gives_the_eager_losses_while_rates_and_decay_change(name: str, precision: str, tiny: Splits) -> None:
     trial = trial_of(name, precision=precision, deterministic=True, gpu=True)
     graph, eager = (waving(trial, tiny, kind, "cuda", exact=True) for kind in (Static, Eager))
     ours, theirs = reports(graph, 3), reports(eager, 3)
@@ -330,10 +328,10 @@ def test_a_model_that_cannot_be_captured_is_trained_without_a_graph_after_one_wa
 @pytest.mark.gpu
 @needs_cuda
 @UNCAPTURED
-def test_a_capture_that_breaks_off_leaves_a_device_that_trains_on(
+def test_a_device_can_still_train_after_a_failed_capture(
     tiny: Splits, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # As a library would that waits for the device where torch does not see it.
+    # This acts like a library that waits for the device unnoticed by torch.
     monkeypatch.setattr("trainables.training.cuda_graph._syncs_refused", nullcontext)
     trial = trial_of("adamw", model=READING, gpu=True)
     with one_warning(caplog):
@@ -348,6 +346,6 @@ def is_captured_after(training: Training) -> bool:
 
 @pytest.mark.gpu
 @needs_cuda
-def test_the_switch_asks_for_plain_updates(tiny: Splits) -> None:
+def test_the_setting_cuda_graph_selects_the_form_of_the_updates(tiny: Splits) -> None:
     kinds = [type(Training(trial_of("adamw", gpu=True, cuda_graph=on), tiny, "cuda").updates) for on in (True, False)]
     assert kinds == [Static, Eager]

@@ -364,7 +364,7 @@ def test_a_model_that_is_no_module_is_refused_before_anything_starts(tmp_path: P
     with place(tmp_path, OWN.replace("mine:build", "mine:build_words"), own_model("pass")) as where:
         ended = where.tuner("run", "spec.yaml")
         assert ended.code == 2
-        assert "error: mine:build_words gave a str, not a torch.nn.Module" in ended.err
+        assert "error: mine:build_words returned an object of type str, not a torch.nn.Module" in ended.err
         assert "Traceback" not in ended.err
         assert not (where.home.path / "jobs").exists()
 
