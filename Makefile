@@ -1,20 +1,13 @@
-# make demo  sets up and runs the quickstart search
-# make test  sets up and runs all that CI runs
-# make secrets  makes what docker-compose.yml mounts, once
-# make bundle   makes a folder that installs all of it on a machine without a network
-# make audit asks for known vulnerabilities of the pinned packages
-# make faults causes every fault that a job is said to survive: minutes
-# make chaos causes random ones for minutes; SEED=7, or several
-# make bench measures against other tools and writes docs/performance.md: hours; make bench-gpu does what needs a GPU
-# make proofs runs the long tests, GPU tests among them where there is a GPU
-
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint audit faults chaos bench bench-gpu proofs secrets bundle clean
+.PHONY: help setup demo test lint audit faults chaos bench bench-gpu proofs secrets bundle clean
 
-setup: $(VENV)/.ready
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.ready ## Create the virtual environment and install the project.
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,48 +15,48 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup
+demo: setup ## Run the quickstart search.
 	$(BIN)/tuner run searches/quickstart.yaml
 
-lint: setup
+lint: setup ## Run ruff and mypy.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-audit: setup
+audit: setup ## Look up known vulnerabilities of the pinned packages.
 	$(BIN)/python .ci/audit.py
 
-test: lint
+test: lint ## Run make lint and the tests; CI also runs make audit.
 	$(BIN)/python -m pytest -m "not slow and not gpu and not faults" --durations=10
 
-faults: setup
+faults: setup ## Cause every fault that a job survives (takes minutes).
 	$(BIN)/python -m pytest tests/faults/test_faults.py tests/faults/test_shared.py tests/cluster/test_cluster_faults.py \
 	    tests/cluster/test_partition.py --durations=0
 
 SEED ?= 1
-chaos: setup
+chaos: setup ## Cause random faults (takes minutes); SEED=7, or SEED="7 8 9".
 	$(BIN)/python -m tests.faults.chaos $(SEED)
 
 # Syne Tune, a peer, is put into a folder of its own, which is gone afterwards.
-bench: setup
+bench: setup ## Measure against other tools and write docs/performance.md (takes hours).
 	$(BIN)/python -m benchmarks --pairs 5
 	$(BIN)/python -m benchmarks.page
 
-bench-gpu: setup
+bench-gpu: setup ## Run the benchmarks that need a GPU.
 	$(BIN)/python -m benchmarks --gpu --pairs 5
 	$(BIN)/python -m benchmarks.page
 
-proofs: setup
+proofs: setup ## Run the long tests, and the GPU tests if there is a GPU.
 	$(BIN)/python -m pytest -m "slow or gpu" --timeout=3600
 
-secrets:
+secrets: ## Create the secrets that docker-compose.yml mounts, once.
 	sh cluster/secrets.sh
 
 # For another machine: make bundle PYTHON_VERSION=3.12 PLATFORM=aarch64; WITHOUT_TORCH=1 where it has torch.
-bundle: setup
+bundle: setup ## Build a folder that installs the project on a machine without a network.
 	$(BIN)/python -m cluster.bundle dist/bundle \
 	    $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION)) $(if $(PLATFORM),--platform $(PLATFORM)) \
 	    $(if $(WITHOUT_TORCH),--without-torch)
 
-clean:
+clean: ## Delete the virtual environment, build files and caches.
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

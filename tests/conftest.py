@@ -13,6 +13,15 @@ from tests.faults.services import MlflowServer, Postgres, Service, running
 Up = TypeVar("Up", bound=Service)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_terminal() -> Iterator[None]:
+    """Programs that tests start know no terminal's size: pytest-xdist's processes inherit one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("COLUMNS", "LINES"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def services_folder() -> Iterator[Path]:
     """Where services lie: not in pytest's own folder, which only its user can enter, and Postgres may be another's."""

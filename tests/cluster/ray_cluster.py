@@ -8,7 +8,6 @@ import os
 import random
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,13 +20,13 @@ from pathlib import Path
 import psutil
 import requests
 
+from tests.faults.services import free_ports
+
 ROOT = Path(__file__).parents[2]
 START_S = 120.0
 GONE_S = 20.0
 LOOK_S = 0.1
 OBJECT_STORE_BYTES = 80 * 2**20
-PORTS = range(20_000, 32_000)
-"""Below those that the kernel hands out by itself: a head that is away for a while keeps its ports."""
 INIT = """
 import ctypes, os, signal, sys, threading, time
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
@@ -275,18 +274,6 @@ def ray_cluster(
     finally:
         cluster.close()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on."""
-    found: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("", port))
-            found.append(port)
-        if len(found) == count:
-            break
-    return found
 
 
 def end(node: Node) -> None:

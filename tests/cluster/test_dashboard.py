@@ -15,7 +15,8 @@ from cluster.auth import Bearer
 from cluster.dashboard import API_VERSION, Dashboard, find_address
 from cluster.errors import AuthRefused, ClusterError, Unreachable
 from cluster.jobs import JobsApi
-from tests.cluster.ray_cluster import RayCluster, free_ports
+from tests.cluster.ray_cluster import RayCluster
+from tests.faults.services import free_ports
 
 WITHIN_S = 5.0
 

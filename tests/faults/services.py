@@ -6,6 +6,7 @@ Each can be stopped at once, started again where it was, and frozen: it then tak
 import importlib.util
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -23,6 +24,8 @@ import requests
 HOST = "127.0.0.1"
 START_S = 90.0
 STOP_S = 20.0
+PORTS = range(20_000, 32_000)
+"""Below the ports that the kernel gives to clients: a service that is down for a while keeps its port."""
 UNPRIVILEGED = "nobody"
 """Postgres refuses to run as root."""
 
@@ -212,9 +215,19 @@ def running(service: Service) -> Iterator[None]:
 
 def free_port() -> int:
     """A port on loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Several such ports, on any address."""
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            found.append(port)
+        if len(found) == count:
+            break
+    return found
 
 
 def _popen(command: list[str], log: IO[bytes], env: Mapping[str, str], user: str | None) -> "subprocess.Popen[bytes]":

@@ -165,7 +165,7 @@ def test_a_holder_that_lets_go_frees_it_though_a_forked_child_lives(path: Path) 
             os.kill(child, 9)
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), 1, 0])
+@pytest.mark.parametrize("pid", [os.getpid(), 1, 0], ids=["ours", "1", "0"])
 def test_what_a_dead_holder_left_is_no_hindrance_whoever_has_its_pid_now(path: Path, pid: int) -> None:
     path.write_text(f'{{"host": "h", "pid": {pid}, "command": "tuner run", "since": "2026-11-24T12:03:04+00:00"}}')
     assert lock_owner(path) is None
