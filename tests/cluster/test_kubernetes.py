@@ -1,6 +1,5 @@
 """The manifests, whole, against files that were read by a person; and against the schemas of what will read them."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +8,13 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from cluster.errors import ClusterError
-from cluster.kubernetes import DATA, HOME, Job, Manifest, Stores, Workers, dns_name, manifests, to_yaml
+from cluster.kubernetes import DATA, Job, Stores, Workers, dns_name, manifests
 from tests.cluster.rayjob import RAYJOB
+
+Manifest = dict[str, Any]
 
 GOLDEN = Path(__file__).parent / "golden"
 JOB = Job(
@@ -42,10 +43,20 @@ BUCKET = Stores(
     data_claim="cifar10",
 )
 WITH_CODE = replace(JOB, files={**JOB.files, "code.zip": b"PK\xff\xfe"})
-CASES = {
+TEXTS = {
     "cpu": manifests(JOB, Workers(count=4, cpus=2, memory_gb=4.0), VOLUMES),
     "gpu": manifests(WITH_CODE, Workers(count=1, cpus=8, memory_gb=32.0, gpus=1), BUCKET),
 }
+
+
+def documents(text: str, version: str = "1.1") -> list[Manifest]:
+    """The documents in a YAML text; Kubernetes reads version 1.1."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.version = version
+    return list(yaml.load_all(text))
+
+
+CASES = {case: documents(text) for case, text in TEXTS.items()}
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -68,12 +79,39 @@ def containers(case: str) -> Iterator[tuple[str, Manifest]]:
 
 @every_case
 def test_the_manifests_are_as_they_were_read(case: str) -> None:
-    assert to_yaml(CASES[case]) == (GOLDEN / f"rayjob-{case}.yaml").read_text()
+    assert TEXTS[case] == (GOLDEN / f"rayjob-{case}.yaml").read_text()
+
+
+ODD = (
+    "on", "null", "~", "0440", "1:30", "1e3", "", "a: b", "a #b", "it's", 'say "hi"', "C:\\n", "{{ name }}", "&a", "!t",
+    "- a", "größe", "日本語", "😀", "a\x85b", "a\u2028b", "\ufeffx", "\x7f", "\x1b[31m", "a\xa0b", "a\tb", "long " * 50,
+    "a\nb", "a\n\nb\n", "a\n\n", "\n", "  a\nb\n", "a \nb\n", "# a\n---\nb: '1'\n", "größe: 😀\n", "a\n  \nb\n",
+    "a\r\nb\r\n", "...\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD)
+@pytest.mark.parametrize("version", ["1.1", "1.2"])
+def test_any_text_is_read_back_as_it_was(text: str, version: str) -> None:
+    job = replace(JOB, namespace=text, image=text, files={"first": text.encode(), "last": b"1", f"{text}.txt": b"2"})
+    stores = replace(VOLUMES, storage=text, shared_secret=f"{text}!")
+    config_map, rayjob = documents(manifests(job, Workers(1, 1, 1.0), stores), version)
+    head = pods(rayjob)["head"]["spec"]["containers"][0]
+    assert config_map["data"] == {"first": text, "last": "1", f"{text}.txt": "2"}
+    assert (config_map["metadata"]["namespace"], rayjob["metadata"]["namespace"]) == (text, text)
+    assert (head["image"], head["envFrom"]) == (text, [{"secretRef": {"name": f"{text}!"}}])
+    assert {"name": "TUNER_STORAGE", "value": text} in head["env"]
 
 
 @every_case
-def test_what_is_written_is_read_back_by_a_yaml_1_1_parser(case: str) -> None:
-    assert list(yaml.safe_load_all(to_yaml(CASES[case]))) == json.loads(json.dumps(CASES[case]))
+def test_every_yaml_version_reads_the_same(case: str) -> None:
+    assert documents(TEXTS[case], "1.1") == documents(TEXTS[case], "1.2")
+
+
+def test_a_spec_stays_easy_to_read() -> None:
+    spec = "# Title\nname: it's\n\narms:\n  - {variant: adamw}\n"
+    text = manifests(replace(JOB, files={"spec.yaml": spec.encode()}), Workers(1, 1, 1.0), VOLUMES)
+    assert '  "spec.yaml": |\n    # Title\n    name: it\'s\n\n    arms:\n      - {variant: adamw}\n---\n' in text
 
 
 @every_case
@@ -140,7 +178,7 @@ def test_nodes_write_below_their_home_and_share_a_volume_or_a_bucket(pod: str) -
     for case, shared in (("cpu", {"shared": "/shared"}), ("gpu", {"data": DATA})):
         container = pods(CASES[case][1])[pod]["spec"]["containers"][0]
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-        assert mounts["home"] == HOME
+        assert mounts["home"] == "/var/lib/tuner"
         assert {name: path for name, path in mounts.items() if name in ("shared", "data")} == shared
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert environment["TUNER_SHARED"] == "s3://bucket/tuner"

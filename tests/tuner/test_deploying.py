@@ -76,4 +76,4 @@ def test_code_of_ones_own_travels_with_the_spec(tuner: Tuner, spec: Path) -> Non
 
 def test_the_storage_of_the_environment_is_taken(tuner: Tuner, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_STORAGE", "postgresql+psycopg://me@db/jobs")
-    assert "value: postgresql+psycopg://me@db/jobs" in tuner("render", "kubernetes", spec, *IMAGE).out
+    assert 'value: "postgresql+psycopg://me@db/jobs"' in tuner("render", "kubernetes", spec, *IMAGE).out
