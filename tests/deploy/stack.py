@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
@@ -13,7 +13,7 @@ TEXT = FILE.read_text()
 
 Service = Mapping[str, Any]
 
-STACK: Mapping[str, Any] = yaml.safe_load(TEXT)
+STACK: Mapping[str, Any] = YAML(typ="safe", pure=True).load(TEXT)
 SERVICES: Mapping[str, Service] = STACK["services"]
 
 PUBLISHED = {"head": 8265, "mlflow": 5000}

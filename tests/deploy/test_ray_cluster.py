@@ -5,12 +5,12 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from tests.deploy.stack import ROOT
 
 FILE = ROOT / "cluster" / "ray-cluster.yaml"
-CONFIG: dict[str, Any] = yaml.safe_load(FILE.read_text())
+CONFIG: dict[str, Any] = YAML(typ="safe", pure=True).load(FILE.read_text())
 
 
 def prepared(config: dict[str, Any]) -> dict[str, Any]:
