@@ -57,11 +57,11 @@ proofs: setup
 	$(BIN)/python -m pytest -m "slow or gpu" --timeout=3600
 
 secrets:
-	sh cluster/secrets.sh
+	sh cluster/deploy/secrets.sh
 
 # For another machine: make bundle PYTHON_VERSION=3.12 PLATFORM=aarch64; WITHOUT_TORCH=1 where it has torch.
 bundle: setup
-	$(BIN)/python -m cluster.bundle dist/bundle \
+	$(BIN)/python -m cluster.deploy.offline_bundle dist/bundle \
 	    $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION)) $(if $(PLATFORM),--platform $(PLATFORM)) \
 	    $(if $(WITHOUT_TORCH),--without-torch)
 

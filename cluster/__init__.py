@@ -1,1 +1,4 @@
-"""Where work runs: a Ray started here, or one that is already up."""
+"""Ray: start one here or use a running cluster, submit jobs to it, ask its nodes; ``deploy`` sets a cluster up.
+
+This package imports neither ``trainables`` nor ``tuner``.
+"""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 
-from cluster.dashboard import ANSWER_S, CONNECT_S, Dashboard
+from cluster.dashboard_api import ANSWER_S, CONNECT_S, Dashboard
 from cluster.errors import ClusterError, NoSuchJob, Unreachable, first_line
 from cluster.nodes import Node, read_nodes
 

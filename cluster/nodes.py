@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.dashboard import Dashboard
+from cluster.dashboard_api import Dashboard
 
 
 @dataclass(frozen=True)

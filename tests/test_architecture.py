@@ -104,7 +104,7 @@ def test_a_study_uses_the_training_library_and_nothing_uses_a_study() -> None:
                 "tuner.execution",
                 "tuner.workers",
                 "cluster.runtime",
-                "cluster.everywhere",
+                "cluster.on_nodes",
                 "cluster.jobs",
             },
         ),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.everywhere import Answer, on_every_node
+from cluster.on_nodes import Answer, on_every_node
 from cluster.runtime import connected_ray, on_cluster, slots
 
 GIVEN_S = 120.0

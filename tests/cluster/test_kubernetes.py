@@ -10,8 +10,8 @@ import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
+from cluster.deploy.kubernetes import DATA, Job, Stores, Workers, dns_name, manifests
 from cluster.errors import ClusterError
-from cluster.kubernetes import DATA, Job, Stores, Workers, dns_name, manifests
 from tests.cluster.rayjob import RAYJOB
 
 Manifest = dict[str, Any]

@@ -1,4 +1,4 @@
-"""cluster/secrets.sh and the entrypoint, run for real: who can read what, and that nothing is made twice."""
+"""cluster/deploy/secrets.sh and the entrypoint, run for real: who can read what, and that nothing is made twice."""
 
 import configparser
 import json
@@ -14,8 +14,8 @@ import pytest
 
 from tests.deploy.stack import ROOT, STACK
 
-SCRIPT = ROOT / "cluster" / "secrets.sh"
-ENTRYPOINT = ROOT / "cluster" / "entrypoint.sh"
+SCRIPT = ROOT / "cluster" / "deploy" / "secrets.sh"
+ENTRYPOINT = ROOT / "cluster" / "deploy" / "entrypoint.sh"
 IS_ROOT = os.geteuid() == 0
 NOBODY = pwd.getpwnam("nobody")
 

@@ -75,7 +75,7 @@ def kubernetes(
     """
     from importlib.metadata import version
 
-    from cluster.kubernetes import DATA, Job, Stores, Workers, dns_name, manifests
+    from cluster.deploy.kubernetes import DATA, Job, Stores, Workers, dns_name, manifests
     from tuner.departure import depart
     from tuner.export import write_new
     from tuner.service import WORK

@@ -1,7 +1,7 @@
-"""Make a folder that installs tuner on a machine without a network: python -m cluster.bundle DIST [options].
+"""Makes a folder that installs tuner without a network: python -m cluster.deploy.offline_bundle DIST [options].
 
-In it: every wheel, pinned by constraints.txt, our own among them; install.sh; the specs that are kept; checksums.
-Wheels of packages that come as source only are built here, which works for pure Python packages on any machine.
+The folder holds all wheels, our own among them, in the versions of constraints.txt; install.sh; the specs of
+``searches``; checksums. A package without a wheel is built here. For pure Python packages, that works on any machine.
 """
 
 import argparse
@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.requirements import requirements
+from cluster.deploy.requirements import requirements
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = ("service", "cmaes")
 TORCH = re.compile(r"torch|torchvision|triton|(nvidia|cuda)-.*")
 """What GPU machines often have, in versions of their own: gigabytes."""
@@ -67,7 +67,7 @@ def bundle(dist: Path, python_version: str, machine: str, without_torch: bool) -
         _pip("download", "--dest", str(wheels), "--find-links", str(wheels), *target, *common)
 
     (folder / "python-version").write_text(python_version + "\n")
-    shutil.copy(ROOT / "cluster" / "install.sh", folder)
+    shutil.copy(ROOT / "cluster" / "deploy" / "install.sh", folder)
     shutil.copytree(ROOT / "searches", folder / "searches")
     write_sums(folder)
     return folder

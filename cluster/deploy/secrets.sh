@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the secrets that docker-compose.yml mounts: sh cluster/secrets.sh [FOLDER] [--force]
+# Makes the secrets that docker-compose.yml mounts: sh cluster/deploy/secrets.sh [FOLDER] [--force]
 #
 # What is there already is kept, so it may be run again; --force makes all of them anew, which locks out databases
 # that were made with the old ones. The containers run as uid 10001. As root, the files are theirs alone (0400);

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.bundle import pinned, platforms, wanted, write_sums
+from cluster.deploy.offline_bundle import pinned, platforms, wanted, write_sums
 from tests.deploy.stack import ROOT
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -46,7 +46,7 @@ def bundle(tmp_path: Path) -> Path:
     write_wheel(wheels, "torch", {"torch/__init__.py": ""})
     (folder / "constraints.txt").write_text("torch==1.0\n")
     (folder / "python-version").write_text(HERE + "\n")
-    (folder / "install.sh").write_bytes((ROOT / "cluster" / "install.sh").read_bytes())
+    (folder / "install.sh").write_bytes((ROOT / "cluster" / "deploy" / "install.sh").read_bytes())
     write_sums(folder)
     return folder
 

@@ -95,7 +95,7 @@ def manifests(job: Job, workers: Workers, stores: Stores) -> str:
             texts[name] = content.decode()
         except UnicodeDecodeError:
             binaries[name] = base64.b64encode(content).decode()
-    template = (files("cluster") / "kubernetes.yaml.j2").read_text(encoding="utf-8")
+    template = (files("cluster.deploy") / "kubernetes.yaml.j2").read_text(encoding="utf-8")
     values = {"job": job, "workers": workers, "stores": stores, "texts": texts, "binaries": binaries}
     return _environment().from_string(template).render(values)
 

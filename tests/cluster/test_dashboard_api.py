@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.auth import Bearer
-from cluster.dashboard import API_VERSION, Dashboard, find_address
+from cluster.dashboard_api import API_VERSION, Dashboard, find_address
 from cluster.errors import AuthRefused, ClusterError, Unreachable
 from cluster.jobs import JobsApi
 from tests.cluster.ray_cluster import RayCluster, free_ports
