@@ -1,4 +1,4 @@
-"""Ray: start one here or use a running cluster, submit jobs to it, ask its nodes; ``deploy`` sets a cluster up.
+"""Ray: the embedded Ray, the connection to a cluster, its jobs and its nodes. ``deploy`` sets a cluster up.
 
 This package imports neither ``trainables`` nor ``tuner``.
 """

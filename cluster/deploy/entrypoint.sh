@@ -1,9 +1,10 @@
 #!/bin/sh
-# Starts a container's command with its secrets where the command looks for them.
+# Prepares the secrets of a container, then runs its command.
 #
-# PGPASS_SOURCE: a password file as libpq reads it. libpq ignores one that a group may read, as mounted secrets are:
-#   a copy for this user alone is made at PGPASSFILE, which lies in memory.
-# SECRET_KEY_FILE: the key that MLflow signs its forms with; MLflow reads it from its environment only.
+# PGPASS_SOURCE: a libpq password file, mounted as a secret. libpq ignores a password file that its group may read, and
+#   every mounted secret is such a file. So this script copies it to PGPASSFILE, which lies in memory and which only
+#   this user may read.
+# SECRET_KEY_FILE: the key with which MLflow signs its forms. MLflow reads the key only from the environment.
 set -eu
 umask 077
 if [ -n "${PGPASS_SOURCE:-}" ]; then

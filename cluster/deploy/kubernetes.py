@@ -1,4 +1,4 @@
-"""A job as Kubernetes manifests: checks the values and renders ``kubernetes.yaml.j2``."""
+"""A job as Kubernetes manifests: checks the size of its files and renders ``kubernetes.yaml.j2``."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ DATA = "/data"
 MAX_BYTES = 1_000_000
 """Largest size of the files of a job, a little below the limit of a ConfigMap."""
 _BLOCK = re.compile(r"\S(.*\S)?\n", re.DOTALL)
-"""Neither blanks nor empty lines at either end: a YAML block would need marks for them."""
+"""Text without spaces or empty lines at its start and end, which would need extra marks in a YAML block."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def manifests(job: Job, workers: Workers, stores: Stores) -> str:
     size = sum(len(content) for content in job.files.values()) * 4 // 3
     if size > MAX_BYTES:
         raise ClusterError(
-            f"the job's files take {size:,} bytes and a ConfigMap holds {MAX_BYTES:,}: put the code into the image"
+            f"the files of the job take {size:,} bytes and a ConfigMap holds {MAX_BYTES:,}; put the code into the image"
         )
     texts, binaries = {}, {}
     for name, content in job.files.items():
@@ -119,10 +119,10 @@ class _Yaml(str):
 
 
 def _quoted(value: Any) -> str:
-    """A value as JSON, which every YAML parser reads back as the same value.
+    """A value as JSON, which a YAML parser reads back as the same value. Jinja calls this for every ``{{ value }}``.
 
-    JSON needs two escapes for a character such as an emoji, and YAML would read two characters. So printable
-    characters stay as they are, and the others become one YAML escape each.
+    JSON writes a character such as an emoji as two escapes, and YAML would read them as two characters. So printable
+    characters stay as they are, and each other character becomes one YAML escape.
     """
     if isinstance(value, _Yaml):
         return value

@@ -1,4 +1,4 @@
-"""The manifests, whole, against files that were read by a person; and against the schemas of what will read them."""
+"""The manifests against files that a person has reviewed, and against the schemas of Kubernetes and KubeRay."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -61,7 +61,7 @@ every_case = pytest.mark.parametrize("case", CASES)
 
 
 def pods(rayjob: Manifest) -> dict[str, Manifest]:
-    """Every pod template of a RayJob, by what it is for."""
+    """Every pod template of a RayJob, by its role."""
     spec = rayjob["spec"]
     cluster = spec["rayClusterSpec"]
     return {
@@ -78,7 +78,7 @@ def containers(case: str) -> Iterator[tuple[str, Manifest]]:
 
 
 @every_case
-def test_the_manifests_are_as_they_were_read(case: str) -> None:
+def test_the_manifests_match_the_reviewed_files(case: str) -> None:
     assert TEXTS[case] == (GOLDEN / f"rayjob-{case}.yaml").read_text()
 
 
@@ -92,7 +92,7 @@ ODD = (
 
 @pytest.mark.parametrize("text", ODD)
 @pytest.mark.parametrize("version", ["1.1", "1.2"])
-def test_any_text_is_read_back_as_it_was(text: str, version: str) -> None:
+def test_any_text_is_read_back_unchanged(text: str, version: str) -> None:
     job = replace(JOB, namespace=text, image=text, files={"first": text.encode(), "last": b"1", f"{text}.txt": b"2"})
     stores = replace(VOLUMES, storage=text, shared_secret=f"{text}!")
     config_map, rayjob = documents(manifests(job, Workers(1, 1, 1.0), stores), version)
@@ -115,7 +115,7 @@ def test_a_spec_stays_easy_to_read() -> None:
 
 
 @every_case
-def test_kubernetes_takes_the_config_map_and_every_pod(case: str) -> None:
+def test_the_config_map_and_every_pod_match_the_schema_of_kubernetes(case: str) -> None:
     config_map, rayjob = CASES[case]
     version = kubernetes_validate.latest_version()
     kubernetes_validate.validate(config_map, version, strict=True)
@@ -125,7 +125,7 @@ def test_kubernetes_takes_the_config_map_and_every_pod(case: str) -> None:
 
 
 @every_case
-def test_the_rayjob_has_only_fields_that_kuberay_has(case: str) -> None:
+def test_the_rayjob_matches_the_schema_of_kuberay(case: str) -> None:
     jsonschema.validate(CASES[case][1], RAYJOB)
 
 
@@ -138,7 +138,7 @@ def test_both_checks_would_notice_a_field_that_does_not_exist() -> None:
 
 
 @every_case
-def test_a_container_can_do_nothing_it_need_not(case: str) -> None:
+def test_a_container_has_minimal_rights(case: str) -> None:
     for _, container in containers(case):
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -163,18 +163,18 @@ def test_only_the_head_knows_the_stores(case: str) -> None:
 
 
 @every_case
-def test_ray_asks_for_its_token_and_the_head_runs_no_trial(case: str) -> None:
+def test_ray_requires_its_token_and_the_head_runs_no_trial(case: str) -> None:
     cluster: dict[str, Any] = CASES[case][1]["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
-def test_a_lost_head_is_followed_by_another() -> None:
+def test_a_lost_head_is_replaced() -> None:
     assert CASES["cpu"][1]["spec"]["backoffLimit"] == 3
 
 
 @pytest.mark.parametrize("pod", ["head", "worker"])
-def test_nodes_write_below_their_home_and_share_a_volume_or_a_bucket(pod: str) -> None:
+def test_nodes_have_their_own_home_and_share_a_volume_or_a_bucket(pod: str) -> None:
     for case, shared in (("cpu", {"shared": "/shared"}), ("gpu", {"data": DATA})):
         container = pods(CASES[case][1])[pod]["spec"]["containers"][0]
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
@@ -185,19 +185,19 @@ def test_nodes_write_below_their_home_and_share_a_volume_or_a_bucket(pod: str) -
     assert container["envFrom"] == [{"secretRef": {"name": "tuner-s3"}}]
 
 
-def test_the_command_starts_where_its_files_are() -> None:
+def test_the_command_starts_in_the_folder_of_its_files() -> None:
     head = pods(CASES["gpu"][1])["head"]["spec"]
     mounted = {mount["name"]: mount["mountPath"] for mount in head["containers"][0]["volumeMounts"]}
     assert CASES["gpu"][1]["spec"]["entrypoint"].split()[:2] == ["env", f"--chdir={mounted['files']}"]
     assert CASES["gpu"][0]["binaryData"] == {"code.zip": "UEv//g=="}
 
 
-def test_code_that_a_config_map_cannot_hold_is_refused() -> None:
-    with pytest.raises(ClusterError, match="put the code into the image"):
+def test_code_too_large_for_a_config_map_is_refused() -> None:
+    with pytest.raises(ClusterError, match="bytes and a ConfigMap holds 1,000,000; put the code into the image"):
         manifests(replace(JOB, files={"code.zip": bytes(800_000)}), Workers(1, 1, 1.0), VOLUMES)
 
 
-def test_gpus_are_asked_of_kubernetes_and_told_to_ray() -> None:
+def test_kubernetes_and_ray_get_the_same_number_of_gpus() -> None:
     group = CASES["gpu"][1]["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     worker = group["template"]["spec"]["containers"][0]
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == 1
@@ -208,5 +208,5 @@ def test_gpus_are_asked_of_kubernetes_and_told_to_ray() -> None:
     ("name", "expected"),
     [("quickstart", "quickstart"), ("My_Search 2.1", "my-search-2-1"), ("-_-", "search"), ("a" * 60, "a" * 47)],
 )
-def test_a_specs_name_becomes_one_that_kubernetes_takes(name: str, expected: str) -> None:
+def test_the_name_of_a_spec_becomes_a_valid_kubernetes_name(name: str, expected: str) -> None:
     assert dns_name(name) == expected
