@@ -50,11 +50,11 @@ proofs: setup ## Run the long tests, and the GPU tests if there is a GPU.
 	$(BIN)/python -m pytest -m "slow or gpu" --timeout=3600
 
 secrets: ## Create the secrets that docker-compose.yml mounts, once.
-	sh cluster/secrets.sh
+	sh cluster/deploy/secrets.sh
 
 # For another machine: make bundle PYTHON_VERSION=3.12 PLATFORM=aarch64; WITHOUT_TORCH=1 where it has torch.
 bundle: setup ## Build a folder that installs the project on a machine without a network.
-	$(BIN)/python -m cluster.bundle dist/bundle \
+	$(BIN)/python -m cluster.deploy.offline_bundle dist/bundle \
 	    $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION)) $(if $(PLATFORM),--platform $(PLATFORM)) \
 	    $(if $(WITHOUT_TORCH),--without-torch)
 

@@ -1,1 +1,4 @@
-"""Where work runs: a Ray started here, or one that is already up."""
+"""Ray: the embedded Ray, the connection to a cluster, its jobs and its nodes. ``deploy`` sets a cluster up.
+
+This package imports neither ``trainables`` nor ``tuner``.
+"""

@@ -1,4 +1,4 @@
-"""The token that a Ray cluster asks for: looked for where Ray itself looks, in the same order."""
+"""The token for a Ray cluster, read from the same places and in the same order as Ray reads it."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,13 @@ HOW = "set RAY_AUTH_TOKEN_PATH to a file that holds the cluster's token"
 
 
 def find_token() -> str | None:
-    """The token of the environment, of the file it names, or of Ray's own file; None if there is none.
+    """The token from the environment, else from the file that the environment names, else from Ray's default file.
+
+    Returns:
+        The token, or None if there is none.
 
     Raises:
-        AuthRefused: the file that ``RAY_AUTH_TOKEN_PATH`` names cannot be read, or holds no token.
+        AuthRefused: a token file cannot be read, or a token is not valid.
     """
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return _checked(token, "RAY_AUTH_TOKEN")
@@ -26,7 +29,10 @@ def find_token() -> str | None:
 
 
 class Bearer(AuthBase):
-    """Sends the token with a request. As an ``auth`` it wins over a ``.netrc``, which a header would not."""
+    """Sends the token with a request.
+
+    This is an ``auth`` object, not a plain header, because requests lets a ``.netrc`` replace a plain header.
+    """
 
     def __init__(self, token: str | None) -> None:
         self._token = token
@@ -50,5 +56,5 @@ def _checked(token: str, where: str) -> str:
     if not token:
         raise AuthRefused(f"no token in {where}: the file is empty; {HOW}")
     if not (token.isascii() and token.isprintable()) or " " in token:
-        raise AuthRefused(f"the token in {where} is not one word of plain characters; {HOW}")
+        raise AuthRefused(f"the token in {where} must be one word of printable ASCII characters; {HOW}")
     return token

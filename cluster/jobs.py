@@ -1,6 +1,7 @@
-"""Jobs on a Ray cluster: submit, find, read, follow, stop. Ray's Jobs API behind plain types.
+"""Jobs on a Ray cluster: submit, find, read, follow and stop them. Plain types hide Ray's Jobs API.
 
-A submission is one run of a command on the cluster's head. A job may have several: its id, then ``id.2``, ``id.3`` …
+A submission is one run of a command on the head of the cluster. A job may have several submissions. The first has the
+id of the job, the later ones are ``id.2``, ``id.3`` …
 """
 
 import logging
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 
-from cluster.dashboard import ANSWER_S, CONNECT_S, Dashboard
+from cluster.dashboard_api import ANSWER_S, CONNECT_S, Dashboard
 from cluster.errors import ClusterError, NoSuchJob, Unreachable, first_line
 from cluster.nodes import Node, read_nodes
 
@@ -25,22 +26,22 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 JOB = "tuner.job"
-"""Metadata: the job that a submission belongs to."""
+"""Key in the metadata of a submission; its value is the id of the job."""
 PATIENCE_S = 60.0
-"""A cluster that does not answer for so long is given up."""
+"""How long to retry while the cluster does not answer."""
 POLL_S = 0.5
 LOG_BYTES_PER_S = 2e6
-"""So much at most, on average: a log that is followed is always read from its beginning."""
+"""Upper limit of the average download rate in ``follow``, which reads the whole log at every poll."""
 FIRST_POLL_S = 0.05
 STOP_S = 30.0
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-"""Ray would take any text, and make a path of it."""
+"""Ray accepts any text as an id and uses it in a path."""
 _PREFACE = re.compile(r"[-\d]+ [:,.\d]+\s+[A-Z]+ job_manager\.py:\d+ -- ")
 T = TypeVar("T")
 
 
 class Status(StrEnum):
-    """Where a submission stands."""
+    """The state of a submission."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -50,7 +51,7 @@ class Status(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it runs any more, or will."""
+        """Whether the submission has ended: no process of it runs, and none will start."""
         return self not in (Status.PENDING, Status.RUNNING)
 
 
@@ -59,14 +60,14 @@ class Submission:
     """One run of a command on the cluster.
 
     Args:
-        id: its own.
+        id: id of the submission.
         entrypoint: the command.
-        metadata: what was submitted with it.
-        status: where it stands.
-        message: Ray's words on that, one line.
-        exit_code: the command's, once it has ended by itself.
-        start_ms: when it was submitted, in ms since the epoch.
-        end_ms: when it ended.
+        metadata: the metadata that were submitted with it.
+        status: its state.
+        message: Ray's explanation of the state, one line.
+        exit_code: exit code of the command; None unless the command ended by itself.
+        start_ms: time of the submission, in ms since the epoch.
+        end_ms: time of the end, in ms since the epoch.
     """
 
     id: str
@@ -81,7 +82,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Ran:
-    """A command that was run on the cluster: its exit code, and what it wrote to stdout and to stderr."""
+    """The result of a command on the cluster: its exit code and its output on stdout and stderr."""
 
     code: int
     out: str
@@ -89,51 +90,51 @@ class Ran:
 
 
 class JobsApi:
-    """The jobs of one cluster; ``connect`` makes one."""
+    """The jobs of one cluster. Call ``connect`` to get one."""
 
     def __init__(self, dashboard: Dashboard) -> None:
         self._dashboard = dashboard
 
     @classmethod
     def connect(cls, address: str | None = None) -> "JobsApi":
-        """The jobs of the cluster at an address, else at ``RAY_API_SERVER_ADDRESS``, else at ``RAY_ADDRESS``.
+        """The jobs of the cluster at ``address``, else at ``RAY_API_SERVER_ADDRESS``, else at ``RAY_ADDRESS``.
 
         Raises:
-            ClusterError: nothing answers there, what does is no Ray dashboard, or it does not take our token.
+            ClusterError: no server answers, the server is not a Ray dashboard, or it rejects the token.
         """
         return cls(Dashboard.connect(address))
 
     @property
     def address(self) -> str:
-        """URL of the cluster's dashboard."""
+        """URL of the dashboard."""
         return self._dashboard.address
 
     @property
     def ray_version(self) -> str:
-        """The cluster's."""
+        """Version of Ray on the cluster."""
         return self._dashboard.ray_version
 
     def submit(
         self, job_id: str, entrypoint: str, working_dir: Path | None = None, metadata: Mapping[str, str] | None = None
     ) -> bool:
-        """Submit a command, unless this id was submitted before.
+        """Submit a command, unless the cluster already has a submission with this id.
 
         Args:
-            job_id: the submission's id.
+            job_id: id of the submission.
             entrypoint: a shell command; all users of the cluster can read it.
-            working_dir: a folder to run it in; it is uploaded, without what its ``.gitignore`` names.
-            metadata: as ``entrypoint``, for all to read.
+            working_dir: the command runs in a copy of this folder, without the files that its ``.gitignore`` excludes.
+            metadata: more data, which all users of the cluster can read.
 
         Returns:
-            Whether it was submitted by this call: of any number at once, one is.
+            Whether this call submitted it. If several calls submit the same id at once, one of them returns True.
 
         Raises:
-            ClusterError: the cluster does not take it, or it cannot be told whether it did.
+            ClusterError: the cluster rejects the submission, or nobody knows whether it accepted it.
         """
         from ray.exceptions import AuthenticationError
 
         if not _ID.fullmatch(job_id):
-            raise ClusterError(f"{job_id!r} is no job id: letters, digits, dots, dashes and underscores are allowed")
+            raise ClusterError(f"{job_id!r} is not a valid job id; use letters, digits, dots, dashes and underscores")
         runtime_env = {} if working_dir is None else {"working_dir": str(working_dir)}
         try:
             self._client().submit_job(
@@ -147,40 +148,40 @@ class JobsApi:
             if f"submission_id {job_id} already exists" in str(error):
                 return False
             raise ClusterError(
-                f"the Ray cluster at {self.address} does not take {job_id}: {self._dashboard.why(str(error))}"
+                f"the Ray cluster at {self.address} rejects {job_id}: {self._dashboard.why(str(error))}"
             ) from error
         except (OSError, ValueError) as error:
             raise ClusterError(f"cannot submit {job_id}: {first_line(error)}") from error
         return True
 
     def find(self, job_id: str) -> Submission | None:
-        """A submission; None if the cluster knows none of this id."""
+        """The submission with this id; None if the cluster has none."""
         found = self._dashboard.get(f"/api/jobs/{job_id}")
         return None if found is None else _submission(found)
 
     def submissions(self) -> list[Submission]:
-        """All submissions that belong to jobs of ours, oldest first."""
+        """All submissions of our jobs, oldest first."""
         found = self._dashboard.get("/api/jobs/") or []
         ours = [_submission(one) for one in found if one.get("submission_id") and JOB in (one.get("metadata") or {})]
         return sorted(ours, key=lambda submission: submission.start_ms or 0)
 
     def logs(self, job_id: str) -> str:
-        """All that a submission has written so far.
+        """All output of a submission so far.
 
         Raises:
-            NoSuchJob: the cluster does not know it.
+            NoSuchJob: the cluster has no such submission.
         """
         text = self._whole_log(job_id)
         return _own_words(job_id, text) or text
 
     def follow(self, job_id: str) -> Iterator[str]:
-        """The lines that a submission writes, as it writes them, until it has ended.
+        """The output lines of a submission, as soon as they are written, until it has ended.
 
-        Short losses of the connection are sat out.
+        If the connection is lost, this retries for ``PATIENCE_S``.
 
         Raises:
-            NoSuchJob: the cluster does not know it, or no longer: its head was started anew.
-            Unreachable: the cluster does not answer any more; the submission may well go on.
+            NoSuchJob: the cluster has no such submission. A restarted head has lost all submissions.
+            Unreachable: the cluster stopped answering; the submission may still run.
         """
         read = 0
         while True:
@@ -195,11 +196,11 @@ class JobsApi:
             time.sleep(max(POLL_S, len(text) / LOG_BYTES_PER_S))
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> Submission:
-        """A submission once it has ended, or as it is when the time is up.
+        """Wait until a submission has ended or the time is up, and return its last state.
 
         Raises:
-            NoSuchJob: the cluster does not know it, or no longer.
-            Unreachable: the cluster does not answer any more; the submission may well go on.
+            NoSuchJob: the cluster has no such submission. A restarted head has lost all submissions.
+            Unreachable: the cluster stopped answering; the submission may still run.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         pause_s = FIRST_POLL_S
@@ -212,13 +213,13 @@ class JobsApi:
             pause_s = min(pause_s * 1.2, POLL_S)
 
     def stop(self, job_id: str) -> bool:
-        """Ask a submission to stop: SIGTERM to all its processes, and after the cluster's patience, SIGKILL.
+        """Ask a submission to stop: all its processes get SIGTERM, and SIGKILL after a grace period of the cluster.
 
         Returns:
-            Whether it was running; ``wait`` tells when it has ended.
+            Whether it was running. This does not wait for its end; ``wait`` does.
 
         Raises:
-            NoSuchJob: the cluster does not know it.
+            NoSuchJob: the cluster has no such submission.
         """
         found = self._dashboard.ask("POST", f"/api/jobs/{job_id}/stop")
         if found is None:
@@ -226,20 +227,20 @@ class JobsApi:
         return bool(found["stopped"])
 
     def delete(self, job_id: str) -> None:
-        """Make the cluster forget a submission that has ended.
+        """Delete an ended submission from the cluster's list.
 
         Raises:
-            NoSuchJob: the cluster does not know it.
+            NoSuchJob: the cluster has no such submission.
             ClusterError: it has not ended.
         """
         if self._dashboard.ask("DELETE", f"/api/jobs/{job_id}") is None:
             raise self._unknown(job_id)
 
     def run(self, entrypoint: str, working_dir: Path | None = None, timeout_s: float = 60.0) -> Ran:
-        """Run a short command on the cluster's head, and bring back what it wrote.
+        """Run a short command on the head of the cluster, and return its output.
 
         Raises:
-            ClusterError: it could not be started, or did not end in time; it is stopped then.
+            ClusterError: the command did not start, or it did not end in time and was stopped.
         """
         command_id, mark = f"tuner-{secrets.token_hex(8)}", f"--- {secrets.token_hex(16)}"
         self.submit(command_id, _two_streams(entrypoint, mark), working_dir)
@@ -249,17 +250,17 @@ class JobsApi:
                 raise ClusterError(f"the command did not end on {self.address} within {timeout_s:g} s: {entrypoint}")
             out, found, err = self.logs(command_id).partition(f"{mark}\n")
             if ended.exit_code is None or not found:
-                raise ClusterError(f"the command could not be run on {self.address}: {ended.message}")
+                raise ClusterError(f"cannot run the command on {self.address}: {ended.message}")
             return Ran(ended.exit_code, out, err)
         finally:
             self._forget(command_id)
 
     def nodes(self) -> tuple[Node, ...]:
-        """The cluster's nodes, the head first; nodes that are gone are among them for a while."""
+        """The nodes of the cluster, the head first. For a while, the list still holds nodes that have left."""
         return read_nodes(self._dashboard)
 
     def auth_is_on(self) -> bool:
-        """Whether the cluster refuses those who have no token; asks it without one."""
+        """Whether the cluster requires a token. This sends a request without one."""
         return not self._dashboard.is_open()
 
     def _client(self) -> "JobSubmissionClient":
@@ -271,12 +272,12 @@ class JobsApi:
         auth = self._dashboard.auth
 
         class Client(JobSubmissionClient):
-            """Ray's own has no time limits, and a ``.netrc`` would win over its token."""
+            """Ray's client with time limits, and with a token that no ``.netrc`` replaces."""
 
             def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
                 return super()._do_request(method, endpoint, auth=auth, timeout=(CONNECT_S, ANSWER_S), **options)
 
-        # With a header of ours it does not look for a token by itself, and fail where there is none.
+        # With this header, Ray does not search for a token itself and does not fail if there is none.
         return Client(self.address, headers={"Authorization": ""})
 
     def _whole_log(self, job_id: str) -> str:
@@ -292,10 +293,10 @@ class JobsApi:
         return found
 
     def _unknown(self, job_id: str) -> NoSuchJob:
-        return NoSuchJob(f"the Ray cluster at {self.address} knows no submission {job_id}; was its head started anew?")
+        return NoSuchJob(f"the Ray cluster at {self.address} has no submission {job_id}; was its head restarted?")
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        """What ``ask`` gives, if need be after the cluster was away for a while."""
+        """Return ``ask()``. Retry for ``PATIENCE_S`` while the cluster is unreachable."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -313,15 +314,18 @@ class JobsApi:
 
 
 def _two_streams(entrypoint: str, mark: str) -> str:
-    """A shell command that writes what another wrote to stderr after all else, behind a mark: Ray keeps one log."""
+    """A shell command that runs ``entrypoint`` and then prints a mark and the stderr of ``entrypoint``.
+
+    Ray keeps stdout and stderr in one log. The mark separates them.
+    """
     inner = shlex.quote(entrypoint)
     return f'e=$(mktemp) && {{ sh -c {inner} 2>"$e"; c=$?; echo "{mark}"; cat "$e"; rm "$e"; exit $c; }}'
 
 
 def _own_words(job_id: str, text: str) -> str:
-    """A log without Ray's preface: nothing, where the command was not started.
+    """A log without Ray's preface; empty if the command did not start.
 
-    Ray may write the end of its preface after the command's first lines.
+    Ray may write the end of its preface after the first lines of the command.
     """
     before, started, after = text.partition(f"Running entrypoint for job {job_id}: ")
     if not started:

@@ -1,17 +1,17 @@
-"""The nodes of a Ray cluster, as its dashboard tells of them."""
+"""The nodes of a Ray cluster, as its dashboard lists them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.dashboard import Dashboard
+from cluster.dashboard_api import Dashboard
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the cluster: what trials may ask of it, and what of that is free.
+    """One node of the cluster: the CPUs and GPUs that trials may use, and the free ones.
 
-    Free CPUs and GPUs are some seconds old; None where the cluster does not tell.
+    The free CPUs and GPUs are some seconds old. They are None if the cluster does not report them.
     """
 
     id: str
@@ -25,7 +25,7 @@ class Node:
 
 
 def read_nodes(dashboard: Dashboard) -> tuple[Node, ...]:
-    """The cluster's nodes, the head first; nodes that are gone are among them for a while."""
+    """The nodes of the cluster, the head first. For a while, the list still holds nodes that have left."""
     found = dashboard.get("/api/v0/nodes?detail=1&limit=10000")
     status = dashboard.get("/api/cluster_status")
     usage = _at(status, "data", "clusterStatus", "loadMetricsReport", "usageByNode") or {}

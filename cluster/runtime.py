@@ -1,7 +1,7 @@
-"""The Ray that trials run on: one started in this process tree, or the cluster whose job this process is.
+"""The Ray that runs the trials: an embedded Ray, or the cluster that runs this process as a job.
 
-An embedded Ray listens on loopback and has a token of its own. On a cluster, the address and the token are those of the
-environment, which the cluster gives to its jobs.
+An embedded Ray is started by this process. It listens on loopback and has a token of its own. On a cluster, the address
+and the token come from the environment, which the cluster sets for its jobs.
 """
 
 import logging
@@ -22,32 +22,32 @@ from typing import Any
 from cluster.errors import ClusterError, first_line
 
 SETTINGS: Mapping[str, str] = {
-    # An error that nobody waited for any more, as when a run is left because of another, would be printed in full.
+    # Ray would print the whole traceback of an error that no caller waits for, for example after another error.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 EMBEDDED: Mapping[str, str] = {
     "RAY_AUTH_MODE": "token",
-    # Takes 127.0.0.1 as it is, where Ray would take the interface's address instead and listen on every one.
+    # Keeps 127.0.0.1. Otherwise Ray replaces it by the address of an interface and listens on all interfaces.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 OBJECT_STORE_BYTES = 128 * 2**20
 REACH_S = 5.0
-LOOK_S = 0.002
+POLL_S = 0.002
 _TOKEN = secrets.token_hex(32)
-"""Of embedded Rays; one for all of a process, for Ray remembers it."""
+"""Token of every embedded Ray in this process: Ray keeps the first token it reads."""
 
 
 def on_cluster() -> bool:
-    """Whether this process was started by a job of a Ray cluster, directly or below.
+    """Whether this process is a job of a Ray cluster or a descendant of one.
 
-    Workers are not: Ray starts them, on a cluster and embedded alike.
+    A worker is neither: Ray starts the workers, both on a cluster and embedded.
     """
     return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") and os.environ.get("RAY_ADDRESS"))
 
 
-# Ray reads these when it is imported, so importing this module, which comes first, must set them.
+# Ray reads these variables at its import. So the import of this module, which comes first, sets them.
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 if not on_cluster() and "ray" not in sys.modules:
@@ -55,12 +55,12 @@ if not on_cluster() and "ray" not in sys.modules:
 
 
 def usable_cpus() -> int:
-    """CPUs this process may use: its affinity, which containers and ``taskset`` narrow."""
+    """The number of CPUs that this process may use: its CPU affinity, which containers and ``taskset`` reduce."""
     return len(os.sched_getaffinity(0))
 
 
 def usable_gpus() -> int:
-    """GPUs this process may use: those of ``CUDA_VISIBLE_DEVICES``, else all that the machine has."""
+    """The number of GPUs that this process may use: those in ``CUDA_VISIBLE_DEVICES``, else all of the machine."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
@@ -68,7 +68,7 @@ def usable_gpus() -> int:
 
 
 def gpu_model() -> str:
-    """The first GPU of this machine by its driver's name for it."""
+    """The model name of this machine's first GPU, as its driver reports it."""
     for about in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         for line in about.read_text().splitlines():
             if line.startswith("Model:"):
@@ -78,21 +78,21 @@ def gpu_model() -> str:
 
 @contextmanager
 def embedded_ray(cpus: int, gpus: int, scratch: Path, python_path: tuple[Path, ...] = ()) -> Iterator[None]:
-    """Start Ray here and end it, and all it started, on the way out.
+    """Start Ray on this machine. On exit, end it with all its processes.
 
     Args:
-        cpus: CPUs that trials may ask for; may be more than there are.
-        gpus: GPUs that trials may ask for.
-        scratch: a folder for Ray's own files, removed by whoever made it; its name is short, for sockets lie in it.
-        python_path: folders whose modules trials may import (the user's own models and data).
+        cpus: CPUs that the trials may request; may be more than the machine has.
+        gpus: GPUs that the trials may request.
+        scratch: a folder for Ray's own files, which the caller removes. Its name must be short: it will hold sockets.
+        python_path: folders with modules that trials may import (the user's own models and data).
 
     Raises:
-        ClusterError: Ray does not start, or this is a job on a cluster, where the token is the cluster's.
+        ClusterError: Ray does not start, or this process is a job of a cluster and so has the token of the cluster.
     """
     if on_cluster():
-        raise ClusterError("this is a job of a Ray cluster: no other Ray is started inside it")
+        raise ClusterError("this process is a job of a Ray cluster and must not start another Ray")
     path = os.pathsep.join([*map(str, python_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # Workers inherit it: the folder of the spec is where the user's own models and data are.
+    # The workers inherit PYTHONPATH. It has the folder of the spec, which holds the user's own models and data.
     with (
         _environment({"RAY_AUTH_TOKEN": _TOKEN, "PYTHONPATH": path}),
         _ray(
@@ -111,32 +111,32 @@ def embedded_ray(cpus: int, gpus: int, scratch: Path, python_path: tuple[Path, .
 
 @contextmanager
 def connected_ray(code: Path | None = None) -> Iterator[None]:
-    """Use the cluster that this job runs on, and leave it on the way out.
+    """Connect to the cluster that runs this job. Disconnect on exit.
 
     Args:
-        code: a folder that workers get a copy of, and may import from (the user's own models and data).
+        code: a folder with the user's own models and data. The workers get a copy and may import from it.
 
     Raises:
-        ClusterError: this is no job of a Ray cluster, or its Ray cannot be reached.
+        ClusterError: this process is not a job of a Ray cluster, or the cluster is unreachable.
     """
     if not on_cluster():
-        raise ClusterError("this is no job of a Ray cluster; submit it with: tuner submit")
+        raise ClusterError("this process is not a job of a Ray cluster; submit the spec with: tuner submit")
     address = cluster_id()
     _check_reachable(address)
-    # What the job was submitted with is for the driver: workers get this instead.
+    # The runtime environment of the submission is for the driver. The workers get ``runtime_env`` instead.
     os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
     runtime_env = {} if code is None else {"working_dir": str(code)}
-    with _ray(f"connect to the Ray at {address}", address=address, runtime_env=runtime_env):
+    with _ray(f"connect to Ray at {address}", address=address, runtime_env=runtime_env):
         yield
 
 
 def cluster_id() -> str:
-    """The address of the Ray that this job runs on, by which two jobs know that they share it."""
+    """The address of the Ray that runs this job. Two jobs on one cluster have the same id."""
     return os.environ["RAY_ADDRESS"]
 
 
 def slots(cpus: int, gpus: float) -> int:
-    """How many trials of this size the nodes that are up have room for, were they empty; each node counts by itself."""
+    """The number of trials of this size that fit on the live nodes if all were empty; no trial spans two nodes."""
     import ray
 
     return sum(
@@ -147,43 +147,43 @@ def slots(cpus: int, gpus: float) -> int:
 
 
 def fitting(node_cpus: float, node_gpus: float, cpus: int, gpus: float) -> int:
-    """How many trials fit one node; shares of a GPU never span two.
+    """The number of trials that fit on one node. A share of a GPU never spans two GPUs.
 
     Args:
         node_cpus: CPUs of the node.
         node_gpus: GPUs of the node.
-        cpus: CPUs of each trial, at least 1.
-        gpus: GPUs of each trial: 0, a share below 1, or a whole number.
+        cpus: CPUs per trial, at least 1.
+        gpus: GPUs per trial: 0, a share below 1, or a whole number.
     """
     by_cpu = int(node_cpus // cpus)
     if not gpus:
         return by_cpu
-    # A third is three to a device, whatever binary fractions say.
+    # Three trials with a third of a GPU fit on one GPU, in spite of rounding errors.
     by_gpu = int(node_gpus) * math.floor(1 / gpus + 1e-9) if gpus < 1 else int(node_gpus // gpus)
     return min(by_cpu, by_gpu)
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself would try for more than a minute."""
+    """Fail soon if the address does not answer. Ray itself would retry for more than a minute."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
     except (OSError, ValueError) as error:
-        raise ClusterError(f"cannot connect to the Ray at {address}: {first_line(error)}") from error
+        raise ClusterError(f"cannot connect to Ray at {address}: {first_line(error)}") from error
 
 
 @contextmanager
 def _ray(what: str, **options: Any) -> Iterator[None]:
     import ray
 
-    # What Ray starts ends with the thread that started it.
+    # The processes that Ray starts end with the thread that started them.
     with ThreadPoolExecutor(1, "ray") as starter:
         elsewhere = partial(_run_elsewhere, starter, _handlers())
         try:
             try:
                 elsewhere(ray.init, log_to_driver=False, logging_level=logging.ERROR, **options)
             except Exception as error:
-                # On a machine too busy to start it in 30 s Ray raises just that.
+                # If Ray does not start within 30 s on a busy machine, it raises a plain Exception.
                 raise ClusterError(f"cannot {what}: {first_line(error)}") from error
             yield
         finally:
@@ -213,15 +213,15 @@ def _handlers() -> Handlers:
 
 
 def _run_elsewhere(thread: ThreadPoolExecutor, handlers: Handlers, call: Callable[..., object], **options: Any) -> None:
-    """Call Ray in a thread that is not the main one, and undo meanwhile what it does to signals.
+    """Call Ray in another thread than the main one, and restore our signal handlers while it runs.
 
-    In the main thread it takes SIGTERM to exit wherever that comes, for the seconds that it starts: in the middle of a
-    callback the exit goes unheard, and what was asked to stop runs on. Its core, in whatever thread, takes SIGTERM to
-    abort with a stack trace, and leaves the default action behind when it shuts down.
+    While Ray starts in the main thread, for seconds, its handler for SIGTERM raises ``SystemExit`` at any point. Inside
+    a callback, that exception is lost and the process continues. In any thread, Ray's core installs a handler for
+    SIGTERM that aborts with a stack trace. At its shutdown, Ray's core restores the default action, not our handler.
     """
     called = thread.submit(call, **options)
     while not called.done():
-        wait([called], LOOK_S)
+        wait([called], POLL_S)
         _put_back(handlers)
     called.result()
 

@@ -1,4 +1,4 @@
-"""A bare cluster that tests share, in which nothing may be killed; and all of the service, which tests may break."""
+"""Fixtures: a plain Ray cluster, in which no test may kill anything, and the whole service, which tests may break."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +16,14 @@ assert cluster.runtime.SETTINGS
 
 @pytest.fixture(scope="session")
 def shared_cluster() -> Iterator[RayCluster]:
-    """A head and two workers of two CPUs; the second says it has two GPUs."""
+    """A head and two workers with two CPUs each. The second worker declares two GPUs."""
     with ray_cluster(workers=({"cpus": 2}, {"cpus": 2, "gpus": 2})) as made:
         yield made
 
 
 @pytest.fixture(autouse=True)
 def _no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No address and no token is known, whoever runs the tests."""
+    """Hide the cluster address and the token of the user who runs the tests."""
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
@@ -40,16 +40,16 @@ def api(shared_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> JobsApi:
 def whole_stack(
     tmp_path_factory: pytest.TempPathFactory, session_postgres: Postgres, session_mlflow_server: MlflowServer
 ) -> Iterator[Stack]:
-    """The stack of ``up``."""
+    """The stack that ``up`` returns."""
     with stack(tmp_path_factory.mktemp("stack"), session_postgres, session_mlflow_server) as made:
         yield made
 
 
 @pytest.fixture
 def up(whole_stack: Stack, postgres: Postgres, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Stack:
-    """All of the service, up; a test leaves it with a head and two workers of a CPU each.
+    """The whole service. A test must leave it with a head and two workers with one CPU each.
 
-    The stores that the head uses are named to this process too, for the checker looks into them.
+    This process gets the addresses of the head's stores too, because the checker reads them.
     """
     for name in ("TUNER_STORAGE", "MLFLOW_TRACKING_URI", "TUNER_SHARED"):
         monkeypatch.setenv(name, whole_stack.head_env[name])

@@ -1,4 +1,4 @@
-"""A port forward that can be cut and healed."""
+"""A port forward that a test can interrupt and restore."""
 
 import socket
 import threading
@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 
 class Forwarder:
-    """Passes connections on, from a port of its own.
+    """Forwards connections from its own port to a server.
 
     Args:
-        url: where to.
+        url: URL of the server.
     """
 
     def __init__(self, url: str) -> None:
@@ -24,7 +24,7 @@ class Forwarder:
 
     @property
     def address(self) -> str:
-        """Its own URL."""
+        """URL of the forwarder."""
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> "Forwarder":
@@ -36,7 +36,7 @@ class Forwarder:
         self.cut()
 
     def cut(self) -> None:
-        """Break all connections and take no new ones."""
+        """Close all connections and accept no new ones."""
         for connection in (self._listener, *self._open):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -44,7 +44,7 @@ class Forwarder:
         self._open.clear()
 
     def heal_after(self, seconds: float) -> None:
-        """Take connections again, some time from now."""
+        """Accept connections again after a delay. Does not wait for it."""
 
         def heal() -> None:
             time.sleep(seconds)

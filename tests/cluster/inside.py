@@ -1,4 +1,4 @@
-"""What a job finds on the cluster that it runs on, printed as JSON: ``python -m tests.cluster.inside NAME``."""
+"""Reports what a job sees of its cluster, as JSON: ``python -m tests.cluster.inside NAME``."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.everywhere import Answer, on_every_node
+from cluster.on_nodes import Answer, on_every_node
 from cluster.runtime import connected_ray, on_cluster, slots
 
 GIVEN_S = 120.0
@@ -18,7 +18,7 @@ SETTLED_S = 3.0
 
 
 def runtime() -> dict[str, Any]:
-    """Where this process is, and what the cluster has room for."""
+    """Where this process runs, and how many trials fit on the cluster."""
     import ray
 
     before = signal.getsignal(signal.SIGTERM)
@@ -33,7 +33,7 @@ def runtime() -> dict[str, Any]:
 
 
 def everywhere() -> dict[str, Any]:
-    """Calls on all nodes: what they give, and how they fail."""
+    """Calls on all nodes: their results and their failures."""
     with connected_ray():
         first = plain(on_every_node(os.getpid))
         started = time.monotonic()
@@ -50,7 +50,7 @@ def everywhere() -> dict[str, Any]:
 
 
 def gpu_shares() -> dict[str, Any]:
-    """Which devices actors of a quarter of a GPU get, one more than there is room for."""
+    """The devices of nine actors with a quarter of a GPU each. Eight of them fit."""
     import ray
 
     class Holder:
@@ -59,17 +59,17 @@ def gpu_shares() -> dict[str, Any]:
 
     with connected_ray():
         actor: Any = ray.remote(num_cpus=0, num_gpus=0.25)(Holder)
-        # While an actor's handle is there, the actor is.
+        # An actor lives as long as its handle exists.
         holders = [actor.remote() for _ in range(9)]
         calls = [holder.devices.remote() for holder in holders]
         ray.wait(calls, num_returns=8, timeout=GIVEN_S)
-        # One that gets what it should not may still be starting.
+        # An actor that wrongly gets a share may still be starting.
         ready, waiting = ray.wait(calls, num_returns=9, timeout=SETTLED_S)
         return {"devices": sorted(ray.get(ready)), "waiting": len(waiting)}
 
 
 def doctor() -> dict[str, Any]:
-    """What is said of the nodes' GPUs."""
+    """The diagnostics about the GPUs of the nodes."""
     from tuner.jobs.workspace import Workspace
     from tuner.remote.diagnostics import checks_on_cluster
 
@@ -78,7 +78,7 @@ def doctor() -> dict[str, Any]:
 
 
 def plain(answers: Mapping[str, Answer[Any]]) -> dict[str, list[Any]]:
-    """As JSON can hold it."""
+    """The answers as lists, which JSON can hold."""
     return {node: [answer.value, answer.error] for node, answer in answers.items()}
 
 

@@ -1,4 +1,4 @@
-"""Hosts of our own: network namespaces, each on a cable to this machine that can be cut and mended."""
+"""Simulated hosts: network namespaces, each with a virtual cable to this machine that a test can disconnect."""
 
 import os
 import random
@@ -13,8 +13,8 @@ class Host:
     """A namespace.
 
     Args:
-        name: of the namespace, and of the cable's end on this machine.
-        ip: its address.
+        name: name of the namespace, and of the cable's end on this machine.
+        ip: address of the host.
     """
 
     name: str
@@ -22,24 +22,27 @@ class Host:
 
     @property
     def within(self) -> Sequence[str]:
-        """Runs a command on this host."""
+        """The words to put before a command that must run on this host."""
         return ("ip", "netns", "exec", self.name)
 
     def cut(self) -> None:
-        """Pull the cable."""
+        """Disconnect the cable."""
         _run("ip", "link", "set", self.name, "down")
 
     def heal(self) -> None:
-        """Plug it in again."""
+        """Connect the cable again."""
         _run("ip", "link", "set", self.name, "up")
 
 
 @contextmanager
 def hosts(count: int) -> Iterator[tuple[str, list[Host]]]:
-    """So many hosts, which reach this machine at the first address of a network, and each other not at all.
+    """Hosts that reach this machine at the first address of a network, but not each other.
+
+    Args:
+        count: the number of hosts.
 
     Yields:
-        The network's first three numbers, and the hosts.
+        The first three numbers of the network's addresses, and the hosts.
     """
     net = f"10.{random.randint(200, 254)}.{random.randint(0, 254)}"
     made = [Host(f"tt{os.getpid()}{number}", f"{net}.{number + 2}") for number in range(count)]
@@ -49,7 +52,7 @@ def hosts(count: int) -> Iterator[tuple[str, list[Host]]]:
         yield net, made
     finally:
         for host in made:
-            # With it goes the cable.
+            # This also removes the cable.
             subprocess.run(["ip", "netns", "delete", host.name], capture_output=True, check=False)
 
 

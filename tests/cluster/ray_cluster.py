@@ -1,7 +1,7 @@
-"""A real Ray cluster on loopback: a head that runs no trials and workers, each a node with its own address and folder.
+"""A real Ray cluster on loopback: a head, which runs no trials, and workers. Each node has its own address and folder.
 
-Nothing is shared with other clusters or embedded Rays of the machine, so that any number can be up at once. Everything
-that a node started, jobs among it, is ended with it.
+A cluster shares nothing with other clusters or embedded Rays on the machine, so several can run at once. When a node
+ends, all processes that it started end too, jobs included.
 """
 
 import os
@@ -25,7 +25,7 @@ from tests.faults.services import free_ports
 ROOT = Path(__file__).parents[2]
 START_S = 120.0
 GONE_S = 20.0
-LOOK_S = 0.1
+POLL_S = 0.1
 OBJECT_STORE_BYTES = 80 * 2**20
 INIT = """
 import ctypes, os, signal, sys, threading, time
@@ -58,13 +58,13 @@ try:
 except ChildProcessError:
     pass
 """
-"""What an init process does for a machine: the new parent of all that others leave behind, it ends as the last.
-When its input ends, for the tests were killed, it ends all."""
+"""The first process of a node. Like the init process of a machine, it adopts every orphan and ends last.
+If its standard input ends, because the tests were killed, it kills all processes of the node."""
 QUIET: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
     "RAY_enable_metrics_collection": "0",
-    # No worker is started ahead of need: each is an interpreter with ray in it.
+    # Ray starts no worker in advance: each one is a Python interpreter that imports ray.
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
@@ -72,7 +72,7 @@ QUIET: Mapping[str, str] = {
 
 @dataclass
 class Node:
-    """One node: its address, and the process that all of its others come from."""
+    """One node: its address, and the process that is the ancestor of all its others."""
 
     name: str
     ip: str
@@ -83,12 +83,12 @@ class Node:
 
     @property
     def log(self) -> str:
-        """What starting it said."""
+        """The output of the node."""
         return (self.folder / "log").read_text()
 
     def processes(self) -> list[psutil.Process]:
-        """All processes of this node that have not ended, the first is the one that has the others."""
-        # Once it has ended, its number may be another's; it ends as the last, so nothing else is left either.
+        """All live processes of this node. The first one is the ancestor of the others."""
+        # After its end, another process may get its id. It ends last, so no other process of the node is left.
         if self.process.poll() is not None:
             return []
         try:
@@ -99,18 +99,18 @@ class Node:
         return [process for process in family if _lives(process)]
 
     def raylet(self) -> psutil.Process:
-        """The process that makes this a node of Ray's."""
+        """The raylet, which is the process of Ray that manages a node."""
         return next(process for process in self.processes() if process.name() == "raylet")
 
 
 class RayCluster:
-    """A cluster; ``ray_cluster`` makes and ends it.
+    """A cluster; ``ray_cluster`` starts and ends it.
 
     Args:
-        folder: where it keeps everything; a short name, for sockets lie below it.
-        token: whether clients need the token that is in ``token_file``.
-        head_env: environment of the head, and so of jobs that are submitted.
-        net: the first three numbers of the nodes' addresses; some on loopback that no other cluster has, if not given.
+        folder: folder for all its files. Its name must be short: it will hold sockets.
+        token: whether clients need the token in ``token_file``.
+        head_env: environment of the head, and so of the submitted jobs.
+        net: first three numbers of the nodes' addresses; by default, random numbers on loopback.
     """
 
     def __init__(
@@ -123,25 +123,25 @@ class RayCluster:
         self._folder = folder
         self._token = token
         self._head_env = dict(head_env or {})
-        # An address range of its own: several nodes on one address take each other for one that came back.
+        # Each cluster has its own addresses: Ray treats two nodes at one address as one restarted node.
         self._net = net or f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
         self._ports = free_ports(5)
         self.head = self._start_head()
 
     @property
     def address(self) -> str:
-        """URL of the dashboard, and so of the Jobs API."""
+        """URL of the dashboard and the Jobs API."""
         return f"http://127.0.0.1:{self._ports[1]}"
 
     @property
     def client_env(self) -> dict[str, str]:
-        """What a client's environment says of this cluster."""
+        """The environment variables of a client of this cluster."""
         env = {"RAY_API_SERVER_ADDRESS": self.address}
         return env | ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)} if self._token else {})
 
     @property
     def nodes(self) -> list[Node]:
-        """The head, then the workers; those that were killed are gone."""
+        """The head, then the workers that were not killed."""
         return [self.head, *self.workers]
 
     def add_worker(
@@ -152,13 +152,14 @@ class RayCluster:
         ip: str | None = None,
         within: Sequence[str] = (),
     ) -> Node:
-        """Start another worker; ``wait`` until it is part of the cluster.
+        """Start another worker. ``wait`` waits until it is part of the cluster.
 
         Args:
-            cpus, gpus: what it says that it has.
+            cpus: CPUs that it declares to Ray.
+            gpus: GPUs that it declares to Ray.
             env: its environment.
-            ip: its address, if not the next one.
-            within: a command that runs another, as in a network of its own.
+            ip: its address; by default, the next one.
+            within: a command to run the worker with, for example in its own network.
         """
         name = f"w{len(list(self._folder.iterdir()))}"
         options = [f"--address={self.head.ip}:{self._ports[0]}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
@@ -168,28 +169,28 @@ class RayCluster:
         return node
 
     def wait(self) -> None:
-        """Until all nodes that were started, and no others, are part of the cluster."""
+        """Wait until exactly the nodes that were started are part of the cluster."""
         deadline = time.monotonic() + START_S
         while (alive := self._alive()) != {node.ip for node in self.nodes}:
             for node in self.nodes:
                 assert node.process.poll() is None, f"{node.name} ended: {node.log[-3000:]}"
             assert time.monotonic() < deadline, f"only {alive} of {self.nodes}: {self.head.log[-3000:]}"
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
 
     def kill(self, node: Node) -> None:
-        """End all processes of a node at once, as a power cut does."""
+        """Kill all processes of a node at once, like a power failure."""
         end(node)
         if node in self.workers:
             self.workers.remove(node)
 
     def restart_head(self) -> None:
-        """Start a head where one was killed; it knows nothing of before. Workers that were up end by themselves."""
+        """Kill the head and start a new, empty one at the same address. The old workers end by themselves."""
         self.kill(self.head)
         self.head = self._start_head()
         self._wait_for_jobs_api()
 
     def close(self) -> None:
-        """End every node, and see that nothing is left of them."""
+        """End every node, and check that no process of it is left."""
         nodes = [*self.workers, self.head]
         for node in nodes:
             end(node)
@@ -211,7 +212,7 @@ class RayCluster:
         folder.mkdir()
         command = [*within, sys.executable, "-ISc", INIT, "start", "--block", f"--node-ip-address={ip}", *options]
         command += [f"--temp-dir={folder}", f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
-        # The kernel chooses.
+        # With 0, the kernel chooses free ports.
         command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
         command += ["--include-log-monitor=false"]
         own = {"RAY_AUTH_MODE": "disabled"}
@@ -242,7 +243,7 @@ class RayCluster:
         while self.head.ip not in self._alive():
             assert self.head.process.poll() is None, f"the head ended: {self.head.log[-3000:]}"
             assert time.monotonic() < deadline, f"the head does not answer: {self.head.log[-3000:]}"
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
 
 
 @contextmanager
@@ -253,19 +254,19 @@ def ray_cluster(
     worker_env: Mapping[str, str] | None = None,
     net: str | None = None,
 ) -> Iterator[RayCluster]:
-    """A cluster that is up.
+    """A running cluster.
 
     Args:
-        workers: for each its ``cpus`` and ``gpus``.
+        workers: ``cpus`` and ``gpus`` of each worker.
         token: whether clients need the token.
         head_env: environment of the head.
         worker_env: environment of every worker.
-        net: as of ``RayCluster``.
+        net: see ``RayCluster``.
     """
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     cluster = RayCluster(folder, token, head_env, net)
     try:
-        # A worker gives up on a head that is not there yet.
+        # The head starts first: a worker fails if it cannot reach the head.
         cluster.wait()
         for worker in workers:
             cluster.add_worker(worker.get("cpus", 2), worker.get("gpus", 0), worker_env)
@@ -277,7 +278,7 @@ def ray_cluster(
 
 
 def end(node: Node) -> None:
-    """Kill all that a node consists of, and see that it is gone."""
+    """Kill all processes of a node, and check that they are gone."""
     deadline = time.monotonic() + GONE_S
     known: set[psutil.Process] = set()
     while rest := node.processes()[1:]:
@@ -286,12 +287,12 @@ def end(node: Node) -> None:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         time.sleep(0.02)
-        assert time.monotonic() < deadline, f"{rest} cannot be ended"
+        assert time.monotonic() < deadline, f"cannot kill {rest}"
     node.process.wait(GONE_S)
     if node.process.stdin is not None:
         node.process.stdin.close()
     left = [process for process in known if _lives(process)]
-    assert not left, f"{left} live on"
+    assert not left, f"still alive: {left}"
 
 
 def _lives(process: psutil.Process) -> bool:
@@ -302,6 +303,6 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _clean_environment() -> dict[str, str]:
-    """Ours without what Ray, Tune and the service would read from it; and our code first."""
+    """Our environment without the variables that Ray, Tune and the service read, and with our code first."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_", "TUNER_"))}
     return kept | {"PYTHONPATH": str(ROOT)}

@@ -1,7 +1,7 @@
-"""The part of KubeRay's RayJob that our manifests use, as its API reference (ray.io/v1) has it.
+"""A JSON schema of the part of KubeRay's RayJob that our manifests use, after its API reference (ray.io/v1).
 
-Written by hand from the reference: KubeRay publishes its schema inside a CustomResourceDefinition of more than a
-megabyte only. Pod templates are left to Kubernetes' own schema.
+It is written by hand, because KubeRay publishes its schema only inside a CustomResourceDefinition of more than a
+megabyte. Kubernetes' own schema checks the pod templates.
 """
 
 from typing import Any

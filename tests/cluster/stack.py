@@ -1,4 +1,4 @@
-"""All of the service on loopback: a Ray cluster with tokens, Postgres, an MLflow server and a shared folder."""
+"""The whole service on loopback: a Ray cluster with tokens, Postgres, an MLflow server and a shared folder."""
 
 import os
 import re
@@ -21,14 +21,14 @@ from tuner.jobs.record import load_record
 
 @dataclass(frozen=True)
 class Stack:
-    """A cluster and its stores, and a place that is somebody's own machine.
+    """A cluster, its stores, and folders that stand for the machine of a user.
 
     Args:
         cluster: the Ray cluster.
-        head: the folders of its head: ``home`` is where drivers keep their journals.
-        head_env: what the head's environment says of the stores.
-        worker_env: what a worker's says.
-        here: where a user works who has nothing but the cluster's address and token.
+        head: the folders of the head. The drivers keep their journals in its ``home``.
+        head_env: environment of the head, with the addresses of the stores.
+        worker_env: environment of a worker.
+        here: the folders of a user, who has only the address and the token of the cluster.
     """
 
     cluster: RayCluster
@@ -38,11 +38,11 @@ class Stack:
     here: Place
 
     def job(self, job_id: str) -> JobFolder:
-        """A job's folder on the head."""
+        """The folder of a job on the head."""
         return self.head.home.job(job_id)
 
     def epochs(self, job_id: str) -> int:
-        """How many epochs of a job are on record on the head."""
+        """The number of epochs in the journal of a job on the head."""
         journal = self.head.home.path / "jobs" / job_id / "journal.jsonl"
         return journal.read_bytes().count(b'"kind": "epoch"') if journal.exists() else 0
 
@@ -54,18 +54,18 @@ class Stack:
         return ended.out.splitlines()[0]
 
     def trained(self, job_id: str, count: int) -> None:
-        """Wait until so many epochs of a job are on record."""
+        """Wait until the journal of a job has at least ``count`` epochs."""
         wait_until(lambda: self.epochs(job_id) >= count)
 
     def finished(self, job_id: str) -> JobFolder:
-        """Wait until a job has ended well."""
+        """Wait until a job has finished without a failure."""
         wait_until(lambda: self.state(job_id) in ("finished", "failed"))
         assert self.state(job_id) == "finished", self.tuner("logs", job_id).out[-3000:]
         wait_until(lambda: self.job(job_id).owner() is None)
         return self.job(job_id)
 
     def restart_head(self) -> None:
-        """Kill the head, and all nodes with it, and start a cluster of as many where it was."""
+        """Kill all nodes, and start a new head at the same address and the same number of workers."""
         gone = list(self.cluster.workers)
         self.cluster.restart_head()
         for worker in gone:
@@ -74,35 +74,35 @@ class Stack:
         self.cluster.wait()
 
     def forget_head(self, job_id: str) -> None:
-        """Lose what the head had on its disk of a job."""
+        """Delete the folder of a job on the head, as if the head had lost its disk."""
         shutil.rmtree(self.head.home.path / "jobs" / job_id)
 
     def keep_once(self) -> Ended:
-        """What the service's keeper does when it looks."""
+        """Run the keeper of the service for one check."""
         keeper = self.here.start("keep", "--once", env={**self.head_env, **self.cluster.client_env}, name="-keep")
         return self.here.ended(keeper, "-keep")
 
     def state(self, job_id: str) -> str:
-        """What the journal on the head says of a job's state."""
+        """The state of a job in its journal on the head."""
         journal = self.head.home.path / "jobs" / job_id / "journal.jsonl"
         return load_record(journal).state if journal.exists() else "new"
 
     def tuner(self, *words: str, name: str = "") -> Ended:
-        """Run ``tuner`` on the user's machine to its end."""
+        """Run ``tuner`` on the user's machine, and wait for its end."""
         return self.here.ended(self.start(*words, name=name), name, 2 * PATIENCE_S)
 
     def start(self, *words: str, name: str = "") -> "subprocess.Popen[str]":
-        """The same, without waiting."""
+        """Start ``tuner`` on the user's machine without waiting."""
         return self.here.start(*words, env=self.cluster.client_env, name=name)
 
 
 def named(name: str, spec: str) -> str:
-    """A spec by another name: another job."""
+    """A spec with another name, which makes it another job."""
     return re.sub("^name: .*$", f"name: {name}", spec, flags=re.MULTILINE)
 
 
 def wait_until(seen: Callable[[], object], patience_s: float = 2 * PATIENCE_S) -> None:
-    """Until ``seen()`` is true."""
+    """Wait until ``seen()`` is true."""
     deadline = time.monotonic() + patience_s
     while not seen():
         assert time.monotonic() < deadline, "waited too long"
@@ -117,7 +117,7 @@ def stack(
     workers: Sequence[Mapping[str, int]] = ({"cpus": 1}, {"cpus": 1}),
     net: str | None = None,
 ) -> Iterator[Stack]:
-    """All of it up, and ended afterwards."""
+    """Start the whole service, and end it on exit."""
     storage = postgres.create(f"tuner_{time.time_ns()}")
     shared = Path(tempfile.mkdtemp(prefix="shared-", dir=folder))
     with place(folder / "head") as head, place(folder / "here") as here:

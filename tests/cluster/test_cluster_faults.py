@@ -1,4 +1,4 @@
-"""Faults that only a cluster has: nodes that die, a head that is lost, many who submit at once, jobs that share it."""
+"""Faults that only a cluster has: lost nodes, a lost head, many submits at once, jobs that share the cluster."""
 
 import json
 import os
@@ -24,12 +24,12 @@ SPEC = ON_ONE_MACHINE.replace("epochs: 24", f"epochs: {EPOCHS}")
 
 @pytest.fixture(scope="session")
 def undisturbed(whole_stack: Stack) -> Record:
-    """What a job comes to that no fault came to."""
+    """The record of a job without faults."""
     return whole_stack.finished(whole_stack.submit(SPEC)).record()
 
 
 def check(up: Stack, job: str, undisturbed: Record) -> Record:
-    """The same settings and values as without faults, and everything there once."""
+    """Check that a job has the settings and values of a job without faults, and each result once."""
     record = check_end_state(up.head, up.finished(job))
     assert values(record) == values(undisturbed)
     return record
@@ -78,7 +78,7 @@ def test_the_head_dies_and_the_keeper_goes_on_with_its_job_on_a_new_one(up: Stac
     job = up.submit(named("head-dies", SPEC))
     up.trained(job, 8)
     up.restart_head()
-    # Its disk went with it: the job is in the database alone.
+    # The head has lost its disk too: only the database still has the job.
     up.forget_head(job)
     listed = {row["job"]: row["state"] for row in json.loads(up.tuner("list", "-o", "json").out)}
     assert listed[job] == "crashed"
@@ -124,7 +124,7 @@ def test_two_jobs_share_the_cluster(up: Stack) -> None:
     folders = [up.finished(job) for job in (first, second)]
     for folder in folders:
         check_end_state(up.head, folder)
-    # Each had a node to itself while both ran: never did one have both for longer than a trial.
+    # While both jobs ran, each had its own node: no job used both nodes for longer than one trial.
     spans = [[(e["ms"], e["kind"]) for e in read(folder.journal)] for folder in folders]
     begun, ended = spans[1][0][0], min(span[-1][0] for span in spans)
     counts = [sum(kind == "epoch" and begun < ms < ended for ms, kind in span) for span in spans]
@@ -132,17 +132,17 @@ def test_two_jobs_share_the_cluster(up: Stack) -> None:
 
 
 @pytest.mark.faults
-def test_a_job_without_a_place_says_what_it_waits_for(up: Stack) -> None:
-    # Alone on two places, they would never end.
+def test_a_job_without_free_resources_reports_what_it_waits_for(up: Stack) -> None:
+    # These two jobs occupy both nodes and would never end.
     long = SPEC.replace(f"epochs: {EPOCHS}", "epochs: 100000") + "resources: {concurrent: 1}\n"
     jobs = [up.submit(named("early", long)), up.submit(named("earlier", long))]
     for job in jobs:
         up.trained(job, 1)
     late = up.submit(named("late", long))
     wait_until(lambda: json.loads(up.tuner("status", late, "-o", "json").out)["waits"])
-    told = json.loads(up.tuner("status", late, "-o", "json").out)
-    assert told["waits"] == f"for a node with 1 CPUs free; also running: {', '.join(jobs)}"
-    assert f"{told['waits']}\n" in up.tuner("status", late).out
+    status = json.loads(up.tuner("status", late, "-o", "json").out)
+    assert status["waits"] == f"for a node with 1 CPUs free; also running: {', '.join(jobs)}"
+    assert f"{status['waits']}\n" in up.tuner("status", late).out
     assert up.epochs(late) == 0
     for job in (*jobs, late):
         assert up.tuner("stop", job).code == 0
@@ -158,7 +158,7 @@ def build(classes, shape, hidden=8):
 """
 
 
-def test_code_of_ones_own_travels_and_ignored_files_do_not(up: Stack) -> None:
+def test_own_code_is_uploaded_without_ignored_files(up: Stack) -> None:
     code = up.here.cwd / "mycode"
     code.mkdir()
     for name, text in {"mine.py": OWN, ".gitignore": "secret.txt\n", "secret.txt": "s"}.items():
@@ -179,7 +179,7 @@ REFUSED: Mapping[str, tuple[str, tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_no_node_can_do_is_refused_at_submit(up: Stack, what: str) -> None:
+def test_submit_refuses_a_spec_that_no_node_can_run(up: Stack, what: str) -> None:
     more, options, said = REFUSED[what]
     spec = named("refused", SPEC) + more
     if options:

@@ -1,4 +1,4 @@
-"""A job that uses the cluster it runs on."""
+"""A job that uses its own cluster."""
 
 import json
 import sys
@@ -15,10 +15,10 @@ from tests.cluster.ray_cluster import RayCluster
 
 
 def found_inside(api: JobsApi, name: str) -> dict[str, Any]:
-    """What a job of ``tests.cluster.inside`` finds."""
+    """The report of a job that runs ``tests.cluster.inside``."""
     ran = api.run(f"{sys.executable} -m tests.cluster.inside {name}", timeout_s=180)
     assert ran.code == 0, ran.err
-    # Ray tells of workers that died on stdout.
+    # Ray reports dead workers on stdout.
     found: dict[str, Any] = json.loads(ran.out.splitlines()[-1])
     return found
 
@@ -31,7 +31,7 @@ def found_inside(api: JobsApi, name: str) -> dict[str, Any]:
         (4, 0, 1, 1.0, 0),
         (16, 2, 1, 0.25, 8),
         (3, 2, 1, 0.25, 3),
-        # Two of 0.4 leave a fifth of each device that nothing fits.
+        # Two trials with 0.4 leave a fifth of each GPU, which no trial can use.
         (16, 2, 1, 0.4, 4),
         (16, 1, 1, 1 / 3, 3),
         (16, 1, 1, 0.1, 10),
@@ -55,7 +55,7 @@ def test_a_job_uses_its_cluster(api: JobsApi, shared_cluster: RayCluster) -> Non
     assert found["slots"] == [4, 2, 0, 2, 1]
 
 
-def test_a_call_on_every_node_gives_each_nodes_answer_or_its_failure_in_a_line(
+def test_a_call_on_every_node_returns_the_answer_of_each_node_or_one_line_about_its_failure(
     api: JobsApi, shared_cluster: RayCluster
 ) -> None:
     found = found_inside(api, "everywhere")
@@ -79,35 +79,43 @@ def test_shares_of_gpus_are_never_over_packed_and_each_sees_its_own_device(api: 
     assert found["waiting"] == 1
 
 
-def test_gpus_that_are_declared_and_not_there_are_told(api: JobsApi, shared_cluster: RayCluster) -> None:
+def test_gpus_that_are_declared_but_missing_are_reported(api: JobsApi, shared_cluster: RayCluster) -> None:
     plain, with_gpus = (node.ip for node in shared_cluster.workers)
     found = found_inside(api, "doctor")
     usable = torch.cuda.device_count()
     assert found[f"node {plain}: GPUs"] == [True, f"0 declared to Ray, {usable} there, torch can use {usable}"]
-    told = [usable >= 2, f"2 declared to Ray, {usable} there, torch can use {usable}"]
-    assert found[f"node {with_gpus}: GPUs"] == told
+    expected = [usable >= 2, f"2 declared to Ray, {usable} there, torch can use {usable}"]
+    assert found[f"node {with_gpus}: GPUs"] == expected
 
 
-def test_outside_a_job_there_is_no_cluster_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What a worker of Ray, embedded or not, has in its environment.
+def test_a_process_outside_a_job_cannot_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every Ray worker, embedded or not, has this variable.
     monkeypatch.setenv("RAY_JOB_ID", "01000000")
     assert not on_cluster()
-    with pytest.raises(ClusterError, match="is no job of a Ray cluster"), connected_ray():
+    with (
+        pytest.raises(
+            ClusterError, match="this process is not a job of a Ray cluster; submit the spec with: tuner submit"
+        ),
+        connected_ray(),
+    ):
         pass
 
 
-def test_inside_a_job_no_other_ray_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_job_starts_no_other_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
-    with pytest.raises(ClusterError, match="no other Ray is started"), embedded_ray(1, 0, tmp_path):
+    with (
+        pytest.raises(ClusterError, match="this process is a job of a Ray cluster and must not start another Ray"),
+        embedded_ray(1, 0, tmp_path),
+    ):
         pass
 
 
-def test_a_ray_that_is_gone_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_ray_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with (
-        pytest.raises(ClusterError, match=r"^cannot connect to the Ray at 127\.0\.0\.1:1: [^\n]*refused$"),
+        pytest.raises(ClusterError, match=r"^cannot connect to Ray at 127\.0\.0\.1:1: [^\n]*refused$"),
         connected_ray(),
     ):
         pass

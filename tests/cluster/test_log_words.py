@@ -1,4 +1,4 @@
-"""What a submission wrote is told from what Ray wrote into the same log, in whatever order."""
+"""The output of a submission is separated from Ray's own lines in the same log, in any order."""
 
 import pytest
 
@@ -18,5 +18,5 @@ STARTED = "Running entrypoint for job one: echo 1; echo 2\n"
         (f"1\n{STARTED}2\n", "1\n2\n"),
     ],
 )
-def test_rays_preface_is_taken_out(log: str, words: str) -> None:
+def test_rays_preface_is_removed(log: str, words: str) -> None:
     assert _own_words("one", log) == words

@@ -1,4 +1,4 @@
-"""A node that is cut off for a while: its trial goes on elsewhere, and what it still says is refused."""
+"""A node loses its network for a while: its trial continues on another node, and its late results are refused."""
 
 import shutil
 import time
@@ -24,7 +24,7 @@ BACK_S = 90.0
 
 
 def running(up: Stack, job: str) -> dict[str, int]:
-    """Epochs on record of each trial that has not ended."""
+    """The number of epochs in the journal of each running trial."""
     trials = up.job(job).record().trials.values()
     return {trial.key: len(trial.epochs) for trial in trials if trial.state == State.RUNNING}
 

@@ -1,4 +1,4 @@
-"""The clusters that tests use: one that asks for no token, whose head goes and comes back; nothing is left of it."""
+"""The test clusters: a cluster without tokens works, its head can restart, and no process is left at the end."""
 
 import shutil
 import subprocess
@@ -11,10 +11,10 @@ import pytest
 from cluster.jobs import JOB, JobsApi, Status
 from tests.cluster.ray_cluster import ray_cluster
 
-pytestmark = pytest.mark.slow  # of the harness itself
+pytestmark = pytest.mark.slow  # This tests the test cluster itself.
 
 
-def test_an_open_cluster_is_told_and_its_head_comes_back_at_its_address_and_in_the_end_all_is_gone() -> None:
+def test_a_cluster_without_tokens_restarts_its_head_at_the_same_address_and_leaves_no_process() -> None:
     with ray_cluster(workers=(), token=False) as made:
         api = JobsApi.connect(made.address)
         assert not api.auth_is_on()
@@ -41,7 +41,7 @@ with ray_cluster(workers=()) as made:
 """
 
 
-def test_a_cluster_ends_when_the_tests_that_use_it_are_killed() -> None:
+def test_a_cluster_ends_when_its_tests_are_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", USER], stdin=PIPE, stdout=PIPE, text=True) as tests:
         assert tests.stdout is not None
         folder = tests.stdout.readline().strip()

@@ -1,4 +1,4 @@
-"""Ray started in place."""
+"""The embedded Ray."""
 
 import json
 import re
@@ -47,20 +47,20 @@ print("over:", len(heard), is_starting())
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A folder with a short name: Ray's sockets lie in it."""
+    """A folder with a short name, which will hold Ray's sockets."""
     with tempfile.TemporaryDirectory(prefix="tr", dir="/tmp") as name:
         yield Path(name)
 
 
-def test_a_signal_is_heard_while_ray_starts_runs_and_is_over(scratch: Path) -> None:
+def test_a_signal_is_handled_while_ray_starts_while_it_runs_and_after_it(scratch: Path) -> None:
     command = [sys.executable, "-c", SIGNALLED, str(scratch)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "starting: 1\nstarted: 2 42\nover: 3 False\n", "")
 
 
-def test_a_ray_that_does_not_start_in_time_is_named(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_that_does_not_start_in_time_is_reported(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def times_out(**options: object) -> None:
-        # As Ray does after 30 s.
+        # Ray raises this after 30 s.
         raise Exception("The current node timed out during startup. This could happen because")
 
     monkeypatch.setattr("ray.init", times_out)
@@ -96,7 +96,7 @@ print(json.dumps(found | {"listening": sorted(listening), "after": os.environ.ge
 """
 
 
-def test_an_embedded_ray_has_a_token_of_its_own_whatever_cluster_the_user_has(
+def test_an_embedded_ray_ignores_the_token_of_the_users_cluster(
     scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")

@@ -1,4 +1,4 @@
-"""Jobs on a real cluster, from the user's machine to the verdict and back."""
+"""Whole jobs on a real cluster: submitted from the machine of a user, until the verdict is back there."""
 
 import json
 
@@ -12,7 +12,7 @@ from tuner.export.export_file import read_export
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
 
 
-def test_a_spec_is_submitted_and_comes_back_as_a_verdict(up: Stack) -> None:
+def test_a_submitted_spec_returns_a_verdict(up: Stack) -> None:
     (up.here.cwd / "spec.yaml").write_text(named("whole", SPEC))
     ended = up.tuner("submit", "spec.yaml", "--wait")
     assert ended.code == 0, ended.err
@@ -47,10 +47,10 @@ def test_a_spec_is_submitted_and_comes_back_as_a_verdict(up: Stack) -> None:
     assert (unknown.code, unknown.err.count("\n")) == (4, 1)
 
 
-def test_doctor_tries_every_way_and_tells_what_is_open(up: Stack) -> None:
+def test_doctor_checks_every_connection_and_reports_missing_passwords(up: Stack) -> None:
     ended = up.tuner("doctor", "-o", "json")
     hops = {hop["name"]: hop for hop in json.loads(ended.out)}
-    # This tracker has no passwords, which is told, and nothing else is wrong.
+    # This MLflow server has no passwords. The doctor reports that, and no other problem.
     assert [name for name, hop in hops.items() if not hop["ok"]] == ["MLflow asks for a password"], hops
     assert ended.code == 5
     workers = {node.ip for node in up.cluster.workers}

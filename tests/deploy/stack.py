@@ -1,11 +1,11 @@
-"""``docker-compose.yml`` as its tests see it."""
+"""``docker-compose.yml`` for its tests."""
 
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
@@ -13,7 +13,7 @@ TEXT = FILE.read_text()
 
 Service = Mapping[str, Any]
 
-STACK: Mapping[str, Any] = yaml.safe_load(TEXT)
+STACK: Mapping[str, Any] = YAML(typ="safe", pure=True).load(TEXT)
 SERVICES: Mapping[str, Service] = STACK["services"]
 
 PUBLISHED = {"head": 8265, "mlflow": 5000}
@@ -24,13 +24,13 @@ HOLD_STORES = {"head", "keeper", "cli"}
 
 
 def environment(service: Service) -> Mapping[str, str | None]:
-    """A service's environment; a value of None is taken from ``.env``, if it is there."""
+    """The environment of a service. The value None means: from ``.env``, if it is set there."""
     found: Mapping[str, str | None] = service.get("environment", {})
     return found
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Every string in a value of the file."""
+    """Every string in a part of the file."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -42,6 +42,6 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def variables() -> set[str]:
-    """What the file takes from ``.env``."""
+    """The variables that the file reads from ``.env``."""
     taken = set(re.findall(r"(?<!\$)\$\{(\w+)", TEXT))
     return taken | {name for each in SERVICES.values() for name, value in environment(each).items() if value is None}

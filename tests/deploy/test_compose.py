@@ -1,4 +1,4 @@
-"""What docker-compose.yml promises, held against every service in it."""
+"""Checks the rules for docker-compose.yml on every service."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ every_service = pytest.mark.parametrize("name", SERVICES)
 
 
 @every_service
-def test_a_container_can_do_nothing_it_need_not(name: str) -> None:
+def test_a_container_has_minimal_rights(name: str) -> None:
     service = SERVICES[name]
     assert service["user"] == "10001:10001"
     assert service["read_only"] is True
@@ -42,7 +42,7 @@ def test_a_container_can_do_nothing_it_need_not(name: str) -> None:
 
 
 @every_service
-def test_a_container_cannot_take_the_machine_down(name: str) -> None:
+def test_a_container_has_resource_limits(name: str) -> None:
     service = SERVICES[name]
     limits = service["deploy"]["resources"]["limits"]
     assert set(limits) >= {"cpus", "memory", "pids"}
@@ -63,11 +63,11 @@ def test_ports_are_published_on_loopback_and_only_two(name: str) -> None:
 
 
 @every_service
-def test_only_what_is_published_is_on_another_than_the_internal_network(name: str) -> None:
+def test_only_published_services_are_on_a_second_network(name: str) -> None:
     assert set(SERVICES[name]["networks"]) == {"internal"} | ({"publish"} if name in PUBLISHED else set())
 
 
-def test_no_network_leads_out() -> None:
+def test_no_network_reaches_the_outside() -> None:
     networks = STACK["networks"]
     assert set(networks) == {"internal", "publish"}
     assert networks["internal"]["internal"] is True
@@ -75,7 +75,7 @@ def test_no_network_leads_out() -> None:
 
 
 @every_service
-def test_whether_a_service_works_is_checked(name: str) -> None:
+def test_every_service_has_a_health_check(name: str) -> None:
     health = SERVICES[name]["healthcheck"]
     if name in ONE_SHOT:
         assert health == {"disable": True}
@@ -85,19 +85,19 @@ def test_whether_a_service_works_is_checked(name: str) -> None:
 
 
 @every_service
-def test_a_service_starts_when_what_it_needs_is_healthy(name: str) -> None:
+def test_a_service_starts_after_its_dependencies_are_healthy(name: str) -> None:
     needs = SERVICES[name].get("depends_on", {})
     assert name in {"postgres", "s3"} or needs
     for needed, how in needs.items():
         once = needed in ONE_SHOT
         assert how["condition"] == ("service_completed_successfully" if once else "service_healthy")
-        # What is started by a profile only is waited for only if it is started.
+        # A dependency with another profile may not run. Then the service must not wait for it.
         together = SERVICES[needed].get("profiles") in (None, SERVICES[name].get("profiles"))
         assert how.get("required", True) == together
 
 
 @every_service
-def test_a_service_comes_back_by_itself(name: str) -> None:
+def test_a_service_restarts_by_itself(name: str) -> None:
     assert SERVICES[name]["restart"] == {"cli": "no", "s3-bucket": "on-failure"}.get(name, "unless-stopped")
 
 
@@ -110,7 +110,7 @@ def test_no_secret_is_in_the_environment_or_in_arguments(name: str) -> None:
 
 
 @every_service
-def test_only_what_uses_the_stores_holds_their_passwords(name: str) -> None:
+def test_only_users_of_the_stores_have_their_passwords(name: str) -> None:
     service = SERVICES[name]
     held = {secret for secret in service["secrets"] if "pgpass" in secret or "mlflow" in secret or "postgres" in secret}
     expected = {
@@ -123,7 +123,7 @@ def test_only_what_uses_the_stores_holds_their_passwords(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RAY))
-def test_ray_asks_for_its_token_everywhere(name: str) -> None:
+def test_ray_requires_its_token_everywhere(name: str) -> None:
     assert environment(SERVICES[name])["RAY_AUTH_MODE"] == "token"
     assert environment(SERVICES[name])["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
     assert "ray_token" in SERVICES[name]["secrets"]
@@ -131,7 +131,7 @@ def test_ray_asks_for_its_token_everywhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RAY_NODES))
-def test_a_node_has_room_for_objects_and_the_same_folders(name: str) -> None:
+def test_a_node_has_shared_memory_and_the_same_folders(name: str) -> None:
     service = SERVICES[name]
     assert "shm_size" in service
     mounted = {mount.rpartition(":/")[2].removesuffix(":ro"): mount for mount in service["volumes"]}
@@ -158,7 +158,7 @@ def test_the_tracker_checks_passwords_and_host_names() -> None:
     assert environment(SERVICES["mlflow"])["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
-def test_every_volume_and_secret_that_is_named_is_declared_and_used() -> None:
+def test_every_volume_and_secret_is_declared_and_used() -> None:
     volumes = {
         re.sub(r"\$\{\w+:-(\w+)\}", r"\1", mount).split(":")[0]
         for service in SERVICES.values()
@@ -168,7 +168,7 @@ def test_every_volume_and_secret_that_is_named_is_declared_and_used() -> None:
     assert {secret for service in SERVICES.values() for secret in service["secrets"]} == set(STACK["secrets"])
 
 
-def test_what_can_be_set_is_in_the_example_of_env() -> None:
+def test_the_example_of_env_lists_the_settings() -> None:
     shown = set(re.findall(r"^#?([A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert shown <= variables()
     limits = {name for name in variables() if name.endswith(("_CPUS", "_MEMORY"))}
@@ -180,7 +180,7 @@ def test_secrets_are_neither_committed_nor_sent_to_the_builder() -> None:
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
 
 
-def test_the_linter_finds_nothing_that_is_not_explained() -> None:
+def test_the_linter_finds_nothing_without_an_explanation() -> None:
     linted = subprocess.run(
         [sys.executable, "-m", "compose_lint", "check", "--fail-on", "low", "--strict-config", "docker-compose.yml"],
         cwd=ROOT,
@@ -192,7 +192,7 @@ def test_the_linter_finds_nothing_that_is_not_explained() -> None:
 
 
 def compose() -> list[str] | None:
-    """Docker's compose plugin of version 2 or newer, which needs no engine to read a file."""
+    """The command of Docker's compose plugin, version 2 or newer. It can read a file without a Docker engine."""
     unpacked = ROOT / "build" / "compose" / "docker-compose"
     for command in ([str(unpacked)], ["docker", "compose"], ["docker-compose"]):
         if shutil.which(command[0]) is None:
@@ -205,7 +205,7 @@ def compose() -> list[str] | None:
 
 @pytest.mark.skipif(compose() is None, reason="needs Docker's compose plugin: bash .ci/compose")
 @pytest.mark.parametrize("profiles", [[], ["gpu"], ["s3"], ["cli"], ["gpu", "s3", "cli"]])
-def test_compose_itself_takes_the_file(profiles: list[str], tmp_path: Path) -> None:
+def test_compose_itself_accepts_the_file(profiles: list[str], tmp_path: Path) -> None:
     command: Any = compose()
     chosen = [option for profile in profiles for option in ("--profile", profile)]
     checked = subprocess.run(

@@ -1,16 +1,16 @@
-"""cluster/ray-cluster.yaml against the schema that Ray's launcher itself checks it with."""
+"""cluster/ray-cluster.yaml against the schema of Ray's own launcher."""
 
 import copy
 from typing import Any
 
 import jsonschema
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from tests.deploy.stack import ROOT
 
 FILE = ROOT / "cluster" / "ray-cluster.yaml"
-CONFIG: dict[str, Any] = yaml.safe_load(FILE.read_text())
+CONFIG: dict[str, Any] = YAML(typ="safe", pure=True).load(FILE.read_text())
 
 
 def prepared(config: dict[str, Any]) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def prepared(config: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def test_the_launcher_takes_it() -> None:
+def test_the_launcher_accepts_it() -> None:
     from ray.autoscaler._private.util import validate_config
 
     validate_config(prepared(CONFIG))
@@ -33,7 +33,7 @@ def test_the_check_would_notice_a_key_that_does_not_exist() -> None:
         validate_config(prepared(CONFIG) | {"max_worker": 4})
 
 
-def test_every_node_asks_for_the_token() -> None:
+def test_every_node_requires_the_token() -> None:
     options = CONFIG["docker"]["run_options"]
     assert "--env=RAY_AUTH_MODE=token" in options
     path = next(option for option in options if "RAY_AUTH_TOKEN_PATH" in option).rpartition("=")[2]
@@ -49,7 +49,7 @@ def test_workers_know_nothing_of_the_stores() -> None:
     assert head["IamInstanceProfile"] != worker["IamInstanceProfile"]
 
 
-def test_no_trial_runs_on_the_head_and_its_dashboard_is_not_open() -> None:
+def test_no_trial_runs_on_the_head_and_its_dashboard_is_on_loopback() -> None:
     assert CONFIG["available_node_types"][CONFIG["head_node_type"]]["resources"] == {"CPU": 0}
     start = CONFIG["head_start_ray_commands"][-1]
     assert "--num-cpus=0" in start
@@ -57,7 +57,7 @@ def test_no_trial_runs_on_the_head_and_its_dashboard_is_not_open() -> None:
     assert CONFIG["provider"]["use_internal_ips"] is True
 
 
-def test_the_image_is_this_version() -> None:
+def test_the_image_has_this_version() -> None:
     from tuner import __version__
 
     assert CONFIG["docker"]["image"].endswith(f":{__version__}")

@@ -1,4 +1,4 @@
-"""cluster/secrets.sh and the entrypoint, run for real: who can read what, and that nothing is made twice."""
+"""Runs cluster/deploy/secrets.sh and the entrypoint: who can read each secret, and that existing secrets are kept."""
 
 import configparser
 import json
@@ -14,8 +14,8 @@ import pytest
 
 from tests.deploy.stack import ROOT, STACK
 
-SCRIPT = ROOT / "cluster" / "secrets.sh"
-ENTRYPOINT = ROOT / "cluster" / "entrypoint.sh"
+SCRIPT = ROOT / "cluster" / "deploy" / "secrets.sh"
+ENTRYPOINT = ROOT / "cluster" / "deploy" / "entrypoint.sh"
 IS_ROOT = os.geteuid() == 0
 NOBODY = pwd.getpwnam("nobody")
 
@@ -49,14 +49,14 @@ def test_it_makes_every_secret_that_the_stack_mounts(tmp_path: Path) -> None:
         assert (tmp_path / secret["file"]).stat().st_size >= 64
 
 
-def test_it_shows_no_secret(tmp_path: Path) -> None:
+def test_it_prints_no_secret(tmp_path: Path) -> None:
     made = make(tmp_path)
     token = contents(tmp_path)["ray_token"].decode()
     assert made.stdout == ""
     assert token not in made.stderr
 
 
-def test_what_is_there_is_kept_unless_it_is_forced(tmp_path: Path) -> None:
+def test_existing_secrets_are_kept_without_force(tmp_path: Path) -> None:
     make(tmp_path)
     before = contents(tmp_path)
     assert make(tmp_path).stderr == ""
@@ -65,7 +65,7 @@ def test_what_is_there_is_kept_unless_it_is_forced(tmp_path: Path) -> None:
     assert not set(before.values()) & set(contents(tmp_path).values())
 
 
-def test_a_secret_that_is_lost_is_made_again_alone(tmp_path: Path) -> None:
+def test_only_a_lost_secret_is_replaced(tmp_path: Path) -> None:
     make(tmp_path)
     before = contents(tmp_path)
     (tmp_path / "secrets" / "ray_token").unlink()
@@ -74,7 +74,7 @@ def test_a_secret_that_is_lost_is_made_again_alone(tmp_path: Path) -> None:
     assert [name for name in before if before[name] != after[name]] == ["ray_token"]
 
 
-def test_files_that_repeat_a_secret_agree(tmp_path: Path) -> None:
+def test_files_with_the_same_secret_agree(tmp_path: Path) -> None:
     make(tmp_path)
     for _ in range(2):
         secrets = contents(tmp_path)
@@ -90,7 +90,7 @@ def test_files_that_repeat_a_secret_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root can give files to another user")
-def test_made_by_root_they_belong_to_the_containers_alone(tmp_path: Path) -> None:
+def test_made_by_root_only_the_containers_can_read_them(tmp_path: Path) -> None:
     make(tmp_path)
     assert mode(tmp_path / "secrets") == 0o700
     for file in (tmp_path / "secrets").iterdir():
@@ -99,7 +99,7 @@ def test_made_by_root_they_belong_to_the_containers_alone(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root can act as another user")
-def test_made_by_another_they_are_for_a_group_that_the_containers_join(tmp_path: Path) -> None:
+def test_made_by_another_user_they_are_readable_by_a_group_that_the_containers_join(tmp_path: Path) -> None:
     shutil.chown(tmp_path, NOBODY.pw_uid, NOBODY.pw_gid)
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o711 if folder != tmp_path else 0o755)
@@ -127,7 +127,7 @@ def entrypoint(command: list[str], **environment: str) -> subprocess.CompletedPr
     )
 
 
-def test_the_entrypoint_makes_a_password_file_that_libpq_reads(tmp_path: Path) -> None:
+def test_the_entrypoint_makes_a_password_file_that_libpq_accepts(tmp_path: Path) -> None:
     mounted = tmp_path / "mounted"
     mounted.write_text("postgres:5432:tuner:tuner:word\n")
     mounted.chmod(0o440)
@@ -138,7 +138,7 @@ def test_the_entrypoint_makes_a_password_file_that_libpq_reads(tmp_path: Path) -
     assert mode(own) == 0o400
 
 
-def test_the_entrypoint_hands_over_the_signing_key_and_the_exit_code(tmp_path: Path) -> None:
+def test_the_entrypoint_passes_on_the_signing_key_and_the_exit_code(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("0123abcd")
     started = entrypoint(
         ["sh", "-c", 'echo "$MLFLOW_FLASK_SERVER_SECRET_KEY"; exit 7'], SECRET_KEY_FILE=str(tmp_path / "key")

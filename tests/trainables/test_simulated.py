@@ -8,9 +8,9 @@ import pytest
 
 from tests.trainables.small import smallest_trial
 from trainables.hyper import Hyper
+from trainables.report import EpochReport
 from trainables.simulated import BEST_LR, TOO_LARGE_LR, SimulatedTraining
 from trainables.space import Plan
-from trainables.report import EpochReport
 from trainables.variants import VARIANTS
 
 PLAN = Plan(12, 10)

@@ -75,7 +75,7 @@ def kubernetes(
     """
     from importlib.metadata import version
 
-    from cluster.kubernetes import DATA, Job, Stores, Workers, dns_name, manifests, to_yaml
+    from cluster.deploy.kubernetes import DATA, Job, Stores, Workers, dns_name, manifests
     from tuner.remote.client import WORK
     from tuner.remote.submission import pack_job
     from tuner.storage.atomic_files import write_new
@@ -84,20 +84,18 @@ def kubernetes(
     leaving = pack_job(spec, DATA if data_claim else None)
     need = leaving.spec.resources
     gpus = math.ceil(need.gpus) if worker_gpus is None else worker_gpus
-    text = to_yaml(
-        manifests(
-            Job(
-                name=dns_name(leaving.job),
-                namespace=namespace,
-                files=leaving.files,
-                image=image,
-                ray_version=version("ray"),
-                entrypoint=WORK,
-                retries=retries,
-            ),
-            Workers(workers, worker_cpus or max(2, need.cpus), worker_memory, gpus),
-            Stores(storage, tracking, tracking_user, secret, shared, shared_secret, data_claim),
-        )
+    text = manifests(
+        Job(
+            name=dns_name(leaving.job),
+            namespace=namespace,
+            files=leaving.files,
+            image=image,
+            ray_version=version("ray"),
+            entrypoint=WORK,
+            retries=retries,
+        ),
+        Workers(workers, worker_cpus or max(2, need.cpus), worker_memory, gpus),
+        Stores(storage, tracking, tracking_user, secret, shared, shared_secret, data_claim),
     )
     if output is None:
         click.echo(text, nl=False)

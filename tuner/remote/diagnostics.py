@@ -65,7 +65,7 @@ def checks_on_cluster(workspace: Workspace, data: str | None) -> Iterator[Check]
     yield _tried("head → database", _database, f"set {STORAGE_VARIABLE} and PGPASSFILE on the head")
     yield _tried("head → shared files", _shared, f"set {VARIABLE} on every node to the same folder or bucket")
     yield from _tracker()
-    from cluster.everywhere import declared_gpus, on_every_node
+    from cluster.on_nodes import declared_gpus, on_every_node
     from cluster.runtime import connected_ray
 
     with connected_ray():

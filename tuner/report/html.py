@@ -2,15 +2,17 @@
 
 import base64
 import hashlib
+import io
 import json
+import sys
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
+from ruamel.yaml import YAML
 
 from trainables.space import short_text
 from tuner.report.figures.all_arms import comparing
@@ -40,7 +42,7 @@ def html(found: Findings) -> str:
         tolerance=tolerance_text(found.tolerance, found.maximize),
         unit=found.unit,
         factor=found.factor,
-        spec=yaml.safe_dump(_given(found.origin.spec), sort_keys=False, allow_unicode=True),
+        spec=_yaml(_given(found.origin.spec)),
         plots=_inline({figure.name: figure.plot for figure in figures}),
         # These three are files of the packages': nothing of a job is in them.
         css=Markup((page / "page.css").read_text(encoding="utf-8")),
@@ -70,6 +72,17 @@ def _given(values: Any) -> Any:
     if isinstance(values, Mapping):
         return {key: _given(part) for key, part in values.items() if part not in (None, {}, [])}
     return [_given(part) for part in values] if isinstance(values, list) else values
+
+
+def _yaml(values: Any) -> str:
+    """``values`` as YAML 1.2, the version that specs have, with their keys in the same order."""
+    yaml, text = YAML(typ="safe", pure=True), io.StringIO()
+    yaml.default_flow_style = False
+    yaml.representer.sort_base_mapping_type_on_output = False
+    # A long path stays on one line.
+    yaml.width = sys.maxsize
+    yaml.dump(values, text)
+    return text.getvalue()
 
 
 def _inline(values: Any) -> Markup:

@@ -18,9 +18,9 @@ from trainables.config import ModelConfig, TrialConfig
 from trainables.data.splits import Arrays, Splits
 from trainables.errors import CodeError, TrainableError
 from trainables.models.elu_net import SETUPS, EluNet
+from trainables.report import EpochReport
 from trainables.space import Scalar
 from trainables.training.net import build_model
-from trainables.report import EpochReport
 from trainables.training.trainer import Training, device_name, digest
 from trainables.variants import VARIANTS
 

@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.trainables.small import TOY, smallest_trial
 from trainables.config import ModelConfig, TrialConfig
 from trainables.data.splits import Splits
+from trainables.report import EpochReport
 from trainables.schedules import Schedule
 from trainables.training.cuda_graph import NotCapturable, warm_up
-from trainables.report import EpochReport
 from trainables.training.trainer import Training, digest
 from trainables.training.updates import Eager, Static
 from trainables.variants import VARIANTS

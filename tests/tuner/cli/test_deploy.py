@@ -2,14 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from tests.tuner.conftest import Tuner
 from tests.tuner.spec_texts import SPEC
 
 IMAGE = ("--image", "registry.example/tuner:0.1.0")
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    return list(YAML(typ="safe", pure=True).load_all(text))
 
 
 @pytest.fixture
@@ -21,7 +26,7 @@ def spec(tmp_path: Path) -> Path:
 
 def test_workers_have_what_a_trial_of_the_spec_needs(tuner: Tuner, spec: Path) -> None:
     ended = tuner("render", "kubernetes", spec, *IMAGE, "--workers", 5)
-    config_map, rayjob = yaml.safe_load_all(ended.out)
+    config_map, rayjob = documents(ended.out)
     assert config_map["data"]["spec.yaml"] == spec.read_text()
     assert rayjob["metadata"]["name"] == json.loads(config_map["data"]["start.json"])["job"]
     group = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
@@ -33,7 +38,7 @@ def test_manifests_are_written_to_a_file_once(tuner: Tuner, spec: Path, tmp_path
     file = tmp_path / "job-on-kubernetes.yaml"
     first = tuner("render", "kubernetes", spec, *IMAGE, "-o", file)
     assert (first.code, first.out) == (0, "")
-    assert [document["kind"] for document in yaml.safe_load_all(file.read_text())] == ["ConfigMap", "RayJob"]
+    assert [document["kind"] for document in documents(file.read_text())] == ["ConfigMap", "RayJob"]
     assert tuner("render", "kubernetes", spec, *IMAGE, "-o", file).code != 0
     assert tuner("render", "kubernetes", spec, *IMAGE, "-o", file, "--force").code == 0
 
@@ -70,10 +75,10 @@ def test_resources_that_only_a_run_here_can_measure_are_refused(tuner: Tuner, sp
 def test_code_of_ones_own_travels_with_the_spec(tuner: Tuner, spec: Path) -> None:
     spec.write_text(SPEC.replace("name: elu_net", "name: mynet:build"))
     (spec.parent / "mynet.py").write_text("def build(num_classes, image_shape):\n    raise NotImplementedError\n")
-    config_map, _ = yaml.safe_load_all(tuner("render", "kubernetes", spec, *IMAGE).out)
+    config_map, _ = documents(tuner("render", "kubernetes", spec, *IMAGE).out)
     assert set(config_map["binaryData"]) == {"code.zip"}
 
 
 def test_the_storage_of_the_environment_is_taken(tuner: Tuner, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_STORAGE", "postgresql+psycopg://me@db/jobs")
-    assert "value: postgresql+psycopg://me@db/jobs" in tuner("render", "kubernetes", spec, *IMAGE).out
+    assert 'value: "postgresql+psycopg://me@db/jobs"' in tuner("render", "kubernetes", spec, *IMAGE).out

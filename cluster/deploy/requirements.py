@@ -1,6 +1,6 @@
-"""Print what ``pyproject.toml`` asks for, one requirement a line: python requirements.py PYPROJECT [EXTRA ...].
+"""Prints the requirements in ``pyproject.toml``, one per line: python requirements.py PYPROJECT [EXTRA ...].
 
-The image and the bundle install the packages without the code, which changes far more often.
+The image and the bundle install the requirements separately, because our own code changes far more often.
 """
 
 import sys
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def requirements(pyproject: Path, extras: list[str]) -> list[str]:
-    """The project's dependencies and those of ``extras``.
+    """The dependencies of the project, with those of ``extras``.
 
     Raises:
-        KeyError: there is no such extra.
+        KeyError: an extra does not exist.
     """
     project = tomllib.loads(pyproject.read_text())["project"]
     found: list[str] = list(project["dependencies"])

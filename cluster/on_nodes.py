@@ -1,4 +1,4 @@
-"""The nodes of the cluster that this process is connected to: what they declare, and one call on each."""
+"""Work with the nodes of the connected cluster: read the GPUs they declare, and call one function on each node."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """What a function gave on a node, or why it gave nothing: one line."""
+    """The return value of a function on one node, or the reason of its failure in one line."""
 
     value: T | None
     error: str | None = None
 
 
 def declared_gpus() -> Mapping[str, int]:
-    """How many GPUs each node that is up says it has, by its address."""
+    """The number of GPUs that each live node declares to Ray, by the address of the node."""
     import ray
 
     return {node["NodeManagerAddress"]: int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]}
@@ -27,16 +27,16 @@ def declared_gpus() -> Mapping[str, int]:
 def on_every_node(
     function: Callable[..., T], *args: object, gpus: float = 0.0, timeout_s: float = 30.0
 ) -> Mapping[str, Answer[T]]:
-    """Call a function in a worker on each node that is up and takes trials; needs no free CPU.
+    """Call a function in a worker on each live node that runs trials. The call needs no free CPU.
 
     Args:
-        function: a module's, which the nodes can import.
+        function: a function of a module that the nodes can import.
         args: its arguments.
-        gpus: only on nodes with GPUs, and with this share of one, once it is free.
-        timeout_s: for all of them together.
+        gpus: if not 0, call it only on nodes with GPUs, and wait until this share of one GPU is free.
+        timeout_s: time limit for all calls together.
 
     Returns:
-        By the node's address, what it gave or why it did not.
+        The answer of each node, by the address of the node.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -59,7 +59,7 @@ def on_every_node(
 
 
 def _call(function: Callable[..., T], args: tuple[object, ...]) -> T:
-    """Ray takes no built-in functions."""
+    """Calls ``function``. Ray accepts this function as a task, but no built-in function."""
     return function(*args)
 
 

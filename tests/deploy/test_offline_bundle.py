@@ -1,4 +1,4 @@
-"""The bundle's parts, and its install script run for real on a bundle that holds next to nothing."""
+"""The parts of the bundle, and its real install script with a minimal bundle."""
 
 import base64
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.bundle import pinned, platforms, wanted, write_sums
+from cluster.deploy.offline_bundle import pinned, platforms, wanted, write_sums
 from tests.deploy.stack import ROOT
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -18,7 +18,7 @@ PROGRAM = "def main():\n    print('installed')\n"
 
 
 def write_wheel(folder: Path, name: str, files: dict[str, str], metadata: str = "") -> None:
-    """A wheel of pure Python, as pip takes it."""
+    """Write a wheel of pure Python that pip accepts."""
     info = f"{name}-1.0.dist-info"
     files = files | {
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{metadata}",
@@ -36,7 +36,7 @@ def write_wheel(folder: Path, name: str, files: dict[str, str], metadata: str = 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A bundle of a program named tuner, and a torch, that do nothing."""
+    """A bundle with a minimal program named tuner and an empty package named torch."""
     folder = tmp_path / "bundle"
     wheels = folder / "wheels"
     wheels.mkdir(parents=True)
@@ -46,7 +46,7 @@ def bundle(tmp_path: Path) -> Path:
     write_wheel(wheels, "torch", {"torch/__init__.py": ""})
     (folder / "constraints.txt").write_text("torch==1.0\n")
     (folder / "python-version").write_text(HERE + "\n")
-    (folder / "install.sh").write_bytes((ROOT / "cluster" / "install.sh").read_bytes())
+    (folder / "install.sh").write_bytes((ROOT / "cluster" / "deploy" / "install.sh").read_bytes())
     write_sums(folder)
     return folder
 
@@ -61,19 +61,19 @@ def install(bundle: Path, target: Path, python: str = sys.executable) -> subproc
     )
 
 
-def test_it_installs_from_the_folder_alone(bundle: Path, tmp_path: Path) -> None:
+def test_it_installs_without_a_network(bundle: Path, tmp_path: Path) -> None:
     installed = install(bundle, tmp_path / "venv")
     assert (installed.returncode, installed.stdout) == (0, "installed\n"), installed.stderr
     assert (tmp_path / "venv" / "bin" / "tuner").exists()
 
 
-def test_a_folder_that_is_there_is_left_alone(bundle: Path, tmp_path: Path) -> None:
+def test_an_existing_folder_stays_unchanged(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "venv").mkdir()
     assert install(bundle, tmp_path / "venv").returncode == 2
     assert list((tmp_path / "venv").iterdir()) == []
 
 
-def test_a_bundle_that_was_damaged_on_its_way_is_refused(bundle: Path, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
     wheel = next((bundle / "wheels").iterdir())
     content = bytearray(wheel.read_bytes())
     content[len(content) // 2] ^= 1
@@ -94,21 +94,21 @@ def names(lines: list[str]) -> set[str]:
     return {re.split(r"[=><\[]", line)[0] for line in lines}
 
 
-def test_without_torch_neither_it_nor_what_it_pins_is_in_the_bundle() -> None:
+def test_without_torch_the_bundle_has_neither_torch_nor_its_pins() -> None:
     assert names(wanted(without_torch=False)) - names(wanted(without_torch=True)) == {"torch", "torchvision"}
     left_out = names(pinned(without_torch=False)) - names(pinned(without_torch=True))
     assert {"torch", "torchvision", "triton", "nvidia-cudnn-cu13", "cuda-bindings"} <= left_out
     assert all(name.startswith(("torch", "triton", "nvidia-", "cuda-")) for name in left_out)
 
 
-def test_without_torch_what_it_needs_beside_is_there_in_the_version_that_is_pinned() -> None:
+def test_without_torch_the_bundle_has_the_other_dependencies_of_torch_in_pinned_versions() -> None:
     needed = {"filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions"}
     assert needed <= names(wanted(without_torch=True))
     pins = {name.lower().replace("_", "-") for name in names(pinned(without_torch=True))}
     assert needed <= pins
 
 
-def test_wheels_of_every_older_c_library_are_taken() -> None:
+def test_wheels_for_every_older_c_library_are_accepted() -> None:
     tags = platforms("aarch64")
     assert tags[0] == "manylinux_2_28_aarch64"
     assert {"manylinux_2_17_aarch64", "manylinux2014_aarch64"} <= set(tags)

@@ -1,4 +1,4 @@
-"""What is said when there is no cluster to talk to: one line, within five seconds, that tells the cases apart."""
+"""Errors of a connection to a cluster: a message of one line within five seconds, different for each cause."""
 
 import http.server
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.auth import Bearer
-from cluster.dashboard import API_VERSION, Dashboard, find_address
+from cluster.dashboard_api import API_VERSION, Dashboard, find_address
 from cluster.errors import AuthRefused, ClusterError, Unreachable
 from cluster.jobs import JobsApi
 from tests.cluster.ray_cluster import RayCluster
@@ -22,7 +22,7 @@ WITHIN_S = 5.0
 
 
 def refusal(address: str | None) -> ClusterError:
-    """The error of connecting; one line, in time."""
+    """The error of a connection attempt. Its message has one line, and it comes in time."""
     started = time.monotonic()
     with pytest.raises(ClusterError) as caught:
         JobsApi.connect(address)
@@ -33,7 +33,7 @@ def refusal(address: str | None) -> ClusterError:
 
 @contextmanager
 def served(status: int, text: str, kind: str = "text/html") -> Iterator[str]:
-    """A web server that says the same to everything."""
+    """A web server with the same answer to every request."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -44,7 +44,7 @@ def served(status: int, text: str, kind: str = "text/html") -> Iterator[str]:
             self.wfile.write(text.encode())
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -89,14 +89,16 @@ def test_an_address_is_a_url_or_host_and_port(given: str, url: str) -> None:
         ),
     ],
 )
-def test_what_is_no_address_is_refused(given: str) -> None:
+def test_an_invalid_address_is_refused(given: str) -> None:
     error = refusal(given)
     assert "pw" not in str(error)
     assert str(error).startswith("--address ")
 
 
-def test_the_environment_names_the_cluster_where_the_command_line_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert str(refusal(None)) == ("no cluster is named; give --address or set RAY_ADDRESS, as http://127.0.0.1:8265")
+def test_without_an_argument_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(refusal(None)) == (
+        "no cluster address; pass --address or set RAY_ADDRESS, for example http://127.0.0.1:8265"
+    )
     monkeypatch.setenv("RAY_ADDRESS", "http://one:1")
     assert find_address(None) == "http://one:1"
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://two:2")
@@ -107,22 +109,22 @@ def test_the_environment_names_the_cluster_where_the_command_line_does_not(monke
         find_address(None)
 
 
-def test_where_nothing_listens_the_address_is_named_with_a_hint() -> None:
+def test_a_refused_connection_is_reported_with_the_address_and_a_hint() -> None:
     address = f"http://127.0.0.1:{free_ports(1)[0]}"
     error = refusal(address)
     assert isinstance(error, Unreachable)
     assert str(error) == (
-        f"cannot connect to {address}: connection refused; is the head up, and its port published or forwarded?"
+        f"cannot connect to {address}: connection refused; is the head up, and is its port published or forwarded?"
     )
 
 
-def test_a_host_that_does_not_exist_is_told() -> None:
+def test_a_host_that_does_not_exist_is_reported() -> None:
     error = refusal("http://no-such-host.invalid:8265")
     assert isinstance(error, Unreachable)
     assert "name" in str(error)
 
 
-def test_one_that_takes_connections_and_never_answers_is_given_up() -> None:
+def test_a_server_that_accepts_connections_but_never_answers_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         error = refusal(f"http://127.0.0.1:{listener.getsockname()[1]}")
     assert isinstance(error, Unreachable)
@@ -142,20 +144,20 @@ def test_one_that_takes_connections_and_never_answers_is_given_up() -> None:
         (403, "Invalid Host header", "text/plain"),
     ],
 )
-def test_what_is_no_ray_dashboard_is_told(status: int, text: str, kind: str) -> None:
+def test_a_server_that_is_not_a_ray_dashboard_is_reported(status: int, text: str, kind: str) -> None:
     with served(status, text, kind) as address:
         error = refusal(address)
         assert str(error) == (
-            f"what answers at {address} is not a Ray dashboard (HTTP {status}); its port is 8265 by default"
+            f"the server at {address} is not a Ray dashboard (HTTP {status}); Ray's default port is 8265"
         )
 
 
-def test_a_dashboard_that_is_just_starting_is_told() -> None:
+def test_a_dashboard_that_is_just_starting_is_reported() -> None:
     with served(503, "") as address:
         assert isinstance(refusal(address), Unreachable)
 
 
-def test_a_ray_that_we_do_not_understand_is_named_with_both_versions() -> None:
+def test_an_incompatible_ray_is_reported_with_both_versions() -> None:
     import ray
     from ray.dashboard.modules.version import CURRENT_VERSION
 
@@ -166,7 +168,7 @@ def test_a_ray_that_we_do_not_understand_is_named_with_both_versions() -> None:
     assert ray.__version__ in error
 
 
-def test_a_missing_token_and_a_wrong_one_are_told_apart(
+def test_a_missing_token_and_a_wrong_token_have_different_messages(
     shared_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = refusal(shared_cluster.address)
@@ -174,18 +176,16 @@ def test_a_missing_token_and_a_wrong_one_are_told_apart(
     wrong = refusal(shared_cluster.address)
     assert isinstance(missing, AuthRefused)
     assert isinstance(wrong, AuthRefused)
-    assert "asks for a token and there is none here; set RAY_AUTH_TOKEN_PATH" in str(missing)
-    assert "does not take this token; set RAY_AUTH_TOKEN_PATH" in str(wrong)
+    assert "requires a token, and none is set here; set RAY_AUTH_TOKEN_PATH" in str(missing)
+    assert "rejects this token; set RAY_AUTH_TOKEN_PATH" in str(wrong)
 
 
-def test_a_submit_with_a_token_that_is_not_taken_any_more_is_refused(
-    shared_cluster: RayCluster, tmp_path: Path
-) -> None:
+def test_a_submit_with_an_old_token_is_refused(shared_cluster: RayCluster, tmp_path: Path) -> None:
     dashboard = Dashboard(shared_cluster.address, shared_cluster.token_file.read_text())
     dashboard.auth = Bearer("old")
-    with pytest.raises(AuthRefused, match="does not take this token"):
+    with pytest.raises(AuthRefused, match="rejects this token"):
         JobsApi(dashboard).submit("refused-1", "true", tmp_path)
-    with pytest.raises(AuthRefused, match="does not take this token"):
+    with pytest.raises(AuthRefused, match="rejects this token"):
         JobsApi(dashboard).submissions()
 
 
@@ -205,7 +205,7 @@ def in_default_file(token: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("put", [in_environment, in_named_file, in_default_file])
-def test_the_token_is_found_where_ray_looks_for_it(
+def test_the_token_is_read_from_the_same_places_as_ray_reads_it(
     put: Callable[[str, Path, pytest.MonkeyPatch], None],
     shared_cluster: RayCluster,
     tmp_path: Path,
@@ -225,7 +225,7 @@ def test_the_token_is_found_where_ray_looks_for_it(
         (b"a\nb", "one word"),
     ],
 )
-def test_a_token_file_that_holds_none_is_named(
+def test_a_token_file_without_a_token_is_reported(
     content: bytes | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "token"
@@ -238,7 +238,7 @@ def test_a_token_file_that_holds_none_is_named(
     assert reason in str(error)
 
 
-def test_a_netrc_does_not_win_over_the_token(
+def test_a_netrc_does_not_replace_the_token(
     shared_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"

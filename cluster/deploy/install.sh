@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs tuner from the folder that this file lies in, without a network: sh install.sh [FOLDER]
+# Installs tuner from the folder of this script, without a network: sh install.sh [FOLDER]
 #
-# FOLDER, by default ./tuner-venv, becomes a virtual environment. PYTHON names the interpreter, if not python3.
-# A bundle that was made without torch uses the torch of that interpreter.
+# FOLDER, by default ./tuner-venv, becomes a virtual environment. PYTHON names the interpreter, by default python3.
+# A bundle without torch uses the torch of that interpreter.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 target=${1:-tuner-venv}
@@ -13,17 +13,18 @@ fail() {
     exit "$2"
 }
 
-[ ! -e "$target" ] || fail "$target is there already; name another folder" 2
-(cd "$here" && sha256sum --check --quiet SHA256SUMS) || fail "this bundle is damaged: copy it again" 5
+[ ! -e "$target" ] || fail "$target already exists; name another folder" 2
+(cd "$here" && sha256sum --check --quiet SHA256SUMS) || fail "this bundle is damaged; copy it again" 5
 version=$(cat "$here/python-version")
 "$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" \
-    || fail "this bundle is for Python $version; set PYTHON to one" 2
+    || fail "this bundle is for Python $version; set PYTHON to such an interpreter" 2
 
 "$python" -m venv "$target"
 if [ -z "$(find "$here/wheels" -name 'torch-*.whl')" ]; then
     "$python" -c 'import torch, torchvision' \
-        || fail "this bundle is without torch, and $python has no torch and torchvision that work" 2
-    # What that interpreter has comes after what is installed here; it may be a virtual environment's itself.
+        || fail "this bundle has no torch, and $python cannot import torch and torchvision" 2
+    # Packages in the new environment come first, packages of that interpreter after them. The interpreter may itself
+    # belong to a virtual environment.
     "$python" -c 'import sys; print("\n".join(path for path in sys.path if path.endswith("-packages")))' \
         > "$("$target/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch-of-the-machine.pth"
 fi

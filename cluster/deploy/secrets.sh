@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes the secrets that docker-compose.yml mounts: sh cluster/secrets.sh [FOLDER] [--force]
+# Makes the secrets that docker-compose.yml mounts: sh cluster/deploy/secrets.sh [FOLDER] [--force]
 #
-# What is there already is kept, so it may be run again; --force makes all of them anew, which locks out databases
-# that were made with the old ones. The containers run as uid 10001. As root, the files are theirs alone (0400);
-# otherwise nobody may give files away, so they are readable by your group (0440), which the containers join:
-# SECRETS_GID in .env says which.
+# A second run keeps the secrets that exist. --force replaces all of them; then the services cannot log in to databases
+# that were made with the old passwords. The containers run as uid 10001. If root runs this script, only that uid can
+# read the files (0400). Any other user cannot change the owner of a file. Then the group of that user can read the
+# files (0440), and the containers join this group: SECRETS_GID in .env.
 set -eu
 umask 077
 
@@ -13,14 +13,14 @@ force=no
 for argument in "$@"; do
     case $argument in
         --force) force=yes ;;
-        -*) echo "error: $argument is no option; there is --force" >&2; exit 2 ;;
+        -*) echo "error: unknown option $argument; the only option is --force" >&2; exit 2 ;;
         *) folder=$argument ;;
     esac
 done
 
 random() { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
 
-finish() { # FILE: hand it to the containers
+finish() { # FILE: let the containers read it
     if [ "$(id -u)" = 0 ]; then
         chown 10001:10001 "$1"
         chmod 0400 "$1"
@@ -29,19 +29,19 @@ finish() { # FILE: hand it to the containers
     fi
 }
 
-make() { # NAME: write standard input to it, unless it is there
+make() { # NAME: write standard input to this secret, unless it exists
     if [ -e "$folder/$1" ] && [ "$force" = no ]; then
         cat > /dev/null
         return
     fi
-    # Written aside first: a secret is there whole, or not at all.
+    # The rename makes the secret appear whole or not at all.
     cat > "$folder/.$1.new"
     finish "$folder/.$1.new"
     mv -f "$folder/.$1.new" "$folder/$1"
     echo "made $folder/$1" >&2
 }
 
-value() { # NAME: a secret that another file repeats
+value() { # NAME: print a secret, for a second file that contains it
     tr -d '\n' < "$folder/$1"
 }
 
@@ -62,7 +62,7 @@ database_uri = postgresql+psycopg://mlflow@postgres:5432/mlflow_auth
 admin_username = tuner
 admin_password = $(value mlflow_password)
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
-# Checking a password takes a quarter of a second; a right one is remembered for as long as this.
+# The check of a password takes a quarter of a second. MLflow remembers a correct password for this time.
 auth_cache_ttl_seconds = 300
 END
 

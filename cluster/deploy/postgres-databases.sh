@@ -1,13 +1,14 @@
 #!/bin/sh
-# Makes the databases and their owners, when Postgres starts on an empty volume. Each owner reaches its own only.
-# The passwords come from the files that the services read them from; the server hashes them, and logs no statement.
+# Creates the databases and their owners when Postgres starts on an empty volume. An owner may use only
+# its own databases.
+# The passwords come from the same files that the services read. The server hashes them and logs no statement.
 set -eu
 
-database_owner() { # NAME PGPASS: an owner with the password of the fifth field
+database_owner() { # NAME PGPASS: create an owner; its password is the fifth field of the file
     printf "CREATE ROLE %s LOGIN PASSWORD '%s';\n" "$1" "$(cut -d : -f 5 "$2")"
 }
 
-database() { # NAME OWNER
+database() { # NAME OWNER: create a database
     printf 'CREATE DATABASE %s OWNER %s;\nREVOKE ALL ON DATABASE %s FROM PUBLIC;\n' "$1" "$2" "$1"
 }
 

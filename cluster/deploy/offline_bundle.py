@@ -1,7 +1,7 @@
-"""Make a folder that installs tuner on a machine without a network: python -m cluster.bundle DIST [options].
+"""Makes a folder that installs tuner without a network: python -m cluster.deploy.offline_bundle DIST [options].
 
-In it: every wheel, pinned by constraints.txt, our own among them; install.sh; the specs that are kept; checksums.
-Wheels of packages that come as source only are built here, which works for pure Python packages on any machine.
+The folder holds all wheels, our own among them, in the versions of constraints.txt; install.sh; the specs of
+``searches``; checksums. A package without a wheel is built here. For pure Python packages, that works on any machine.
 """
 
 import argparse
@@ -14,20 +14,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.requirements import requirements
+from cluster.deploy.requirements import requirements
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = ("service", "cmaes")
 TORCH = re.compile(r"torch|torchvision|triton|(nvidia|cuda)-.*")
-"""What GPU machines often have, in versions of their own: gigabytes."""
+"""Packages of several gigabytes, which GPU machines often have already, in their own versions."""
 TORCH_NEEDS = ("filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions")
-"""What torch asks for beside that: small, and pinned, so that it must be at hand in the version that is pinned."""
+"""The other dependencies of torch: small packages. Constraints pin their versions, so the bundle must hold them."""
 NEWEST_GLIBC = 28
-"""Minor version of the C library that wheels may need at most: Debian 10, RHEL 8 and everything since."""
+"""Newest minor version of glibc that a wheel may need: Debian 10, RHEL 8 and all later systems have it."""
 
 
 def wanted(without_torch: bool) -> list[str]:
-    """What is installed beside our own wheel."""
+    """The requirements that are installed beside our own wheel."""
     asked = requirements(ROOT / "pyproject.toml", list(EXTRAS))
     if not without_torch:
         return asked
@@ -35,19 +35,19 @@ def wanted(without_torch: bool) -> list[str]:
 
 
 def pinned(without_torch: bool) -> list[str]:
-    """The lines of constraints.txt; without torch, what is on the machine decides about it."""
+    """The lines of constraints.txt, without those about torch if the target machine has its own torch."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     return [line for line in lines if not (without_torch and TORCH.fullmatch(_name(line)))]
 
 
 def platforms(machine: str) -> list[str]:
-    """The platform tags that a machine's wheels may have, newest first."""
+    """The platform tags of wheels that a machine can install, newest first."""
     glibc = [f"manylinux_2_{minor}_{machine}" for minor in range(NEWEST_GLIBC, 4, -1)]
     return [*glibc, f"manylinux2014_{machine}", f"manylinux2010_{machine}", f"manylinux1_{machine}", f"linux_{machine}"]
 
 
 def bundle(dist: Path, python_version: str, machine: str, without_torch: bool) -> Path:
-    """Write the folder, in place of one from before; returns it."""
+    """Write the folder, replace an older one, and return its path."""
     from_here = (python_version, machine) == _here()
     name = f"tuner-{_version()}-py{python_version}-{machine}" + ("-without-torch" if without_torch else "")
     folder = dist / name
@@ -67,14 +67,14 @@ def bundle(dist: Path, python_version: str, machine: str, without_torch: bool) -
         _pip("download", "--dest", str(wheels), "--find-links", str(wheels), *target, *common)
 
     (folder / "python-version").write_text(python_version + "\n")
-    shutil.copy(ROOT / "cluster" / "install.sh", folder)
+    shutil.copy(ROOT / "cluster" / "deploy" / "install.sh", folder)
     shutil.copytree(ROOT / "searches", folder / "searches")
     write_sums(folder)
     return folder
 
 
 def write_sums(folder: Path) -> None:
-    """SHA256SUMS of every file below, as sha256sum checks it."""
+    """Write SHA256SUMS, which sha256sum reads, for all files in the folder."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "SHA256SUMS")
     (folder / "SHA256SUMS").write_text("".join(f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files))
 
@@ -108,14 +108,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     python_version, machine = _here()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("dist", type=Path)
-    parser.add_argument("--python-version", default=python_version, help="of the other machine [%(default)s]")
+    parser.add_argument("--python-version", default=python_version, help="Python of the target machine [%(default)s]")
     parser.add_argument("--platform", dest="machine", default=machine, help="x86_64 or aarch64 [%(default)s]")
-    parser.add_argument("--without-torch", action="store_true", help="the other machine has torch and torchvision")
+    parser.add_argument("--without-torch", action="store_true", help="the target machine has torch and torchvision")
     given = parser.parse_args(arguments)
     try:
         made = bundle(given.dist, given.python_version, given.machine, given.without_torch)
     except subprocess.CalledProcessError as error:
-        sys.exit(f"error: pip ended with {error.returncode}; its reason stands above")
+        sys.exit(f"error: pip failed with exit code {error.returncode}; see its message above")
     print(made)
 
 
