@@ -64,11 +64,11 @@ def made_up_job(home: Workspace) -> Callable[[str, History], JobFolder]:
         folder = JobFolder(home.path / "jobs" / job)
         folder.path.mkdir(parents=True)
         folder.spec.write_text(SPEC)
-        first = history.events[0]
-        first["job"] = job
-        start = {"ms": first["ms"], "spec": first["spec"], "folder": first["folder"], "simulate": False}
+        history.alter_job(job=job)
+        first = history.record().job
+        start = {"ms": history.entries[0].ms, "spec": first.spec, "folder": first.folder, "simulate": False}
         folder.start.write_text(json.dumps(start))
-        folder.journal.write_bytes(b"".join(map(encode, history.events)))
+        folder.journal.write_bytes(b"".join(map(encode, history.entries)))
         return folder
 
     return write

@@ -1,13 +1,14 @@
 """Made-up jobs: the events of a search and its confirm runs, written by hand, and the record they come to."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from trainables.space import Plan
 from tuner.jobs.record import Record, replay
 from tuner.spec.arms import arms
-from tuner.spec.search_spec import SearchSpec, to_dict
-from tuner.storage.events import Event, Stage, State
+from tuner.spec.search_spec import SearchSpec, fingerprint, to_dict
+from tuner.storage.events import Entry, Event, JobDescribed, Stage, State
 
 NAN = float("nan")
 
@@ -16,12 +17,13 @@ class History:
     """Events in the order they are added; the job's own comes first."""
 
     def __init__(self, spec: SearchSpec, job: str = "job-1") -> None:
-        self.events: list[Event] = []
+        self.entries: list[Entry] = []
         self.arms = {arm.name: arm for arm in arms(spec, Plan(spec.budget.epochs, 10))}
         self.add(
             "job",
             job=job,
             spec=to_dict(spec),
+            spec_sha256=fingerprint(spec),
             arms=[
                 {
                     "name": arm.name,
@@ -44,9 +46,15 @@ class History:
         )
 
     def add(self, kind: str, **fields: Any) -> None:
-        """One event; its time is its number in seconds."""
-        number = len(self.events)
-        self.events.append({"n": number, "ms": 1000 * number, "up": float(number), "kind": kind, **fields})
+        """One event, with the fields of its line; its time is its number in seconds."""
+        number = len(self.entries)
+        self.entries.append(Entry.from_json({"n": number, "ms": 1000 * number, "up": number, "kind": kind, **fields}))
+
+    def alter_job(self, **fields: Any) -> None:
+        """Change fields of the job's own event, the first one."""
+        first = self.entries[0]
+        assert isinstance(first.event, JobDescribed)
+        self.entries[0] = replace(first, event=replace(first.event, **fields))
 
     def trial(
         self,
@@ -102,7 +110,7 @@ class History:
 
     def record(self) -> Record:
         """What the events so far come to."""
-        return replay(self.events)
+        return replay(self.entries)
 
 
 def report(epoch: int, val_acc: float, val_loss: float) -> dict[str, float]:
@@ -117,3 +125,8 @@ def report(epoch: int, val_acc: float, val_loss: float) -> dict[str, float]:
         "weight_decay": 0.0,
         "seconds": 1.0,
     }
+
+
+def event_of(kind: str, **fields: Any) -> Event:
+    """An event of a kind, with the fields of its line."""
+    return Entry.from_json({"n": 0, "ms": 0, "up": 0, "kind": kind, **fields}).event

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.tuner.events import report
+from tests.tuner.events import event_of, report
 from tuner.jobs.job_folder import JobFolder
 from tuner.storage.journal import Journal, read
 
@@ -31,21 +31,32 @@ class Told:
         self._now = now
 
     def job(self) -> None:
-        """What runs."""
+        """The job begins."""
         spec: dict[str, Any] = {
             "name": "told",
             "budget": {"trials": 2},
             "metric": {"name": "val/acc", "goal": "maximize"},
             "arms": ["adam_l2", "noam"],
         }
+        arms = [
+            {"name": arm, "variant": arm, "space": {"lr": "0.1 to 1"}, "fixed": {}, "default": {"lr": 0.1}}
+            for arm in spec["arms"]
+        ]
         self._tell(
             "job",
             job=self.folder.id,
+            simulated=False,
             spec=spec,
-            arms=[{"name": arm, "space": {"lr": "0.1 to 1"}} for arm in spec["arms"]],
-            versions={"python": "3.11"},
+            spec_sha256="e" * 64,
+            arms=arms,
+            plan={"epochs": 2, "steps_per_epoch": 10},
             data_fingerprint="f" * 64,
+            data_images={"train": 20, "val": 10, "test": 10},
+            concurrent=2,
+            versions={"python": "3.11"},
+            machine={"cpus": "2"},
             git_commit="none",
+            folder=".",
         )
         self.state("running")
 
@@ -78,13 +89,16 @@ class Told:
         for epoch in range(first, last + 1):
             self._tell("epoch", trial=key, attempt=attempt, **report(epoch, epoch / 100, 1 / epoch))
 
-    def end(self, key: str, state: str = "complete", reason: str | None = None, **result: Any) -> None:
-        """A trial ends."""
+    def end(self, key: str, state: str = "complete", reason: str | None = None, test_acc: float | None = None) -> None:
+        """A trial ends; a confirm run has a test accuracy."""
+        result: dict[str, Any] = {}
+        if test_acc is not None:
+            result = {"test_acc": test_acc, "test_loss": 1 - test_acc, "weights_sha256": "a" * 64, "device": "cpu"}
         self._tell("end", trial=key, state=state, reason=reason, result=result)
 
     def _tell(self, kind: str, **fields: Any) -> None:
         with closing(Journal(self.folder.journal, durable=False, now=self._now)) as journal:
-            journal.append(kind, **fields)
+            journal.append(event_of(kind, **fields))
 
 
 @dataclass
@@ -103,7 +117,7 @@ ENDS = {"complete": "FINISHED", "pruned": "KILLED", "diverged": "FAILED", "faile
 def due(folder: JobFolder) -> dict[str, Held]:
     """What a tracker must hold of a job, by the trial's key; the parent's is empty."""
     runs: dict[str, Held] = {}
-    for event in read(folder.journal):
+    for event in (entry.to_json() for entry in read(folder.journal)):
         key = event.get("trial", "")
         held = runs.setdefault(key, Held())
         match event["kind"]:

@@ -1,4 +1,4 @@
-"""Measures the speed of one trial while other processes train the same: ``python -m trainables.training.throughput_probe``.
+"""Measures the speed of one trial beside others of the same kind: ``python -m trainables.training.throughput_probe``.
 
 The process reads one line of JSON (``trial``, ``cache``, ``seconds``), trains one epoch and prints ``ready``. After a
 second input line it trains for ``seconds`` and prints one line of JSON: ``images_per_s``, or the error.
