@@ -1,4 +1,4 @@
-"""How many of a job's trials may run at once: all that fit on a machine of one's own, a fair share of a cluster."""
+"""How many trials of a job may run at once: all that fit on its own machine, or a fair share of a cluster."""
 
 import time
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ POLL_S = 2.0
 
 
 class Capacity(Protocol):
-    """Says how many trials may run."""
+    """The number of trials that may run at once."""
 
     def trials(self, running: int, more: bool, waits: bool) -> int:
         """How many trials may run at once now.
 
         Args:
-            running: how many were started and have not ended.
-            more: whether there may be others to start.
-            waits: whether all that run wait for a free place.
+            running: trials that were started and have not ended.
+            more: whether there may be more trials to start.
+            waits: whether all running trials wait for a free place.
         """
 
 
@@ -40,12 +40,12 @@ class FixedCapacity:
 
 
 class FairShare:
-    """A share of the cluster's places, as large as that of every other job that wants as many.
+    """A share of the cluster's places: jobs that want equally many places get equal shares.
 
     Args:
         job: the job's id.
         resources: what each trial gets, and the job's own cap.
-        replicator: tells the other jobs what this one wants, and hears it of them.
+        replicator: announces to other jobs how many places this one wants, and receives their wishes.
     """
 
     def __init__(self, job: str, resources: ResourcesSpec, replicator: Replicator) -> None:
@@ -57,7 +57,7 @@ class FairShare:
         self._slots = 0
 
     def trials(self, running: int, more: bool, waits: bool) -> int:
-        """The share, which changes as other jobs come and go, and nodes."""
+        """The share. It changes as other jobs and nodes come and go."""
         if time.monotonic() - self._polled_at >= POLL_S:
             self._polled_at = time.monotonic()
             self._slots = slots(self._resources.cpus, self._resources.gpus)
@@ -79,15 +79,15 @@ class FairShare:
 
 
 def fair_share(places: int, wants: Mapping[str, int], job: str) -> int:
-    """How many of a cluster's places a job gets: one after the other, the oldest first, as long as it wants more.
+    """How many of a cluster's places a job gets. Places are dealt one by one, the oldest job first, to jobs that want more.
 
     Args:
         places: trials that fit on the cluster.
-        wants: what every job could use, in the order of their age.
+        wants: how many places each job could use, the oldest job first.
         job: one of them.
 
     Returns:
-        At least 1: where there are more jobs than places, they queue at Ray.
+        At least 1. If there are more jobs than places, Ray queues their trials.
     """
     shares = dict.fromkeys(wants, 0)
     while places > 0 and (hungry := [name for name in wants if shares[name] < wants[name]]):

@@ -1,7 +1,7 @@
-"""Which trials go on: ASHA per arm that knows about warm-up and restarts, asynchronous HyperBand, or none.
+"""Early stopping: ASHA per arm, or asynchronous HyperBand; both know about warm-up and restarts.
 
-Li et al. 2020 (arXiv:1810.05934), in its stopping form. Departures: a rung needs ``reduction_factor`` values before
-it stops anyone, and a trial is judged only at epochs where its value means something (``judged_epochs``).
+Li et al. 2020 (arXiv:1810.05934), in its stopping form. Two departures: a rung needs ``reduction_factor`` values before it
+stops a trial, and a trial is judged only at epochs where its value means something (``judged_epochs``).
 """
 
 from collections import defaultdict
@@ -22,10 +22,10 @@ def rungs(first: int, reduction_factor: int, epochs: int) -> tuple[int, ...]:
 
 
 def bracket(number: int, reduction_factor: int, brackets: int) -> int:
-    """The bracket of a trial: 1 in ``reduction_factor`` trials skips the first rung, 1 in its square two, ….
+    """The bracket of a trial: 1 in ``reduction_factor`` trials skips the first rung, 1 in its square skips two, ….
 
-    HyperBand (Li et al. 2018, arXiv:1603.06560) gives each more patient bracket fewer trials; here by the trial's
-    number, so that every arm gets the same.
+    HyperBand (Li et al. 2018, arXiv:1603.06560) gives each more patient bracket fewer trials. Here the trial's number
+    decides, so that every arm gets the same brackets.
     """
     found = 0
     while found < brackets - 1 and (number + 1) % reduction_factor ** (found + 1) == 0:
@@ -36,8 +36,8 @@ def bracket(number: int, reduction_factor: int, brackets: int) -> int:
 def judged_epochs(schedule: Schedule, at: Sequence[int]) -> tuple[int, ...]:
     """The epochs at which a trial is judged, given its rungs.
 
-    A rung before the end of warm-up is passed. With restarts the learning rate, and so the accuracy, swings
-    within a cycle: for each rung the first cycle end at or after it counts instead.
+    A rung before the end of warm-up is skipped. With restarts the learning rate swings within a cycle, and the accuracy
+    with it. So each rung is replaced by the first cycle end at or after it.
     """
     ends = schedule.cycle_ends()
     if ends is None:
@@ -47,7 +47,7 @@ def judged_epochs(schedule: Schedule, at: Sequence[int]) -> tuple[int, ...]:
 
 
 def comparable_epochs(schedule: Schedule, at: Sequence[int]) -> tuple[int, ...]:
-    """The epochs at which a trial's value may be held against others of its arm; all of ``judged_epochs`` are."""
+    """The epochs at which a trial's value may be compared within its arm; ``judged_epochs`` are among them."""
     ends = schedule.cycle_ends()
     if ends is None:
         return judged_epochs(schedule, at)
@@ -55,14 +55,14 @@ def comparable_epochs(schedule: Schedule, at: Sequence[int]) -> tuple[int, ...]:
 
 
 class Rungs:
-    """The values seen at each epoch of one arm's bracket."""
+    """The values at each epoch, in one bracket of one arm."""
 
     def __init__(self, reduction_factor: int) -> None:
         self._factor = reduction_factor
         self._values: dict[int, list[float]] = defaultdict(list)
 
     def record(self, epoch: int, value: float) -> None:
-        """Keep a value (larger is better) that others at this epoch are held against."""
+        """Keep a value (larger is better), to compare others at this epoch with it."""
         self._values[epoch].append(value)
 
     def survives(self, epoch: int, value: float) -> bool:
@@ -76,11 +76,11 @@ class Rungs:
 
 @dataclass(frozen=True)
 class JudgedEpochs:
-    """Where a trial is judged, and against whom.
+    """The epochs at which a trial is judged, and the trials it is compared with.
 
     Args:
         key: the trial's name in the job.
-        arm, bracket: it is held against trials of the same two.
+        arm, bracket: it is compared with trials of the same arm and bracket.
         at, comparable: epochs; see ``judged_epochs`` and ``comparable_epochs``.
     """
 
@@ -96,7 +96,7 @@ class EarlyStopper:
 
     Args:
         maximize: whether larger values are better.
-        reduction_factor: 1 in so many goes on at each rung.
+        reduction_factor: one in this many trials passes each rung.
     """
 
     def __init__(self, maximize: bool, reduction_factor: int) -> None:
@@ -105,7 +105,7 @@ class EarlyStopper:
         self._seen: set[tuple[str, int]] = set()
 
     def stops(self, judged: JudgedEpochs, epoch: int, value: float) -> bool:
-        """Hear a value and say whether the trial ends here; where it has reported before, it went on."""
+        """Take a value, and say whether the trial ends here. A repeated report changes nothing: the trial has passed."""
         if epoch not in judged.comparable or (judged.key, epoch) in self._seen:
             return False
         self._seen.add((judged.key, epoch))

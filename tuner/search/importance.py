@@ -12,18 +12,18 @@ from tuner.search.distributions import ONE_MINUS, distributions, to_search
 from tuner.spec.arms import Arm
 
 LEAST_IMPORTANCE = 5
-"""Fewer trials say nothing of what sets the better ones apart."""
+"""Fewer trials cannot show what distinguishes the better ones."""
 
 
 def importances(arm: Arm, trials: Sequence[tuple[Mapping[str, Scalar], float]], maximize: bool) -> Mapping[str, float]:
-    """Each knob's share of what the objective varied by; empty where there are too few trials to tell.
+    """Each knob's share of the objective's variation; empty if there are too few trials.
 
-    PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255): what sets the better trials apart from all.
+    PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255): how the better trials differ from all trials.
 
     Args:
-        arm: whose search space it is.
-        trials: knobs and objective of each that trained to its end.
-        maximize: whether larger is better.
+        arm: the arm and its search space.
+        trials: knobs and objective of each trial that trained to its end.
+        maximize: whether a larger objective is better.
     """
     if len(trials) < LEAST_IMPORTANCE or len({value for _, value in trials}) == 1:
         return {}

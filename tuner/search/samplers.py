@@ -1,4 +1,4 @@
-"""The table of samplers: each makes one of Optuna's from the spec's options and from seeds."""
+"""The table of samplers: each row creates one of Optuna's samplers from the spec's options and from seeds."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from tuner.spec.settings import SamplerSpec
 
 
 class Seeds(NamedTuple):
-    """Of a sampler: of this ask, and of a sequence that the whole study draws from (qmc's), with its place there."""
+    """Seeds of a sampler: of this ask, and of the study's sequence (for qmc) with the trial's place in it."""
 
     ask: int
     study: int
@@ -20,7 +20,7 @@ class Seeds(NamedTuple):
 
 
 class _Tpe(optuna.samplers.TPESampler):
-    """TPE on trials that all have the same knobs, so that one of them says which."""
+    """TPE on trials that all have the same knobs, so that one trial is enough to find the search space."""
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         useful = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -30,7 +30,7 @@ class _Tpe(optuna.samplers.TPESampler):
 
 
 def _tpe(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
-    # Ten random trials, Optuna's default, would make a small search all random, and cost a longer one epochs.
+    # Optuna's default of ten random trials would make a small search all random, and would cost a longer one epochs.
     startup = sampler.startup_trials or max(3, min(5, trials // 3))
     return _Tpe(seed=seeds.ask, n_startup_trials=startup)
 
@@ -40,9 +40,9 @@ def _random(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
 
 
 class _Sequence(optuna.samplers.QMCSampler):
-    """Takes the point of the sequence that belongs to a trial's number, so that asked again it gives the same.
+    """Takes the point of the sequence that belongs to a trial's number, so that a repeated ask gives the same point.
 
-    Optuna counts the points in the study, which forgets them when it is lost, and goes on when an ask is cut short.
+    Optuna counts the points in the study. That count is lost with the study, and it counts asks that were cut short.
     """
 
     def __init__(self, place: int, **options: Any) -> None:
@@ -58,7 +58,7 @@ def _qmc(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
         seeds.place,
         seed=seeds.study,
         scramble=True,
-        # Until a trial has given values there is no sequence: with the study's seed every such ask would be the same.
+        # There is no sequence before a trial has given values. With the study's seed all these asks would be the same.
         independent_sampler=optuna.samplers.RandomSampler(seed=seeds.ask),
         warn_asynchronous_seeding=False,
         warn_independent_sampling=False,
@@ -81,7 +81,7 @@ SAMPLERS: Mapping[str, Callable[[SamplerSpec, Seeds, int], BaseSampler]] = {
     "gp": _gp,
     "cmaes": _cmaes,
 }
-"""Samplers by name: (options, seeds, planned trials) to Optuna's sampler."""
+"""Samplers by name: a function of (options, seeds, planned trials)."""
 
 REPLAYED = ("cmaes",)
 """Samplers that keep notes beside the trials: a study built from the record repeats its asks and tells for them."""

@@ -1,4 +1,4 @@
-"""What a sampler is shown of a long study, so that asking it costs the same however long the study is."""
+"""The trials of a long study that a sampler sees, so that an ask costs the same however long the study is."""
 
 import copy
 from bisect import insort
@@ -15,15 +15,14 @@ Rank = tuple[float, ...]
 
 
 class TrialWindow(Generic[T]):
-    """The best and the newest of a study's trials that gave a result, and all that have not ended.
+    """The best and the newest trials of a study that gave a result, and all trials that have not ended.
 
-    Which these are depends on the trials alone: a study that is opened again shows the same. A trial that has ended
-    is looked at once.
+    The choice depends only on the trials, so a rebuilt study shows the same ones. An ended trial is ranked once.
 
     Args:
-        best, newest: how many.
-        has_ended: whether a trial has; then it does not change any more.
-        rank: of one that has: the smaller the better, None if it gave no result. Of equals the first is better.
+        best, newest: how many trials of each kind.
+        has_ended: whether a trial has ended. After that it does not change any more.
+        rank: rank of an ended trial: smaller is better, and None means no result. Of equals, the first is better.
     """
 
     def __init__(
@@ -39,13 +38,13 @@ class TrialWindow(Generic[T]):
         self._known = 0
 
     def shown(self, trials: Sequence[T]) -> list[T]:
-        """Those of a study's trials, all of them and in order, that a sampler is shown."""
-        self._look_at(trials)
+        """The trials that a sampler sees, out of all trials of a study in their order."""
+        self._update(trials)
         best = {number for _, number in self._best}
         newest = islice((number for number in reversed(self._ended) if number not in best), self._newest)
         return [trials[number] for number in sorted({*best, *newest, *self._open})]
 
-    def _look_at(self, trials: Sequence[T]) -> None:
+    def _update(self, trials: Sequence[T]) -> None:
         numbers = [*self._open, *range(self._known, len(trials))]
         self._open, self._known = [], len(trials)
         for number in numbers:
@@ -58,19 +57,19 @@ class TrialWindow(Generic[T]):
 
 
 WINDOWED = ("tpe",)
-"""Samplers that are shown a part of a long study: whose cost grows with every trial, and whose choice hardly does."""
+"""Samplers that see only a part of a long study: each trial raises their cost, but hardly changes their choice."""
 
 
 BEST = 25
-"""As many good trials as TPE ever tells from the others, by its own order: none of them is missed."""
+"""TPE never takes more than this many trials as good ones, by its own order. The sampler sees all of them."""
 
 
 NEWEST = 225
-"""With so many others there are BEST good ones among them, as TPE counts (a tenth)."""
+"""With this many other trials, TPE counts BEST good ones: a tenth of all."""
 
 
 class ShownStudy(optuna.Study):
-    """A study of which only some trials are seen."""
+    """A study that shows only some of its trials."""
 
     def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
         self.__setstate__(study.__getstate__())
@@ -84,7 +83,7 @@ class ShownStudy(optuna.Study):
 
 
 def tpe_rank(sign: float, trial: FrozenTrial) -> Rank | None:
-    """A trial's place in TPE's order: complete ones by value, then pruned ones by how far they came, then by value."""
+    """A trial's place in TPE's order: complete trials by value, then pruned trials by their last epoch, then by value."""
     if trial.state == TrialState.COMPLETE:
         assert trial.value is not None
         return 0, sign * trial.value
