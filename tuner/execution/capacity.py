@@ -79,7 +79,7 @@ class FairShare:
 
 
 def fair_share(places: int, wants: Mapping[str, int], job: str) -> int:
-    """How many of a cluster's places a job gets. Places are dealt one by one, the oldest job first, to jobs that want more.
+    """How many of a cluster's places a job gets: places are dealt one by one to jobs that want more, the oldest first.
 
     Args:
         places: trials that fit on the cluster.

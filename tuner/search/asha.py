@@ -1,7 +1,7 @@
 """Early stopping: ASHA per arm, or asynchronous HyperBand; both know about warm-up and restarts.
 
-Li et al. 2020 (arXiv:1810.05934), in its stopping form. Two departures: a rung needs ``reduction_factor`` values before it
-stops a trial, and a trial is judged only at epochs where its value means something (``judged_epochs``).
+Li et al. 2020 (arXiv:1810.05934), in its stopping form. Two departures: a rung needs ``reduction_factor`` values before
+it stops a trial, and a trial is judged only at epochs where its value means something (``judged_epochs``).
 """
 
 from collections import defaultdict
@@ -105,7 +105,7 @@ class EarlyStopper:
         self._seen: set[tuple[str, int]] = set()
 
     def stops(self, judged: JudgedEpochs, epoch: int, value: float) -> bool:
-        """Take a value, and say whether the trial ends here. A repeated report changes nothing: the trial has passed."""
+        """Take a value, and say whether the trial ends here. A repeated report never ends it: it has passed."""
         if epoch not in judged.comparable or (judged.key, epoch) in self._seen:
             return False
         self._seen.add((judged.key, epoch))

@@ -83,7 +83,7 @@ class ShownStudy(optuna.Study):
 
 
 def tpe_rank(sign: float, trial: FrozenTrial) -> Rank | None:
-    """A trial's place in TPE's order: complete trials by value, then pruned trials by their last epoch, then by value."""
+    """A trial's place in TPE's order: complete trials by value, then pruned ones by last epoch and value."""
     if trial.state == TrialState.COMPLETE:
         assert trial.value is not None
         return 0, sign * trial.value

@@ -1,0 +1,86 @@
+"""Private names of Optuna, MLflow and Ray that the project relies on: a release that drops one fails here, by name.
+
+``docs/decisions.md`` has the same names in a table, with the reason for each.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DECISIONS = Path(__file__).parents[1] / "docs" / "decisions.md"
+
+
+def _optuna_study() -> Any:
+    import optuna
+
+    return optuna.create_study()
+
+
+def _optuna_qmc() -> Any:
+    import optuna
+
+    return optuna.samplers.QMCSampler
+
+
+def _optuna_models() -> Any:
+    from optuna.storages._rdb import models
+
+    return models
+
+
+def _ray_trainable() -> Any:
+    from ray import tune
+
+    return tune.Trainable
+
+
+def _ray_jobs_client() -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    return JobSubmissionClient
+
+
+def _mlflow_registry() -> Any:
+    from tuner.tracking.client import registry
+
+    return registry
+
+
+OWNERS: Mapping[str, Callable[[], Any]] = {
+    "optuna.Study": _optuna_study,
+    "optuna.Trial": lambda: _optuna_study().ask(),
+    "optuna.QMCSampler": _optuna_qmc,
+    "optuna.storages._rdb.models": _optuna_models,
+    "ray.tune.Trainable": _ray_trainable,
+    "ray.job_submission.JobSubmissionClient": _ray_jobs_client,
+    "mlflow.tracking.request_auth.registry": _mlflow_registry,
+}
+NAMES = (
+    ("optuna.Study", "_get_trials"),
+    ("optuna.Study", "_study_id"),
+    ("optuna.Trial", "_suggest"),
+    ("optuna.Trial", "_trial_id"),
+    ("optuna.QMCSampler", "_find_sample_id"),
+    ("optuna.storages._rdb.models", "TrialModel"),
+    ("optuna.storages._rdb.models", "TrialParamModel"),
+    ("optuna.storages._rdb.models", "TrialValueModel"),
+    ("optuna.storages._rdb.models", "TrialIntermediateValueModel"),
+    ("optuna.storages._rdb.models", "TrialSystemAttributeModel"),
+    ("optuna.storages._rdb.models", "BaseModel"),
+    ("ray.tune.Trainable", "_setup_logdir"),
+    ("ray.job_submission.JobSubmissionClient", "_do_request"),
+    ("mlflow.tracking.request_auth.registry", "_request_auth_provider_registry"),
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("owner", "name"), NAMES)
+def test_a_private_name_is_still_there(owner: str, name: str) -> None:
+    assert hasattr(OWNERS[owner](), name), f"{owner}.{name} is gone: see the table in docs/decisions.md"
+
+
+@pytest.mark.parametrize(("owner", "name"), NAMES)
+def test_a_private_name_stands_in_the_table_of_decisions(owner: str, name: str) -> None:
+    assert f"| `{owner}` | `{name}` |" in DECISIONS.read_text()
