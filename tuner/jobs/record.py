@@ -29,42 +29,79 @@ class Trial:
     """One setting, trained with one seed.
 
     Args:
-        key: its name in the job, such as ``search/adamw/3``.
-        stage: its purpose.
-        arm: the arm's name.
-        number: of the setting in the arm's search, from 0.
-        seed: of weights, order and augmentation.
-        round: of confirm runs, from 1; 0 in the search.
-        hyper: every hyperparameter.
-        knobs: the searched ones.
-        started_ms, ended_ms: wall clock, Unix milliseconds.
-        begun_n, ended_n: numbers of the journal's entries.
+        begun: the event with which it began.
+        begun_n, started_ms: number and time of that event's entry.
+        end: the event with which it ended, or None.
+        ended_n, ended_ms: number and time of that event's entry.
         epochs: one report per epoch.
         reporters: for each of these epochs, the attempt that trained it last.
         attempts: how many attempts have begun.
-        state: its state.
-        reason: why it failed or diverged.
-        result: of a confirm run.
     """
 
-    key: str
-    stage: Stage
-    arm: str
-    number: int
-    seed: int
-    round: int
-    hyper: Mapping[str, Scalar]
-    knobs: Mapping[str, Scalar]
-    started_ms: int
+    begun: TrialBegun
     begun_n: int
+    started_ms: int
+    end: TrialEnded | None = None
+    ended_n: int | None = None
+    ended_ms: int | None = None
     epochs: list[EpochReport] = field(default_factory=list)
     reporters: list[int] = field(default_factory=list)
     attempts: int = 0
-    state: State = State.RUNNING
-    reason: str | None = None
-    result: ConfirmResult | None = None
-    ended_ms: int | None = None
-    ended_n: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name in the job, such as ``search/adamw/3``."""
+        return self.begun.trial
+
+    @property
+    def stage(self) -> Stage:
+        """Its purpose."""
+        return self.begun.stage
+
+    @property
+    def arm(self) -> str:
+        """The arm's name."""
+        return self.begun.arm
+
+    @property
+    def number(self) -> int:
+        """The number of the setting in the arm's search, from 0."""
+        return self.begun.number
+
+    @property
+    def seed(self) -> int:
+        """The seed of weights, order and augmentation."""
+        return self.begun.seed
+
+    @property
+    def round(self) -> int:
+        """The round of confirm runs, from 1; 0 before them."""
+        return self.begun.round
+
+    @property
+    def hyper(self) -> Mapping[str, Scalar]:
+        """Every hyperparameter."""
+        return self.begun.hyper
+
+    @property
+    def knobs(self) -> Mapping[str, Scalar]:
+        """The searched hyperparameters."""
+        return self.begun.knobs
+
+    @property
+    def state(self) -> State:
+        """Its state."""
+        return State.RUNNING if self.end is None else self.end.state
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed or diverged."""
+        return None if self.end is None else self.end.reason
+
+    @property
+    def result(self) -> ConfirmResult | None:
+        """The result of a confirm run."""
+        return None if self.end is None else self.end.result
 
     @property
     def seconds(self) -> float:
@@ -169,7 +206,7 @@ class Record:
             case JobDescribed():
                 self.description = event
             case TrialBegun():
-                self.trials[event.trial] = _begun(event, entry)
+                self.trials[event.trial] = Trial(event, entry.n, entry.ms)
             case AttemptBegun():
                 self.trials[event.trial].attempts = event.attempt
             case EpochReported():
@@ -181,8 +218,7 @@ class Record:
                 self.trials[event.trial].reporters[event.epoch - 1] = event.attempt
             case TrialEnded():
                 trial = self.trials[event.trial]
-                trial.state, trial.reason, trial.result = event.state, event.reason, event.result
-                trial.ended_ms, trial.ended_n = entry.ms, entry.n
+                trial.end, trial.ended_n, trial.ended_ms = event, entry.n, entry.ms
             case RoundBegun():
                 self.rounds.append(Round(event.round, event.seeds, event.winners))
             case JobStateChanged():
@@ -200,18 +236,3 @@ def replay(entries: Iterable[Entry]) -> Record:
 def load_record(journal: Path) -> Record:
     """The record of a journal file; raises as ``tuner.storage.journal.read``."""
     return replay(read(journal))
-
-
-def _begun(event: TrialBegun, entry: Entry) -> Trial:
-    return Trial(
-        key=event.trial,
-        stage=event.stage,
-        arm=event.arm,
-        number=event.number,
-        seed=event.seed,
-        round=event.round,
-        hyper=event.hyper,
-        knobs=event.knobs,
-        started_ms=entry.ms,
-        begun_n=entry.n,
-    )
