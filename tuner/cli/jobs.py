@@ -1,4 +1,4 @@
-"""Commands about what jobs came to: list, status, leaderboard, sync, ui, dashboard."""
+"""Commands that show jobs and their results: list, status, leaderboard, sync, ui, dashboard."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 @home_option
 @output_option
 def list_jobs(home: Path | None, output: str) -> None:
-    """List the jobs here, in the database of TUNER_STORAGE or on a cluster, oldest first."""
+    """List all jobs of the workspace, of the database in TUNER_STORAGE or of a cluster, oldest first."""
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.status import overview
 
-    found = overview(Workspace.find(home))
-    for job in found:
+    jobs = overview(Workspace.find(home))
+    for job in jobs:
         if job.problem:
             click.echo(f"warning: {job.problem}", err=True)
-    rows = [_job_row(job) for job in found]
+    rows = [_job_row(job) for job in jobs]
     if output == "json":
         print_json(rows)
     else:
@@ -48,28 +48,28 @@ def list_jobs(home: Path | None, output: str) -> None:
 @home_option
 @output_option
 def status(job: str, home: Path | None, output: str) -> None:
-    """Say how JOB stands: its state, each arm's progress, the best so far, what was spent and what is left."""
+    """Show JOB's state, the progress of each arm, the best value so far, and the time spent and left."""
     from tuner.jobs.find import find_job
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.progress import duration
     from tuner.monitor.status import status as status_of
     from tuner.monitor.terminal import arm_cells, arm_columns
 
-    found = status_of(find_job(Workspace.find(home), job))
+    current = status_of(find_job(Workspace.find(home), job))
     if output == "json":
-        print_json(found.to_dict())
+        print_json(current.to_dict())
         return
     print_table(
-        ("arm", *(f"{column}>" for column in arm_columns(found.metric)[1:])),
-        map(arm_cells, found.arms),
-        title=f"{found.job}: {found.state}" + (f" ({found.reason.splitlines()[0]})" if found.reason else ""),
+        ("arm", *(f"{column}>" for column in arm_columns(current.metric)[1:])),
+        map(arm_cells, current.arms),
+        title=f"{current.job}: {current.state}" + (f" ({current.reason.splitlines()[0]})" if current.reason else ""),
     )
-    lines = [("held by", found.holder), ("waits", found.waits or None)]
-    lines += [("spent", f"{duration(found.spent_s)}, {duration(found.trained_s)} of training")]
-    lines += [("left", None if found.left_s is None else f"about {duration(found.left_s)}")]
-    for what, text in lines:
+    lines = [("held by", current.holder), ("waits", current.waits or None)]
+    lines += [("spent", f"{duration(current.spent_s)}, {duration(current.trained_s)} of training")]
+    lines += [("left", None if current.left_s is None else f"about {duration(current.left_s)}")]
+    for label, text in lines:
         if text is not None:
-            click.echo(f"{what + ':':9}{text}")
+            click.echo(f"{label + ':':9}{text}")
 
 
 @click.command(epilog="Example: tuner leaderboard latest --fail-unless beats")
@@ -100,7 +100,7 @@ def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: st
 @on_a_cluster
 @home_option
 def sync(job: str, home: Path | None) -> None:
-    """Send to MLflow, and to the database, what they have not been told of JOB; write its report and exports again."""
+    """Send the missing data of JOB to MLflow and to the database. Write its report and exports again."""
     from tuner.export.job_winner import register_winner
     from tuner.jobs.find import find_job
     from tuner.jobs.replication import replicate_once
@@ -127,9 +127,9 @@ def sync(job: str, home: Path | None) -> None:
 @no_open_option
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
-    """Serve MLflow's UI on JOB's store, on this machine only, until Ctrl-C; print and open the link to JOB's runs.
+    """Serve MLflow's UI for JOB on this machine only, until Ctrl-C. Print and open the link to JOB's runs.
 
-    The second link is to its verdict. A tracking server is only linked to.
+    The second link leads to JOB's verdict. If JOB uses a tracking server, nothing is served here: the links lead to it.
     """
     from tuner.errors import without_password
     from tuner.jobs.find import find_job
@@ -143,12 +143,13 @@ def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
     uri = tracking_uri(spec_of(folder), workspace)
-    noted = load(folder.tracked)
+    sync_state = load(folder.tracked)
     page = more = ""
-    if noted.tracker == without_password(uri):
-        page, more = table_page(folder.id, noted.experiment), run_page(noted.runs[""], noted.experiment)
+    if sync_state.tracker == without_password(uri):
+        page, more = table_page(folder.id, sync_state.experiment), run_page(sync_state.runs[""], sync_state.experiment)
     else:
-        click.echo(f"warning: {without_password(uri)} was told nothing of {folder.id}; tuner sync tells it", err=True)
+        shown = without_password(uri)
+        click.echo(f"warning: {shown} has no runs of {folder.id}; upload them with: tuner sync {folder.id}", err=True)
     serve_mlflow(uri, workspace.artifacts, port, page, more, browse=not no_open)
 
 
@@ -158,9 +159,9 @@ def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
 @no_open_option
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 def dashboard(job: str, home: Path | None, no_open: bool, port: int) -> None:
-    """Serve Optuna's dashboard on JOB's studies, on this machine only, until Ctrl-C; print and open its link.
+    """Serve Optuna's dashboard for JOB's studies on this machine only, until Ctrl-C. Print and open the link.
 
-    It shows and changes nothing. It is a package of its own: pip install "tuner[dashboard]".
+    The dashboard is read-only here. It is a separate package: pip install "tuner[dashboard]".
     """
     from tuner.jobs.find import find_job
     from tuner.jobs.workspace import Workspace
@@ -185,7 +186,7 @@ COMMANDS = (list_jobs, status, leaderboard, sync, ui, dashboard)
 
 
 def show_board(board: "Leaderboard", output: str) -> None:
-    """Print a leaderboard, its warnings on stderr."""
+    """Print a leaderboard on stdout, and its warnings on stderr."""
     from tuner.report.wording import test_text, trials_text, val_text
     from tuner.verdict.leaderboard import verdict_text
 
