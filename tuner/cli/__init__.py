@@ -18,7 +18,7 @@ Exit codes:
   1 a bug in tuner          5 altered file, or not reproduced
   2 usage or invalid spec   6 the gate --fail-unless was not met
   3 cluster, tracker or     7 the search failed
-    storage unreachable   124 the time of --timeout has passed
+    storage unreachable   124 --timeout reached
                           130, 143 interrupted
 """
 

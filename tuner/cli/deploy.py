@@ -53,10 +53,10 @@ def render() -> None:
     "--shared",
     default="tuner-shared",
     show_default=True,
-    help="Claim of a volume that all nodes can write, or an s3:// URL. It holds checkpoints, weights and exports.",
+    help="PersistentVolumeClaim that all nodes can write, or an s3:// URL. Holds checkpoints, weights and exports.",
 )
 @click.option("--shared-secret", help="Secret with the AWS_* keys for an s3:// URL.")
-@click.option("--data-claim", help="Claim of the volume with the data set.")
+@click.option("--data-claim", help="PersistentVolumeClaim with the data set.")
 @click.option(
     "--retries",
     type=click.IntRange(0),

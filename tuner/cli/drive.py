@@ -60,7 +60,7 @@ def drive(
 
 
 def data_options(spec: "SearchSpec", given: str | None) -> list[str]:
-    """The options that name the data folder to a driver."""
+    """The options of ``tuner drive`` for the data folder."""
     from tuner.spec.search_spec import data_path_of
 
     path = data_path_of(spec.data.name, given)
@@ -101,7 +101,10 @@ def drive_to_its_end(
 
 @contextmanager
 def _stoppable() -> "Iterator[StopRequest]":
-    """Ask the job to stop at the first SIGINT or SIGTERM, or when the supervisor ends. A second signal kills it."""
+    """Ask the job to stop at the first SIGINT or SIGTERM, or when the supervisor ends.
+
+    A second signal ends the job at once.
+    """
     from tuner.jobs.stop import StopRequest
 
     stop = StopRequest()

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 @home_option
 @output_option
 def list_jobs(home: Path | None, output: str) -> None:
-    """List all jobs of the workspace, of the database in TUNER_STORAGE or of a cluster, oldest first."""
+    """List all jobs, oldest first.
+
+    The jobs are those of the workspace, of the database in TUNER_STORAGE, or of a cluster.
+    """
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.status import overview
 
@@ -48,7 +51,10 @@ def list_jobs(home: Path | None, output: str) -> None:
 @home_option
 @output_option
 def status(job: str, home: Path | None, output: str) -> None:
-    """Show JOB's state, the progress of each arm, the best value so far, and the time spent and left."""
+    """Show JOB's state and progress.
+
+    Prints the progress of each arm, the best value so far, the time spent and the estimated time left.
+    """
     from tuner.jobs.find import find_job
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.progress import duration
@@ -100,7 +106,7 @@ def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: st
 @on_a_cluster
 @home_option
 def sync(job: str, home: Path | None) -> None:
-    """Send the missing data of JOB to MLflow and to the database. Write its report and exports again."""
+    """Send JOB's missing data to MLflow and to the database. Write its report and exports again."""
     from tuner.export.job_winner import register_winner
     from tuner.jobs.find import find_job
     from tuner.jobs.replication import replicate_once
@@ -125,7 +131,7 @@ def sync(job: str, home: Path | None) -> None:
 @job_argument
 @home_option
 @no_open_option
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of the server.")
 def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
     """Serve MLflow's UI for JOB on this machine only, until Ctrl-C. Print and open the link to JOB's runs.
 
@@ -157,7 +163,7 @@ def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
 @job_argument
 @home_option
 @no_open_option
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of the server.")
 def dashboard(job: str, home: Path | None, no_open: bool, port: int) -> None:
     """Serve Optuna's dashboard for JOB's studies on this machine only, until Ctrl-C. Print and open the link.
 

@@ -74,7 +74,7 @@ def cluster_of(address: str | None) -> str | None:
 
 
 def _words(context: click.Context) -> list[str]:
-    """The command line of this call, without the options that hold on this machine only."""
+    """The command line of this call, without the options that apply to this machine only."""
     words = [str(context.info_name)]
     for param in context.command.params:
         value = context.params.get(str(param.name))
@@ -104,7 +104,7 @@ def quiet_option(command: F) -> F:
 
 def no_open_option(command: F) -> F:
     """``--no-open``."""
-    return click.option("--no-open", is_flag=True, help="Print the link, and do not open it.")(command)
+    return click.option("--no-open", is_flag=True, help="Print the link without opening it.")(command)
 
 
 def job_argument(command: F) -> F:
@@ -134,5 +134,5 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
             raise BrokenPipeError
 
     console = Pipe()
-    # A pipe has no width. Use a wide table there, so that scripts and logs read unfolded lines.
+    # A pipe has no width. Use a wide table there, so that lines for scripts and logs are not folded.
     (console if console.is_terminal else Pipe(width=int(os.environ.get("COLUMNS") or WIDEST))).print(table)

@@ -42,7 +42,7 @@ Examples:
 @address_option
 @home_option
 def report(job: str, output: str | None, force: bool, address: str | None, home: Path | None) -> None:
-    """Report on JOB, finished or not: its verdict, curves, settings, warnings and conditions."""
+    """Write or print the report of JOB, finished or not: verdict, curves, settings, warnings and conditions."""
     from tuner.errors import SpecError
     from tuner.report.publish import FORMS, report_of
 
@@ -155,7 +155,7 @@ Examples:
     metavar="SEED",
     help="Train with this new seed instead of a recorded one.",
 )
-@click.option("--allow-code", is_flag=True, help="Allow the model or data code that the file names to run.")
+@click.option("--allow-code", is_flag=True, help="Allow the file to run its own model or data code.")
 @data_option
 @home_option
 @output_option

@@ -30,9 +30,10 @@ STOP_S = 120.0
 @quiet_option
 @output_option
 def run(spec: Path, simulate: bool, data_path: str | None, home: Path | None, quiet: bool, output: str) -> None:
-    """Search SPEC on this machine: search every arm, confirm its winners on fresh seeds, print the verdict.
+    """Search SPEC on this machine, and print the verdict.
 
-    Starts Ray in this process tree and ends it. Ctrl-C stops the job and keeps its progress. `tuner resume` resumes it.
+    Searches every arm, then confirms the winners on fresh seeds. Starts Ray in this process tree and ends it. Ctrl-C
+    stops the job and keeps its progress; resume it with `tuner resume`.
     """
     from tuner.driver.preflight import preflight
     from tuner.jobs.request import new_job
@@ -120,7 +121,7 @@ def confirm(
 @click.option("--force", is_flag=True, help="On a cluster: end the job's processes if it does not stop in time.")
 @home_option
 def stop(job: str, address: str | None, force: bool, home: Path | None) -> None:
-    """Stop JOB, on whichever machine it runs. Its progress is kept, and `tuner resume` resumes it."""
+    """Stop JOB, on whichever machine it runs. Its progress is kept; resume it with `tuner resume`."""
     from tuner.errors import ServiceError, SpecError
     from tuner.jobs.find import find_job
     from tuner.jobs.workspace import Workspace

@@ -37,9 +37,12 @@ Examples:
 )
 @click.argument("spec", type=click.Path(path_type=Path))
 @address_option
-@click.option("--wait", is_flag=True, help="Show the job's log until it ends, then exit with its code.")
+@click.option("--wait", is_flag=True, help="Show the job's log until the job ends, then exit with its code.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait at most this long, else exit 124."
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Wait at most this long; exit 124 if the job has not ended.",
 )
 @click.option("--queue", is_flag=True, help="Accept the job even if no node can run its trials yet.")
 @data_option

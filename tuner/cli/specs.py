@@ -76,7 +76,10 @@ def plan(spec: Path, data_path: str | None, measure: bool, output: str) -> None:
 @click.option("--steps-per-epoch", type=click.IntRange(1), default=100, show_default=True, help="Updates per epoch.")
 @click.option("--set", "knobs", multiple=True, metavar="KNOB=VALUE", help="Set a knob of the variant; may be repeated.")
 @click.option(
-    "--every", type=click.IntRange(1), metavar="N", help="Print every N-th update [about 40 rows; JSON: all]."
+    "--every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Print every N-th update [table: about 40 rows; JSON: all updates].",
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the schedule to a .png, .svg or .pdf file instead.")
 @output_option
@@ -89,7 +92,7 @@ def schedule(
     plot: Path | None,
     output: str,
 ) -> None:
-    """Print VARIANT's learning rate and weight decay at every update: the numbers that training uses."""
+    """Print VARIANT's learning rate and weight decay at every update, exactly as training uses them."""
     from tuner.report.lr_schedule import draw, points, variant_schedule
 
     used = variant_schedule(variant, epochs, steps_per_epoch, dict(_knob(text) for text in knobs))

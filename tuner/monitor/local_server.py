@@ -21,7 +21,7 @@ from tuner.errors import ServiceError
 
 HOST = "127.0.0.1"
 START_S = 120.0
-"""Longest wait for a server to start. MLflow needs ten seconds on an idle machine."""
+"""Longest wait for a server to start, in seconds. MLflow needs ten seconds on an idle machine."""
 STOP_S = 10.0
 POLL_S = 0.2
 MLFLOW = {
@@ -104,9 +104,9 @@ def _check_free(port: int) -> None:
 
 @contextmanager
 def _asked_to_end() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM and SIGHUP (a closed terminal) too, as Python does on Ctrl-C.
+    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP (a closed terminal).
 
-    SIGINT needs a handler too: a script starts its background processes with SIGINT ignored, and Python then installs
+    SIGINT needs a handler here: a script starts its background processes with SIGINT ignored, and Python then installs
     no handler of its own.
     """
 

@@ -93,7 +93,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def main() -> None:
-    """Serve the dashboard of the database and on the port that the environment names."""
+    """Serve the dashboard. The environment names its database and its port."""
     from optuna_dashboard import wsgi
 
     app = guarded(wsgi(open_storage(os.environ.pop(STORAGE))))

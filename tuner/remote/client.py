@@ -48,7 +48,7 @@ class Service:
     """The jobs of one cluster.
 
     Args:
-        address: URL of the cluster's dashboard; without it ``RAY_API_SERVER_ADDRESS``, else ``RAY_ADDRESS``.
+        address: URL of the cluster's dashboard; by default ``RAY_API_SERVER_ADDRESS``, else ``RAY_ADDRESS``.
 
     Raises:
         ClusterError: the cluster is unreachable or refuses the token. Every method raises it too.
@@ -240,13 +240,13 @@ class Service:
         return answer
 
     def _last(self, job: str) -> Submission:
-        found = [one for one in self.api.submissions() if one.metadata[JOB].startswith(job) or job == "latest"]
-        jobs = {one.metadata[JOB] for one in found}
-        exact = [one for one in found if one.metadata[JOB] == job]
-        if not found or (len(jobs) > 1 and not exact and job != "latest"):
+        matches = [one for one in self.api.submissions() if one.metadata[JOB].startswith(job) or job == "latest"]
+        jobs = {one.metadata[JOB] for one in matches}
+        exact = [one for one in matches if one.metadata[JOB] == job]
+        if not matches or (len(jobs) > 1 and not exact and job != "latest"):
             many = f"; several ids begin like this: {', '.join(sorted(jobs))}" if jobs else ""
             raise NotFound(f"the cluster at {self.api.address} runs no job {job!r}{many}; see: tuner list")
-        return (exact or found)[-1]
+        return (exact or matches)[-1]
 
 
 def submit_again(api: JobsApi, job: str, options: Sequence[str] = ()) -> str:
@@ -258,7 +258,7 @@ def submit_again(api: JobsApi, job: str, options: Sequence[str] = ()) -> str:
 
 
 def check_fits(spec: SearchSpec, nodes: Sequence[Node]) -> None:
-    """Refuse a job whose trials need more than every node has. Otherwise it would wait forever.
+    """Refuse a job whose trials need more than any node has. Otherwise the job would wait forever.
 
     Raises:
         SpecError: no node fits a trial. The message names the resources of a trial and of the nodes.
@@ -272,7 +272,7 @@ def check_fits(spec: SearchSpec, nodes: Sequence[Node]) -> None:
     raise spec.origin.error(
         InvalidValue(
             f"{needed}, but {f'the nodes have only: {available}' if available else 'no worker has joined the cluster'};"
-            " if a larger node will join, submit the job with --queue",
+            " if a suitable node will join, submit the job with --queue",
             "resources",
         )
     )

@@ -20,7 +20,7 @@ from tuner.storage.shared_files import VARIABLE, check_writable, shared_root
 SKEW_S = 1.0
 ANSWER_S = 5.0
 PROBE_S = 60.0
-"""Time for every node to import torch and decode the data."""
+"""Time for every node to import torch and decode the data, in seconds."""
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ SPEC, START, CODE = "spec.yaml", "start.json", "code.zip"
 """Files that a submitted job is packed in."""
 
 
-def unpack_job(workspace: Workspace, travelled: Path) -> JobFolder:
+def unpack_job(workspace: Workspace, submitted: Path) -> JobFolder:
     """Create the folder of a submitted job from the files it was packed in, and its record in the database.
 
     Args:
         workspace: the head's workspace.
-        travelled: folder with the files.
+        submitted: folder with the files.
 
     Returns:
         The job's folder.
@@ -26,16 +26,16 @@ def unpack_job(workspace: Workspace, travelled: Path) -> JobFolder:
     Raises:
         SpecError: there is no database that all machines share.
         ServiceError: the database cannot be used.
-        IntegrityError: the files are incomplete.
+        IntegrityError: the files are incomplete or damaged.
     """
     try:
-        start = json.loads((travelled / START).read_bytes())
-        job_id, spec_text = str(start.pop("job")), (travelled / SPEC).read_text(encoding="utf-8")
-        code = (travelled / CODE).read_bytes() if (travelled / CODE).exists() else None
+        start = json.loads((submitted / START).read_bytes())
+        job_id, spec_text = str(start.pop("job")), (submitted / SPEC).read_text(encoding="utf-8")
+        code = (submitted / CODE).read_bytes() if (submitted / CODE).exists() else None
         ms = int(start["ms"])
         start |= shared_entry()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{travelled}: the submitted files are incomplete: {error}") from error
+        raise IntegrityError(f"{submitted}: the submitted files are incomplete or damaged: {error}") from error
     database = open_database(os.environ.get(STORAGE_VARIABLE) or start["spec"].get("storage"))
     if database is None:
         raise SpecError(

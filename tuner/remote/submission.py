@@ -40,13 +40,13 @@ def pack_job(spec: Path, data_path: str | None = None) -> PackedJob:
         data_path: folder of the data set on the nodes, instead of the spec's ``data.path``.
 
     Raises:
-        SpecError: the spec is invalid, or holds on this machine only.
+        SpecError: the spec is invalid, or has a value that applies to this machine only.
         NotFound: there is no such file.
     """
     loaded = load(spec, data_path, here=False)
     code = own_code(loaded, code_folder(loaded, spec.parent))
     check_code(loaded)
-    _check_travels(loaded)
+    _check_portable(loaded)
     packed = pack(code) if code is not None and names_code(loaded) else None
     name, start = beginning(loaded, "", simulate=False)
     digest = hashlib.sha256(f"{fingerprint(loaded)} {loaded.data.path}".encode() + (packed or b"")).hexdigest()
@@ -60,8 +60,8 @@ def pack_job(spec: Path, data_path: str | None = None) -> PackedJob:
     return PackedJob(job, loaded, files)
 
 
-def _check_travels(spec: SearchSpec) -> None:
-    """Refuse values that hold on this machine only."""
+def _check_portable(spec: SearchSpec) -> None:
+    """Refuse values that apply to this machine only."""
     if spec.data.path is not None and not os.path.isabs(spec.data.path):
         text = f"is {spec.data.path!r}; on a cluster it must be an absolute path that exists on all nodes"
         raise spec.origin.error(InvalidValue(text, "data", "path"))

@@ -70,7 +70,7 @@ class Watchdog:
             return False
         lengths.append(length)
         if lengths[-FRUITLESS:] == [length] * FRUITLESS:
-            self._announce(f"{job}: its drivers make no progress; this is the last one; later: tuner resume {job}")
+            self._announce(f"{job}: its drivers make no progress; after this last one, use: tuner resume {job}")
         return True
 
     def _resume(self, api: JobsApi, job: str) -> str:

@@ -106,7 +106,7 @@ def _sensitivity(found: Findings) -> Iterator[str]:
         yield "## Sensitivity of the settings"
         yield ""
         yield f"The ranges cover the trials that finished training and came within {within} of the best. All settings"
-        yield "changed at once: a wide range is a fact, but a narrow one may be chance. Importance: PED-ANOVA over all"
+        yield "changed together: a wide range is a fact, but a narrow one may be chance. Importance: PED-ANOVA over all"
         yield "trials that finished training."
         yield ""
         yield from _table(("arm", "setting", "best", f"within {within}", "searched", "importance"), rows)

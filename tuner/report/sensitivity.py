@@ -1,4 +1,4 @@
-"""Sensitivity cards: how far the trials of a search show that each setting can move within a given loss."""
+"""Sensitivity cards: the range that each setting covers in the trials close to the best one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def near_best(
 ) -> tuple[Near, ...]:
     """Each knob's range among the trials that are at most ``tolerance`` worse than the best.
 
-    All knobs change at once. So a wide range is a fact, but a narrow one may be chance: the trials that would have
+    All knobs change together. So a wide range is a fact, but a narrow one may be chance: the trials that would have
     shown a wider range may not have been sampled.
 
     Args:

@@ -18,6 +18,6 @@ PARTS: Mapping[str, tuple[Maker, ...]] = {
 
 
 def comparing(found: Findings, arms: Arms) -> Iterator[tuple[str, list[Figure]]]:
-    """Each heading with its figures. A figure without data yet is left out."""
+    """Each heading with its figures. A figure that has no data yet is left out."""
     for heading, makers in PARTS.items():
         yield heading, [figure for make in makers if (figure := make(found, arms)) is not None]

@@ -18,7 +18,7 @@ CLASSES = (
     ("third", 0.75, 0.32, 1.0),
     ("worst quarter", 1.0, 0.18, 1.0),
 )
-"""Per class of trials, best first: its name, the share of the trials where it ends, opacity and width of its lines."""
+"""Classes of trials, best first: name, end of the class as a share of all trials, opacity and width of its lines."""
 MOST_NAMED = 8
 """If a choice has more values than this, its axis names only the first and the last one."""
 

@@ -105,9 +105,9 @@ def seeds(found: Findings, arms: Arms) -> Figure | None:
     means = (f"{arm.row.arm} {test_text(arm.row)} ({len(arm.row.tests)} seeds)" for arm, _ in tested)
     return Figure(
         "seeds",
-        "Test accuracy, seed by seed",
-        f"Test accuracy in percent by arm, one dot per confirm run: {'; '.join(means)}.",
-        "Each dot is a confirm run. All arms use the same seeds. The bar is the mean.",
+        "Test accuracy of each confirm run",
+        f"Test accuracy in percent by arm, one mark per confirm run: {'; '.join(means)}.",
+        "Each mark is a confirm run. All arms use the same seeds. The bar is the mean.",
         drawn(
             traces,
             showlegend=False,
