@@ -93,7 +93,7 @@ def test_a_job_is_stopped_from_afar_and_resumed(up: Stack, undisturbed: Record) 
     job = up.submit(named("stopped", SPEC))
     up.trained(job, 8)
     stopped = up.tuner("stop", job)
-    assert (stopped.code, stopped.err) == (0, f"{job}: stopped; go on with: tuner resume {job}\n")
+    assert (stopped.code, stopped.err) == (0, f"{job}: stopped; resume it with: tuner resume {job}\n")
     assert up.state(job) == "interrupted"
     again = up.tuner("stop", job)
     assert (again.code, again.err.count("\n")) == (2, 1)
@@ -171,8 +171,8 @@ def test_own_code_is_uploaded_without_ignored_files(up: Stack) -> None:
 
 
 REFUSED: Mapping[str, tuple[str, tuple[str, ...], str]] = {
-    "more CPUs than any node has": ("resources: {cpus: 64}\n", (), "resources: a trial asks for 64 CPUs"),
-    "a GPU where there is none": ("resources: {gpus: 1}\n", (), "resources: a trial asks for 1 CPUs and 1 GPUs"),
+    "more CPUs than any node has": ("resources: {cpus: 64}\n", (), "resources: a trial needs 64 CPUs"),
+    "a GPU where there is none": ("resources: {gpus: 1}\n", (), "resources: a trial needs 1 CPUs and 1 GPUs"),
     "SQLite across nodes": ("storage: sqlite:///here.db\n", (), "storage: must be Postgres on a cluster"),
     "a path of this machine": ("", ("--data", "here"), "data.path"),
 }

@@ -83,8 +83,8 @@ def test_gpus_that_are_declared_but_missing_are_reported(api: JobsApi, shared_cl
     plain, with_gpus = (node.ip for node in shared_cluster.workers)
     found = found_inside(api, "doctor")
     usable = torch.cuda.device_count()
-    assert found[f"node {plain}: GPUs"] == [True, f"0 declared to Ray, {usable} there, torch can use {usable}"]
-    expected = [usable >= 2, f"2 declared to Ray, {usable} there, torch can use {usable}"]
+    assert found[f"node {plain}: GPUs"] == [True, f"0 declared to Ray, {usable} present, {usable} usable by torch"]
+    expected = [usable >= 2, f"2 declared to Ray, {usable} present, {usable} usable by torch"]
     assert found[f"node {with_gpus}: GPUs"] == expected
 
 

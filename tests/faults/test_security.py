@@ -208,7 +208,7 @@ def command_of_ui(uri: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> li
     """What ``tuner ui`` runs."""
     ran: list[str] = []
     monkeypatch.setattr(server, "serve", lambda command, *args: ran.extend(command))
-    server.serve_mlflow(uri, folder, 5000, "", "", browse=False)
+    server.serve_mlflow(uri, folder, 5000, server.Links(("",), browse=False))
     return ran
 
 

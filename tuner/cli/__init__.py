@@ -1,6 +1,6 @@
-"""The command line: a thin rim that parses, calls one function and prints.
+"""The command line: each command parses its arguments, calls one function and prints the result.
 
-Data goes to stdout, talk to stderr. Nothing heavy is imported before the command that needs it runs.
+Data goes to stdout, messages go to stderr. Heavy modules are imported inside the command that needs them.
 """
 
 import os
@@ -14,23 +14,23 @@ from tuner.errors import TunerError
 
 EXIT_CODES = """\b
 Exit codes:
-  0 fine                    4 no such job, trial or file
-  1 a bug of ours           5 altered file, or not reproduced
+  0 success                 4 no such job, trial or file
+  1 a bug in tuner          5 altered file, or not reproduced
   2 usage or invalid spec   6 the gate --fail-unless was not met
   3 cluster, tracker or     7 the search failed
-    storage unreachable   124 --timeout has passed
+    storage unreachable   124 --timeout reached
                           130, 143 interrupted
 """
 
 
 class _Commands(click.Group):
-    """A group whose reader may go: ``tuner leaderboard | head`` is no error, where click would exit with 1."""
+    """A group that exits 0 when its reader closes the pipe, as in ``tuner leaderboard | head``. Click exits 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # Nothing more can be written, not even what Python still holds when it ends.
+            # Python flushes stdout at exit. With a closed pipe that would fail again, so stdout becomes /dev/null.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(0) from None
 
@@ -42,23 +42,23 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="tuner")
 def cli() -> None:
-    """Search hyper-parameters, and know whether a variant beats the baseline.
+    """Search hyperparameters, and find out whether a variant beats the baseline.
 
     \b
     Start here:
       tuner init search.yaml      write a commented spec
-      tuner plan search.yaml      what it would run, and about what that costs
-      tuner run search.yaml       search, confirm on fresh seeds, judge
-      tuner leaderboard           the latest job's verdicts
-      tuner ui                    browse its trials in MLflow
-      tuner submit search.yaml    the same on a Ray cluster (--address); then status, logs, leaderboard, export
+      tuner plan search.yaml      show what it would run, and the estimated cost
+      tuner run search.yaml       search, confirm on fresh seeds, print the verdict
+      tuner leaderboard           show the verdicts of the latest job
+      tuner ui                    browse the trials of the latest job in MLflow
+      tuner submit search.yaml    run it on a Ray cluster (--address); then use status, logs, leaderboard, export
 
     Shell completion: eval "$(_TUNER_COMPLETE=bash_source tuner)" (or zsh_source, fish_source).
     """
 
 
 def main() -> None:
-    """Run the command line; every error a user can cause is one line on stderr and its exit code."""
+    """Run the command line. An error that a user can cause prints one line on stderr and sets the exit code."""
     sys.exit(_run())
 
 
@@ -81,7 +81,7 @@ def _run() -> int:
         return _fail(str(error), 3)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    # click returns what ``Exit`` asked for (--help, --version), else what the command returned: nothing.
+    # Click returns the exit code of ``Exit`` (--help, --version), else the return value of the command: None.
     return code if isinstance(code, int) else 0
 
 

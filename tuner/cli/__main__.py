@@ -1,4 +1,4 @@
-"""``python -m tuner.cli``."""
+"""Entry point of ``python -m tuner.cli``."""
 
 from tuner.cli import main
 

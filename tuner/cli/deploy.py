@@ -1,4 +1,4 @@
-"""Commands that write what runs a spec elsewhere: render kubernetes."""
+"""Commands that write manifests for other machines: render kubernetes."""
 
 import math
 from pathlib import Path
@@ -11,44 +11,60 @@ STORAGE = "postgresql+psycopg://tuner@postgres:5432/tuner"
 
 @click.group()
 def render() -> None:
-    """Write what runs a spec on other machines."""
+    """Write manifests that run a spec on other machines."""
 
 
 @render.command(epilog=EXAMPLE)
 @click.argument("spec", type=click.Path(path_type=Path))
-@click.option("--image", required=True, help="The image, built from cluster/Dockerfile and pushed to your registry.")
-@click.option("--namespace", default="default", show_default=True)
-@click.option("--workers", type=click.IntRange(1, 10_000), default=2, show_default=True, help="Worker pods.")
-@click.option("--worker-cpus", type=click.IntRange(1), help="CPUs of a worker [what one trial needs, at least 2].")
-@click.option("--worker-gpus", type=click.IntRange(0), help="GPUs of a worker [what one trial needs].")
-@click.option("--worker-memory", type=click.FloatRange(1), default=4.0, show_default=True, help="GiB of a worker.")
-@click.option("--storage", envvar="TUNER_STORAGE", default=STORAGE, show_default=True, help="[TUNER_STORAGE]")
+@click.option("--image", required=True, help="Image built from cluster/Dockerfile and pushed to your registry.")
+@click.option("--namespace", default="default", show_default=True, help="Kubernetes namespace.")
+@click.option("--workers", type=click.IntRange(1, 10_000), default=2, show_default=True, help="Number of worker pods.")
+@click.option("--worker-cpus", type=click.IntRange(1), help="CPUs per worker [the CPUs of one trial, at least 2].")
+@click.option("--worker-gpus", type=click.IntRange(0), help="GPUs per worker [the GPUs of one trial, rounded up].")
+@click.option("--worker-memory", type=click.FloatRange(1), default=4.0, show_default=True, help="GiB per worker.")
 @click.option(
-    "--tracking", envvar="MLFLOW_TRACKING_URI", default="http://mlflow:5000", show_default=True, help="MLflow's URL."
+    "--storage",
+    envvar="TUNER_STORAGE",
+    default=STORAGE,
+    show_default=True,
+    help="URL of the Postgres database with the jobs' records [TUNER_STORAGE].",
 )
-@click.option("--tracking-user", envvar="MLFLOW_TRACKING_USERNAME", default="tuner", show_default=True)
+@click.option(
+    "--tracking",
+    envvar="MLFLOW_TRACKING_URI",
+    default="http://mlflow:5000",
+    show_default=True,
+    help="URL of the MLflow server [MLFLOW_TRACKING_URI].",
+)
+@click.option(
+    "--tracking-user",
+    envvar="MLFLOW_TRACKING_USERNAME",
+    default="tuner",
+    show_default=True,
+    help="User of the MLflow server [MLFLOW_TRACKING_USERNAME].",
+)
 @click.option(
     "--secret",
     default="tuner-stores",
     show_default=True,
-    help="Secret with the keys pgpass and mlflow_password; only the head reads it.",
+    help="Secret with the keys pgpass and mlflow_password. Only the head reads it.",
 )
 @click.option(
     "--shared",
     default="tuner-shared",
     show_default=True,
-    help="Claim of a volume that all nodes may write, or an s3:// URL: checkpoints, weights, exports.",
+    help="PersistentVolumeClaim that all nodes can write, or an s3:// URL. Holds checkpoints, weights and exports.",
 )
-@click.option("--shared-secret", help="Secret with AWS_* keys for an s3:// URL.")
-@click.option("--data-claim", help="Claim of a volume with the data set.")
+@click.option("--shared-secret", help="Secret with the AWS_* keys for an s3:// URL.")
+@click.option("--data-claim", help="PersistentVolumeClaim with the data set.")
 @click.option(
     "--retries",
     type=click.IntRange(0),
     default=3,
     show_default=True,
-    help="How often a new cluster goes on with the job after its head was lost.",
+    help="How many times a new cluster may resume the job after its head is lost.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file, not stdout.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file, not stdout.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 def kubernetes(
     spec: Path,
@@ -71,7 +87,7 @@ def kubernetes(
 ) -> None:
     """Print the Kubernetes manifests that run SPEC: a ConfigMap, and a RayJob for the KubeRay operator.
 
-    The head resumes the job from the stores if it was lost. Ray's token is made by the operator.
+    If the head is lost, the next head resumes the job from the stores. The operator creates Ray's token.
     """
     from importlib.metadata import version
 
@@ -81,20 +97,20 @@ def kubernetes(
     from tuner.storage.atomic_files import write_new
 
     _check_storage(storage)
-    leaving = pack_job(spec, DATA if data_claim else None)
-    need = leaving.spec.resources
-    gpus = math.ceil(need.gpus) if worker_gpus is None else worker_gpus
+    packed = pack_job(spec, DATA if data_claim else None)
+    resources = packed.spec.resources
+    gpus = math.ceil(resources.gpus) if worker_gpus is None else worker_gpus
     text = manifests(
         Job(
-            name=dns_name(leaving.job),
+            name=dns_name(packed.job),
             namespace=namespace,
-            files=leaving.files,
+            files=packed.files,
             image=image,
             ray_version=version("ray"),
             entrypoint=WORK,
             retries=retries,
         ),
-        Workers(workers, worker_cpus or max(2, need.cpus), worker_memory, gpus),
+        Workers(workers, worker_cpus or max(2, resources.cpus), worker_memory, gpus),
         Stores(storage, tracking, tracking_user, secret, shared, shared_secret, data_claim),
     )
     if output is None:
@@ -113,11 +129,11 @@ def _check_storage(storage: str) -> None:
     try:
         url = make_url(storage)
     except ArgumentError:
-        raise SpecError("--storage is no database URL; for example " + STORAGE) from None
+        raise SpecError(f"--storage is not a database URL; give one like {STORAGE}") from None
     if url.password is not None:
-        raise SpecError("--storage has a password in it, which everyone could read; it belongs in the Secret's pgpass")
+        raise SpecError("--storage contains a password that everyone could read; put it in the Secret's key pgpass")
     if url.get_backend_name() == "sqlite":
-        raise SpecError(f"--storage is SQLite, a file that pods do not share; for example {STORAGE}")
+        raise SpecError(f"--storage is an SQLite file, which pods cannot share; give a URL like {STORAGE}")
 
 
 COMMANDS = (render,)

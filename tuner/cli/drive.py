@@ -1,4 +1,4 @@
-"""How a command runs a job: the hidden command of its driver, and what starts and supervises that."""
+"""How a command runs a job: the hidden command ``drive`` of the driver, and the function that supervises it."""
 
 import os
 import shlex
@@ -41,7 +41,7 @@ def drive(
     seeds: int,
     data_path: str | None,
 ) -> None:
-    """Run a job from where it stands; started by the commands that supervise it."""
+    """Run a job from its current state. The commands that supervise it start this command."""
     from tuner.driver.context import Context
     from tuner.driver.driver import NewRound
     from tuner.driver.driver import drive as drive_job
@@ -52,21 +52,21 @@ def drive(
 
     new_round = None if round_number is None else NewRound(round_number, seeds)
     try:
-        with _stoppable() as asked:
-            context = Context(Workspace(home), JobFolder(folder), scratch, choose_view(quiet), asked)
+        with _stoppable() as stop:
+            context = Context(Workspace(home), JobFolder(folder), scratch, choose_view(quiet), stop)
             drive_job(context, data_path, new_round)
     except DriverLost as lost:
-        # No error yet: the supervisor starts another.
+        # This is not an error yet: the supervisor starts another driver.
         click.echo(f"warning: {lost}", err=True)
         raise click.exceptions.Exit(lost.exit_code) from lost
 
 
 def data_options(spec: "SearchSpec", given: str | None) -> list[str]:
-    """What tells a driver where the data lies now."""
+    """The options of ``tuner drive`` for the data folder."""
     from tuner.spec.search_spec import data_path_of
 
-    found = data_path_of(spec.data.name, given)
-    return [] if found is None else ["--data", found]
+    path = data_path_of(spec.data.name, given)
+    return [] if path is None else ["--data", path]
 
 
 def drive_to_its_end(
@@ -78,16 +78,19 @@ def drive_to_its_end(
     output: str,
     options: list[str] | None = None,
 ) -> None:
-    """Run a job's driver, and others after it if need be; then show what it came to.
+    """Run a job's driver, and start another one if it dies. Then print the job's result.
 
     Args:
-        workspace: where its folder is.
-        folder: the job's.
-        spec: the job's.
-        home: as given on the command line.
+        workspace: the workspace with the job's folder.
+        folder: the job's folder.
+        spec: the job's spec.
+        home: the value of ``--home`` on the command line.
         quiet: show no progress.
-        output: how to print the result.
-        options: for ``tuner drive``.
+        output: how to print the result, ``table`` or ``json``.
+        options: more options for ``tuner drive``.
+
+    Raises:
+        Exit: the job did not finish; it carries the exit code.
     """
     from tuner.driver.supervisor import supervise
 
@@ -100,27 +103,30 @@ def drive_to_its_end(
 
 @contextmanager
 def _stoppable() -> "Iterator[StopRequest]":
-    """The first SIGINT or SIGTERM asks the job to stop; the second ends it at once. So does the supervisor's end."""
+    """Ask the job to stop at the first SIGINT or SIGTERM, or when the supervisor ends.
+
+    A second signal ends the job at once.
+    """
     from tuner.jobs.stop import StopRequest
 
-    asked = StopRequest()
+    stop = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if stop:
             raise KeyboardInterrupt
-        asked.signal_number = number
-        click.echo("stopping: what was done is kept (again to stop at once)", err=True)
+        stop.signal_number = number
+        click.echo("stopping: all progress is kept (Ctrl-C again to stop at once)", err=True)
 
-    def listen() -> None:
-        # Not through sys.stdin, whose lock a thread that waits would hold when the interpreter ends.
+    def wait_for_supervisor() -> None:
+        # Read the file descriptor: a waiting thread would hold the lock of sys.stdin when the interpreter exits.
         while os.read(0, 1):
             pass
-        asked.ask()
+        stop.ask()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    threading.Thread(target=listen, name="supervisor-watch", daemon=True).start()
+    threading.Thread(target=wait_for_supervisor, name="supervisor-watch", daemon=True).start()
     try:
-        yield asked
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -132,21 +138,21 @@ def _show_result(folder: "JobFolder", home: Path | None, output: str) -> None:
     board = job_results(folder).board
     show_board(board, output)
     best = folder.export(board.best())
-    there = [] if home is None else ["--home", str(home)]
-    lines = [("report", str(folder.report)), ("browse", shlex.join([*_command(), "ui", folder.id, *there]))]
+    home_option = [] if home is None else ["--home", str(home)]
+    lines = [("report", str(folder.report)), ("browse", shlex.join([*_command(), "ui", folder.id, *home_option]))]
     if best.exists():
-        again = shlex.join([*_command(), "reproduce", str(best), *there])
-        lines[1:1] = [("best config", str(best)), ("reproduce", again)]
-    for what, text in lines:
-        click.echo(f"{what + ':':13}{text}", err=True)
+        reproduce = shlex.join([*_command(), "reproduce", str(best), *home_option])
+        lines[1:1] = [("best config", str(best)), ("reproduce", reproduce)]
+    for label, text in lines:
+        click.echo(f"{label + ':':13}{text}", err=True)
 
 
 def _command() -> list[str]:
-    """The words that start this program again from the shell that started it."""
+    """The words that start this program from the user's shell."""
     if shutil.which("tuner"):
         return ["tuner"]
-    started = Path(sys.argv[0])
-    return [sys.executable, "-m", "tuner.cli"] if started.name == "__main__.py" else [str(started)]
+    program = Path(sys.argv[0])
+    return [sys.executable, "-m", "tuner.cli"] if program.name == "__main__.py" else [str(program)]
 
 
 COMMANDS = (drive,)

@@ -1,4 +1,4 @@
-"""Commands that look for what is wrong: doctor, and what it runs on a cluster's head."""
+"""Commands that check jobs and clusters: doctor, and the hidden command ``hops`` that it runs on a cluster's head."""
 
 import dataclasses
 import json
@@ -30,17 +30,17 @@ Examples:
 """
 )
 @address_option
-@click.option("--fix", is_flag=True, help="Close the runs of jobs that crashed; they can still be resumed.")
+@click.option("--fix", is_flag=True, help="Close the MLflow runs of crashed jobs. The jobs can still be resumed.")
 @data_option
 @home_option
 @output_option
 def doctor(address: str | None, fix: bool, data_path: str | None, home: Path | None, output: str) -> None:
-    """Look for jobs that crashed or were damaged; of a cluster, try every way that a job's data goes.
+    """Find jobs that crashed or are damaged. On a cluster, test every connection that a job uses.
 
-    Each line says what to do. Exits 5 if anything is wrong.
+    Each problem comes with its fix. Exits 5 if there is a problem.
     """
     if (url := cluster_of(address)) is not None:
-        _show_hops(url, data_path, output)
+        _check_cluster(url, data_path, output)
         return
     from tuner.driver.repair import close_crashed, examine
     from tuner.jobs.workspace import Workspace
@@ -50,7 +50,7 @@ def doctor(address: str | None, fix: bool, data_path: str | None, home: Path | N
         for folder in workspace.jobs():
             if folder.state() == "crashed":
                 close_crashed(workspace, folder)
-                click.echo(f"{folder.id}: closed; go on with: tuner resume {folder.id}", err=True)
+                click.echo(f"{folder.id}: closed; resume it with: tuner resume {folder.id}", err=True)
     findings = list(examine(workspace))
     if output == "json":
         print_json([dataclasses.asdict(finding) for finding in findings])
@@ -62,35 +62,35 @@ def doctor(address: str | None, fix: bool, data_path: str | None, home: Path | N
 @click.command(hidden=True)
 @data_option
 def hops(data_path: str | None) -> None:
-    """Try, on the head, every way that a job's data goes; prints JSON."""
+    """Test, on the head, every connection that a job uses. Prints JSON."""
     from tuner.jobs.workspace import Workspace
     from tuner.remote.diagnostics import checks_on_cluster
 
-    print_json([dataclasses.asdict(hop) for hop in checks_on_cluster(Workspace.find(), data_path)])
+    print_json([dataclasses.asdict(check) for check in checks_on_cluster(Workspace.find(), data_path)])
 
 
-def _show_hops(url: str, data_path: str | None, output: str) -> None:
+def _check_cluster(url: str, data_path: str | None, output: str) -> None:
     from tuner.errors import ServiceError
     from tuner.remote.client import Service
     from tuner.remote.diagnostics import Check, checks_from_here
 
     service = Service(url)
-    found = list(checks_from_here(service.api))
+    checks = list(checks_from_here(service.api))
     words = ["hops", *([] if data_path is None else ["--data", data_path])]
     answer = service.ask(words)
     if answer.code:
-        last = (answer.err.strip().splitlines() or ["it does not say why"])[-1]
+        last = (answer.err.strip().splitlines() or ["there is no error message"])[-1]
         raise ServiceError(f"{shlex.join(words)} failed on the head: {last.removeprefix('error: ')}")
-    found += [Check(**hop) for hop in json.loads(answer.out)]
+    checks += [Check(**check) for check in json.loads(answer.out)]
     if output == "json":
-        print_json([dataclasses.asdict(hop) for hop in found])
+        print_json([dataclasses.asdict(check) for check in checks])
     else:
-        print_table(("", "way", "found", "fix"), [_cells(hop) for hop in found])
-    _exit(bad=not all(hop.ok for hop in found))
+        print_table(("", "way", "found", "fix"), [_cells(check) for check in checks])
+    _exit(bad=not all(check.ok for check in checks))
 
 
-def _cells(hop: "Check") -> tuple[str, str, str, str]:
-    return ("ok" if hop.ok else "BAD", hop.name, hop.detail, "" if hop.ok else hop.fix)
+def _cells(check: "Check") -> tuple[str, str, str, str]:
+    return ("ok" if check.ok else "BAD", check.name, check.detail, "" if check.ok else check.fix)
 
 
 def _exit(bad: bool) -> None:

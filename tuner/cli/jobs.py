@@ -1,4 +1,4 @@
-"""Commands about what jobs came to: list, status, leaderboard, sync, ui, dashboard."""
+"""Commands that show jobs and their results: list, status, leaderboard, sync, ui, dashboard."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,15 +26,18 @@ if TYPE_CHECKING:
 @home_option
 @output_option
 def list_jobs(home: Path | None, output: str) -> None:
-    """List the jobs here, in the database of TUNER_STORAGE or on a cluster, oldest first."""
+    """List all jobs, oldest first.
+
+    The jobs are those of the workspace, of the database in TUNER_STORAGE, or of a cluster.
+    """
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.status import overview
 
-    found = overview(Workspace.find(home))
-    for job in found:
+    jobs = overview(Workspace.find(home))
+    for job in jobs:
         if job.problem:
             click.echo(f"warning: {job.problem}", err=True)
-    rows = [_job_row(job) for job in found]
+    rows = [_job_row(job) for job in jobs]
     if output == "json":
         print_json(rows)
     else:
@@ -48,28 +51,31 @@ def list_jobs(home: Path | None, output: str) -> None:
 @home_option
 @output_option
 def status(job: str, home: Path | None, output: str) -> None:
-    """Say how JOB stands: its state, each arm's progress, the best so far, what was spent and what is left."""
+    """Show JOB's state and progress.
+
+    Prints the progress of each arm, the best value so far, the time spent and the estimated time left.
+    """
     from tuner.jobs.find import find_job
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.progress import duration
     from tuner.monitor.status import status as status_of
     from tuner.monitor.terminal import arm_cells, arm_columns
 
-    found = status_of(find_job(Workspace.find(home), job))
+    current = status_of(find_job(Workspace.find(home), job))
     if output == "json":
-        print_json(found.to_dict())
+        print_json(current.to_dict())
         return
     print_table(
-        ("arm", *(f"{column}>" for column in arm_columns(found.metric)[1:])),
-        map(arm_cells, found.arms),
-        title=f"{found.job}: {found.state}" + (f" ({found.reason.splitlines()[0]})" if found.reason else ""),
+        ("arm", *(f"{column}>" for column in arm_columns(current.metric)[1:])),
+        map(arm_cells, current.arms),
+        title=f"{current.job}: {current.state}" + (f" ({current.reason.splitlines()[0]})" if current.reason else ""),
     )
-    lines = [("held by", found.holder), ("waits", found.waits or None)]
-    lines += [("spent", f"{duration(found.spent_s)}, {duration(found.trained_s)} of training")]
-    lines += [("left", None if found.left_s is None else f"about {duration(found.left_s)}")]
-    for what, text in lines:
+    lines = [("held by", current.holder), ("waits", current.waits or None)]
+    lines += [("spent", f"{duration(current.spent_s)}, {duration(current.trained_s)} of training")]
+    lines += [("left", None if current.left_s is None else f"about {duration(current.left_s)}")]
+    for label, text in lines:
         if text is not None:
-            click.echo(f"{what + ':':9}{text}")
+            click.echo(f"{label + ':':9}{text}")
 
 
 @click.command(epilog="Example: tuner leaderboard latest --fail-unless beats")
@@ -100,20 +106,25 @@ def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: st
 @on_a_cluster
 @home_option
 def sync(job: str, home: Path | None) -> None:
-    """Send to MLflow, and to the database, what they have not been told of JOB; write its report and exports again."""
+    """Send JOB's missing data to MLflow, the studies and the database. Write its report and exports again."""
     from tuner.export.job_winner import register_winner
     from tuner.jobs.find import find_job
     from tuner.jobs.replication import replicate_once
-    from tuner.jobs.request import spec_of
+    from tuner.jobs.request import spec_of, storage_of
     from tuner.jobs.workspace import Workspace
     from tuner.report.publish import publish
+    from tuner.search.study_database import StudyWriter
     from tuner.tracking.background_sync import open_writer
     from tuner.verdict.ranking import job_results
 
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
-    writer = open_writer(spec_of(folder), workspace, folder)
+    spec = spec_of(folder)
+    writer = open_writer(spec, workspace, folder)
     writer.send()
+    if not folder.started()["simulate"]:
+        url = storage_of(spec, workspace)
+        StudyWriter(folder, url, durable=url != workspace.storage_url).send()
     results = job_results(folder)
     writer.attach(publish(results), folder.summary.read_text())
     register_winner(writer, results, lambda text: click.echo(text, err=True))
@@ -125,17 +136,17 @@ def sync(job: str, home: Path | None) -> None:
 @job_argument
 @home_option
 @no_open_option
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of the server.")
 def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
-    """Serve MLflow's UI on JOB's store, on this machine only, until Ctrl-C; print and open the link to JOB's runs.
+    """Serve MLflow's UI for JOB on this machine only, until Ctrl-C. Print and open the link to JOB's runs.
 
-    The second link is to its verdict. A tracking server is only linked to.
+    The second link leads to JOB's verdict. If JOB uses a tracking server, nothing is served here: the links lead to it.
     """
     from tuner.errors import without_password
     from tuner.jobs.find import find_job
     from tuner.jobs.request import spec_of
     from tuner.jobs.workspace import Workspace
-    from tuner.monitor.local_server import serve_mlflow
+    from tuner.monitor.local_server import Links, serve_mlflow
     from tuner.tracking.background_sync import tracking_uri
     from tuner.tracking.run_layout import run_page, table_page
     from tuner.tracking.sync_state import load
@@ -143,24 +154,25 @@ def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
     uri = tracking_uri(spec_of(folder), workspace)
-    noted = load(folder.tracked)
-    page = more = ""
-    if noted.tracker == without_password(uri):
-        page, more = table_page(folder.id, noted.experiment), run_page(noted.runs[""], noted.experiment)
+    sync_state = load(folder.tracked)
+    paths: tuple[str, ...] = ("",)
+    if sync_state.tracker == without_password(uri):
+        paths = table_page(folder.id, sync_state.experiment), run_page(sync_state.runs[""], sync_state.experiment)
     else:
-        click.echo(f"warning: {without_password(uri)} was told nothing of {folder.id}; tuner sync tells it", err=True)
-    serve_mlflow(uri, workspace.artifacts, port, page, more, browse=not no_open)
+        shown = without_password(uri)
+        click.echo(f"warning: {shown} has no runs of {folder.id}; upload them with: tuner sync {folder.id}", err=True)
+    serve_mlflow(uri, workspace.artifacts, port, Links(paths, browse=not no_open))
 
 
 @click.command(epilog="Example: tuner dashboard --port 8081")
 @job_argument
 @home_option
 @no_open_option
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of the server.")
 def dashboard(job: str, home: Path | None, no_open: bool, port: int) -> None:
-    """Serve Optuna's dashboard on JOB's studies, on this machine only, until Ctrl-C; print and open its link.
+    """Serve Optuna's dashboard for JOB's studies on this machine only, until Ctrl-C. Print and open the link.
 
-    It shows and changes nothing. It is a package of its own: pip install "tuner[dashboard]".
+    The dashboard is read-only here. It is a separate package: pip install "tuner[dashboard]".
     """
     from tuner.jobs.find import find_job
     from tuner.jobs.workspace import Workspace
@@ -185,7 +197,7 @@ COMMANDS = (list_jobs, status, leaderboard, sync, ui, dashboard)
 
 
 def show_board(board: "Leaderboard", output: str) -> None:
-    """Print a leaderboard, its warnings on stderr."""
+    """Print a leaderboard on stdout, and its warnings on stderr."""
     from tuner.report.wording import test_text, trials_text, val_text
     from tuner.verdict.leaderboard import verdict_text
 

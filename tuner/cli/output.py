@@ -1,4 +1,4 @@
-"""How commands take common options and print: a table for people, JSON for scripts."""
+"""The options that commands share, and how commands print: a table for people, JSON for scripts."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def output_option(command: F) -> F:
         type=click.Choice(["table", "json"]),
         default="table",
         show_default=True,
-        help="How to print.",
+        help="Output format.",
     )(command)
 
 
@@ -32,21 +32,21 @@ def home_option(command: F) -> F:
     return click.option(
         "--home",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Folder of jobs and stores [TUNER_HOME, else ./tuner-runs].",
+        help="Workspace folder of jobs and stores [TUNER_HOME, else ./tuner-runs].",
     )(command)
 
 
 def address_option(command: F) -> F:
-    """``--address URL``: of a Ray cluster's dashboard."""
+    """``--address URL``: the dashboard of a Ray cluster."""
     return click.option(
         "--address",
         metavar="URL",
-        help="Ask the Ray cluster whose dashboard is there [RAY_API_SERVER_ADDRESS, RAY_ADDRESS, if http://…].",
+        help="Use the Ray cluster with this dashboard [RAY_API_SERVER_ADDRESS, else RAY_ADDRESS, if http://…].",
     )(command)
 
 
 def on_a_cluster(command: F) -> F:
-    """``--address URL`` for a command about jobs: it is run on that cluster's head, and what it prints comes back."""
+    """``--address URL`` for a command about jobs: the cluster's head runs the command, and this machine prints it."""
 
     @wraps(command)
     def wrapped(*args: Any, address: str | None, **options: Any) -> Any:
@@ -63,18 +63,18 @@ def on_a_cluster(command: F) -> F:
 
 
 def cluster_of(address: str | None) -> str | None:
-    """The cluster that a command is to ask: of the flag, else of the environment; None for what is here.
+    """The cluster's dashboard URL from the option, else from the environment. None means this machine.
 
-    The head's own environment names Ray's port there, which is none of a dashboard.
+    On the head, the environment holds the address of Ray itself, which is not a dashboard URL and is ignored.
     """
     if address is not None:
         return address
-    named = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
-    return named if named is not None and named.startswith(("http://", "https://")) else None
+    url = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
+    return url if url is not None and url.startswith(("http://", "https://")) else None
 
 
 def _words(context: click.Context) -> list[str]:
-    """The command line that this command was called with, but for what holds on this machine only."""
+    """The command line of this call, without the options that apply to this machine only."""
     words = [str(context.info_name)]
     for param in context.command.params:
         value = context.params.get(str(param.name))
@@ -93,22 +93,22 @@ def data_option(command: F) -> F:
         "--data",
         "data_path",
         metavar="DIR",
-        help="Where the data lies, instead of the spec's data.path [TUNER_DATA].",
+        help="Folder of the data set, instead of the spec's data.path [TUNER_DATA].",
     )(command)
 
 
 def quiet_option(command: F) -> F:
     """``-q``."""
-    return click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")(command)
+    return click.option("-q", "--quiet", is_flag=True, help="Show no progress on stderr.")(command)
 
 
 def no_open_option(command: F) -> F:
     """``--no-open``."""
-    return click.option("--no-open", is_flag=True, help="Only print the link.")(command)
+    return click.option("--no-open", is_flag=True, help="Print the link without opening it.")(command)
 
 
 def job_argument(command: F) -> F:
-    """``[JOB]``: an id, the beginning of one, or ``latest``."""
+    """``[JOB]``: a job's id, the beginning of an id, or ``latest``."""
     return click.argument("job", default="latest", metavar="[JOB]")(command)
 
 
@@ -118,7 +118,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """Print a table to stdout; columns named with a trailing ``>`` are right-aligned."""
+    """Print a table to stdout. A column whose name ends with ``>`` is right-aligned."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -134,5 +134,5 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
             raise BrokenPipeError
 
     console = Pipe()
-    # A pipe has no width of its own: do not fold what a script or a log will read.
+    # A pipe has no width. Use a wide table there, so that lines for scripts and logs are not folded.
     (console if console.is_terminal else Pipe(width=int(os.environ.get("COLUMNS") or WIDEST))).print(table)

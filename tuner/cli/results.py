@@ -1,4 +1,4 @@
-"""Commands about results: report, export, reproduce."""
+"""Commands that use a job's results: report, export, reproduce."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 PRINTED = {"-": "md", "md": "md", "json": "json"}
-"""What can be printed instead of written, and its form."""
+"""Values of ``--output`` that print the report instead of writing a file, and their formats."""
 
 
 @click.command(
     epilog="""\b
 Examples:
-  tuner report latest                       JOB.html, with pictures; it needs no network
+  tuner report latest                       JOB.html, with figures; it needs no network
   tuner report latest -o verdict.md         .html, .md or .json
   tuner report latest -o json | jq .board.best
 """
@@ -36,19 +36,20 @@ Examples:
     "-o",
     "--output",
     metavar="FILE",
-    help="File to write (.html, .md, .json), or md or json to print it; JOB.html here, if not given.",
+    help="File to write (.html, .md, .json), or md or json to print [JOB.html in the current folder].",
 )
-@click.option("--force", is_flag=True, help="Overwrite.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
 @address_option
 @home_option
 def report(job: str, output: str | None, force: bool, address: str | None, home: Path | None) -> None:
-    """Show what JOB found, as it stands: its verdict, curves, settings, warnings and conditions."""
+    """Write or print the report of JOB, finished or not: verdict, curves, settings, warnings and conditions."""
     from tuner.errors import SpecError
     from tuner.report.publish import FORMS, report_of
 
     file = None if output is None or output in PRINTED else Path(output)
     if file is not None and file.suffix not in FORMS:
-        raise SpecError(f"no report of the form {output!r}; give a file that ends in {', '.join(FORMS)}, or md or json")
+        endings = ", ".join(FORMS)
+        raise SpecError(f"cannot write a report to {output!r}; give a file that ends in {endings}, or md or json")
     if (url := cluster_of(address)) is not None:
         from tuner.remote.client import Service
 
@@ -67,7 +68,7 @@ def report(job: str, output: str | None, force: bool, address: str | None, home:
     if output in PRINTED:
         click.echo(report_of(job_results(folder), f".{PRINTED[output]}"), nl=False)
         return
-    # Under its own name it is made anew as the job goes on.
+    # A report under the job's own name is updated as the job continues.
     overwrites = force or file is None
     file = file or Path(f"{folder.id}.html")
     check_new(file, overwrites)
@@ -80,23 +81,25 @@ def report(job: str, output: str | None, force: bool, address: str | None, home:
 Examples:
   tuner export latest --best -o best.yaml
   tuner export latest --arm amsgrad -o amsgrad.json
-  tuner export latest --best -o best.safetensors     its weights
-  tuner export latest --all -o exports/              every arm, YAML
+  tuner export latest --best -o best.safetensors     the winner's weights
+  tuner export latest --all -o exports/              every arm's winner, as YAML
 """
 )
 @job_argument
-@click.option("--arm", metavar="ARM", help="This arm's winner.")
-@click.option("--best", is_flag=True, help="The winner to use: the best that beats the baseline, else the baseline.")
-@click.option("--all", "every", is_flag=True, help="Every arm's winner; -o names a folder.")
+@click.option("--arm", metavar="ARM", help="Export the winner of this arm.")
+@click.option(
+    "--best", is_flag=True, help="Export the best winner that beats the baseline; if none does, the baseline's winner."
+)
+@click.option("--all", "every", is_flag=True, help="Export every arm's winner; -o names a folder.")
 @click.option(
     "-o",
     "--output",
     "file",
     type=click.Path(path_type=Path),
     required=True,
-    help=".yaml, .json, .py, .safetensors",
+    help="File to write (.yaml, .json, .py, .safetensors).",
 )
-@click.option("--force", is_flag=True, help="Overwrite.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
 @address_option
 @home_option
 def export(
@@ -109,14 +112,14 @@ def export(
     address: str | None,
     home: Path | None,
 ) -> None:
-    """Write JOB's winning settings, with their evidence, to a file that `tuner reproduce` reads."""
+    """Write JOB's winning settings and their evidence to a file. `tuner reproduce` reads such a file."""
     if (arm is not None) + best + every != 1:
-        raise click.UsageError("give one of --best, --arm ARM and --all")
+        raise click.UsageError("give exactly one of --best, --arm ARM and --all")
     if (url := cluster_of(address)) is not None:
         from tuner.remote.client import Service
 
-        what = ["--arm", arm] if arm is not None else ["--best" if best else "--all"]
-        for written in Service(url).export([job, *what], file, force):
+        choice = ["--arm", arm] if arm is not None else ["--best" if best else "--all"]
+        for written in Service(url).export([job, *choice], file, force):
             click.echo(written)
         return
     from tuner.errors import NotFound
@@ -150,19 +153,19 @@ Examples:
     "--fresh-seed",
     type=click.IntRange(0, 2**31 - 1),
     metavar="SEED",
-    help="Train with this new seed instead.",
+    help="Train with this new seed instead of a recorded one.",
 )
-@click.option("--allow-code", is_flag=True, help="Run the model or data code that the file names.")
+@click.option("--allow-code", is_flag=True, help="Allow the file to run its own model or data code.")
 @data_option
 @home_option
 @output_option
 def reproduce(
     file: Path, fresh_seed: int | None, allow_code: bool, data_path: str | None, home: Path | None, output: str
 ) -> None:
-    """Train an exported or registered winner again and compare: exit 0 if reproduced, 5 if not.
+    """Train an exported or registered winner again and compare. Exits 0 if it is reproduced, 5 if not.
 
-    Equal to the last bit on the same device, threads and versions; elsewhere the test accuracy must lie in the 99 %
-    prediction interval of the recorded seeds.
+    With the same device, threads and versions, the weights must be equal to the last bit. Otherwise the test accuracy
+    must lie in the 99 % prediction interval of the recorded seeds.
     """
     import dataclasses
 
@@ -175,18 +178,18 @@ def reproduce(
     from tuner.tracking.model_registry import SCHEME
 
     workspace = Workspace.find(home)
-    found = read_registered(str(file), workspace) if str(file).startswith(SCHEME) else read_export(file)
-    check_allowed(found, fresh_seed, allow_code)  # before torch is imported: seconds
+    winner = read_registered(str(file), workspace) if str(file).startswith(SCHEME) else read_export(file)
+    check_allowed(winner, fresh_seed, allow_code)  # before the import of torch, which takes seconds
     if allow_code:
         import_from(Path.cwd())
-    data = data_path_of(found.config.data.name, data_path)
+    data = data_path_of(winner.config.data.name, data_path)
     from tuner.export.reproduce import reproduce as train_again
 
     def show(report: "EpochReport") -> None:
-        done = f"epoch {report.epoch}/{found.config.epochs}"
+        done = f"epoch {report.epoch}/{winner.config.epochs}"
         click.echo(f"{done}: train/loss {report.train_loss:.4f}, val/acc {report.val_acc:.4f}", err=True)
 
-    result = train_again(found, workspace, fresh_seed, data, allow_code, show)
+    result = train_again(winner, workspace, fresh_seed, data, allow_code, show)
     if output == "json":
         print_json(dataclasses.asdict(result) | {"reproduced": result.ok})
     else:

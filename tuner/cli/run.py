@@ -1,4 +1,4 @@
-"""Commands that run jobs or end them: run, resume, confirm, stop."""
+"""Commands that start and stop jobs: run, resume, confirm, stop."""
 
 import os
 import signal
@@ -19,20 +19,21 @@ from tuner.cli.output import (
 )
 
 STOP_S = 120.0
-"""How long ``tuner stop`` waits for a job to end."""
+"""How long ``tuner stop`` waits for a job to end, in seconds."""
 
 
 @click.command(epilog="Example: tuner run searches/quickstart.yaml")
 @click.argument("spec", type=click.Path(path_type=Path))
-@click.option("--simulate", is_flag=True, help="Train nothing: made-up learning curves, in seconds.")
+@click.option("--simulate", is_flag=True, help="Train nothing: use made-up learning curves. Takes seconds.")
 @data_option
 @home_option
 @quiet_option
 @output_option
 def run(spec: Path, simulate: bool, data_path: str | None, home: Path | None, quiet: bool, output: str) -> None:
-    """Search SPEC here: every arm, then its winners on fresh seeds, then the verdict.
+    """Search SPEC on this machine, and print the verdict.
 
-    Starts Ray in this process tree and ends it. Ctrl-C stops and keeps what was done; resume goes on from there.
+    Searches every arm, then confirms the winners on fresh seeds. Starts Ray in this process tree and ends it. Ctrl-C
+    stops the job and keeps its progress; resume it with `tuner resume`.
     """
     from tuner.driver.preflight import preflight
     from tuner.jobs.request import new_job
@@ -64,9 +65,9 @@ def run(spec: Path, simulate: bool, data_path: str | None, home: Path | None, qu
 @quiet_option
 @output_option
 def resume(job: str, address: str | None, data_path: str | None, home: Path | None, quiet: bool, output: str) -> None:
-    """Go on with JOB where it stands: after a stop, a crash or a failure that was put right.
+    """Resume JOB after a stop, a crash or a failure you have fixed.
 
-    Every unfinished trial continues at its next epoch, with its own settings and MLflow run.
+    Every unfinished trial continues at its next epoch, with the same settings and the same MLflow run.
     """
     from tuner.driver.preflight import preflight
     from tuner.jobs.find import find_job
@@ -88,7 +89,7 @@ def resume(job: str, address: str | None, data_path: str | None, home: Path | No
 
 @click.command(epilog="Example: tuner confirm latest --seeds 20")
 @job_argument
-@click.option("--seeds", type=click.IntRange(3, 1000), required=True, help="How many fresh seeds.")
+@click.option("--seeds", type=click.IntRange(3, 1000), required=True, help="Number of fresh seeds.")
 @address_option
 @data_option
 @home_option
@@ -97,7 +98,7 @@ def resume(job: str, address: str | None, data_path: str | None, home: Path | No
 def confirm(
     job: str, seeds: int, address: str | None, data_path: str | None, home: Path | None, quiet: bool, output: str
 ) -> None:
-    """Confirm JOB's winners again, on fresh seeds only; the new verdict stands alone."""
+    """Confirm JOB's winners again on fresh seeds. The new verdict uses only these confirm runs."""
     from tuner.driver.preflight import preflight
     from tuner.jobs.find import find_job
     from tuner.jobs.request import next_round, spec_of
@@ -117,10 +118,10 @@ def confirm(
 @click.command(epilog="Example: tuner stop latest")
 @job_argument
 @address_option
-@click.option("--force", is_flag=True, help="On a cluster: end its processes if it does not stop in time.")
+@click.option("--force", is_flag=True, help="On a cluster: end the job's processes if it does not stop in time.")
 @home_option
 def stop(job: str, address: str | None, force: bool, home: Path | None) -> None:
-    """Stop JOB, wherever it runs; what was done is kept, and resume goes on from there."""
+    """Stop JOB, on whichever machine it runs. Its progress is kept; resume it with `tuner resume`."""
     from tuner.errors import ServiceError, SpecError
     from tuner.jobs.find import find_job
     from tuner.jobs.workspace import Workspace
@@ -131,19 +132,19 @@ def stop(job: str, address: str | None, force: bool, home: Path | None) -> None:
         click.echo(Service(url).stop(job, force), err=True, nl=False)
         return
     folder = find_job(Workspace.find(home), job)
-    found, database = folder.owner(), folder.database()
-    if found is None:
+    owner, database = folder.owner(), folder.database()
+    if owner is None:
         raise SpecError(f"job {folder.id} is not running; it is {folder.state()}")
     if folder.is_held_here:
-        os.kill(found.pid, signal.SIGTERM)
+        os.kill(owner.pid, signal.SIGTERM)
     elif database is not None:
         database.ask_to_stop(folder.id)
     deadline = time.monotonic() + STOP_S
-    while folder.owner() == found:
+    while folder.owner() == owner:
         if time.monotonic() > deadline:
-            raise ServiceError(f"job {folder.id} still runs after {STOP_S:g} s: {found}")
+            raise ServiceError(f"job {folder.id} still runs after {STOP_S:g} s: {owner}")
         time.sleep(0.1)
-    click.echo(f"{folder.id}: stopped; go on with: tuner resume {folder.id}", err=True)
+    click.echo(f"{folder.id}: stopped; resume it with: tuner resume {folder.id}", err=True)
 
 
 def _submit_again(address: str, job: str, data_path: str | None, seeds: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Commands of a cluster's service: submit, logs, keep, and what these run on the head."""
+"""Commands for jobs on a cluster: submit, logs, keep, and the hidden commands that run on its head."""
 
 import base64
 import gzip
@@ -37,9 +37,14 @@ Examples:
 )
 @click.argument("spec", type=click.Path(path_type=Path))
 @address_option
-@click.option("--wait", is_flag=True, help="Show its log until it ends, and end with its exit code.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer, and exit 124.")
-@click.option("--queue", is_flag=True, help="Take it even if no node can run its trials yet.")
+@click.option("--wait", is_flag=True, help="Show the job's log until the job ends, then exit with its code.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Wait at most this long; exit 124 if the job has not ended.",
+)
+@click.option("--queue", is_flag=True, help="Accept the job even if no node can run its trials yet.")
 @data_option
 @quiet_option
 @output_option
@@ -53,10 +58,10 @@ def submit(
     quiet: bool,
     output: str,
 ) -> None:
-    """Have a Ray cluster search SPEC, and print the job's id.
+    """Submit SPEC to a Ray cluster, and print the job's id.
 
-    The same spec, code and name are the same job, however often it is submitted. Nothing but the cluster's address
-    and token are needed here; RAY_AUTH_TOKEN_PATH names the file that holds the token.
+    The same spec, code and name are always the same job: submitting it twice starts it once. This machine needs only
+    the cluster's address and token. RAY_AUTH_TOKEN_PATH names the file with the token.
     """
     from tuner.remote.client import Service
 
@@ -75,10 +80,10 @@ def submit(
 @click.command(epilog="Example: tuner logs latest -f")
 @job_argument
 @address_option
-@click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines until the job ends.")
 @home_option
 def logs(job: str, address: str | None, follow: bool, home: Path | None) -> None:
-    """Print what JOB did so far: of a job on a cluster what its driver printed, else its journal in words."""
+    """Print JOB's log: on a cluster the output of its driver, otherwise its journal in words."""
     if (url := cluster_of(address)) is not None:
         from tuner.remote.client import Service
 
@@ -95,11 +100,11 @@ def logs(job: str, address: str | None, follow: bool, home: Path | None) -> None
 
 @click.command(epilog="Example: tuner keep --address http://head:8265")
 @address_option
-@click.option("--once", is_flag=True, help="Look once, and end.")
+@click.option("--once", is_flag=True, help="Check the jobs once, then exit.")
 def keep(address: str | None, once: bool) -> None:
-    """Go on with submitted jobs that nobody runs any more, as after the loss of the head; runs until it is ended.
+    """Resume submitted jobs whose driver is gone, for example after the head is lost. Runs until it is stopped.
 
-    Needs the database of the jobs' records: TUNER_STORAGE.
+    Needs the database with the jobs' records: TUNER_STORAGE.
     """
     import os
 
@@ -109,7 +114,7 @@ def keep(address: str | None, once: bool) -> None:
 
     database = open_database(os.environ.get(STORAGE_VARIABLE))
     if database is None:
-        raise SpecError(f"set {STORAGE_VARIABLE} to the postgresql:// URL that the jobs' records are kept in")
+        raise SpecError(f"set {STORAGE_VARIABLE} to the postgresql:// URL of the database with the jobs' records")
     watchdog = Watchdog(database, address, lambda text: click.echo(text, err=True))
     if once:
         for submission in watchdog.poll():
@@ -119,11 +124,11 @@ def keep(address: str | None, once: bool) -> None:
 
 
 @click.command(hidden=True)
-@click.option("--job", help="A job whose record is there; else the one whose files lie in the current folder.")
+@click.option("--job", help="Job with a record in the database [the submitted files in the current folder].")
 @click.option("--seeds", type=click.IntRange(3, 1000))
 @data_option
 def work(job: str | None, seeds: int | None, data_path: str | None) -> None:
-    """Run a job on the head of the cluster that it was submitted to, from where it stands."""
+    """Run a submitted job on the head of its cluster, from its current state."""
     from tuner.driver.preflight import preflight_on_cluster
     from tuner.jobs.find import find_job
     from tuner.jobs.request import check_unchanged, next_round, spec_of
@@ -146,9 +151,9 @@ def work(job: str | None, seeds: int | None, data_path: str | None) -> None:
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def forwarded(context: click.Context, words: tuple[str, ...]) -> None:
-    """Run a command that writes files, and print these as JSON: name to content, compressed and in base64."""
+    """Run a command that writes files, and print the files as JSON: name to content, compressed and in base64."""
     root = context.find_root().command
-    with tempfile.TemporaryDirectory(prefix="tuner-") as made, chdir(made):
+    with tempfile.TemporaryDirectory(prefix="tuner-") as folder, chdir(folder):
         with redirect_stdout(StringIO()):
             root.main(list(words), standalone_mode=False)
         files = sorted(file for file in Path().rglob("*") if file.is_file())
@@ -163,7 +168,7 @@ def _wait(service: "Service", job: str, timeout: float | None, quiet: bool) -> N
                 click.echo(line, err=True)
         code = service.wait(job, timeout)
     except KeyboardInterrupt:
-        click.echo(f"{job} goes on; see: tuner logs -f {job}", err=True)
+        click.echo(f"{job} continues on the cluster; see: tuner logs -f {job}", err=True)
         raise
     if code:
         raise click.exceptions.Exit(code)

@@ -39,13 +39,13 @@ def schema() -> None:
 @data_option
 @output_option
 def validate(spec: Path, data_path: str | None, output: str) -> None:
-    """Check SPEC; says what is wrong and where, or that nothing is."""
+    """Check SPEC, and report any problem with its place in the file."""
     checked = _checked(spec, data_path)
     if output == "json":
         print_json({"valid": True, "name": checked.spec.name, "warnings": checked.warnings})
         return
     _show_warnings(checked)
-    click.echo(f"{spec}: valid, {len(checked.spec.arms)} arms, {checked.spec.budget.trials} trials each")
+    click.echo(f"{spec}: valid, {len(checked.spec.arms)} arms, {checked.spec.budget.trials} trials per arm")
     if checked.spec.resources.auto:
         from tuner.execution.gpu_packing import expected
 
@@ -55,10 +55,10 @@ def validate(spec: Path, data_path: str | None, output: str) -> None:
 @click.command(epilog="Example: tuner plan searches/quickstart.yaml")
 @click.argument("spec", type=click.Path(path_type=Path))
 @data_option
-@click.option("--measure/--no-measure", default=True, help="Time a few updates here to estimate the cost.")
+@click.option("--measure/--no-measure", default=True, help="Time a few updates on this machine to estimate the cost.")
 @output_option
 def plan(spec: Path, data_path: str | None, measure: bool, output: str) -> None:
-    """Say what SPEC would run, where, and about what it costs."""
+    """Show what SPEC would run, where it would run, and the estimated cost."""
     from tuner.driver.cost import estimate
 
     checked = _checked(spec, data_path)
@@ -72,11 +72,16 @@ def plan(spec: Path, data_path: str | None, measure: bool, output: str) -> None:
 
 @click.command(epilog="Example: tuner schedule noam --epochs 20 --steps-per-epoch 100 --set warmup=200 --plot noam.png")
 @click.argument("variant")
-@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
-@click.option("--steps-per-epoch", type=click.IntRange(1), default=100, show_default=True)
-@click.option("--set", "knobs", multiple=True, metavar="KNOB=VALUE", help="A knob of the variant; may be repeated.")
-@click.option("--every", type=click.IntRange(1), help="Print every so many updates [about 40 rows; all in JSON].")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw it to a .png, .svg or .pdf file instead.")
+@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True, help="Epochs of the training.")
+@click.option("--steps-per-epoch", type=click.IntRange(1), default=100, show_default=True, help="Updates per epoch.")
+@click.option("--set", "knobs", multiple=True, metavar="KNOB=VALUE", help="Set a knob of the variant; may be repeated.")
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Print every N-th update [table: about 40 rows; JSON: all updates].",
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the schedule to a .png, .svg or .pdf file instead.")
 @output_option
 def schedule(
     variant: str,
@@ -87,16 +92,16 @@ def schedule(
     plot: Path | None,
     output: str,
 ) -> None:
-    """Print VARIANT's learning rate and decay at every update: the numbers that training uses."""
+    """Print VARIANT's learning rate and weight decay at every update, exactly as training uses them."""
     from tuner.report.lr_schedule import draw, points, variant_schedule
 
-    found = variant_schedule(variant, epochs, steps_per_epoch, dict(_knob(text) for text in knobs))
+    used = variant_schedule(variant, epochs, steps_per_epoch, dict(_knob(text) for text in knobs))
     if plot is not None:
-        draw(found, variant, plot)
+        draw(used, variant, plot)
         click.echo(f"wrote {plot}", err=True)
         return
-    total = found.plan.updates
-    rows = points(found, every or (1 if output == "json" else max(1, total // 40)))
+    total = used.plan.updates
+    rows = points(used, every or (1 if output == "json" else max(1, total // 40)))
     if output == "json":
         print_json({"variant": variant, "updates": total, "points": [row._asdict() for row in rows]})
         return

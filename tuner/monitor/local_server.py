@@ -1,4 +1,4 @@
-"""A web page of another program, served on this machine only until Ctrl-C: MLflow's, or Optuna's dashboard."""
+"""Serves a web page of another program on this machine only, until Ctrl-C: MLflow's UI or Optuna's dashboard."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, NamedTuple
 from urllib.request import ProxyHandler, build_opener
 
 import click
@@ -21,76 +21,77 @@ from tuner.errors import ServiceError
 
 HOST = "127.0.0.1"
 START_S = 120.0
-"""MLflow takes ten seconds on a quiet machine."""
+"""Longest wait for a server to start, in seconds. MLflow needs ten seconds on an idle machine."""
 STOP_S = 10.0
 POLL_S = 0.2
 MLFLOW = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
-"""What ``tuner ui`` switches off: what MLflow tells its makers, and workers that would take gigabytes."""
+"""``tuner ui`` disables MLflow's telemetry, and job workers that would take gigabytes of memory."""
 
 
-def serve_mlflow(uri: str, artifacts: Path, port: int, page: str, more: str, browse: bool) -> None:
-    """Serve MLflow's UI on a store and print links to pages of it; a remote tracker is only linked to.
+class Links(NamedTuple):
+    """Links to pages of a server: their paths, the first one first, and whether to open that one in a browser."""
+
+    paths: tuple[str, ...]
+    browse: bool
+
+
+def serve_mlflow(uri: str, artifacts: Path, port: int, links: Links) -> None:
+    """Serve MLflow's UI for a store, and print links to its pages. For a tracking server, only print the links.
 
     Args:
-        uri: the store's, or of a server.
-        artifacts: where the store's artifacts are.
-        port: to serve it at.
-        page: what follows the server's address in the link.
-        more: the same of a second one, or "".
-        browse: open the first link as well.
+        uri: URI of the store or of the tracking server.
+        artifacts: folder of the store's artifacts.
+        port: port to serve the UI on.
+        links: what to print, and to open, once the server is up.
 
     Raises:
-        ServiceError: the port is taken, or the server does not start.
+        ServiceError: the port is in use, or the server does not start.
     """
     if uri.startswith(("http://", "https://")):
-        show_links(uri.rstrip("/"), page, more, browse)
+        show_links(uri.rstrip("/"), links)
         return
     command = [sys.executable, "-m", "mlflow", "server", "--default-artifact-root", artifacts.as_uri()]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     # The URI may hold a password, which others could read from a command line.
-    serve(command, MLFLOW | {"MLFLOW_BACKEND_STORE_URI": uri}, port, "/health", page, more, browse)
+    serve(command, MLFLOW | {"MLFLOW_BACKEND_STORE_URI": uri}, port, "/health", links)
 
 
-def serve(
-    command: Sequence[str], env: Mapping[str, str], port: int, answers_at: str, page: str, more: str, browse: bool
-) -> None:
-    """Run a server until Ctrl-C or SIGTERM; print the link once it answers.
+def serve(command: Sequence[str], env: Mapping[str, str], port: int, answers_at: str, links: Links) -> None:
+    """Run a server until Ctrl-C or SIGTERM, and print the links when it is up.
 
     Args:
-        command: what to run; it listens on ``HOST``.
-        env: what else stands in its environment.
-        port: where it listens.
-        answers_at: a path that it answers when it is up.
-        page: what follows its address in the link.
-        more: the same of a second one, or "".
-        browse: open the first link as well.
+        command: command line of the server, which listens on ``HOST``.
+        env: variables to add to its environment.
+        port: port that it listens on.
+        answers_at: path that it answers when it is up.
+        links: what to print, and to open, once the server is up.
 
     Raises:
-        ServiceError: the port is taken, or the server ends by itself or does not answer.
+        ServiceError: the port is in use, the server ends by itself, or it does not answer.
     """
     _check_free(port)
     base = f"http://{HOST}:{port}"
     with tempfile.TemporaryFile() as log, _asked_to_end(), _running(command, env, log) as server:
         try:
             _wait_until_up(server, base + answers_at, log)
-            click.echo("Ctrl-C ends it", err=True)
-            show_links(base, page, more, browse)
+            click.echo("press Ctrl-C to end the server", err=True)
+            show_links(base, links)
             server.wait()
         except KeyboardInterrupt:
             return
         raise ServiceError(f"the server at {base} has ended: {_last_line(log)}")
 
 
-def show_links(base: str, page: str, more: str, browse: bool) -> None:
-    """Print links to a server's pages, and open the first where there is a screen."""
-    for one in (page, more) if more else (page,):
-        click.echo(base + one)
-    # Without a screen a browser for text would take the terminal.
-    if browse and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        webbrowser.open(base + page)
+def show_links(base: str, links: Links) -> None:
+    """Print links to a server's pages. With ``browse``, open the first link if there is a screen."""
+    for path in links.paths:
+        click.echo(base + path)
+    # Without a screen, webbrowser may start a text browser in this terminal.
+    if links.browse and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        webbrowser.open(base + links.paths[0])
 
 
 def _check_free(port: int) -> None:
@@ -99,14 +100,15 @@ def _check_free(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise ServiceError(f"port {port} on {HOST} cannot be used: {error.strerror}; give another --port") from None
+            raise ServiceError(f"cannot use port {port} on {HOST}: {error.strerror}; give another --port") from None
 
 
 @contextmanager
 def _asked_to_end() -> Iterator[None]:
-    """SIGTERM, and a terminal that is closed, end it as Ctrl-C does.
+    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP (a closed terminal).
 
-    Ctrl-C is among them: Python does not hear it where a script has started us in the background.
+    SIGINT needs a handler here: a script starts its background processes with SIGINT ignored, and Python then installs
+    no handler of its own.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -122,7 +124,7 @@ def _asked_to_end() -> Iterator[None]:
 
 @contextmanager
 def _running(command: Sequence[str], env: Mapping[str, str], log: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
-    """A server in a session of its own, so that all of it can be ended, in order."""
+    """Run a server in its own session, so that all of its processes can be ended at exit."""
     server = subprocess.Popen(
         command,
         env=os.environ | env,
@@ -157,7 +159,7 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", url: str, log: IO[bytes]) 
 
 
 def _last_line(log: IO[bytes]) -> str:
-    # The server writes at the file's position, which is not ours to move.
+    # Read with pread: the server shares the file position and writes at it.
     text = os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0)
     lines = text.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it says nothing"
+    return lines[-1] if lines else "it printed nothing"

@@ -1,7 +1,7 @@
-"""Optuna's dashboard on a job's studies: a server of its own on loopback, that shows and changes nothing.
+"""Optuna's dashboard for a job's studies: a separate, read-only server on loopback.
 
-The dashboard itself asks nobody who they are, and whoever reaches it may delete studies; any web page that is open in
-the browser can send to what listens on loopback. So only reading gets through, and only under this machine's own names.
+The dashboard has no authentication, and anyone who reaches it may delete studies. Every web page that is open in the
+browser can send requests to loopback. So only read requests are accepted, and only for this machine's own host names.
 """
 
 import importlib.util
@@ -18,61 +18,62 @@ from tuner.errors import NotFound, SpecError, without_password
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.request import spec_of, storage_of
 from tuner.jobs.workspace import Workspace
-from tuner.monitor.local_server import HOST, serve
+from tuner.monitor.local_server import HOST, Links, serve
 from tuner.search.study import study_name
 from tuner.search.study_database import open_storage, study_ids
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-"""As WSGI has it."""
+"""A WSGI application."""
 STORAGE, PORT = "TUNER_DASHBOARD_STORAGE", "TUNER_DASHBOARD_PORT"
 READING = ("GET", "HEAD")
 NAMES = (HOST, "localhost")
 
 
 def serve_dashboard(folder: JobFolder, workspace: Workspace, port: int, browse: bool) -> None:
-    """Serve the dashboard until Ctrl-C; print the links to the studies of a job's arms, the baseline's first.
+    """Serve the dashboard until Ctrl-C. Print links to the studies of the job's arms, the baseline first.
+
+    Args:
+        folder: the job's folder.
+        workspace: the workspace with the studies.
+        port: port to serve the dashboard on.
+        browse: open the first link in a browser.
 
     Raises:
         SpecError: the dashboard is not installed, or the job is a simulation.
-        NotFound: none of the job's studies is there.
-        ServiceError: their database cannot be reached, the port is taken, or the server does not start.
+        NotFound: the job has no studies yet.
+        ServiceError: the database is unreachable, the port is in use, or the server does not start.
     """
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise SpecError('Optuna\'s dashboard is not installed; install it with: pip install "tuner[dashboard]"')
     if folder.started()["simulate"]:
-        raise SpecError(f"job {folder.id} is a simulation: its studies were not kept")
+        raise SpecError(f"job {folder.id} is a simulation; the studies of a simulation are not saved")
     spec = spec_of(folder)
     url = storage_of(spec, workspace)
     names = {arm.name: study_name(folder.id, arm.name) for arm in spec.arms}
-    found = study_ids(url, list(names.values())) if url != workspace.storage_url or workspace.studies.exists() else {}
-    if not found:
-        raise NotFound(f"job {folder.id} has no studies in {without_password(url)} yet")
+    ids = study_ids(url, list(names.values())) if url != workspace.storage_url or workspace.studies.exists() else {}
+    if not ids:
+        raise NotFound(
+            f"job {folder.id} has no studies in {without_password(url)} yet; write them with: tuner sync {folder.id}"
+        )
     for arm, name in names.items():
-        if name in found:
-            click.echo(f"{arm}: http://{HOST}:{port}/dashboard/studies/{found[name]}", err=True)
-    first = next(found[name] for name in (names[spec.baseline], *names.values()) if name in found)
+        if name in ids:
+            click.echo(f"{arm}: http://{HOST}:{port}/dashboard/studies/{ids[name]}", err=True)
+    first = next(ids[name] for name in (names[spec.baseline], *names.values()) if name in ids)
     # The URL may hold a password, which others could read from a command line.
     env = {STORAGE: url, PORT: str(port)}
-    serve(
-        [sys.executable, "-m", "tuner.monitor.optuna_dashboard"],
-        env,
-        port,
-        "/",
-        f"/dashboard/studies/{first}",
-        "",
-        browse,
-    )
+    command = [sys.executable, "-m", "tuner.monitor.optuna_dashboard"]
+    serve(command, env, port, "/", Links((f"/dashboard/studies/{first}",), browse))
 
 
 def guarded(app: App) -> App:
-    """An app that is only read, and only under this machine's names."""
+    """The app behind a filter: it accepts only read requests, and only for this machine's host names."""
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         name = environ.get("HTTP_HOST", "").rpartition(":")[0]
         if environ["REQUEST_METHOD"] in READING and name in NAMES:
             return app(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"tuner shows the studies and changes nothing, and answers on this machine only\n"]
+        return [b"this dashboard is read-only and answers on this machine only\n"]
 
     return answer
 
@@ -87,7 +88,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def main() -> None:
-    """Serve what the environment names."""
+    """Serve the dashboard. The environment names its database and its port."""
     from optuna_dashboard import wsgi
 
     app = guarded(wsgi(open_storage(os.environ.pop(STORAGE))))

@@ -1,4 +1,4 @@
-"""A cluster from afar: submit a job, receive it, watch over it, diagnose the cluster.
+"""Jobs on a remote cluster: submit a job, receive it on the head, resume it if its driver dies, diagnose the cluster.
 
 It may import ``search`` and ``tracking``, and what these may; not ``verdict`` and ``execution``.
 """

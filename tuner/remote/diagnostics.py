@@ -1,6 +1,6 @@
-"""The ways that a job goes on a cluster, each tried as a trial or its driver would: what ``tuner doctor`` shows.
+"""Checks of a cluster for ``tuner doctor``: every connection that a job uses, tested as its driver or a trial uses it.
 
-The first are tried from where the user is, the others on the head and, through Ray, on every node that runs trials.
+The first checks run on the user's machine. The others run on the head and, through Ray, on every node for trials.
 """
 
 import os
@@ -20,18 +20,18 @@ from tuner.storage.shared_files import VARIABLE, check_writable, shared_root
 SKEW_S = 1.0
 ANSWER_S = 5.0
 PROBE_S = 60.0
-"""For every node to import torch and decode the data."""
+"""Time for every node to import torch and decode the data, in seconds."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One way that was tried.
+    """The result of one check.
 
     Args:
-        name: from where to what.
-        ok: whether it is as it should be.
-        detail: what was found.
-        fix: what to do if it is not.
+        name: what was checked, often as "from → to".
+        ok: whether the check passed.
+        detail: the finding.
+        fix: what to do if the check failed.
     """
 
     name: str
@@ -41,29 +41,30 @@ class Check:
 
 
 def checks_from_here(api: JobsApi) -> Iterator[Check]:
-    """What the user's machine sees of the cluster."""
+    """Check the cluster from the user's machine."""
     from importlib.metadata import version
 
-    yield Check("here → dashboard", True, f"{api.address} takes our token")
+    yield Check("here → dashboard", True, f"{api.address} accepts our token")
     closed = api.auth_is_on()
-    fix = "start every node of Ray with RAY_AUTH_MODE=token: whoever reaches an open dashboard runs code on the cluster"
-    yield Check("dashboard asks for a token", closed, "yes" if closed else "no, it answers anyone", fix)
+    fix = "start every Ray node with RAY_AUTH_MODE=token; without it, anyone can run code through the dashboard"
+    yield Check("dashboard asks for a token", closed, "yes" if closed else "no, anyone can use it", fix)
     ours = version("ray")
-    yield Check("Ray here and there", api.ray_version == ours, f"{ours} and {api.ray_version}", "install the same")
+    fix = "install the same version of Ray on this machine and on the cluster"
+    yield Check("Ray here and there", api.ray_version == ours, f"{ours} and {api.ray_version}", fix)
     workers = [node for node in api.nodes() if node.alive and (node.cpus or node.gpus)]
-    room = ", ".join(f"{node.ip} {node.cpus:g} CPUs {node.gpus:g} GPUs" for node in workers)
-    yield Check("nodes for trials", bool(workers), room or "none has joined", "look into the workers' logs")
+    resources = ", ".join(f"{node.ip} {node.cpus:g} CPUs {node.gpus:g} GPUs" for node in workers)
+    yield Check("nodes for trials", bool(workers), resources or "none has joined", "read the logs of the workers")
 
 
 def checks_on_cluster(workspace: Workspace, data: str | None) -> Iterator[Check]:
-    """What the head and every node see of the stores; for a process that is a job of the cluster.
+    """Check the stores from the head and from every node. Runs in a job of the cluster.
 
     Args:
-        workspace: of the head.
+        workspace: the head's workspace.
         data: folder of a data set that every node should have, or None.
     """
-    yield _tried("head → database", _database, f"set {STORAGE_VARIABLE} and PGPASSFILE on the head")
-    yield _tried("head → shared files", _shared, f"set {VARIABLE} on every node to the same folder or bucket")
+    yield _run_check("head → database", _database, f"set {STORAGE_VARIABLE} and PGPASSFILE on the head")
+    yield _run_check("head → shared files", _shared, f"set {VARIABLE} on every node to the same folder or bucket")
     yield from _tracker()
     from cluster.on_nodes import declared_gpus, on_every_node
     from cluster.runtime import connected_ray
@@ -75,13 +76,17 @@ def checks_on_cluster(workspace: Workspace, data: str | None) -> Iterator[Check]
         reference = probe(None, None, str(workspace.cache), None)
         for node, answer in sorted(answers.items()):
             if answer.value is None:
-                yield Check(f"node {node}", False, answer.error or "no answer", "look into this node's logs")
+                yield Check(f"node {node}", False, answer.error or "no answer", "read the logs of this node")
             else:
-                yield from _of_node(node, answer.value, reference, declared.get(node, 0))
+                yield from _node_checks(node, answer.value, reference, declared.get(node, 0))
 
 
 def probe(root: str | None, tracker: str | None, cache: str, data: str | None) -> dict[str, str]:
-    """What a node finds, tried as a trial does it; each is ``ok …`` or what went wrong."""
+    """Test a node's connections as a trial uses them.
+
+    Returns:
+        Per test ``ok …`` or the error; also the node's versions, its GPUs and its clock.
+    """
     from tuner.jobs.provenance import versions
 
     found = {"versions": ", ".join(f"{name} {number}" for name, number in versions().items())}
@@ -94,30 +99,31 @@ def probe(root: str | None, tracker: str | None, cache: str, data: str | None) -
     return found | {"clock": repr(time.time())}
 
 
-def _of_node(node: str, found: Mapping[str, str], head: Mapping[str, str], gpus: int) -> Iterator[Check]:
+def _node_checks(node: str, found: Mapping[str, str], head: Mapping[str, str], gpus: int) -> Iterator[Check]:
     same = found["versions"] == head["versions"]
     differ = set(found["versions"].split(", ")) ^ set(head["versions"].split(", "))
-    detail = "as on the head" if same else "; ".join(sorted(differ))
+    detail = "same as on the head" if same else "; ".join(sorted(differ))
     yield Check(f"node {node}: versions", same, detail, "run the same image on every node")
-    # The call takes its time, which no clock is to blame for; what is behind by more than it is.
+    # The head reads its clock after the nodes, up to PROBE_S later. Only a larger lag is an error.
     skew = float(head["clock"]) - float(found["clock"])
     fine = -SKEW_S < skew < PROBE_S
-    yield Check(f"node {node}: clock", fine, "agrees" if fine else f"{-skew:+.0f} s", "let NTP set every node's clock")
-    for what, fix in (
-        ("checkpoint", f"mount the folder of {VARIABLE} on this node, for the user that Ray runs as"),
-        ("data", "put the data set, or TUNER_CACHE, where this node can reach it"),
-        ("tracker", "let this node reach MLflow by the name that the head calls it"),
+    detail = "agrees with the head" if fine else f"{-skew:+.0f} s"
+    yield Check(f"node {node}: clock", fine, detail, "synchronize every node's clock with NTP")
+    for target, fix in (
+        ("checkpoint", f"mount the folder of {VARIABLE} on this node, writable for the user that Ray runs as"),
+        ("data", "put the data set, or TUNER_CACHE, where this node can read it"),
+        ("tracker", "let this node reach MLflow under the name that the head uses"),
     ):
-        if what in found:
-            ok = found[what].startswith("ok")
-            yield Check(f"node {node} → {what}", ok, found[what].removeprefix("ok "), fix)
-    there, usable = int(found["gpus"]), int(found["cuda"])
-    detail = f"{gpus} declared to Ray, {there} there, torch can use {usable}"
-    fix = "install the driver for torch's CUDA, give the container its GPUs, or start Ray with no more --num-gpus"
-    yield Check(f"node {node}: GPUs", usable >= max(gpus, there), detail, fix)
+        if target in found:
+            ok = found[target].startswith("ok")
+            yield Check(f"node {node} → {target}", ok, found[target].removeprefix("ok "), fix)
+    present, usable = int(found["gpus"]), int(found["cuda"])
+    detail = f"{gpus} declared to Ray, {present} present, {usable} usable by torch"
+    fix = "install the driver for torch's CUDA, give the container its GPUs, or start Ray with a lower --num-gpus"
+    yield Check(f"node {node}: GPUs", usable >= max(gpus, present), detail, fix)
 
 
-def _tried(name: str, call: Any, fix: str) -> Check:
+def _run_check(name: str, call: Any, fix: str) -> Check:
     try:
         return Check(name, True, call(), fix)
     except TunerError as error:
@@ -127,7 +133,7 @@ def _tried(name: str, call: Any, fix: str) -> Check:
 def _database() -> str:
     database = open_database(os.environ.get(STORAGE_VARIABLE))
     if database is None:
-        raise TunerError(f"{STORAGE_VARIABLE} names no Postgres")
+        raise TunerError(f"{STORAGE_VARIABLE} does not name a Postgres database")
     return f"{database.shown}, {len(database.jobs())} jobs"
 
 
@@ -151,14 +157,16 @@ def _tracker() -> Iterator[Check]:
         check_tracker(uri)
         return uri
 
-    yield _tried("head → MLflow", answers, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD_FILE on the head")
+    yield _run_check(
+        "head → MLflow", answers, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD_FILE on the head"
+    )
     if uri.startswith("http"):
-        closed = _refuses_strangers(uri)
+        closed = _asks_for_password(uri)
         fix = "start the server with --app-name basic-auth"
-        yield Check("MLflow asks for a password", closed, "yes" if closed else "no, it answers anyone", fix)
+        yield Check("MLflow asks for a password", closed, "yes" if closed else "no, anyone can use it", fix)
 
 
-def _refuses_strangers(uri: str) -> bool:
+def _asks_for_password(uri: str) -> bool:
     import requests
 
     try:
@@ -172,7 +180,7 @@ def _outcome(call: Any, *args: object) -> str:
     try:
         return f"ok {call(*args)}"
     except Exception as error:
-        # Whatever a node lacks is to be told, not raised.
+        # Report every fault of a node instead of raising the first one.
         lines = str(error).strip().splitlines()
         return lines[0] if lines else type(error).__name__
 
@@ -188,7 +196,7 @@ def _checkpoint(root: str) -> str:
     try:
         save(folder, {"weight": torch.ones(3)}, epoch=1, attempt=1)
         if not list(newest(folder, [(1, 1)])):
-            raise OSError(f"{folder}: what was written cannot be read")
+            raise OSError(f"{folder}: a file that was just written cannot be read")
     finally:
         files_at(folder).clear()
     return root
@@ -200,8 +208,8 @@ def _data(cache: str, path: str | None) -> str:
     from trainables.training.ray_trainable import CACHE
 
     splits = load(DataRequest("digits"), Path(os.environ.get(CACHE) or cache))
-    there = "" if path is None else f", {len(os.listdir(path))} files in {path}"
-    return f"{len(splits.train)} images of digits decoded{there}"
+    files = "" if path is None else f", {len(os.listdir(path))} files in {path}"
+    return f"{len(splits.train)} images of digits decoded{files}"
 
 
 def _health(tracker: str) -> str:
@@ -215,12 +223,12 @@ def _health(tracker: str) -> str:
 def _gpus() -> dict[str, str]:
     import torch
 
-    # Ray hides all of them from a task that asks for none.
+    # Ray hides all GPUs from a task that requests none.
     hidden = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     try:
         usable = torch.cuda.device_count()
     finally:
         if hidden is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = hidden
-    there = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    return {"gpus": str(max(there, usable)), "cuda": str(usable)}
+    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return {"gpus": str(max(present, usable)), "cuda": str(usable)}

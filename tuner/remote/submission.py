@@ -1,4 +1,4 @@
-"""A job that leaves for a cluster: its id, and the files that it travels in."""
+"""Packs a job for submission to a cluster: its id, and the files to send."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ ID_DIGITS = 8
 
 
 class PackedJob(NamedTuple):
-    """A job on its way; the same spec, code and name have the same id.
+    """A job ready for submission. The same spec, code and name give the same id.
 
     Attributes:
         job: its id.
-        spec: what was read.
-        files: what ``tuner work`` finds in its current folder, by name.
+        spec: the spec that was read.
+        files: content by name; ``tuner work`` reads these files from its current folder.
     """
 
     job: str
@@ -36,17 +36,17 @@ def pack_job(spec: Path, data_path: str | None = None) -> PackedJob:
     """Pack a spec, and the user's own code that it names.
 
     Args:
-        spec: the file.
-        data_path: where the data lies on the nodes, instead of what the spec says.
+        spec: the spec file.
+        data_path: folder of the data set on the nodes, instead of the spec's ``data.path``.
 
     Raises:
-        SpecError: what is wrong with the spec.
+        SpecError: the spec is invalid, or has a value that applies to this machine only.
         NotFound: there is no such file.
     """
     loaded = load(spec, data_path, here=False)
     code = own_code(loaded, code_folder(loaded, spec.parent))
     check_code(loaded)
-    _check_travels(loaded)
+    _check_portable(loaded)
     packed = pack(code) if code is not None and names_code(loaded) else None
     name, start = beginning(loaded, "", simulate=False)
     digest = hashlib.sha256(f"{fingerprint(loaded)} {loaded.data.path}".encode() + (packed or b"")).hexdigest()
@@ -60,17 +60,17 @@ def pack_job(spec: Path, data_path: str | None = None) -> PackedJob:
     return PackedJob(job, loaded, files)
 
 
-def _check_travels(spec: SearchSpec) -> None:
-    """Refuse what means something on this machine only."""
+def _check_portable(spec: SearchSpec) -> None:
+    """Refuse values that apply to this machine only."""
     if spec.data.path is not None and not os.path.isabs(spec.data.path):
-        text = f"is {spec.data.path!r}; on a cluster it must be an absolute path that all nodes have"
+        text = f"is {spec.data.path!r}; on a cluster it must be an absolute path that exists on all nodes"
         raise spec.origin.error(InvalidValue(text, "data", "path"))
     if spec.resources.auto:
-        text = "auto measures the machine that it runs on; for a cluster, say how many cpus and gpus a trial gets"
+        text = "auto measures the machine that it runs on; for a cluster, set the cpus and gpus of a trial"
         raise spec.origin.error(InvalidValue(text, "resources"))
     if spec.storage is not None and not spec.storage.startswith("postgresql"):
         text = (
-            "must be Postgres on a cluster: an SQLite file lies on one machine, and cannot be locked over a network;"
-            " leave it out to take the cluster's own"
+            "must be Postgres on a cluster: an SQLite file is on one machine and cannot be locked over a network;"
+            " remove this key to use the cluster's own database"
         )
         raise spec.origin.error(InvalidValue(text, "storage"))

@@ -1,4 +1,4 @@
-"""Goes on with a cluster's jobs that nobody runs any more: their head was lost, or their driver was killed with it."""
+"""Resumes a cluster's jobs whose driver is gone, because the head was lost or the driver was killed."""
 
 import time
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from tuner.storage.postgres import Database, JobRow
 
 EVERY_S = 10.0
 FRUITLESS = 3
-"""So many drivers of a job in a row that wrote nothing more than the one before are the last."""
+"""Give a job up after this many drivers in a row without progress."""
 UNFINISHED = ("new", "running")
 
 
 class Watchdog:
-    """Looks after the jobs of one database and one cluster.
+    """Resumes the jobs of one database on one cluster.
 
     Args:
-        database: of the jobs' records.
-        address: of the cluster's dashboard.
-        announce: told what was done, and what is in the way.
+        database: the database with the jobs' records.
+        address: URL of the cluster's dashboard.
+        announce: called with a message when a job is resumed or given up, or when polling fails.
     """
 
     def __init__(self, database: Database, address: str | None, announce: Callable[[str], None]) -> None:
@@ -32,7 +32,7 @@ class Watchdog:
         self._lengths: dict[str, list[int]] = {}
 
     def watch(self) -> None:
-        """Look again and again, for ever; what is away is waited for."""
+        """Poll forever. If the cluster or the database is unreachable, wait for it."""
         while True:
             try:
                 self.poll()
@@ -42,37 +42,40 @@ class Watchdog:
             time.sleep(EVERY_S)
 
     def poll(self) -> list[str]:
-        """Have every job go on that was left; returns the submissions made.
+        """Resume every submitted job that has no driver.
+
+        Returns:
+            The ids of the new submissions.
 
         Raises:
-            ClusterError: the cluster is away.
-            ServiceError: the database is.
+            ClusterError: the cluster is unreachable.
+            ServiceError: the database is unreachable.
         """
-        left = [row for row in self._database.jobs() if self._is_left(row)]
-        if not left:
+        abandoned = [row for row in self._database.jobs() if self._is_abandoned(row)]
+        if not abandoned:
             return []
         api = JobsApi.connect(self._address)
         live = {one.metadata[JOB] for one in api.submissions() if not one.status.ended}
-        return [self._go_on(api, row.id) for row in left if row.id not in live and self._gets_further(row.id)]
+        return [self._resume(api, row.id) for row in abandoned if row.id not in live and self._progresses(row.id)]
 
-    def _is_left(self, row: JobRow) -> bool:
-        # What was started on somebody's own machine is theirs to go on with.
+    def _is_abandoned(self, row: JobRow) -> bool:
+        # A job that was started on a user's own machine is resumed by that user.
         submitted = row.start.get("folder") == ""
         return submitted and row.summary.state in UNFINISHED and row.holder is None
 
-    def _gets_further(self, job: str) -> bool:
+    def _progresses(self, job: str) -> bool:
         lengths = self._lengths.setdefault(job, [])
         length = self._database.journal_length(job)
         if lengths[-FRUITLESS:] == [length] * FRUITLESS:
             return False
         lengths.append(length)
         if lengths[-FRUITLESS:] == [length] * FRUITLESS:
-            self._announce(f"{job}: its drivers get no further; after this one it is left to: tuner resume {job}")
+            self._announce(f"{job}: its drivers make no progress; after this last one, use: tuner resume {job}")
         return True
 
-    def _go_on(self, api: JobsApi, job: str) -> str:
+    def _resume(self, api: JobsApi, job: str) -> str:
         submission = submit_again(api, job)
-        self._announce(f"{job}: nobody ran it; it goes on as {submission}")
+        self._announce(f"{job}: it had no driver; resumed as {submission}")
         return submission
 
     def _announce_once(self, text: str) -> None:

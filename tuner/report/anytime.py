@@ -1,8 +1,8 @@
-"""Anytime curves: the best value to expect after so many trials, or so many epochs, of an arm's search.
+"""Anytime curves: the expected best value of an arm's search by number of trials, or by number of epochs.
 
-Optimizers are to be compared so, by what a budget of tuning buys (Sivaprasad et al. 2020, arXiv:1910.11758).
-The trials are taken as exchangeable, as if a random search had drawn them; where a sampler learns from earlier trials,
-later ones are better than that, and the curve is too high at its beginning.
+They compare optimizers by the result of a tuning budget (Sivaprasad et al. 2020, arXiv:1910.11758).
+The trials count as exchangeable, as if a random search had drawn them. If a sampler learns from earlier trials, its
+later trials are better, and the curve is too high at its beginning.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,12 @@ Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class Curve:
-    """An expected best value against what it cost; the band holds 90 % of the bootstrap's curves.
+    """The expected best value by cost. The band contains 90 % of the bootstrap's curves.
 
     Args:
-        cost: trials or epochs.
-        mean, low, high: of the objective, at each cost.
+        cost: numbers of trials or of epochs.
+        mean: the expected best objective at each cost.
+        low, high: the ends of the band at each cost.
     """
 
     cost: tuple[float, ...]
@@ -34,21 +35,21 @@ class Curve:
 
 
 def expected_best(values: Sequence[float]) -> Floats:
-    """The mean of the largest of n values drawn without replacement, for n from 1 to all of them.
+    """The mean of the largest of n values, drawn without replacement, for every n from 1 to the number of values.
 
-    The unbiased estimator of Tang et al. 2020 (arXiv:2004.13705); with replacement, as Dodge et al. 2019
-    (arXiv:1909.03004) have it, it is too low, and does not come to the best value at the end.
+    This is the unbiased estimator of Tang et al. 2020 (arXiv:2004.13705). Dodge et al. 2019 (arXiv:1909.03004) draw
+    with replacement: their estimate is too low, and does not reach the best value at the end.
     """
     return _weights(len(values)) @ np.sort(np.asarray(values, dtype=np.float64))
 
 
 def by_trials(values: Sequence[float], maximize: bool, seed: int) -> Curve:
-    """The best after 1 to all trials, with a band from trials drawn anew with replacement.
+    """The expected best value after each number of trials. The band comes from a bootstrap with replacement.
 
     Args:
         values: each trial's objective.
-        maximize: whether larger is better.
-        seed: of the bootstrap.
+        maximize: whether a larger objective is better.
+        seed: the seed of the bootstrap.
     """
     sign, draw = (1.0 if maximize else -1.0), np.random.default_rng(seed)
     signed = sign * np.asarray(values, dtype=np.float64)
@@ -60,15 +61,15 @@ def by_trials(values: Sequence[float], maximize: bool, seed: int) -> Curve:
 
 
 def by_epochs(values: Sequence[float], epochs: Sequence[int], maximize: bool, seed: int) -> Curve:
-    """The best of the trials that ended within so many epochs, run one after the other in random orders.
+    """The expected best value after each number of epochs, if the trials run one after the other in random order.
 
-    From the longest trial's length on, so that one has always ended.
+    The curve begins at the length of the longest trial, so that at least one trial has ended.
 
     Args:
         values: each trial's objective.
-        epochs: that each trained, at least 1.
-        maximize: whether larger is better.
-        seed: of the orders and the bootstrap.
+        epochs: the number of epochs of each trial, at least 1.
+        maximize: whether a larger objective is better.
+        seed: the seed of the orders and of the bootstrap.
     """
     sign, draw = (1.0 if maximize else -1.0), np.random.default_rng(seed)
     signed, cost = sign * np.asarray(values, dtype=np.float64), np.asarray(epochs, dtype=np.float64)
@@ -83,7 +84,7 @@ def by_epochs(values: Sequence[float], epochs: Sequence[int], maximize: bool, se
 def _best_within(
     signed: Floats, cost: Floats, orders: np.ndarray[tuple[int, ...], np.dtype[np.int64]], grid: Floats
 ) -> Floats:
-    """Per order and point of the grid, the best value among the trials that have ended."""
+    """Per order and per point of the grid, the best value of the trials that have ended."""
     best = np.maximum.accumulate(signed[orders], axis=1)
     spent = np.cumsum(cost[orders], axis=1)
     ended = np.array([np.searchsorted(row, grid, side="right") for row in spent])
@@ -91,7 +92,7 @@ def _best_within(
 
 
 def _weights(count: int) -> Floats:
-    """Row n: the chance that the i-th smallest of all is the largest of n, C(i - 1, n - 1) / C(count, n)."""
+    """Row n, column i: the chance that the i-th smallest value is the largest of n, C(i - 1, n - 1) / C(count, n)."""
     n, i = np.ogrid[1 : count + 1, 1 : count + 1]
     with np.errstate(invalid="ignore"):
         log = gammaln(i) - gammaln(i - n + 1) - gammaln(n)

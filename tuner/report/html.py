@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: Plotly is in it, and it may ask no other host for anything."""
+"""The report as one self-contained HTML file. It includes Plotly, and its policy forbids requests to other hosts."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ from tuner.verdict.leaderboard import verdict_text
 
 
 def html(found: Findings) -> str:
-    """The page."""
+    """The HTML page of a job's findings."""
     page = files("tuner.report") / "page"
     arms = list(zip(found.arms, looks(len(found.arms)), strict=True))
     compared = list(comparing(found, arms))
@@ -44,7 +44,7 @@ def html(found: Findings) -> str:
         factor=found.factor,
         spec=_yaml(_given(found.origin.spec)),
         plots=_inline({figure.name: figure.plot for figure in figures}),
-        # These three are files of the packages': nothing of a job is in them.
+        # These are files of this package and of Plotly. They contain nothing from a job, so they need no escaping.
         css=Markup((page / "page.css").read_text(encoding="utf-8")),
         library=Markup(library),
         script=Markup(script),
@@ -68,7 +68,7 @@ def _environment() -> Environment:
 
 
 def _given(values: Any) -> Any:
-    """Without what was left out of the spec."""
+    """A spec's values without the keys that its user left out."""
     if isinstance(values, Mapping):
         return {key: _given(part) for key, part in values.items() if part not in (None, {}, [])}
     return [_given(part) for part in values] if isinstance(values, list) else values
@@ -86,11 +86,11 @@ def _yaml(values: Any) -> str:
 
 
 def _inline(values: Any) -> Markup:
-    """JSON in which nothing can end the script element that it lies in."""
+    """JSON for a script element. Its text cannot close the element."""
     text = json.dumps(values, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
 def _hash(script: str) -> str:
-    """What the page's policy knows a script by: no other one runs."""
+    """The hash that lets a script run under the page's policy. No other script runs."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

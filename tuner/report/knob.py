@@ -1,4 +1,4 @@
-"""A searched knob as a report shows it: its range, and where a value lies in it."""
+"""A searched knob in a report: its range, and the position of a value in the range."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from trainables.space import Choice, Domain, Scalar, share
 
 @dataclass(frozen=True)
 class Knob:
-    """What was searched of one knob.
+    """The searched range of one knob.
 
     Args:
-        name: the knob's.
-        searched: its range, in words.
+        name: the knob's name.
+        searched: the range in words.
         scale: ``linear``, ``log``, ``one-minus-log`` or ``choice``.
-        low, high: the range's ends; None for a choice.
-        values: of a choice.
+        low, high: the ends of the range; None for a choice.
+        values: the values of a choice; empty for a range.
     """
 
     name: str
@@ -26,13 +26,13 @@ class Knob:
 
     @classmethod
     def of(cls, name: str, domain: Domain) -> "Knob":
-        """A knob of a search space."""
+        """The knob of this name and domain in a search space."""
         if isinstance(domain, Choice):
             return cls(name, str(domain), "choice", None, None, domain.values)
         return cls(name, str(domain), domain.scale, domain.low, domain.high, ())
 
     def share(self, value: Scalar) -> float:
-        """Where in the range a value lies, from 0 to 1 on its scale; of a choice, by its place in the list."""
+        """The position of a value, from 0 to 1: on the scale of a range, or in the list of a choice."""
         if self.low is None or self.high is None:
             return self.values.index(value) / max(1, len(self.values) - 1)
         return share(self.scale, self.low, self.high, value)

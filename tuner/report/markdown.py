@@ -1,4 +1,4 @@
-"""The report in Markdown: verdict first, then what it rests on. Also MLflow's description of the parent run."""
+"""The report in Markdown: the verdict first, then its evidence. MLflow shows it as the parent run's description."""
 
 import itertools
 import re
@@ -15,7 +15,7 @@ _TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 
 
 def markdown(found: Findings) -> str:
-    """The report of a job, finished or not."""
+    """A job's report in Markdown. The job need not be finished."""
     parts = (
         _head(found),
         _verdicts(found),
@@ -78,13 +78,13 @@ def _settings(found: Findings) -> Iterator[str]:
 
 
 def _conditions(found: Findings) -> Iterator[str]:
-    yield from _list("How it was searched", found.statements.conditions)
+    yield from _list("Search conditions", found.statements.conditions)
 
 
 def _provenance(found: Findings) -> Iterator[str]:
-    yield from _list("Where it comes from", found.statements.provenance)
+    yield from _list("Origin of the results", found.statements.provenance)
     if found.statements.reproduce:
-        yield f"To train the best settings again and compare: `{found.statements.reproduce}`"
+        yield f"Train the best settings again and compare the result: `{found.statements.reproduce}`"
         yield ""
 
 
@@ -103,10 +103,11 @@ def _sensitivity(found: Findings) -> Iterator[str]:
         for near in arm.near
     ]
     if rows:
-        yield "## How far settings could move"
+        yield "## Sensitivity of the settings"
         yield ""
-        yield f"Among the trials that trained to their end and came within {within} of the best. All settings moved at"
-        yield "once, so a wide range is a fact and a narrow one may be chance. Importance: PED-ANOVA over these trials."
+        yield f"The ranges cover the trials that finished training and came within {within} of the best. All settings"
+        yield "changed together: a wide range is a fact, but a narrow one may be chance. Importance: PED-ANOVA over all"
+        yield "trials that finished training."
         yield ""
         yield from _table(("arm", "setting", "best", f"within {within}", "searched", "importance"), rows)
 
@@ -121,9 +122,9 @@ def _anytime(found: Findings) -> Iterator[str]:
         at = dict(zip(curve.cost, zip(curve.mean, curve.low, curve.high, strict=True), strict=True))
         cells = ("{:.4g} [{:.4g}, {:.4g}]".format(*at[count]) if count in at else "–" for count in counts)
         rows.append((arm, *cells))
-    yield f"## Best {found.measure} to expect after so many trials"
+    yield f"## Expected best {found.measure} by number of trials"
     yield ""
-    yield "Trials in random order, with the middle 90 % of a bootstrap."
+    yield "The trials are put in random order. The brackets contain the middle 90 % of a bootstrap."
     yield ""
     yield from _table(("arm", *(f"{count:g}" for count in counts)), rows)
 
@@ -144,5 +145,5 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[st
 
 
 def _safe(value: Any) -> str:
-    """Text that neither ends a cell nor is taken for HTML."""
+    """Text that neither closes a table cell nor starts an HTML tag."""
     return _TAG.sub("&lt;", str(value)).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Sensitivity cards: how far each setting could move in a search before a stated loss, as far as its trials show."""
+"""Sensitivity cards: the range that each setting covers in the trials close to the best one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from trainables.space import Choice, Domain, Scalar, short_text
 
 ROUNDING = 1e-9
-"""0.90 - 0.89 is a little more than 0.01."""
+"""Allowance for rounding errors: 0.90 - 0.89 is slightly more than 0.01."""
 LEAST = 3
-"""Fewer trials near the best say nothing of a range."""
+"""Fewest trials near the best from which a range is shown."""
 
 
 @dataclass(frozen=True)
 class Near:
-    """What one knob was in the trials that came near the best.
+    """The values of one knob in the trials near the best one.
 
     Args:
-        knob: its name.
+        knob: the knob's name.
         best: the winner's value.
-        searched: its whole range, in words.
-        low, high: the least and the largest among the trials near the best; None for a choice, or with too few.
-        values: of a choice, those among the trials near the best.
-        trials: how many came near the best, the best among them.
+        searched: the whole searched range in words.
+        low, high: the smallest and largest value near the best; None for a choice, or with too few trials.
+        values: for a choice, its values near the best; else empty.
+        trials: number of trials near the best, the best one included.
     """
 
     knob: str
@@ -34,7 +34,7 @@ class Near:
 
     @property
     def enough(self) -> bool:
-        """Whether so many trials came near the best that they say something."""
+        """Whether there are enough trials near the best to show a range."""
         return self.trials >= LEAST
 
 
@@ -46,18 +46,21 @@ def near_best(
     tolerance: float,
     maximize: bool,
 ) -> tuple[Near, ...]:
-    """Each knob's spread among the trials that lost no more than ``tolerance``.
+    """Each knob's range among the trials that are at most ``tolerance`` worse than the best.
 
-    All other knobs moved with it, so that a wide spread is a fact and a narrow one may be chance: the trials that
-    would have shown it may not have been drawn.
+    All knobs change together. So a wide range is a fact, but a narrow one may be chance: the trials that would have
+    shown a wider range may not have been sampled.
 
     Args:
-        space: what was searched.
+        space: the search space.
         best: the winner's knobs.
-        trials: knobs and objective of each that trained to its end.
+        trials: knobs and objective of each trial that finished training.
         best_value: the winner's objective.
-        tolerance: of the objective, at least 0.
-        maximize: whether larger is better.
+        tolerance: accepted loss of the objective, at least 0.
+        maximize: whether a larger objective is better.
+
+    Returns:
+        One entry per knob of the search space.
     """
     lost = [(best_value - value) if maximize else (value - best_value) for _, value in trials]
     near = [knobs for (knobs, _), loss in zip(trials, lost, strict=True) if loss <= tolerance + ROUNDING]
@@ -74,7 +77,7 @@ def _near(knob: str, domain: Domain, best: Scalar, values: Sequence[Scalar]) -> 
 
 
 def reach(near: Near) -> str:
-    """How far it moved, in words."""
+    """The knob's range near the best, in words."""
     if not near.enough:
         return f"too few trials to tell ({near.trials})"
     if near.low is None or near.high is None:

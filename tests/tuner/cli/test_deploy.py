@@ -1,4 +1,4 @@
-"""tuner render kubernetes: what it takes from the spec, and what it refuses."""
+"""``tuner render kubernetes``: the manifests it writes, and the specs and options it refuses."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def spec(tmp_path: Path) -> Path:
     return path
 
 
-def test_workers_have_what_a_trial_of_the_spec_needs(tuner: Tuner, spec: Path) -> None:
+def test_workers_get_the_resources_of_a_trial(tuner: Tuner, spec: Path) -> None:
     ended = tuner("render", "kubernetes", spec, *IMAGE, "--workers", 5)
     config_map, rayjob = documents(ended.out)
     assert config_map["data"]["spec.yaml"] == spec.read_text()
@@ -34,7 +34,7 @@ def test_workers_have_what_a_trial_of_the_spec_needs(tuner: Tuner, spec: Path) -
     assert group["rayStartParams"] == {"num-cpus": "3", "num-gpus": "1"}
 
 
-def test_manifests_are_written_to_a_file_once(tuner: Tuner, spec: Path, tmp_path: Path) -> None:
+def test_manifests_overwrite_a_file_only_with_force(tuner: Tuner, spec: Path, tmp_path: Path) -> None:
     file = tmp_path / "job-on-kubernetes.yaml"
     first = tuner("render", "kubernetes", spec, *IMAGE, "-o", file)
     assert (first.code, first.out) == (0, "")
@@ -44,41 +44,41 @@ def test_manifests_are_written_to_a_file_once(tuner: Tuner, spec: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("storage", "said"),
+    ("storage", "message"),
     [
         ("postgresql+psycopg://tuner:hunter2@postgres/tuner", "password"),
         ("sqlite:///studies.db", "SQLite"),
-        ("nonsense", "no database URL"),
+        ("nonsense", "not a database URL"),
     ],
 )
-def test_a_storage_that_pods_cannot_use_is_refused(tuner: Tuner, spec: Path, storage: str, said: str) -> None:
+def test_a_storage_that_pods_cannot_use_is_refused(tuner: Tuner, spec: Path, storage: str, message: str) -> None:
     ended = tuner("render", "kubernetes", spec, *IMAGE, "--storage", storage)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("error: ")
-    assert said in ended.err
+    assert message in ended.err
     assert "hunter2" not in ended.err
 
 
-def test_a_spec_that_is_wrong_is_refused(tuner: Tuner, spec: Path) -> None:
+def test_an_invalid_spec_is_refused(tuner: Tuner, spec: Path) -> None:
     spec.write_text(SPEC.replace("epochs: 8", "epochs: 0"))
     ended = tuner("render", "kubernetes", spec, *IMAGE)
     assert (ended.code, ended.out) == (2, "")
 
 
-def test_resources_that_only_a_run_here_can_measure_are_refused(tuner: Tuner, spec: Path) -> None:
+def test_automatic_resources_are_refused(tuner: Tuner, spec: Path) -> None:
     spec.write_text(SPEC + "resources: auto\n")
     ended = tuner("render", "kubernetes", spec, *IMAGE)
     assert (ended.code, ended.out) == (2, "")
     assert "resources: auto measures the machine that it runs on" in ended.err
 
 
-def test_code_of_ones_own_travels_with_the_spec(tuner: Tuner, spec: Path) -> None:
+def test_the_manifests_contain_the_users_own_code(tuner: Tuner, spec: Path) -> None:
     spec.write_text(SPEC.replace("name: elu_net", "name: mynet:build"))
     (spec.parent / "mynet.py").write_text("def build(num_classes, image_shape):\n    raise NotImplementedError\n")
     config_map, _ = documents(tuner("render", "kubernetes", spec, *IMAGE).out)
     assert set(config_map["binaryData"]) == {"code.zip"}
 
 
-def test_the_storage_of_the_environment_is_taken(tuner: Tuner, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_storage_can_come_from_the_environment(tuner: Tuner, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_STORAGE", "postgresql+psycopg://me@db/jobs")
     assert 'value: "postgresql+psycopg://me@db/jobs"' in tuner("render", "kubernetes", spec, *IMAGE).out

@@ -280,8 +280,8 @@ def test_all_arms_are_exported_to_a_folder(searched_home: Workspace, tuner: Tune
 @pytest.mark.parametrize(
     ("args", "code", "problem"),
     [
-        (("-o", "a.yaml"), 2, "give one of --best, --arm ARM and --all"),
-        (("--best", "--all", "-o", "a.yaml"), 2, "give one of"),
+        (("-o", "a.yaml"), 2, "give exactly one of --best, --arm ARM and --all"),
+        (("--best", "--all", "-o", "a.yaml"), 2, "give exactly one of"),
         (("--best",), 2, "Missing option '-o'"),
         (("--best", "-o", "a.toml"), 2, "cannot export to .toml; use .yaml, .yml, .json, .py, .safetensors"),
         (("--best", "-o", "a"), 2, "a file without a suffix"),

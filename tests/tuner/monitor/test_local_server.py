@@ -1,4 +1,4 @@
-"""A server that is shown on loopback: it is waited for, linked to, and ended whole."""
+"""A server on loopback: it starts, its links are printed, and it ends with all its processes."""
 
 import os
 import signal
@@ -14,20 +14,20 @@ from tests.faults.services import free_port
 from tests.tuner.whole_jobs import ROOT, Ended
 from tuner.errors import ServiceError
 from tuner.monitor import local_server as server
-from tuner.monitor.local_server import serve, serve_mlflow
+from tuner.monitor.local_server import Links, serve, serve_mlflow
 
 SERVER = "import sys, http.server as s; s.test(s.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind='127.0.0.1')"
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[2], sys.argv[1]])"
 SERVE = """
 import sys
-from tuner.server import serve
+from tuner.monitor.local_server import Links, serve
 port = int(sys.argv[1])
-serve([sys.executable, "-c", sys.argv[2], str(port), *sys.argv[3:]], {}, port, "/", "/#/page", "", browse=False)
+serve([sys.executable, "-c", sys.argv[2], str(port), *sys.argv[3:]], {}, port, "/", Links(("/#/page",), browse=False))
 """
 
 
 def started(port: int, *code: str) -> "subprocess.Popen[str]":
-    """``serve`` in a process of its own, up to where it printed its link."""
+    """Run ``serve`` in its own process, and wait until it prints its link."""
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, str(port), *code],
         env=os.environ | {"PYTHONPATH": str(ROOT), "HTTP_PROXY": "http://127.0.0.1:9", "PYTHONUNBUFFERED": "1"},
@@ -52,47 +52,47 @@ def listens(port: int) -> bool:
 
 @pytest.mark.parametrize("code", [(SERVER,), (PARENT, SERVER)], ids=["one process", "two processes"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_cleanly_with_all_that_it_started(number: int, code: Sequence[str]) -> None:
+def test_a_signal_ends_the_server_and_all_its_processes(number: int, code: Sequence[str]) -> None:
     port = free_port()
     process = started(port, *code)
     assert listens(port)
     process.send_signal(number)
-    came_to = ended(process)
-    assert (came_to.code, came_to.out, came_to.err) == (0, "", "Ctrl-C ends it\n")
+    result = ended(process)
+    assert (result.code, result.out, result.err) == (0, "", "press Ctrl-C to end the server\n")
     deadline = time.monotonic() + 10
     while listens(port) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not listens(port)
 
 
-def test_a_server_that_ends_by_itself_is_told_with_its_last_line() -> None:
+def test_a_server_that_ends_by_itself_is_reported_with_its_last_line() -> None:
     code = "import sys; print('first'); print('no store'); sys.exit(3)"
     with pytest.raises(ServiceError, match="does not start: no store"):
-        serve([sys.executable, "-c", code], {}, free_port(), "/", "", "", browse=False)
+        serve([sys.executable, "-c", code], {}, free_port(), "/", Links(("",), browse=False))
 
 
-def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:
+def test_a_port_in_use_is_reported_before_anything_starts() -> None:
     port = free_port()
     with subprocess.Popen([sys.executable, "-c", SERVER, str(port)], stderr=subprocess.DEVNULL) as other:
         while not listens(port):
             assert other.poll() is None
             time.sleep(0.05)
         try:
-            with pytest.raises(ServiceError, match=f"port {port} on 127.0.0.1 cannot be used: Address already in use"):
-                serve(["never started"], {}, port, "/", "", "", browse=False)
+            with pytest.raises(ServiceError, match=f"cannot use port {port} on 127.0.0.1: Address already in use"):
+                serve(["never started"], {}, port, "/", Links(("",), browse=False))
         finally:
             other.kill()
 
 
-def test_a_remote_tracker_is_only_linked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    serve_mlflow("https://mlflow.example/", tmp_path, 1, "/#/a", "/#/b", browse=False)
+def test_only_the_links_to_a_tracking_server_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    serve_mlflow("https://mlflow.example/", tmp_path, 1, Links(("/#/a", "/#/b"), browse=False))
     assert capsys.readouterr().out == "https://mlflow.example/#/a\nhttps://mlflow.example/#/b\n"
 
 
-def test_mlflow_tells_its_makers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_runs_without_telemetry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[object] = []
     monkeypatch.setattr(server, "serve", lambda command, env, *more: handed.append(env))
-    serve_mlflow("sqlite:///x.db", tmp_path, 1, "", "", browse=False)
+    serve_mlflow("sqlite:///x.db", tmp_path, 1, Links(("",), browse=False))
     assert isinstance(handed[0], dict)
     assert handed[0]["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert handed[0]["MLFLOW_BACKEND_STORE_URI"] == "sqlite:///x.db"

@@ -1,4 +1,4 @@
-"""Optuna's dashboard on a job's studies: it shows them, changes nothing, and answers this machine only."""
+"""Optuna's dashboard for a job's studies: it shows them, is read-only, and answers this machine only."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ Tuner = Callable[..., Ended]
 
 @dataclass(frozen=True)
 class Shown:
-    """A dashboard that is up: its address, the links that were printed, and its processes' command lines."""
+    """A running dashboard: its address, the printed links, and the command lines of its processes."""
 
     base: str
     link: str
@@ -31,7 +31,7 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def shown(searched: tuple[Place, Ended]) -> Iterator[Shown]:
-    """The dashboard on the shared search."""
+    """The dashboard of the shared search."""
     where, port = searched[0], free_port()
     process = where.start(
         "dashboard", "--no-open", "--port", str(port), env={"PYTHONUNBUFFERED": "1"}, name="-dashboard"
@@ -49,7 +49,7 @@ def shown(searched: tuple[Place, Ended]) -> Iterator[Shown]:
     assert where.processes_left() == []
 
 
-def test_it_shows_the_studies_of_the_job(shown: Shown, searched: tuple[Place, Ended]) -> None:
+def test_the_dashboard_shows_the_studies_of_the_job(shown: Shown, searched: tuple[Place, Ended]) -> None:
     studies = requests.get(f"{shown.base}/api/studies", timeout=30).json()["study_summaries"]
     job = searched[0].job
     ids = {study["study_name"]: study["study_id"] for study in studies}
@@ -62,23 +62,23 @@ def test_it_shows_the_studies_of_the_job(shown: Shown, searched: tuple[Place, En
 
 
 @pytest.mark.parametrize(("method", "path"), [("DELETE", "/api/studies/1"), ("POST", "/api/studies"), ("PUT", "/x")])
-def test_it_changes_nothing(shown: Shown, method: str, path: str) -> None:
+def test_the_dashboard_is_read_only(shown: Shown, method: str, path: str) -> None:
     answer = requests.request(method, shown.base + path, data=json.dumps({"study_name": "x"}), timeout=30)
     assert answer.status_code == 403
     assert len(requests.get(f"{shown.base}/api/studies", timeout=30).json()["study_summaries"]) == 3
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example:1", ""])
-def test_it_answers_under_this_machines_names_only(shown: Shown, host: str) -> None:
+def test_the_dashboard_answers_only_to_this_machines_host_names(shown: Shown, host: str) -> None:
     assert requests.get(shown.base, headers={"Host": host}, timeout=30).status_code == 403
 
 
-def test_its_database_is_on_no_command_line(shown: Shown) -> None:
+def test_no_command_line_contains_the_database_url(shown: Shown) -> None:
     assert "tuner.monitor.optuna_dashboard" in shown.commands
     assert "sqlite" not in shown.commands
 
 
-def test_without_the_package_the_way_to_it_is_told(
+def test_without_the_package_the_install_command_is_printed(
     tuner: Tuner, made_up_job: Callable[[str, History], JobFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made_up_job("job-1", History(spec_of()))
@@ -90,7 +90,7 @@ def test_without_the_package_the_way_to_it_is_told(
     )
 
 
-def test_a_job_without_studies_is_4_and_makes_no_database(
+def test_a_job_without_studies_exits_4_and_creates_no_database(
     tuner: Tuner, home: Workspace, made_up_job: Callable[[str, History], JobFolder]
 ) -> None:
     made_up_job("job-1", History(spec_of()))
@@ -100,7 +100,7 @@ def test_a_job_without_studies_is_4_and_makes_no_database(
     assert not home.studies.exists()
 
 
-def test_a_simulated_job_has_none(tuner: Tuner, made_up_job: Callable[[str, History], JobFolder]) -> None:
+def test_a_simulated_job_has_no_studies(tuner: Tuner, made_up_job: Callable[[str, History], JobFolder]) -> None:
     folder = made_up_job("job-1", History(spec_of()))
     folder.start.write_text(json.dumps({**folder.started(), "simulate": True}))
     ended = tuner("dashboard", "job-1")

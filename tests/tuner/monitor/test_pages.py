@@ -1,4 +1,4 @@
-"""What people see of a job, in a real browser: MLflow's own pages as ``tuner ui`` opens them."""
+"""A job in MLflow's own pages, opened in a real browser with the links of ``tuner ui``."""
 
 import re
 import signal
@@ -15,12 +15,12 @@ from tuner.storage.events import Stage
 from tuner.tracking.sync_state import load
 
 SCREEN = {"width": 2400, "height": 1400}
-"""The table draws only the rows and columns that are in sight."""
+"""Large, because MLflow's table draws only the visible rows and columns."""
 ALWAYS = ["404 /ajax-api/2.0/mlflow/users/current"]
-"""What MLflow's pages do wrong by themselves, once a visit: without authentication no path says who is logged in."""
+"""Errors that MLflow's own pages cause once per visit: without authentication, this path does not exist."""
 
 NOTICE = "ResizeObserver loop completed with undelivered notifications."
-"""What Chromium says of charts that are laid out again while they are; now and then, and of no consequence."""
+"""Chromium sometimes reports this when it lays charts out again. It is harmless."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def links(searched: tuple[Place, Ended], browser: Browser) -> Iterator[list[str]]:
-    """What ``tuner ui`` prints; it ends with Ctrl-C, and leaves nothing."""
+    """The links that ``tuner ui`` prints. At the end Ctrl-C stops it, and no process is left."""
     where, port = searched[0], free_port()
     command = ["ui", "--no-open", "--port", str(port)]
     process = where.start(*command, env={"PYTHONUNBUFFERED": "1"}, name="-ui")
@@ -49,14 +49,14 @@ def links(searched: tuple[Place, Ended], browser: Browser) -> Iterator[list[str]
 
 
 def wrong(seen: Visit) -> list[str]:
-    return [what for what in seen.wrong if NOTICE not in what]
+    return [error for error in seen.wrong if NOTICE not in error]
 
 
 def address(link: str, page: str) -> str:
     return link.partition("#")[0] + "#" + page
 
 
-def test_the_link_leads_to_the_parent_with_its_children_and_what_sets_them_apart(
+def test_the_first_link_shows_the_parent_run_its_children_and_their_settings(
     searched: tuple[Place, Ended], links: list[str], browser: Browser
 ) -> None:
     job = searched[0].job
@@ -78,7 +78,7 @@ def winner(searched: tuple[Place, Ended], arm: str) -> int:
     return searched[0].job.record().of(Stage.CONFIRM, arm)[0].number
 
 
-def test_the_parent_is_described_by_its_verdicts_and_holds_its_report_and_exports(
+def test_the_parent_run_shows_the_verdicts_the_report_and_the_exports(
     searched: tuple[Place, Ended], links: list[str], browser: Browser
 ) -> None:
     job = searched[0].job
@@ -108,7 +108,7 @@ def test_a_trials_curves_are_drawn(searched: tuple[Place, Ended], links: list[st
         assert wrong(seen) == ALWAYS
 
 
-def test_the_winner_is_among_the_models_as_champion(
+def test_the_winner_is_registered_as_champion(
     searched: tuple[Place, Ended], links: list[str], browser: Browser
 ) -> None:
     with visit(browser, viewport=SCREEN) as seen:
@@ -116,5 +116,5 @@ def test_the_winner_is_among_the_models_as_champion(
         expect(seen.page.get_by_text("champion").first).to_be_visible()
         seen.page.goto(address(links[0], "/models/tiny/versions/1"))
         expect(seen.page.get_by_text(f"of job {searched[0].job.id}").first).to_be_visible()
-        # It looks for the description of one of MLflow's own flavours.
+        # The page requests a file that only models of MLflow's own flavours have.
         assert wrong(seen) == [*ALWAYS, "404 /model-versions/get-artifact"]

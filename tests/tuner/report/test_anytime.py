@@ -1,4 +1,4 @@
-"""Anytime curves: against every subset and every order of a few trials."""
+"""Anytime curves, checked against every subset and every order of a few trials."""
 
 import itertools
 import statistics
@@ -19,28 +19,28 @@ def test_the_expected_best_is_the_mean_over_every_subset(count: int) -> None:
     assert float(expected_best(VALUES)[count - 1]) == pytest.approx(by_hand)
 
 
-def test_after_one_trial_it_is_the_mean_and_after_all_the_best() -> None:
+def test_the_curve_starts_at_the_mean_and_ends_at_the_best() -> None:
     curve = by_trials(VALUES, maximize=True, seed=0)
     assert list(curve.cost) == [1, 2, 3, 4, 5, 6]
     assert [curve.mean[0], curve.mean[-1]] == pytest.approx([0.5, 0.9])
     assert all(low <= high for low, high in zip(curve.low, curve.high, strict=True))
 
 
-def test_of_a_loss_the_smallest_is_the_best() -> None:
+def test_the_smallest_loss_is_the_best() -> None:
     up, down = by_trials(VALUES, True, 0), by_trials([-value for value in VALUES], False, 0)
     assert down.mean == tuple(-value for value in up.mean)
     assert down.low == tuple(-value for value in up.high)
 
 
-def test_the_band_holds_nine_of_ten_bootstrap_means() -> None:
+def test_the_band_contains_nine_of_ten_bootstrap_means() -> None:
     values = np.random.default_rng(1).normal(0.5, 0.1, 40)
     curve = by_trials([float(value) for value in values], True, seed=2)
-    # Of one trial, the bootstrap's mean is normal with the standard error of the mean.
+    # After one trial, the bootstrap's mean is normal. Its standard deviation is the standard error of the mean.
     half = 1.645 * float(values.std()) / len(values) ** 0.5
     assert curve.high[0] - curve.low[0] == pytest.approx(2 * half, rel=0.2)
 
 
-def test_after_so_many_epochs_it_is_the_mean_over_every_order() -> None:
+def test_the_curve_by_epochs_is_the_mean_over_every_order() -> None:
     values, epochs = (0.9, 0.6, 0.2, 0.5), (4, 1, 2, 3)
     curve = by_epochs(values, epochs, True, seed=0)
     orders = list(itertools.permutations(zip(values, epochs, strict=True)))
@@ -49,7 +49,7 @@ def test_after_so_many_epochs_it_is_the_mean_over_every_order() -> None:
         for order in orders:
             spent = itertools.accumulate(needed for _, needed in order)
             by_hand.append(max(value for (value, _), end in zip(order, spent, strict=True) if end <= cost))
-        # 200 orders are drawn: three standard errors.
+        # The curve uses 200 random orders, so the test allows three standard errors.
         assert mean == pytest.approx(statistics.fmean(by_hand), abs=3 * statistics.stdev(by_hand) / 200**0.5 + 1e-9)
     assert (curve.cost[0], curve.cost[-1], curve.mean[-1]) == (4, 10, 0.9)
 

@@ -1,4 +1,4 @@
-"""What a report shows: as the record has it, for jobs of any state, and as plain values."""
+"""Findings of a report: they agree with the record, exist for jobs in any state, and are plain values."""
 
 import json
 import math
@@ -35,14 +35,14 @@ def searched() -> History:
     return history
 
 
-def test_seconds_are_told_apart_by_what_came_of_them() -> None:
+def test_training_seconds_are_split_by_outcome() -> None:
     history = searched()
     history.confirm(1, {"adam_l2": 0, "noam": 0}, {"adam_l2": {1: 0.5}, "noam": {1: 0.6}})
     spent = noam_of(history).spent
     assert (spent.useful, spent.pruned, spent.failed, spent.confirm) == (3.0, 1.0, 1.0, 1.0)
 
 
-def test_a_trial_has_its_curve_and_what_it_came_to() -> None:
+def test_a_trial_has_its_curve_and_its_last_value() -> None:
     whole, pruned, diverged, running = noam_of(searched()).trials
     assert (whole.value, whole.curve) == (0.6, (0.4, 0.6))
     assert (pruned.state, pruned.value) == ("pruned", 0.3)
@@ -50,7 +50,7 @@ def test_a_trial_has_its_curve_and_what_it_came_to() -> None:
     assert (running.state, running.value) == ("running", 0.2)
 
 
-def test_the_band_is_of_confirm_runs_that_trained_to_their_end() -> None:
+def test_the_band_uses_only_finished_confirm_runs() -> None:
     history = searched()
     history.add("confirm", round=1, seeds=[1, 2, 3], winners={"adam_l2": 0, "noam": 0})
     for arm in ("adam_l2", "noam"):
@@ -64,7 +64,7 @@ def test_the_band_is_of_confirm_runs_that_trained_to_their_end() -> None:
     assert band.sd == pytest.approx((0.1 / 2**0.5, 0.2 / 2**0.5), rel=1e-5)
 
 
-def test_the_rates_are_those_of_the_winners_schedule() -> None:
+def test_the_rates_come_from_the_winners_schedule() -> None:
     rates = noam_of(searched()).rates
     assert rates is not None
     assert len(rates.epoch) == 2 * 10
@@ -74,25 +74,25 @@ def test_the_rates_are_those_of_the_winners_schedule() -> None:
     assert rates.reported_lr == (0.001, 0.001)
 
 
-def test_there_is_no_anytime_curve_of_one_trial() -> None:
+def test_one_trial_gives_no_anytime_curve() -> None:
     found = found_in(searched())
     assert found.arms[0].after_trials is None
     curve = found.arms[1].after_trials
     assert curve is not None
-    # The running one is none yet; the diverged one counts as bad as the worst.
+    # The running trial does not count yet. The diverged trial counts as the worst one.
     assert curve.cost == (1.0, 2.0, 3.0)
     assert curve.mean == pytest.approx(((0.6 + 0.3 + 0.3) / 3, (0.6 + 0.6 + 0.3) / 3, 0.6))
 
 
 @pytest.mark.parametrize("history", [History(SPEC), searched()], ids=["nothing has begun", "searched"])
-def test_as_data_it_is_json_without_what_is_no_number(history: History) -> None:
+def test_findings_are_valid_json_without_nan(history: History) -> None:
     values = json.loads(json.dumps(found_in(history).to_dict(), allow_nan=False))
     assert values["board"]["job"] == "job-1"
     assert values["statements"]["headline"].startswith("State: new.")
     assert [arm["row"]["arm"] for arm in values["arms"]] == ["adam_l2", "noam"]
 
 
-def test_a_value_lies_on_the_scale_that_was_searched() -> None:
+def test_the_position_of_a_value_uses_the_scale_of_the_search() -> None:
     assert Knob.of("lr", Float(1e-4, 1e-2, "log")).share(1e-3) == pytest.approx(0.5)
     assert Knob.of("beta2", Float(0.9, 0.999, "one-minus-log")).share(0.99) == pytest.approx(0.5)
     assert [Knob.of("restarts", Choice(("2x1", "4x1", "6x1"))).share(value) for value in ("2x1", "6x1")] == [0, 1]

@@ -1,4 +1,4 @@
-"""The page as a browser shows it: every figure drawn, in both themes and on a narrow screen, and nothing asked for."""
+"""The page in a browser: it draws every figure, in both themes and on a narrow screen, and requests nothing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +63,7 @@ def opened(page: Page, report: str) -> Page:
     ],
     ids=["light", "dark", "narrow"],
 )
-def test_every_figure_is_drawn_and_nothing_goes_wrong(browser: Browser, report: str, screen: dict[str, Any]) -> None:
+def test_every_figure_is_drawn_without_errors(browser: Browser, report: str, screen: dict[str, Any]) -> None:
     with visit(browser, **screen) as seen:
         page = opened(seen.page, report)
         assert page.locator(".plot").count() > 15
@@ -88,14 +88,14 @@ def test_the_theme_can_be_switched_and_figures_follow(browser: Browser, report: 
         assert seen.wrong == []
 
 
-def test_every_figure_is_told_in_words(browser: Browser, report: str) -> None:
+def test_every_figure_has_a_description(browser: Browser, report: str) -> None:
     with visit(browser) as seen:
         page = opened(seen.page, report)
         expect(page.get_by_role("img", name="Forest plot. noam +10.03 [+9.89, +10.18].")).to_be_visible()
         assert page.locator(".plot[role=img][aria-label]").count() == page.locator(".plot").count()
 
 
-def test_it_is_printed_on_white_and_as_wide_as_paper(browser: Browser, report: str) -> None:
+def test_printing_uses_a_white_page_and_the_width_of_the_paper(browser: Browser, report: str) -> None:
     with visit(browser, color_scheme="dark") as seen:
         page = opened(seen.page, report)
         page.emulate_media(media="print", color_scheme="dark")

@@ -1,4 +1,4 @@
 """The figures of the report, drawn with Plotly.
 
-It may import what ``tuner.report`` may.
+It may import what ``tuner.report`` may import.
 """

@@ -1,4 +1,4 @@
-"""Figures that hold the arms against each other, under their headings."""
+"""The figures that compare all arms, in groups with a heading."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -12,12 +12,12 @@ Maker = Callable[[Findings, Arms], Figure | None]
 PARTS: Mapping[str, tuple[Maker, ...]] = {
     "Verdict": (forest, seeds),
     "Learning curves": (learning, train_loss),
-    "What a budget buys": (by_trials, by_epochs, cost),
-    "Schedules that the winners used": (lr, decay),
+    "Best result by budget": (by_trials, by_epochs, cost),
+    "Schedules of the winners": (lr, decay),
 }
 
 
 def comparing(found: Findings, arms: Arms) -> Iterator[tuple[str, list[Figure]]]:
-    """Headings and the figures under them, without those for which there is nothing to show yet."""
+    """Each heading with its figures. A figure that has no data yet is left out."""
     for heading, makers in PARTS.items():
         yield heading, [figure for make in makers if (figure := make(found, arms)) is not None]

@@ -1,4 +1,4 @@
-"""Figures of what a search costs and what that buys."""
+"""Figures of the search's cost, and of the best result to expect by budget."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from tuner.report.findings import Findings
 
 
 def by_trials(found: Findings, arms: Arms) -> Figure | None:
-    """The anytime curves over trials."""
+    """The anytime curves by trials."""
     return _anytime(found, arms, "trials", [arm.after_trials for arm, _ in arms])
 
 
 def by_epochs(found: Findings, arms: Arms) -> Figure | None:
-    """The anytime curves over epochs."""
+    """The anytime curves by epochs."""
     return _anytime(found, arms, "epochs", [arm.after_epochs for arm, _ in arms])
 
 
@@ -27,16 +27,16 @@ def _anytime(found: Findings, arms: Arms, unit: str, curves: Sequence[Curve | No
     for arm, look, curve in known:
         traces.append(band(curve.cost, curve.low, curve.high, look, arm.row.arm))
         traces.append(line(curve.cost, curve.mean, look, arm.row.arm, unit))
-    told = (
+    ends = (
         f"{arm.row.arm} {c.mean[0]:.4g} after {c.cost[0]:g} and {c.mean[-1]:.4g} after {c.cost[-1]:g}"
         for arm, _, c in known
     )
     return Figure(
         f"anytime-{unit}",
-        f"Best {found.measure} to expect after so many {unit}",
-        f"Expected best {found.measure} by {unit} of search: {'; '.join(told)}.",
-        "Trials in random order, as if a random search had drawn them; the band holds 90 % of 200 bootstrap samples. A "
-        "trial without a result counts as the worst of its arm.",
+        f"Expected best {found.measure} by number of {unit}",
+        f"Expected best {found.measure} by {unit} of the search: {'; '.join(ends)}.",
+        "The trials are put in random order, as if a random search had drawn them. The band contains 90 % of 200 "
+        "bootstrap samples. A trial without a result counts as the worst trial of its arm.",
         drawn(
             traces,
             tall(arms),
@@ -47,7 +47,7 @@ def _anytime(found: Findings, arms: Arms, unit: str, curves: Sequence[Curve | No
 
 
 def cost(found: Findings, arms: Arms) -> Figure | None:
-    """Seconds of training by what came of them."""
+    """Seconds of training by outcome: useful, pruned, failed or confirm run."""
     kinds = (("useful", 1.0, ""), ("pruned", 0.5, "/"), ("failed", 0.5, "x"), ("confirm", 0.5, "."))
     names, height = [safe(arm.row.arm) for arm, _ in arms], 110 + 34 * len(arms)
     factor, unit = found.factor, found.unit if found.gpus else "seconds of training"
@@ -69,16 +69,16 @@ def cost(found: Findings, arms: Arms) -> Figure | None:
     ]
     if not traces:
         return None
-    told = (
+    totals = (
         f"{arm.row.arm} " + ", ".join(f"{kind} {factor * getattr(arm.spent, kind):.0f}" for kind, _, _ in kinds)
         for arm, _ in arms
     )
     return Figure(
         "cost",
-        "Where the time went",
-        f"{unit.capitalize() if not found.gpus else unit} by arm: {'; '.join(told)}.",
-        "Useful: trials that trained to their end. Pruned: stopped early. Failed: diverged or gave no result. Confirm: "
-        "runs on fresh seeds.",
+        "Training time by outcome",
+        f"{unit.capitalize() if not found.gpus else unit} by arm: {'; '.join(totals)}.",
+        "Useful: trials that finished training. Pruned: trials ended by early stopping. Failed: trials that diverged "
+        "or gave no result. Confirm: confirm runs on fresh seeds.",
         drawn(
             traces,
             height,

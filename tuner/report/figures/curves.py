@@ -1,4 +1,4 @@
-"""Figures over epochs: what the trials reported, and the rates that the winners used."""
+"""Figures by epoch: the metrics that the trials reported, and the schedules that the winners used."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ MOST_MARKS = 20
 
 
 def learning(found: Findings, arms: Arms) -> Figure | None:
-    """The objective by epoch: every trial of the search, and the winners over seeds."""
+    """The objective by epoch: every trial of the search, and the mean of each winner's confirm runs."""
     if not any(trial.curve for arm, _ in arms for trial in arm.trials):
         return None
     traces = [_all_trials(arm, look) for arm, look in arms]
@@ -28,8 +28,8 @@ def learning(found: Findings, arms: Arms) -> Figure | None:
         "learning",
         f"{found.measure.capitalize()} by epoch",
         f"{found.measure.capitalize()} by epoch. At the end: {'; '.join(ended) or 'no confirm run has finished'}.",
-        "Thick: the winners' confirm runs, mean ± sd over seeds (before them, the best trial, thin). Faint: all trials "
-        "of the search.",
+        "Thick line: mean ± sd over the seeds of the winner's confirm runs. Thin line: best trial of an arm without "
+        "confirm runs. Faint lines: all trials of the search.",
         drawn(traces, tall(arms), xaxis=axis("epoch"), yaxis=_measure_axis(found)),
     )
 
@@ -74,12 +74,12 @@ def train_loss(found: Findings, arms: Arms) -> Figure | None:
     if not confirmed:
         return None
     positive = all(mean > sd for _, _, over in confirmed for mean, sd in zip(over.mean, over.sd, strict=True))
-    told = (f"{arm.row.arm} {over.mean[-1]:.3g}" for arm, _, over in confirmed)
+    ended = (f"{arm.row.arm} {over.mean[-1]:.3g}" for arm, _, over in confirmed)
     return Figure(
         "train-loss",
         "Training loss of the winners",
-        f"Training loss of the confirm runs by epoch. At the end: {'; '.join(told)}.",
-        "Mean ± sd over seeds of the confirm runs.",
+        f"Training loss of the confirm runs by epoch. At the end: {'; '.join(ended)}.",
+        "Mean ± sd over the seeds of the confirm runs.",
         drawn(
             [trace for arm, look, over in confirmed for trace in _banded(arm, over, look)],
             tall(arms),
@@ -95,13 +95,13 @@ def _span(confirmed: Sequence[tuple[ArmFindings, Look, Band]]) -> tuple[float, f
 
 
 def lr(found: Findings, arms: Arms) -> Figure | None:
-    """The learning rate at every update of the winners."""
+    """The winners' learning rate at every update."""
     return _rates(found, arms, "lr", "learning rate")
 
 
 def decay(found: Findings, arms: Arms) -> Figure | None:
-    """Their decay."""
-    return _rates(found, arms, "weight_decay", "decay")
+    """The winners' weight decay at every update."""
+    return _rates(found, arms, "weight_decay", "weight decay")
 
 
 def _rates(found: Findings, arms: Arms, which: str, title: str) -> Figure | None:
@@ -124,17 +124,17 @@ def _rates(found: Findings, arms: Arms, which: str, title: str) -> Figure | None
                 hovertemplate=f"{safe(arm.row.arm)} reported %{{y:.4~g}}<extra></extra>",
             )
         )
-    told = (
-        f"{arm.row.arm} from {short_text(getattr(r, which)[0])} over at most {short_text(max(getattr(r, which)))} to "
-        f"{short_text(getattr(r, which)[-1])}"
+    ranges = (
+        f"{arm.row.arm} starts at {short_text(getattr(r, which)[0])}, has a maximum of "
+        f"{short_text(max(getattr(r, which)))} and ends at {short_text(getattr(r, which)[-1])}"
         for arm, _, r in used
     )
-    times = "" if which == "lr" else ", as torch takes it: times the learning rate an update"
+    note = "" if which == "lr" else " (torch multiplies it by the learning rate)"
     return Figure(
         f"schedule-{which}",
         f"{title.capitalize()} of the winners",
-        f"{title.capitalize()} by epoch: {'; '.join(told)}.",
-        f"Lines: the schedule at every update{times}. Marks: what the trial reported after epochs.",
+        f"{title.capitalize()} by epoch: {'; '.join(ranges)}.",
+        f"Lines: the schedule at every update{note}. Marks: the values that the trial reported after an epoch.",
         drawn(
             traces,
             tall(arms),

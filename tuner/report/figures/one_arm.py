@@ -1,4 +1,4 @@
-"""Figures of one arm's search: its trials over all knobs and over each, and how much each knob mattered."""
+"""Figures of one arm's search: its trials by all knobs and by each knob, and the importance of each knob."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,9 @@ CLASSES = (
     ("third", 0.75, 0.32, 1.0),
     ("worst quarter", 1.0, 0.18, 1.0),
 )
-"""Name, share of the trials, best first, up to which it goes, how opaque and how wide its lines are."""
+"""Classes of trials, best first: name, end of the class as a share of all trials, opacity and width of its lines."""
 MOST_NAMED = 8
-"""A choice of more values has only its first and its last named beside its axis."""
+"""If a choice has more values than this, its axis names only the first and the last one."""
 
 
 def searching(found: Findings, arm: ArmFindings, look: Look) -> Iterator[Figure]:
@@ -72,7 +72,7 @@ def _parallel(found: Findings, arm: ArmFindings, look: Look, valued: Sequence[Tr
         "All trials, all knobs",
         f"Parallel coordinates of {len(valued)} trials of {arm.row.arm}, {found.board.metric} {low:.4g} to {high:.4g}; "
         f"winner: {settings or 'none yet'}.",
-        "A line is a trial that gave a result; the better, the stronger. Each axis is on the scale that was searched.",
+        "Each line is a trial with a result. Better trials have stronger lines. Each axis has the scale of the search.",
         plot,
     )
 
@@ -92,7 +92,7 @@ def _lines(
 
 
 def _places(x: int, knob: Knob | None, ends: tuple[float, float]) -> Iterator[dict[str, Any]]:
-    """The values at an axis' ends; of a choice of few, all."""
+    """The labels of an axis: the values at its ends, or all values of a short choice."""
     if knob is None:
         named = [(0.0, f"{ends[0]:.3g}"), (1.0, f"{ends[1]:.3g}")]
     elif knob.low is None or knob.high is None:
@@ -127,9 +127,9 @@ def _importances(arm: ArmFindings, look: Look) -> Figure:
     )
     return Figure(
         f"importances-{arm.row.arm}",
-        "Which knob mattered",
+        "Importance of each knob",
         f"Importance of the knobs of {arm.row.arm}: {', '.join(f'{k} {100 * s:.0f} %' for k, s in ordered)}.",
-        f"PED-ANOVA over the {arm.row.complete} trials that trained to their end; of so few, a hint.",
+        f"PED-ANOVA over the {arm.row.complete} trials that finished training. With few trials it is only a hint.",
         drawn(
             [bar],
             SMALL,
@@ -143,7 +143,7 @@ def _slice(found: Findings, arm: ArmFindings, look: Look, knob: Knob) -> Figure:
     values = [trial.value for trial in arm.trials if trial.value is not None]
     floor = min(values) if found.maximize else max(values)
     marks: dict[str, tuple[list[Tried], dict[str, Any]]] = {
-        "to the end": ([], {"symbol": "circle", "size": 8, "color": look.faint(0.75)}),
+        "finished": ([], {"symbol": "circle", "size": 8, "color": look.faint(0.75)}),
         "pruned": ([], {"symbol": "triangle-down-open", "size": 8, "color": look.faint(0.7)}),
         "no result": ([], {"symbol": "x-thin", "size": 9, "line": {"color": look.colour, "width": 2}}),
         "winner": ([], {"symbol": "star", "size": 16, "color": look.colour, "line": {"width": 1.5}}),
@@ -151,12 +151,12 @@ def _slice(found: Findings, arm: ArmFindings, look: Look, knob: Knob) -> Figure:
     for trial in arm.trials:
         marks[_kind(arm, trial)][0].append(trial)
     traces = [_marked(arm, knob, trials, floor, name, mark) for name, (trials, mark) in marks.items() if trials]
-    told = short_text(arm.settings[knob.name]) if knob.name in arm.settings else "none yet"
+    winner = short_text(arm.settings[knob.name]) if knob.name in arm.settings else "none yet"
     return Figure(
         f"slice-{arm.row.arm}-{knob.name}",
         knob.name,
         f"{found.board.metric} by {knob.name} over {len(arm.trials)} trials of {arm.row.arm}; searched "
-        f"{knob.searched}; winner: {told}.",
+        f"{knob.searched}; winner: {winner}.",
         "",
         drawn(traces, SMALL, showlegend=False, xaxis=_knob_axis(knob), yaxis=axis(found.board.metric)),
     )
@@ -167,7 +167,7 @@ def _kind(arm: ArmFindings, trial: Tried) -> str:
         return "winner"
     if trial.value is None:
         return "no result"
-    return "to the end" if trial.state == State.COMPLETE else "pruned"
+    return "finished" if trial.state == State.COMPLETE else "pruned"
 
 
 def _marked(
@@ -179,7 +179,7 @@ def _marked(
         mode="markers",
         marker=mark,
         name=name,
-        hovertext=[safe(_told(trial, knob)) for trial in trials],
+        hovertext=[safe(_hover(trial, knob)) for trial in trials],
         hoverinfo="text",
     )
 
@@ -191,7 +191,7 @@ def _shown(knob: Knob, trial: Tried) -> Any:
     return float(f"{1 - float(value):.6g}") if knob.scale == "one-minus-log" else value
 
 
-def _told(trial: Tried, knob: Knob) -> str:
+def _hover(trial: Tried, knob: Knob) -> str:
     value = "no result" if trial.value is None else short_text(trial.value)
     return f"trial {trial.number} ({trial.state}), {knob.name} {short_text(trial.knobs[knob.name])}: {value}"
 
@@ -207,6 +207,6 @@ def _knob_axis(knob: Knob) -> dict[str, Any]:
 
 
 def _wider(begin: float, end: float) -> list[float]:
-    """The whole range that was searched, so that a value at its end is seen to be there."""
-    room = 0.06 * (end - begin)
-    return [begin - room, end + room]
+    """The whole searched range with some space at both ends, so that values at the ends are visible."""
+    space = 0.06 * (end - begin)
+    return [begin - space, end + space]

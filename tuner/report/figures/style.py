@@ -1,4 +1,4 @@
-"""How figures look: one colour, dash and symbol an arm, and what all of them have in common."""
+"""The style of the figures: one colour, dash and symbol per arm, and the layout that all figures share."""
 
 import html
 import json
@@ -17,7 +17,7 @@ SYMBOLS = ("circle", "square", "diamond", "cross", "pentagon", "hexagon", "star-
 HEIGHT = 360
 SMALL = 240
 LONGEST = 24
-"""Letters of a name that fit beside a figure."""
+"""Longest name that fits next to a figure, in characters."""
 
 
 class Look(NamedTuple):
@@ -28,13 +28,13 @@ class Look(NamedTuple):
     symbol: str
 
     def faint(self, opacity: float) -> str:
-        """The colour, seen through."""
+        """The colour with this opacity, from 0 to 1."""
         red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
         return f"rgba({red},{green},{blue},{opacity:g})"
 
 
 Arms = Sequence[tuple[ArmFindings, Look]]
-"""Arms and how they look."""
+"""Arms with their styles."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Figure:
     """One figure of the page.
 
     Args:
-        name: its id on the page.
-        title: above it.
-        alt: what it shows, with the numbers, for those who do not see it.
-        caption: how to read it.
+        name: the figure's id on the page.
+        title: the heading above the figure.
+        alt: the content with its numbers, for readers who cannot see the figure.
+        caption: how to read the figure.
         plot: data and layout for Plotly.
     """
 
@@ -57,24 +57,24 @@ class Figure:
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """The figure's height in pixels."""
         return int(self.plot["layout"]["height"])
 
 
 def looks(count: int) -> list[Look]:
-    """Of so many arms, the baseline first; beyond the colours, the dash tells arms of one colour apart."""
+    """The styles of ``count`` arms, the baseline first. Arms that share a colour have different dashes."""
     dashes = [DASHES[max(0, number - 1) // len(VARIANTS) % len(DASHES)] for number in range(count)]
     return [Look(colour(number), dash, SYMBOLS[number % len(SYMBOLS)]) for number, dash in enumerate(dashes)]
 
 
 def tall(arms: Arms) -> int:
-    """The height of a figure with a legend of so many arms."""
+    """The height of a figure whose legend lists these arms, in pixels."""
     return HEIGHT + 12 * max(0, len(arms) - 5)
 
 
 def drawn(traces: Sequence[Any], height: int = HEIGHT, **layout: Any) -> dict[str, Any]:
-    """A plot as plain values; the page gives it the theme's colours."""
-    # Room that depends on the labels, which depend on the room, need not settle where there is little of it.
+    """A plot as plain values. The page adds the colours of the theme."""
+    # In a small figure an automatic margin may never settle: it depends on the labels, and they depend on the margin.
     common = {"automargin": height > SMALL, "zeroline": False}
     figure = go.Figure(
         data=list(traces),
@@ -90,13 +90,13 @@ def drawn(traces: Sequence[Any], height: int = HEIGHT, **layout: Any) -> dict[st
     )
     figure.update_layout(**layout | {name: common | layout.get(name, {}) for name in ("xaxis", "yaxis")})
     plain: dict[str, Any] = json.loads(figure.to_json())
-    # Plotly's default template would come into each figure again.
+    # Without this, each figure would contain Plotly's default template.
     plain["layout"].pop("template", None)
     return plain
 
 
 def axis(title: str, scale: str = "linear", low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    """An axis; on a logarithmic one, whole powers of ten, and 2 and 5 times these where it spans few."""
+    """An axis. A logarithmic axis has ticks at powers of ten; on a short range also at 2 and 5 times a power."""
     if scale != "log":
         return {"title": {"text": safe(title), "standoff": 8}}
     decades = math.log10(high / low) if low and high else 3.0
@@ -105,17 +105,17 @@ def axis(title: str, scale: str = "linear", low: float | None = None, high: floa
 
 
 def safe(value: Any) -> str:
-    """Text as it is: Plotly takes some tags for its own."""
+    """Text with escaped tags, because Plotly interprets some HTML tags."""
     return html.escape(str(value))
 
 
 def label(name: str) -> str:
-    """A name for a legend or an axis: of a long one, both its ends."""
+    """A name for a legend or an axis. A long name is shortened to its two ends."""
     return safe(name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}…{name[-8:]}")
 
 
 def arm_axis(names: Sequence[str]) -> dict[str, Any]:
-    """An axis of arms, in their order."""
+    """An axis with one tick per arm, in the given order."""
     return {"type": "category", "tickvals": [safe(name) for name in names], "ticktext": [label(name) for name in names]}
 
 

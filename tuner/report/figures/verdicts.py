@@ -1,4 +1,4 @@
-"""Figures of the verdict: each variant held against the baseline, and the runs that it rests on."""
+"""Figures of the verdict: each variant compared with the baseline, and the confirm runs behind the verdict."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ ROW = 56
 
 
 def forest(found: Findings, arms: Arms) -> Figure | None:
-    """Each variant's difference to the baseline, with its interval."""
+    """Each variant's difference to the baseline, with its 95 % interval."""
     judged = [(arm, look, c) for arm, look in arms if (c := arm.row.comparison) and c.mean_diff is not None]
     if not judged:
         return None
@@ -28,26 +28,26 @@ def forest(found: Findings, arms: Arms) -> Figure | None:
         height,
         showlegend=False,
         shapes=shapes,
-        xaxis={**axis("difference in test accuracy, points"), "range": _room(judged, margin)},
+        xaxis={**axis("difference in test accuracy, points"), "range": _wide_range(judged, margin)},
         yaxis={**arm_axis([arm.row.arm for arm, _, _ in judged]), "range": [len(judged) - 0.4, -0.75]},
     )
     return Figure(
         "forest",
         f"Difference to {found.board.baseline}",
         "Forest plot. " + "; ".join(f"{arm.row.arm} {_difference(c)}" for arm, _, c in judged) + ".",
-        f"Mean seed-wise difference and its 95 % interval; right of the line is better. Shaded: within ±{margin:g} "
-        "points, where a difference does not matter.",
+        "Mean of the seed-wise differences with its 95 % interval. Right of the line, the variant is better. In the "
+        f"shaded range of ±{margin:g} points, a difference is too small to matter.",
         plot,
     )
 
 
-def _room(judged: Sequence[tuple[ArmFindings, Look, Comparison]], margin: float) -> list[float]:
-    """What the axis shows: every interval, the margin, and room at both ends for the text above a mark."""
+def _wide_range(judged: Sequence[tuple[ArmFindings, Look, Comparison]], margin: float) -> list[float]:
+    """The range of the axis: every interval, the margin, and space at both ends for the text above a mark."""
     ends = [-margin, margin, 0.0]
     for _, _, c in judged:
         ends += [end for end in (c.low, c.high, c.mean_diff) if end is not None]
-    room = 0.22 * ((max(ends) - min(ends)) or 1.0)
-    return [min(ends) - room, max(ends) + room]
+    space = 0.22 * ((max(ends) - min(ends)) or 1.0)
+    return [min(ends) - space, max(ends) + space]
 
 
 def _interval(arm: ArmFindings, look: Look, c: Comparison) -> go.Scatter:
@@ -75,7 +75,7 @@ def _difference(c: Comparison) -> str:
 
 
 def seeds(found: Findings, arms: Arms) -> Figure | None:
-    """Test accuracy of each confirm run."""
+    """The test accuracy of each confirm run."""
     tested = [(arm, look) for arm, look in arms if arm.row.tests]
     if not tested:
         return None
@@ -102,12 +102,12 @@ def seeds(found: Findings, arms: Arms) -> Figure | None:
                 hoverinfo="text",
             )
         )
-    told = (f"{arm.row.arm} {test_text(arm.row)} ({len(arm.row.tests)} seeds)" for arm, _ in tested)
+    means = (f"{arm.row.arm} {test_text(arm.row)} ({len(arm.row.tests)} seeds)" for arm, _ in tested)
     return Figure(
         "seeds",
-        "Test accuracy, seed by seed",
-        f"Test accuracy in percent by arm, a dot a confirm run: {'; '.join(told)}.",
-        "A dot is a confirm run on a seed that all arms share, the bar their mean.",
+        "Test accuracy of each confirm run",
+        f"Test accuracy in percent by arm, one mark per confirm run: {'; '.join(means)}.",
+        "Each mark is a confirm run. All arms use the same seeds. The bar is the mean.",
         drawn(
             traces,
             showlegend=False,

@@ -1,4 +1,4 @@
-// Draws the figures in the theme's colours, and again when it changes.
+// Draws the figures in the colours of the theme, and draws them again when the theme changes.
 "use strict";
 (() => {
   const root = document.documentElement;
@@ -7,7 +7,7 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const print = matchMedia("print");
 
-  let before = null; // the theme before printing, while it lasts
+  let before = null; // the theme before printing; null when the page is not being printed
 
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
 
@@ -28,17 +28,17 @@
   }
 
   function draw() {
-    for (const [place, figure] of plots) {
-      // A copy: Plotly writes into what it is given.
+    for (const [element, figure] of plots) {
+      // Plotly changes its arguments, so it gets a copy.
       const { data, layout } = structuredClone(figure);
-      if (before !== null) layout.width = place.parentElement.matches(".whole") ? 670 : 325;
-      Plotly.react(place, data, themed(layout), { displayModeBar: false, responsive: true, doubleClick: "reset" });
+      if (before !== null) layout.width = element.parentElement.matches(".whole") ? 670 : 325;
+      Plotly.react(element, data, themed(layout), { displayModeBar: false, responsive: true, doubleClick: "reset" });
     }
     button.textContent = isDark() ? "Light" : "Dark";
     button.setAttribute("aria-label", `Show in ${isDark() ? "light" : "dark"} colours`);
   }
 
-  // On paper: in light colours, as wide as the paper's columns.
+  // Prints in light colours, and makes the figures as wide as the columns on paper.
   function toPaper(printing) {
     if (printing === (before !== null)) return;
     if (printing) {
@@ -50,7 +50,7 @@
       before = null;
     }
     draw();
-    if (!printing) plots.forEach(([place]) => Plotly.Plots.resize(place));
+    if (!printing) plots.forEach(([element]) => Plotly.Plots.resize(element));
   }
 
   const button = document.getElementById("theme");
