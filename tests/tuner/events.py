@@ -113,7 +113,7 @@ class History:
         return replay(self.entries)
 
 
-def report(epoch: int, val_acc: float, val_loss: float) -> dict[str, float]:
+def report(epoch: int, val_acc: float, val_loss: float) -> dict[str, Any]:
     """One epoch's report, of one second."""
     return {
         "epoch": epoch,

@@ -360,4 +360,7 @@ def _is_damaged(database: Path) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
+    # Optuna hides what the database said behind an error of its own.
+    while isinstance(error, optuna.exceptions.OptunaError) and error.__cause__ is not None:
+        error = error.__cause__
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -2,6 +2,8 @@
 
 import errno
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,13 +12,15 @@ import pytest
 from tests.tuner.events import report
 from tests.tuner.spec_texts import spec_of
 from trainables.hyper import Hyper
+from trainables.report import ConfirmResult, EpochReport, StepReport
 from tuner.errors import SearchFailed, ServiceError
 from tuner.execution.dispatcher import Attempt, Dispatcher
 from tuner.jobs.record import Record, Trial
+from tuner.search.asha import EarlyStopper, JudgedEpochs
 from tuner.search.trial_request import TrialOutcome, TrialRequest
 from tuner.spec.settings import ResourcesSpec
 from tuner.spec.trial_config import trial_config
-from tuner.storage.events import Event, Stage, State
+from tuner.storage.events import Entry, Stage, State
 from tuner.storage.journal import Journal, read
 
 SPEC = spec_of()
@@ -36,10 +40,10 @@ class Given:
 
     def __init__(self, *requests: TrialRequest) -> None:
         self.told: dict[str, TrialOutcome] = {}
-        self._works = iter(requests)
+        self._requests = iter(requests)
 
     def next(self) -> TrialRequest | None:
-        return next(self._works, None)
+        return next(self._requests, None)
 
     def ended(self, request: TrialRequest, ended: TrialOutcome) -> None:
         assert request.key not in self.told
@@ -56,7 +60,7 @@ class Bench:
         self.record = Record()
         self.journal = Journal(path, self.record.add, durable=durable)
         limits_ = ResourcesSpec.model_validate(limits)
-        self.dispatcher = Dispatcher(source, self.journal, self.record, limits_, lambda: self.now)
+        self.dispatcher = Dispatcher(source, self.journal, self.record, limits_, clock=lambda: self.now)
 
     def start(self, name: str) -> Attempt:
         attempt = self.dispatcher.start(name)
@@ -70,13 +74,23 @@ class Bench:
     def trial(self, key: str = KEY) -> Trial:
         return self.record.trials[key]
 
-    def events(self) -> list[Event]:
+    def entries(self) -> list[Entry]:
         return list(read(self.path))
 
+    def events(self) -> list[dict[str, Any]]:
+        return [entry.to_json() for entry in self.entries()]
 
-def result(epoch: int, attempt: int = 1, diverged: str | None = None, **more: Any) -> dict[str, Any]:
-    """What a worker says of an epoch."""
-    return {**report(epoch, epoch / 10, 1 - epoch / 10), "attempt": attempt, "diverged": diverged, **more}
+
+def epoch_report(epoch: int, diverged: str | None = None) -> EpochReport:
+    """The report of an epoch."""
+    return EpochReport(**report(epoch, epoch / 10, 1 - epoch / 10), diverged=diverged)
+
+
+def result(
+    epoch: int, attempt: int = 1, diverged: str | None = None, tested: ConfirmResult | None = None
+) -> StepReport:
+    """A worker's answer after an epoch."""
+    return StepReport(attempt, epoch_report(epoch, diverged), tested)
 
 
 @pytest.fixture
@@ -134,7 +148,7 @@ def test_the_source_and_the_journal_are_told_how_a_trial_ended(
     made.start("a")
     made.train("a", 1, last)
     made.dispatcher.end("a", result(last, **more))
-    epochs = tuple(report(epoch, epoch / 10, 1 - epoch / 10) for epoch in range(1, last + 1))
+    epochs = tuple(epoch_report(epoch) for epoch in range(1, last + 1))
     assert made.source.told == {KEY: TrialOutcome(state, epochs, reason)}
     assert (made.trial().state, made.trial().reason, tuple(made.trial().epochs)) == (state, reason, epochs)
 
@@ -143,8 +157,39 @@ def test_a_complete_trial_keeps_its_test_result_and_no_other_field(bench: Make) 
     made = bench()
     made.start("a")
     found: dict[str, Any] = {"test_acc": 0.5, "test_loss": 1.0, "weights_sha256": "a" * 64, "device": "cpu"}
-    made.dispatcher.end("a", result(EPOCHS, **found, trial_id="a", pid=4))
-    assert made.trial().result == found
+    # Ray Tune adds fields of its own.
+    answer = {**result(EPOCHS).to_dict(), **found, "trial_id": "a", "pid": 4}
+    made.dispatcher.end("a", StepReport.from_dict(answer))
+    assert made.trial().result == ConfirmResult(**found)
+    assert made.events()[-1]["result"] == found
+
+
+def test_a_report_says_whether_the_trial_continues(bench: Make) -> None:
+    made = bench()
+    made.start("a")
+    assert [made.dispatcher.report("a", result(epoch)) for epoch in range(1, EPOCHS + 1)] == [True] * 7 + [False]
+    made = bench()
+    made.start("a")
+    assert not made.dispatcher.report("a", result(1, diverged="training loss is nan"))
+    assert not made.dispatcher.report("a", result(2, attempt=2))
+    assert not made.dispatcher.report("never", result(2))
+
+
+def test_a_trial_that_the_early_stopper_ends_does_not_continue(tmp_path: Path) -> None:
+    record = Record()
+    with closing(Journal(tmp_path / "journal.jsonl", record.add, durable=False)) as journal:
+        judged = [replace(request(n), judged=JudgedEpochs(f"search/noam/{n}", "noam", 0, (2,), (2,))) for n in (0, 1)]
+        stopper = EarlyStopper(maximize=True, reduction_factor=2)
+        made = Dispatcher(
+            Given(*judged), journal, record, ResourcesSpec(), early_stopper=stopper, metric="val_acc", clock=lambda: 0.0
+        )
+        continues = []
+        for name, better in (("a", 0.5), ("b", 0.0)):
+            made.start(name)
+            for epoch in (1, 2):
+                step = replace(result(epoch), epoch=replace(epoch_report(epoch), val_acc=better))
+                continues.append(made.report(name, step))
+        assert continues == [True, True, True, False]
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
@@ -226,7 +271,7 @@ def test_an_epoch_trained_again_is_not_put_on_record_again(bench: Make) -> None:
     made.train("b", 1, 4, attempt=2)
     reported = [(event["epoch"], event["attempt"]) for event in made.events() if event["kind"] == "epoch"]
     assert reported == [(1, 1), (2, 1), (3, 1), (4, 2)]
-    assert [epoch["epoch"] for epoch in made.trial().epochs] == [1, 2, 3, 4]
+    assert [epoch.epoch for epoch in made.trial().epochs] == [1, 2, 3, 4]
     assert made.trial().reporters == [2, 2, 2, 2]
 
 
@@ -414,12 +459,12 @@ def test_another_driver_numbers_its_attempts_on(bench: Make, tmp_path: Path) -> 
     made.train("a", 1, 2)
     made.journal.close()
     with_record = Record()
-    for event in made.events():
-        with_record.add(event)
+    for entry in made.entries():
+        with_record.add(entry)
     journal = Journal(made.path, with_record.add, durable=False)
-    again = Dispatcher(Given(request()), journal, with_record, ResourcesSpec(), lambda: 0.0)
+    again = Dispatcher(Given(request()), journal, with_record, ResourcesSpec(), clock=lambda: 0.0)
     attempt = again.start("a")
     journal.close()
     assert attempt is not None
     assert (attempt.number, attempt.accepted) == (2, ((2, 1), (1, 1)))
-    assert [event["kind"] for event in read(made.path)] == ["trial", "attempt", "epoch", "epoch", "attempt"]
+    assert [event["kind"] for event in made.events()] == ["trial", "attempt", "epoch", "epoch", "attempt"]

@@ -80,18 +80,15 @@ class Asked:
         self.tried: list[int] = []
         self._rates = rates
         monkeypatch.setattr(packing, "usable_gpus", lambda: 1)
-        monkeypatch.setattr(packing, "images_per_s", self._images_per_s)
 
-    def _images_per_s(self, trial: TrialConfig, cache: Path, trials: int, *_: object) -> float | None:
+    def _images_per_s(self, trial: TrialConfig, trials: int) -> float | None:
         assert trial.gpu
         self.tried.append(trials)
         return self._rates[trials]
 
     def gpus(self, folder: JobFolder, trial: TrialConfig | None = None) -> float:
         trial = trial or smallest_trial("adam_l2", model=TOY)
-        spec = with_measured_packing(
-            spec_of(AUTO), trial, folder, folder.path, None, self.said.append, lambda: False, True
-        )
+        spec = with_measured_packing(spec_of(AUTO), trial, folder, self._images_per_s, self.said.append, lambda: False)
         assert not spec.resources.auto
         assert as_packed(spec_of(AUTO), folder) == spec
         return spec.resources.gpus
@@ -126,15 +123,14 @@ def test_an_answer_that_is_damaged_or_of_something_else_is_measured_again(
     assert asked.gpus(folder) == 0.5
 
 
-@pytest.mark.parametrize(("gpus", "trains"), [(0, True), (1, False)])
 def test_without_a_gpu_a_trial_has_one_thread_and_as_many_run_as_there_are_cpus(
-    gpus: int, trains: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "usable_gpus", lambda: gpus)
+    monkeypatch.setattr(packing, "usable_gpus", lambda: 0)
     said: list[str] = []
     trial, folder = smallest_trial("adam_l2", model=TOY), JobFolder(tmp_path)
-    spec = with_measured_packing(spec_of(AUTO), trial, folder, tmp_path, None, said.append, lambda: False, trains)
-    assert (spec.resources.cpus, spec.resources.gpus, spec.concurrent_on(6, gpus)) == (1, 0, 6)
+    spec = with_measured_packing(spec_of(AUTO), trial, folder, lambda *_: pytest.fail(), said.append, lambda: False)
+    assert (spec.resources.cpus, spec.resources.gpus, spec.concurrent_on(6, 0)) == (1, 0, 6)
     assert len(said) == 1
     assert not folder.packing.exists()
 

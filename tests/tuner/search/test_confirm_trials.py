@@ -4,6 +4,7 @@ import pytest
 
 from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
+from tuner.jobs.record import Round
 from tuner.search.confirm_trials import (
     FixedSource,
     confirm_requests,
@@ -14,7 +15,6 @@ from tuner.search.confirm_trials import (
 from tuner.search.trial_request import TrialRequest
 from tuner.search.winners import ranked, test_accuracies, winners
 from tuner.spec.search_spec import SearchSpec
-from tuner.spec.trial_config import trial_config
 from tuner.storage.events import Stage, State
 
 test_accuracies.__test__ = False  # type: ignore[attr-defined]  # its name is no test's
@@ -24,15 +24,12 @@ TOP_2 = spec_of(more("confirm: {top_k: 2, selection_seeds: 2}\n"))
 MOST_SEEDS, MOST_ROUNDS = 1000, 20
 
 
-def works_of_round(spec: SearchSpec, history: History, round_number: int, seeds: tuple[int, ...]) -> list[TrialRequest]:
-    return confirm_requests(
-        spec,
-        winners(history.record(), spec),
-        seeds,
-        round_number,
-        lambda hyper, seed: trial_config(spec, hyper, seed),
-        lambda arm, number: f"{arm}-{number}",
-    )
+def requests_of_round(
+    spec: SearchSpec, history: History, round_number: int, seeds: tuple[int, ...]
+) -> list[TrialRequest]:
+    chosen = winners(history.record(), spec)
+    confirm_round = Round(round_number, seeds, {arm: trial.number for arm, trial in chosen.items()})
+    return confirm_requests(spec, chosen, confirm_round, lambda arm, number: f"{arm}-{number}")
 
 
 @pytest.mark.parametrize("state", [state for state in State if state not in (State.COMPLETE, State.RUNNING)])
@@ -78,7 +75,7 @@ def test_an_arm_without_a_complete_trial_has_no_winner() -> None:
 def test_one_candidate_needs_no_selection_runs() -> None:
     history = History(SPEC)
     history.trial("noam", 0, [0.5])
-    assert selection_requests(history.record(), SPEC, lambda hyper, seed: trial_config(SPEC, hyper, seed)) == []
+    assert selection_requests(history.record(), SPEC) == []
 
 
 def test_the_best_of_each_arm_are_trained_on_the_selection_seeds() -> None:
@@ -86,7 +83,7 @@ def test_the_best_of_each_arm_are_trained_on_the_selection_seeds() -> None:
     for number, val in enumerate((0.3, 0.5, 0.4)):
         history.trial("noam", number, [val])
     history.trial("adam_l2", 0, [0.5])
-    requests = selection_requests(history.record(), TOP_2, lambda hyper, seed: trial_config(TOP_2, hyper, seed))
+    requests = selection_requests(history.record(), TOP_2)
     seeds = selection_seeds(TOP_2)
     assert [(request.arm, request.number, request.trial.seed) for request in requests] == [
         (arm, number, seed) for seed in seeds for arm, number in (("adam_l2", 0), ("noam", 1), ("noam", 2))
@@ -137,7 +134,7 @@ def test_all_arms_get_the_same_fresh_seeds_and_the_winners_own_settings() -> Non
     history.trial("adam_l2", 0, [0.5])
     history.trial("noam", 0, [0.5])
     history.trial("noam", 1, [0.6])
-    requests = works_of_round(SPEC, history, 1, seeds := confirm_seeds(SPEC, 1, 4))
+    requests = requests_of_round(SPEC, history, 1, seeds := confirm_seeds(SPEC, 1, 4))
     for arm, number in (("adam_l2", 0), ("noam", 1)):
         own = [request for request in requests if request.arm == arm]
         assert tuple(request.trial.seed for request in own) == seeds
@@ -153,7 +150,7 @@ def test_only_the_first_seeds_weights_are_kept() -> None:
     history = History(SPEC)
     history.trial("adam_l2", 0, [0.5])
     history.trial("noam", 0, [0.5])
-    requests = works_of_round(SPEC, history, 2, seeds := confirm_seeds(SPEC, 2, 3))
+    requests = requests_of_round(SPEC, history, 2, seeds := confirm_seeds(SPEC, 2, 3))
     kept = {
         (request.arm, request.trial.seed, str(request.weights_path)) for request in requests if request.weights_path
     }
@@ -179,7 +176,7 @@ def searched(*extra: tuple[str, int]) -> History:
 
 
 def keys_left(history: History) -> list[str]:
-    requests = works_of_round(SPEC, history, 1, confirm_seeds(SPEC, 1, 2))
+    requests = requests_of_round(SPEC, history, 1, confirm_seeds(SPEC, 1, 2))
     source = FixedSource(requests, history.record())
     return [request.key for request in iter(source.next, None)]
 
@@ -200,6 +197,6 @@ def test_a_list_gives_no_trial_again_that_has_ended(state: State) -> None:
 
 def test_an_interrupted_round_goes_on_with_the_same_winners_and_settings() -> None:
     history = searched(("noam", 1))
-    before = works_of_round(SPEC, history, 1, seeds := confirm_seeds(SPEC, 1, 3))
+    before = requests_of_round(SPEC, history, 1, seeds := confirm_seeds(SPEC, 1, 3))
     history.trial("noam", 0, [0.9], State.COMPLETE, Stage.CONFIRM, seeds[0], 1, 0.9)
-    assert works_of_round(SPEC, history, 1, seeds) == before
+    assert requests_of_round(SPEC, history, 1, seeds) == before

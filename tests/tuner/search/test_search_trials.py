@@ -2,31 +2,27 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from types import MappingProxyType
 
-import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.tuner.events import History, report
 from tests.tuner.spec_texts import more, spec_of
 from trainables.config import derive_seed
+from trainables.report import EpochReport
 from trainables.space import Plan
 from tuner.errors import SearchFailed
 from tuner.jobs.record import Record
 from tuner.search.asha import JudgedEpochs
 from tuner.search.search_trials import HOPELESS, SearchSource, early_stopper
-from tuner.search.study import ArmStudy
-from tuner.search.study_database import open_storage
 from tuner.search.trial_request import TrialOutcome, TrialRequest
 from tuner.spec.arms import arms
 from tuner.spec.search_spec import SearchSpec
-from tuner.spec.trial_config import trial_config
-from tuner.storage.events import State
+from tuner.storage.events import EpochReported, State
 
 HOUR = 3600.0
 PLAN = Plan(8, 10)
@@ -40,29 +36,12 @@ def spec_with(budget: str = "", *sections: str) -> SearchSpec:
 class Search:
     """A source over real studies, with a clock and the trials that run."""
 
-    def __init__(
-        self,
-        spec: SearchSpec,
-        storage: BaseStorage | None = None,
-        concurrent: int = 1,
-        record: Record | None = None,
-    ) -> None:
+    def __init__(self, spec: SearchSpec, record: Record | None = None) -> None:
         self.now = 1000.0
-        self.storage = storage or InMemoryStorage()
-        studies = [
-            ArmStudy(self.storage, "job", arm, spec.sampler, spec.seed, spec.budget.trials, True)
-            for arm in arms(spec, PLAN)
-        ]
-        self.source = SearchSource(
-            spec,
-            PLAN,
-            studies,
-            lambda hyper, seed: trial_config(spec, hyper, seed),
-            concurrent,
-            Record() if record is None else record,
-            lambda: self.now,
-        )
-        self.started: Counter[str] = Counter({study.arm.name: 0 for study in studies})
+        found = arms(spec, PLAN)
+        record = Record() if record is None else record
+        self.source = SearchSource(spec, found, PLAN, record, concurrent=1, clock=lambda: self.now)
+        self.started: Counter[str] = Counter({arm.name: 0 for arm in found})
         self.running: list[TrialRequest] = []
 
     def start(self) -> TrialRequest | None:
@@ -75,7 +54,7 @@ class Search:
     def end(self, index: int = 0, state: State = State.COMPLETE, epochs: int = 8) -> None:
         request = self.running.pop(index)
         epochs = epochs if state != State.FAILED else 0
-        reports = tuple(report(epoch, epoch / 100, 1.0) for epoch in range(1, epochs + 1))
+        reports = tuple(EpochReport(**report(epoch, epoch / 100, 1.0)) for epoch in range(1, epochs + 1))
         self.source.ended(
             request, TrialOutcome(state, reports, "it broke\nlast line" if state == State.FAILED else None)
         )
@@ -91,7 +70,7 @@ class Search:
             self.end()
 
     def trials(self, arm: str) -> list[FrozenTrial]:
-        return optuna.load_study(study_name=f"job/{arm}", storage=self.storage).trials
+        return self.source._studies[arm].trials()
 
 
 @settings(max_examples=30, deadline=None)
@@ -178,8 +157,8 @@ def test_optuna_is_told_what_became_of_every_trial() -> None:
         assert (failed.state, failed.value) == (TrialState.FAIL, None)
 
 
-def test_no_trial_is_left_running_in_a_studies_file(tmp_path: Path) -> None:
-    search = Search(spec_with(), open_storage(f"sqlite:///{tmp_path / 'studies.db'}"))
+def test_no_trial_is_left_running_in_a_study() -> None:
+    search = Search(spec_with())
     search.run(seconds=1, concurrent=3)
     states = [trial.state for arm in search.started for trial in search.trials(arm)]
     assert states == [TrialState.COMPLETE] * 12
@@ -271,8 +250,7 @@ def test_what_was_asked_for_and_not_put_on_record_is_given_again_in_its_turn() -
     spec = spec_with("", "sampler: random\n")
     before = Search(spec)
     asked = [before.start() for _ in range(2)]
-    record = Record()
-    again = Search(spec, before.storage, record=record)
+    again = Search(spec, record=Record())
     assert [again.start() for _ in range(2)] == asked
     third = again.start()
     assert third is not None
@@ -291,17 +269,18 @@ def test_the_time_of_earlier_drivers_counts_under_a_cap(worked_hours: float, mor
     # A round takes three half hours.
     spec = spec_with("  max_hours: 5\n")
     history = on_record(spec, 1)
-    for event in history.events:
-        if event["kind"] == "epoch":
-            event["seconds"] = HOUR / 16
-    history.events[-1]["up"] = worked_hours * HOUR
+    for number, entry in enumerate(history.entries):
+        if isinstance(entry.event, EpochReported):
+            event = replace(entry.event, report=replace(entry.event.report, seconds=HOUR / 16))
+            history.entries[number] = replace(entry, event=event)
+    history.entries[-1] = replace(history.entries[-1], up=worked_hours * HOUR)
     assert (Search(spec, record=history.record()).start() is not None) == more
 
 
 def test_what_was_interrupted_is_brought_to_its_end_whatever_the_cap() -> None:
     spec = spec_with("  max_hours: 1\n")
     history = on_record(spec, 1, {"adam_l2": 1, "noam": 1})
-    history.events[-1]["up"] = 100 * HOUR
+    history.entries[-1] = replace(history.entries[-1], up=100 * HOUR)
     search = Search(spec, record=history.record())
     keys = [request.key for request in iter(search.start, None)]
     # With it the round: every arm gets as many trials.

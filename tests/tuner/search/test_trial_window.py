@@ -1,12 +1,12 @@
 """What a sampler is shown of a long study."""
 
 import random
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.storages import InMemoryStorage
 
 from tests.tuner.search.test_study import DEFAULT, study_of
 from trainables.space import Scalar
@@ -67,9 +67,7 @@ def past(count: int) -> list[RecordedTrial]:
 
 
 def restored(count: int, trials: list[RecordedTrial] | None = None) -> ArmStudy:
-    study = study_of(InMemoryStorage(), "tpe", trials=count)
-    study.restore(past(count) if trials is None else trials)
-    return study
+    return study_of("tpe", trials=count, past=past(count) if trials is None else trials)
 
 
 def test_a_short_study_is_shown_whole() -> None:
@@ -83,7 +81,7 @@ def test_an_ask_of_a_long_study_looks_at_no_more_than_one_of_a_shorter() -> None
 
 def test_the_best_of_a_long_study_is_not_forgotten() -> None:
     trials = past(600)
-    trials[1] = trials[1]._replace(state=State.COMPLETE, reports=[(1, 2.0)])
+    trials[1] = replace(trials[1], state=State.COMPLETE, reports=[(1, 2.0)])
     assert 1 in [trial.number for trial in restored(600, trials)._shown().get_trials()]
 
 
