@@ -24,8 +24,8 @@ class Arm:
         variant: the name of a row of ``VARIANTS``.
         space: the searched knobs and their domains, for the planned length of a trial.
         fixed: the knobs that the spec fixes, in addition to those that the variant fixes.
-        default: the setting of the arm's first trial: the variant's known-good values. If a knob has none, or its value is
-            outside its domain, it starts in the middle of the domain.
+        default: the setting of the arm's first trial: the variant's known-good values. A knob starts in the middle of
+            its domain if it has no such value, or if the value is outside the domain.
     """
 
     name: str
