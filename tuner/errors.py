@@ -1,17 +1,17 @@
-"""What a user of tuner can cause, each with the exit code the command line ends with.
+"""The errors that a user of tuner can cause, each with the exit code of the command line.
 
-TunerError                       1  (never raised itself)
+TunerError                       1  (the root of the tree)
 ├── SpecError                    2  the spec or the command line is wrong
-├── ServiceError                 3  cluster, tracker or storage cannot be reached, or refuses us
+├── ServiceError                 3  a cluster, tracker or storage is unreachable or refuses us
 ├── NotFound                     4  no such job, trial or file
-├── IntegrityError               5  altered, truncated or newer file; not reproduced
-├── GateError                    6  ``--fail-unless`` was not met
-├── SearchFailed                 7  no arm finished, or failures over the limit
-├── Interrupted                  130 / 143
-└── DriverLost                  75  the driver cannot go on, but another on the same job can
+├── IntegrityError               5  a file is altered, truncated or too new; or a result is not reproduced
+├── GateError                    6  the verdict does not meet ``--fail-unless``
+├── SearchFailed                 7  no arm finished, or too many trials failed
+├── Interrupted                  130 / 143  stopped by a signal
+└── DriverLost                  75  this driver cannot continue, but a new driver can resume the job
 
-Errors of the two leaves (``TrainableError``, ``ClusterError``) are user errors too: 2 and 3.
-Everything else is a bug of ours and exits 1 with its traceback.
+The errors of the two lowest packages are user errors too: ``TrainableError`` exits with 2, ``ClusterError`` with 3.
+Every other exception is a bug of ours. It exits with 1 and its traceback.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from collections.abc import Iterable
 
 
 class TunerError(Exception):
-    """Root of what a user can cause: the message is one clear line that names the value, the place and the way out."""
+    """Root of the errors that a user can cause. The message is one clear line: the value, the place and the way out."""
 
     exit_code = 1
 
@@ -31,25 +31,25 @@ class SpecError(TunerError):
 
 
 class ServiceError(TunerError):
-    """A cluster, tracker or storage cannot be reached, or refuses us."""
+    """A cluster, tracker or storage is unreachable, or refuses us."""
 
     exit_code = 3
 
 
 class NotFound(TunerError):
-    """No such job, trial or file."""
+    """There is no such job, trial or file."""
 
     exit_code = 4
 
 
 class IntegrityError(TunerError):
-    """A file was altered, cut short or written by a newer version; or a result was not reproduced."""
+    """A file was altered, truncated or written by a newer version; or a result was not reproduced."""
 
     exit_code = 5
 
 
 class GateError(TunerError):
-    """The verdict asked for by ``--fail-unless`` did not come."""
+    """The verdict does not meet ``--fail-unless``."""
 
     exit_code = 6
 
@@ -61,7 +61,7 @@ class SearchFailed(TunerError):
 
 
 class Interrupted(TunerError):
-    """Stopped by a signal; what was done is kept."""
+    """A signal stopped the command. Finished work is kept."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -69,24 +69,24 @@ class Interrupted(TunerError):
 
 
 class DriverLost(TunerError):
-    """What runs the trials died under this driver; the job's supervisor starts another."""
+    """Ray, which runs the trials of this driver, died. The job's supervisor starts a new driver."""
 
     exit_code = 75
 
 
 def error_of(exit_code: int) -> type[TunerError]:
-    """The error that the command line ends with so; for what another ``tuner`` said."""
+    """The error class with this exit code, for an error that another ``tuner`` process reported."""
     known = (SpecError, ServiceError, NotFound, IntegrityError, GateError, SearchFailed)
     return next((error for error in known if error.exit_code == exit_code), TunerError)
 
 
 def without_password(url: str) -> str:
-    """A URL that may be shown: what stands before its ``@`` is left out."""
+    """The URL with the part before its ``@`` hidden, so that it can be shown."""
     scheme, separator, rest = url.partition("://")
     return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else url
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest known name, or nothing."""
+    """``"; did you mean 'x'?"`` with the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,8 +1,9 @@
-"""Random faults every few seconds against a real search with Postgres and an MLflow server: ``make chaos SEED=7``.
+"""Random faults every few seconds during a real search with Postgres and an MLflow server: ``make chaos SEED=7``.
 
-Odd seeds search with random sampling and no pruning: settings and values must equal those of a run without faults. Even
-ones search with TPE and ASHA, where what is asked depends on what came before: the end-state checker must hold.
-At most one epoch a fault may be trained twice, unless files were damaged.
+Odd seeds search with random sampling and without pruning. Their settings and values must equal those of a run without
+faults. Even seeds search with TPE and ASHA, where the next setting depends on earlier results. Their end state must
+pass the end-state checker. A new attempt may repeat only the training since the last checkpoint, unless a fault
+damaged files.
 """
 
 import argparse
@@ -42,9 +43,9 @@ PAUSE_S = (10.0, 20.0)
 OUTAGE_S = (2.0, 15.0)
 MOST_FAULTS = 8
 LONG_S = 900.0
-"""Longer than anything takes that is not stuck, on a machine that others keep busy too."""
+"""Nothing takes longer than this unless it is stuck, even on a busy machine."""
 GAVE_UP = "; try again with: tuner resume "
-"""What the supervisor says when two drivers in a row got nothing done: on a busy machine we may kill both."""
+"""The supervisor's message when two drivers in a row make no progress. On a busy machine we can kill both early."""
 SPEC = """\
 name: chaos
 data: {{name: digits, train_images: 300, val_images: 100, test_images: 100}}
@@ -62,12 +63,13 @@ tracking: {{uri: '{tracker}', experiment: {experiment}}}
 
 
 class Chaos:
-    """One job, and what happens to it.
+    """One job, and the faults that it has to survive.
 
     Args:
-        where: its place.
-        services: Postgres and MLflow.
-        seed: of everything that is random.
+        where: the place of the job.
+        postgres: the database of the studies and of the tracker.
+        tracker: the MLflow server.
+        seed: the seed of all random choices.
     """
 
     def __init__(self, where: Place, postgres: Postgres, tracker: MlflowServer, seed: int) -> None:
@@ -80,11 +82,11 @@ class Chaos:
         self.resumes = 0
 
     def run(self) -> Record:
-        """Run the job to its end, whatever it takes."""
+        """Run the job, and resume it after each fault that ends it, until it is finished."""
         self._process = self._where.start("run", "spec.yaml", "-q")
         deadline = time.monotonic() + LONG_S
         while True:
-            assert time.monotonic() < deadline, "it does not come to its end"
+            assert time.monotonic() < deadline, "the job does not finish"
             try:
                 code = self._process.wait(self._random.uniform(*PAUSE_S))
             except subprocess.TimeoutExpired:
@@ -101,12 +103,12 @@ class Chaos:
         return check_end_state(self._where)
 
     def _again(self) -> tuple[str, ...]:
-        # Killed before anything was written down, there is nothing to resume.
+        # A job that was killed before it wrote anything cannot be resumed.
         return ("resume", "-q") if list(self._where.home.jobs()) else ("run", "spec.yaml", "-q")
 
     @staticmethod
     def _check_end(code: int, said: str) -> None:
-        """Only what we did may have ended it; 3: a service was away for longer than the job waits."""
+        """Only our faults may have ended the command. Code 3: a service was down for longer than the job waits."""
         assert "Traceback" not in said, said
         assert code in (3, 143, -signal.SIGKILL) or (code == 1 and GAVE_UP in said), (code, said)
 
@@ -131,7 +133,7 @@ class Chaos:
         self._signal_the_driver(signal.SIGSTOP)
 
     def kill_the_supervisor(self) -> None:
-        """Its driver has to end by itself before another may begin."""
+        """Then wait until its driver has ended by itself: only then can another driver start."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -155,7 +157,7 @@ class Chaos:
             raise NoVictim
 
     def damage_the_journal(self) -> None:
-        """In its second half, so that not all is to be done again."""
+        """The damage is in the second half, so that the job does not start again from the beginning."""
         self.kill_everything()
         journals = [job.journal for job in self._where.home.jobs() if job.journal.exists()]
         if not journals:
@@ -187,7 +189,7 @@ class Chaos:
 
 
 class NoVictim(Exception):
-    """What the fault is to befall is not there just now."""
+    """The fault cannot happen now, because its target does not exist."""
 
 
 def _signal(pid: int, number: int) -> None:
@@ -214,7 +216,7 @@ FAULTS: tuple[Callable[[Chaos], None], ...] = (
 
 @contextmanager
 def services() -> Iterator[tuple[Postgres, MlflowServer]]:
-    """Postgres, and an MLflow server on it."""
+    """Postgres, and an MLflow server that uses it."""
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as made, ExitStack() as stack:
         folder = Path(made)
         folder.chmod(0o755)
@@ -228,7 +230,7 @@ def services() -> Iterator[tuple[Postgres, MlflowServer]]:
 
 @contextmanager
 def job_place(seed: int, postgres: Postgres, tracker: MlflowServer) -> Iterator[Place]:
-    """A fresh place for a seed's job."""
+    """A fresh place for the job of a seed."""
     with (
         tempfile.TemporaryDirectory(prefix="chaos-job-") as folder,
         place(Path(folder) / "place", spec_of(seed, postgres, tracker)) as where,
@@ -237,7 +239,11 @@ def job_place(seed: int, postgres: Postgres, tracker: MlflowServer) -> Iterator[
 
 
 def survive(seed: int, undisturbed: Record | None, postgres: Postgres, tracker: MlflowServer) -> dict[str, object]:
-    """One seed's job under faults, checked; what failed, if anything did, is in ``failed``, and its folder is kept."""
+    """Run the job of one seed under faults and check it.
+
+    Returns:
+        The results for this seed. If a check failed, ``failed`` has the traceback and ``kept`` a copy of the folder.
+    """
     begun = time.monotonic()
     found: dict[str, object] = {"seed": seed, "sampler": "random" if seed % 2 else "tpe"}
     with job_place(seed, postgres, tracker) as where:
@@ -253,10 +259,10 @@ def survive(seed: int, undisturbed: Record | None, postgres: Postgres, tracker: 
 
 
 def check(where: Place, chaos: Chaos, undisturbed: Record | None) -> dict[str, object]:
-    """Run the job, whatever befalls it, and hold its end against what must be true."""
+    """Run the job under faults, and check its end state."""
     record = chaos.run()
     if undisturbed is not None:
-        assert values(record) == values(undisturbed), "settings or values differ from those without faults"
+        assert values(record) == values(undisturbed), "settings or values differ from those of the job without faults"
     assert where.processes_left() == []
     again = len(trained_again(where))
     damaged = {"damage_checkpoints", "damage_the_journal"} & set(chaos.faults)
@@ -266,7 +272,7 @@ def check(where: Place, chaos: Chaos, undisturbed: Record | None) -> dict[str, o
 
 
 def spec_of(seed: int, postgres: Postgres, tracker: MlflowServer) -> str:
-    """A job with studies in a database of its own."""
+    """The spec of a job whose studies are in a separate database."""
     return SPEC.format(
         sampler="random" if seed % 2 else "tpe",
         scheduler="none" if seed % 2 else "{name: asha, first_rung: 3, reduction_factor: 3}",
@@ -277,12 +283,12 @@ def spec_of(seed: int, postgres: Postgres, tracker: MlflowServer) -> str:
 
 
 def main() -> None:
-    """Run the seeds that were asked for, one after the other; a JSON object a seed on stdout."""
+    """Run the requested seeds one after the other. Prints one JSON object per seed to stdout."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seeds", type=int, nargs="+")
     seeds = parser.parse_args().seeds
     warnings.simplefilter("ignore")
-    # Ended, it ends what it started.
+    # On SIGTERM, also end the processes that this program started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with services() as (postgres, tracker):
         undisturbed = None

@@ -1,4 +1,4 @@
-"""The end-state checker: what must hold of a finished job whatever happened on the way."""
+"""The end-state checker: rules that every finished job must meet, whatever faults it survived."""
 
 import warnings
 from collections import Counter
@@ -23,11 +23,14 @@ OPTUNA = {State.COMPLETE: "COMPLETE", State.PRUNED: "PRUNED"}
 
 
 def check_end_state(where: Place, job: JobFolder | None = None) -> Record:
-    """Trials asked for = MLflow's child runs = our record; steps 1..n of each once; nothing running; best = best.
+    """Check the end state of a job, and return its record.
+
+    The proposed trials, the child runs in MLflow and our record must agree. Each trial must have each of its steps
+    1 to n exactly once. No trial may be running. The best trial of the study must be the best of the record.
 
     Args:
-        where: the job's place.
-        job: which, if there are several.
+        where: the place of the job.
+        job: the job, if the place has several.
     """
     folder = job or where.job
     record = folder.record()
@@ -39,7 +42,7 @@ def check_end_state(where: Place, job: JobFolder | None = None) -> Record:
 
 
 def values(record: Record) -> dict[str, Any]:
-    """Settings and accuracies of every trial, by its key: equal wherever nothing went wrong that matters."""
+    """Trial key -> settings, accuracies and result. They must be equal with and without faults."""
     return {
         key: (dict(trial.hyper), [(epoch["val_acc"], epoch["train_loss"]) for epoch in trial.epochs], trial.result)
         for key, trial in record.trials.items()
@@ -74,7 +77,7 @@ def _check_studies(home: Workspace, folder: JobFolder, record: Record) -> None:
         assert {number: trial.state.name for number, trial in asked.items()} == {
             number: OPTUNA.get(trial.state, "FAIL") for number, trial in ours.items()
         }
-        # Of a PRUNED trial Optuna takes the last report for its value.
+        # Optuna uses the last report of a PRUNED trial as its value.
         last = {n: trial.epochs[-1]["val_acc"] for n, trial in ours.items() if trial.state in OPTUNA}
         assert {n: trial.value for n, trial in asked.items() if trial.value is not None} == last
         complete = {n: value for n, value in last.items() if ours[n].state == State.COMPLETE}
@@ -84,7 +87,7 @@ def _check_studies(home: Workspace, folder: JobFolder, record: Record) -> None:
 
 
 def _check_mlflow(home: Workspace, folder: JobFolder, record: Record) -> None:
-    # SQLAlchemy and mlflow disagree about deprecations; that is theirs.
+    # mlflow triggers deprecation warnings of SQLAlchemy, which we cannot fix.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow import MlflowClient
@@ -109,6 +112,6 @@ def _check_run(client: Any, run: Any, trial: Trial) -> None:
         told = sorted((row.step, row.value) for row in rows)
         on_record = [(epoch["epoch"], epoch[ours]) for epoch in trial.epochs]
         if ours == "seconds":
-            # An epoch that was told and then lost with a damaged journal is trained again: it takes another time.
+            # After damage to the journal, an epoch that was already sent is trained again. It then takes another time.
             told, on_record = ([(step, 0.0) for step, _ in pairs] for pairs in (told, on_record))
         assert told == on_record, (trial.key, theirs)

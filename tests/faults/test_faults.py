@@ -1,4 +1,4 @@
-"""Faults caused to real jobs with real training: afterwards everything is there, once, as if nothing had happened."""
+"""Faults in real jobs with real training. Afterwards every result exists exactly once, as in a job without faults."""
 
 import json
 import math
@@ -43,7 +43,7 @@ RELEASE_S = 10.0
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Record]]:
-    """A job that no fault came to, and its record."""
+    """A job without faults, and its record."""
     with place(tmp_path_factory.mktemp("undisturbed"), SPEC) as where:
         ended = where.tuner("run", "spec.yaml", "-q")
         assert ended.code == 0, ended.err
@@ -57,39 +57,40 @@ def where(tmp_path: Path) -> Iterator[Place]:
 
 
 def epochs(where: Place) -> int:
-    """How many epochs are on record."""
+    """Number of epochs in the journals."""
     journals = list(where.home.path.glob("jobs/*/journal.jsonl"))
     return sum(journal.read_bytes().count(b'"kind": "epoch"') for journal in journals)
 
 
 def begin(where: Place, count: int = 8, *options: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-    """A job that has trained ``count`` epochs in all."""
+    """Start a job, and wait until it has trained ``count`` epochs in total."""
     process = where.start("run", "spec.yaml", *options, env=env)
     wait_for(lambda: epochs(where) >= count, process)
     return process
 
 
 def driver(where: Place) -> int:
-    """The driver's process id."""
+    """The process id of the driver."""
     found = lock_owner(where.job.lock_file)
     assert found is not None
     return found.pid
 
 
 def workers(where: Place) -> list[int]:
-    """Process ids of the workers that train."""
+    """Process ids of the workers that train trials."""
     return [pid for pid in where.processes() if b"Trainable" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def kill_all(where: Place, process: "subprocess.Popen[str]") -> None:
-    """As a machine that loses its power, but for what lies on the disk."""
+    """Kill all processes of a job at once, as a power failure does. The files on disk stay."""
     os.kill(process.pid, signal.SIGKILL)
     for pid in where.processes():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
     assert where.processes_left() == []
-    # The kernel takes a process's environment from it, by which we know it, before its locks.
+    # We find processes by their environment. When a process ends, the kernel removes its environment before it releases
+    # the locks of the process.
     until = time.monotonic() + RELEASE_S
     while any(job.is_held_here for job in where.home.jobs()) and time.monotonic() < until:
         time.sleep(0.05)
@@ -103,12 +104,15 @@ def resumed(where: Place, *options: str) -> Ended:
 
 
 def check_as_undisturbed(where: Place, undisturbed: tuple[Place, Record], again_s: float = CHECKPOINT_S) -> Record:
-    """The same settings and values as without faults, each epoch once, little trained again, and nothing left over.
+    """Check that the job ended as it does without faults, and return its record.
+
+    Settings and values must be the same, and each epoch must exist once. Little training may be repeated. No process
+    and no checkpoint may be left.
 
     Args:
-        where: the job's.
+        where: the place of the job.
         undisturbed: the same job without faults.
-        again_s: seconds of training that every new attempt may do again, as far as they are on record.
+        again_s: each new attempt may repeat at most this many seconds of recorded training.
     """
     record = check_end_state(where)
     assert values(record) == values(undisturbed[1])
@@ -119,18 +123,18 @@ def check_as_undisturbed(where: Place, undisturbed: tuple[Place, Record], again_
 
 
 def check_trained_again(where: Place, record: Record, again_s: float = CHECKPOINT_S) -> None:
-    """No attempt had more to do again than what was trained since a checkpoint, or since one was due."""
+    """Check that every new attempt repeated only the training since the last checkpoint, or since one was due."""
     again_of: dict[str, float] = defaultdict(float)
     for key, epoch in trained_again(where):
         again_of[key] += record.trials[key].epochs[epoch - 1]["seconds"]
     for key, took_s in again_of.items():
-        # There is none of the last epoch, which is on record a moment before the trial's end is.
+        # The last epoch has no checkpoint. It is recorded a moment before the end of the trial.
         last_s = record.trials[key].epochs[-1]["seconds"]
         assert took_s <= (again_s + last_s) * (record.trials[key].attempts - 1), f"{key}: {took_s:.2f} s again"
 
 
 def trained_again(where: Place) -> list[tuple[str, int]]:
-    """Epochs that were on record and trained again: their trials and their numbers."""
+    """Recorded epochs that were trained again, each as (trial, epoch)."""
     return [(event["trial"], event["epoch"]) for event in read(where.job.journal) if event["kind"] == "again"]
 
 
@@ -141,12 +145,12 @@ def test_a_worker_is_killed(where: Place, undisturbed: tuple[Place, Record]) -> 
     ended = where.ended(process)
     assert ended.code == 0, ended.err
     record = check_as_undisturbed(where, undisturbed)
-    # The other trial never noticed, and the driver stayed.
+    # The other trial was not affected, and the driver was not restarted.
     assert sorted(trial.attempts for trial in record.trials.values())[-2:] == [1, 2]
     assert "driver" not in ended.err
 
 
-def test_the_driver_is_killed_and_another_goes_on(where: Place, undisturbed: tuple[Place, Record]) -> None:
+def test_the_driver_is_killed_and_another_continues_the_job(where: Place, undisturbed: tuple[Place, Record]) -> None:
     process = begin(where)
     os.kill(driver(where), signal.SIGKILL)
     ended = where.ended(process)
@@ -161,7 +165,7 @@ def test_everything_is_killed_twice_and_resumed(where: Place, undisturbed: tuple
     assert where.job.state() == "crashed"
     done = epochs(where)
     process = where.start("resume", "-q")
-    # In the confirm runs this time.
+    # The second kill happens in the confirm runs.
     wait_for(lambda: epochs(where) > max(done, 5 * EPOCHS), process)
     kill_all(where, process)
     resumed(where)
@@ -179,7 +183,7 @@ def test_everything_is_killed_before_anything_was_trained(
     if list(where.home.jobs()):
         resumed(where)
     else:
-        # Nothing was written down: there is nothing to resume, and nothing in the way.
+        # Nothing was recorded. There is nothing to resume, and a new run can start.
         assert where.tuner("resume").code == 4
         assert where.tuner("run", "spec.yaml", "-q").code == 0
     check_as_undisturbed(where, undisturbed)
@@ -214,7 +218,7 @@ def test_stop_then_resume(where: Place, undisturbed: tuple[Place, Record]) -> No
 
 
 @pytest.mark.faults
-def test_two_resumes_at_once_have_one_holder(where: Place, undisturbed: tuple[Place, Record]) -> None:
+def test_only_one_of_two_resumes_at_once_gets_the_lock(where: Place, undisturbed: tuple[Place, Record]) -> None:
     kill_all(where, begin(where))
     both = {name: where.start("resume", "-q", name=name) for name in ("-a", "-b")}
     ended = {name: where.ended(process, name) for name, process in both.items()}
@@ -245,7 +249,7 @@ def flip(file: Path, offset: int) -> None:
 
 
 def newest_checkpoints(where: Place) -> list[list[Path]]:
-    """Of every trial that has some, the newest first."""
+    """The checkpoints of every trial that has some; the newest of each trial comes first."""
     folders = {file.parent for file in Path(where.job.checkpoints()).rglob("*.safetensors")}
     return [sorted(folder.glob("*.safetensors"), reverse=True) for folder in sorted(folders)]
 
@@ -287,7 +291,7 @@ def test_a_damaged_checkpoint_is_refused(
 
 
 @pytest.mark.faults
-def test_a_damaged_journal_is_named_and_its_good_beginning_goes_on(
+def test_a_damaged_journal_is_named_and_the_job_continues_from_its_good_part(
     where: Place, undisturbed: tuple[Place, Record]
 ) -> None:
     kill_all(where, begin(where, count=20))
@@ -301,13 +305,13 @@ def test_a_damaged_journal_is_named_and_its_good_beginning_goes_on(
     assert ended.code == 0, ended.err
     assert f"warning: {journal} is damaged; going on from its first" in ended.err
     assert journal.with_name("journal.jsonl.damaged-1").read_bytes() == damaged
-    # The record may end before the oldest checkpoint that is kept.
+    # The record can end before the oldest checkpoint that still exists.
     check_as_undisturbed(where, undisturbed, again_s=math.inf)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("damage", ["overwritten", "gone"])
-def test_a_damaged_database_of_studies_is_named_and_made_again(
+def test_a_damaged_database_of_studies_is_named_and_rebuilt(
     where: Place, undisturbed: tuple[Place, Record], damage: str
 ) -> None:
     kill_all(where, begin(where, count=20))
@@ -326,7 +330,7 @@ def test_a_damaged_database_of_studies_is_named_and_made_again(
 
 
 @pytest.mark.faults
-def test_resume_refuses_a_changed_spec_and_says_what_differs(where: Place) -> None:
+def test_resume_refuses_a_changed_spec_and_names_the_difference(where: Place) -> None:
     kill_all(where, begin(where))
     spec = where.job.spec
     spec.write_text(spec.read_text().replace("batch_size: 20", "batch_size: 25"))
@@ -350,7 +354,9 @@ def test_a_trial_that_hangs_is_ended_and_tried_again(tmp_path: Path, undisturbed
 
 
 @pytest.mark.faults
-def test_a_driver_that_hangs_is_killed_and_another_goes_on(tmp_path: Path, undisturbed: tuple[Place, Record]) -> None:
+def test_a_driver_that_hangs_is_killed_and_another_continues_the_job(
+    tmp_path: Path, undisturbed: tuple[Place, Record]
+) -> None:
     with place(tmp_path, IMPATIENT) as where:
         process = begin(where)
         os.kill(driver(where), signal.SIGSTOP)
@@ -373,7 +379,7 @@ def test_a_trial_that_takes_too_long_fails(tmp_path: Path) -> None:
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A disk of its own, in a mount of its own."""
+    """A small disk with its own mount point."""
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True)
     try:
@@ -383,7 +389,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
 
 
 @pytest.mark.faults
-def test_a_full_disk_ends_the_job_early_and_it_is_resumed_once_there_is_room(where: Place) -> None:
+def test_a_full_disk_ends_the_job_and_resume_works_once_there_is_space(where: Place) -> None:
     with small_disk(where.home.path, megabytes=40):
         process = begin(where)
         filler = where.home.path / "filler"
@@ -416,7 +422,7 @@ def build(classes, shape):
 """
 
 
-def test_a_driver_that_dies_before_it_gets_anything_done_is_not_started_for_ever(tmp_path: Path) -> None:
+def test_a_driver_that_always_dies_before_any_progress_is_not_restarted_forever(tmp_path: Path) -> None:
     with place(
         tmp_path, SPEC.replace("{name: elu_net, width: 0.03}", "{name: 'mine:build'}"), {"mine.py": DEADLY}
     ) as where:
@@ -456,7 +462,7 @@ def build(classes, shape):
 
 
 @pytest.mark.faults
-def test_a_trial_that_is_killed_for_memory_ends_alone(tmp_path: Path) -> None:
+def test_a_trial_that_is_killed_for_memory_does_not_end_the_search(tmp_path: Path) -> None:
     spec = SPEC.replace("{name: elu_net, width: 0.03}", "{name: 'mine:build'}")
     meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     total, free = (int(meminfo[key].split()[0]) for key in ("MemTotal", "MemAvailable"))
@@ -471,13 +477,13 @@ def test_a_trial_that_is_killed_for_memory_ends_alone(tmp_path: Path) -> None:
         assert states.count(State.COMPLETE) == len(states) - 1
 
 
-def test_a_job_survives_a_tracker_that_is_away_and_is_told_everything(
+def test_a_job_survives_a_tracker_that_is_down_and_sends_everything_later(
     tmp_path: Path, undisturbed: tuple[Place, Record], mlflow_server: MlflowServer
 ) -> None:
     with place(tmp_path, SPEC + f"tracking: {{uri: '{mlflow_server.uri}', experiment: {tmp_path.name}}}\n") as where:
         process = begin(where)
         mlflow_server.stop()
-        # Early: a server takes half of such a job's time to come up.
+        # Restart the server early: its start takes half of the time of such a job.
         wait_for(lambda: epochs(where) > ALL_EPOCHS // 8, process)
         mlflow_server.start()
         ended = where.ended(process)
@@ -487,7 +493,7 @@ def test_a_job_survives_a_tracker_that_is_away_and_is_told_everything(
 
 
 @pytest.mark.faults
-def test_a_tracker_that_never_comes_back_is_filled_by_sync(
+def test_sync_sends_a_job_whose_tracker_stayed_down(
     tmp_path: Path, undisturbed: tuple[Place, Record], mlflow_server: MlflowServer
 ) -> None:
     with place(tmp_path, SPEC + f"tracking: {{uri: '{mlflow_server.uri}', experiment: {tmp_path.name}}}\n") as where:
@@ -503,7 +509,7 @@ def test_a_tracker_that_never_comes_back_is_filled_by_sync(
 
 
 @pytest.mark.faults
-def test_a_job_survives_a_database_that_is_stopped_at_once_for_15_seconds(
+def test_a_job_survives_a_database_that_is_stopped_abruptly_for_15_seconds(
     tmp_path: Path, undisturbed: tuple[Place, Record], postgres: Postgres
 ) -> None:
     url = postgres.create(f"studies_{os.getpid()}_{time.time_ns()}")

@@ -1,4 +1,4 @@
-"""A tracking server that asks for a password, which stands in a file and nowhere else."""
+"""A tracking server that requires a password. The password is in a file and nowhere else."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tuner.tracking.credentials import FILE
 from tuner.tracking.sync_state import load
 from tuner.tracking.writer import Writer
 
-# mlflow and SQLAlchemy disagree about deprecations; that is theirs.
+# mlflow triggers deprecation warnings of SQLAlchemy, which we cannot fix.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.faults]
 
 PASSWORD = "s3cret-of-a-file-5b1d77"
@@ -31,7 +31,7 @@ auth_cache_ttl_seconds = 60
 
 
 class AskingServer(MlflowServer):
-    """An MLflow server that knows one user, ``admin``."""
+    """An MLflow server with one user, ``admin``, who has a password."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "config.ini").write_text(CONFIG.format(folder=folder))
@@ -53,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AskingServer]:
 
 @dataclass(frozen=True)
 class Environment:
-    """What names the password: set in this process by ``named``."""
+    """The file with the password, and the environment variables that lead to it."""
 
     file: Path
 
@@ -69,7 +69,7 @@ def password(tmp_path: Path) -> Environment:
     return Environment(file)
 
 
-def test_a_writer_sends_with_the_password_of_the_file_and_is_refused_with_another(
+def test_a_writer_uses_the_password_in_the_file_and_is_refused_with_a_wrong_one(
     server: AskingServer, password: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in password.of(server).items():
@@ -90,7 +90,7 @@ def test_a_writer_sends_with_the_password_of_the_file_and_is_refused_with_anothe
 
 
 def environments(where: Place) -> dict[int, bytes]:
-    """What stands in the environment of each process of a place."""
+    """The environment of each process of a place, by process id."""
     found = {}
     for pid in tree_of(where.processes()):
         try:
@@ -100,7 +100,7 @@ def environments(where: Place) -> dict[int, bytes]:
     return found
 
 
-def test_a_job_is_tracked_with_it_and_no_process_has_it_in_its_environment(
+def test_a_job_uses_the_password_file_and_no_process_has_the_password_in_its_environment(
     server: AskingServer, password: Environment, tmp_path: Path
 ) -> None:
     secret = {"the password": PASSWORD}

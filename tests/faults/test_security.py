@@ -1,4 +1,4 @@
-"""What must not happen: secrets that show, names that lead elsewhere, files that run code, ports open to all."""
+"""Security: no visible secrets, no names that lead to other folders, no files that run code, no ports open to all."""
 
 import ast
 import json
@@ -55,7 +55,7 @@ resources: {concurrent: 2}
 
 
 class Guarded(Place):
-    """A place whose processes hold secrets in their environment."""
+    """A place whose processes have secrets in their environment."""
 
     def env(self) -> dict[str, str]:
         return {**super().env(), **SECRETS, **CLOUD_SECRETS, **OTHERS}
@@ -63,7 +63,7 @@ class Guarded(Place):
 
 @dataclass
 class Seen:
-    """What could be seen of a job by others on the machine while it ran, and of its files afterwards."""
+    """The visible traces of a job: what other users of the machine can see while it runs, and its files afterwards."""
 
     argv: set[str] = field(default_factory=set)
     listening: set[tuple[str, str]] = field(default_factory=set)
@@ -79,7 +79,7 @@ class Seen:
                 self.listening |= {(address, argv[:100]) for address in listening(pid)}
             except OSError:
                 continue
-        # Not ``rglob``, which a folder that is just being removed ends.
+        # ``rglob`` would stop at a folder that is removed at the same time.
         for folder, _, names in os.walk(where.scratch):
             for file in (Path(folder, name) for name in names if "logs" in Path(folder).parts):
                 with suppress(OSError):
@@ -88,7 +88,10 @@ class Seen:
 
 
 def tree_of(roots: list[int]) -> set[int]:
-    """The processes and all below them: Ray's agents write their titles over the environment that bears the mark."""
+    """The processes and all their descendants.
+
+    Descendants need not have the mark: Ray's agents write their process titles over their environment.
+    """
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -102,7 +105,7 @@ def tree_of(roots: list[int]) -> set[int]:
 
 
 def listening(pid: int) -> Iterator[str]:
-    """Addresses that a process's own sockets listen on."""
+    """The addresses on which the sockets of a process listen."""
     inodes = set()
     for handle in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -117,7 +120,7 @@ def listening(pid: int) -> Iterator[str]:
 
 
 def address_of(text: str) -> IPv4Address | IPv6Address:
-    """An address as the kernel prints it: words of four bytes, each the other way round."""
+    """Parse an address in the kernel's format: words of four bytes, each in reverse order."""
     raw = bytes.fromhex(text)
     packed = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
     address = ip_address(packed)
@@ -126,7 +129,7 @@ def address_of(text: str) -> IPv4Address | IPv6Address:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
-    """A whole tiny job that was watched while it ran."""
+    """The traces of a complete tiny job, collected while it ran and afterwards."""
     found = Seen()
     with place(tmp_path_factory.mktemp("guarded"), TINY) as made:
         where = Guarded(made.root, made.scratch, made.mark)
@@ -165,7 +168,7 @@ def test_the_job_ran_and_was_watched(seen: Seen) -> None:
     } <= names
 
 
-def test_no_secret_is_in_any_file_that_a_job_leaves(seen: Seen) -> None:
+def test_no_secret_is_in_any_file_of_a_finished_job(seen: Seen) -> None:
     assert places_of({**SECRETS, **CLOUD_SECRETS}, seen.files) == []
 
 
@@ -184,13 +187,13 @@ def test_no_cloud_secret_is_on_a_command_line_or_in_a_log(seen: Seen) -> None:
     assert places_of(CLOUD_SECRETS, seen.logs) == []
 
 
-def test_nothing_listens_beyond_loopback_while_a_job_runs(seen: Seen) -> None:
+def test_a_running_job_listens_only_on_loopback(seen: Seen) -> None:
     assert {found for found in seen.listening if not ip_address(found[0]).is_loopback} == set()
 
 
-def test_nothing_of_ours_listens_beyond_loopback(seen: Seen) -> None:
-    """MLflow's server and the dashboard, whatever Ray's own ports do."""
-    assert seen.listening, "Ray listens somewhere"
+def test_mlflow_listens_only_on_loopback(seen: Seen) -> None:
+    """This test ignores the ports of Ray, which the test above checks."""
+    assert seen.listening, "Ray must listen on some port"
     assert not [found for found in seen.listening if "mlflow" in found[1] and not ip_address(found[0]).is_loopback]
 
 
@@ -205,7 +208,7 @@ def test_the_ui_has_no_password_on_its_command_line(monkeypatch: pytest.MonkeyPa
 
 
 def command_of_ui(uri: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
-    """What ``tuner ui`` runs."""
+    """The command that ``tuner ui`` runs."""
     ran: list[str] = []
     monkeypatch.setattr(server, "serve", lambda command, *args: ran.extend(command))
     server.serve_mlflow(uri, folder, 5000, server.Links(("",), browse=False))
@@ -218,7 +221,7 @@ NAMES = ("../x", "..", ".", "a/b", "/etc", "a/../../b", "a\\..\\b", "-rf", "~", 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("old", ["name: job", "variant: noam"])
-def test_a_name_that_could_lead_elsewhere_is_refused(tmp_path: Path, old: str, name: str) -> None:
+def test_a_name_that_could_lead_to_another_folder_is_refused(tmp_path: Path, old: str, name: str) -> None:
     new = f"name: {json.dumps(name)}" if old == "name: job" else f"variant: noam\n    name: {json.dumps(name)}"
     (tmp_path / "job.yaml").write_text(SPEC.replace(old, new))
     with pytest.raises(SpecError):
@@ -234,7 +237,7 @@ JOB_COMMANDS = sorted(
 
 @pytest.mark.parametrize("job", ["../decoy-1", "/decoy-1", "jobs/../decoy-1", "..", ".", "real-1/../../decoy-1", "*"])
 @pytest.mark.parametrize("command", JOB_COMMANDS)
-def test_a_job_id_leads_to_no_other_folder(
+def test_a_job_id_cannot_lead_to_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, job: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -251,7 +254,7 @@ def test_a_job_id_leads_to_no_other_folder(
     assert not (tmp_path / "out.yaml").exists()
 
 
-def test_there_are_commands_that_take_a_job() -> None:
+def test_the_commands_that_take_a_job_are_found() -> None:
     assert {"leaderboard", "report", "sync", "ui", "confirm", "export"} <= set(JOB_COMMANDS)
 
 
@@ -270,7 +273,7 @@ TAGS = (
 
 @pytest.mark.parametrize("where", ["name: {}\n", "a: {}\n", "[{}]\n", "{}\n", "? {}\n: 1\n", "a: [{{b: {}}}]\n"])
 @pytest.mark.parametrize("tag", TAGS)
-def test_a_tag_is_refused_and_makes_nothing(
+def test_a_yaml_tag_is_refused_and_runs_no_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str, where: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -283,7 +286,7 @@ def test_a_tag_is_refused_and_makes_nothing(
 
 
 def export_of(model: str, data: str = "digits", option: str = "x") -> Export:
-    """A made-up export of a model and data set of these names."""
+    """A made-up export with this model and this data set."""
     spec = spec_of(("elu_net", f"{model}\n  options: {{text: {json.dumps(option)}}}"), ("digits", data))
     arm = arms(spec, Plan(8, 10))[1]
     run = {"val_acc": 0.5, "test_acc": 0.5, "test_loss": 1.0, "weights_sha256": "", "device": "", "mlflow_run": None}
@@ -307,7 +310,7 @@ def export_of(model: str, data: str = "digits", option: str = "x") -> Export:
 
 @pytest.fixture
 def armed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a module that leaves a mark when it is imported, and an export that names it as its data set."""
+    """A folder with a module that writes a file when it is imported, and an export that names it as its data set."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
@@ -317,16 +320,16 @@ def armed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_reproduce_imports_what_an_export_names_only_if_it_is_allowed(armed: Path) -> None:
+def test_reproduce_imports_the_code_of_an_export_only_with_allow_code(armed: Path) -> None:
     answer = call("reproduce", "armed.yaml")
     assert (answer.code, answer.crash) == (2, None)
     assert "give --allow-code if you trust it" in answer.err
     assert not (armed / RAN).exists()
-    assert call("reproduce", "armed.yaml", "--allow-code").code == 2  # it returns no data
+    assert call("reproduce", "armed.yaml", "--allow-code").code == 2  # the module returns no data
     assert (armed / RAN).exists()
 
 
-def test_load_config_imports_what_an_export_names_only_if_it_is_allowed(armed: Path) -> None:
+def test_load_config_imports_the_code_of_an_export_only_with_allow_code(armed: Path) -> None:
     with pytest.raises(SpecError, match="give --allow-code"):
         load_config("armed.yaml")
     assert not (armed / RAN).exists()
@@ -340,7 +343,7 @@ def test_load_config_imports_what_an_export_names_only_if_it_is_allowed(armed: P
     ['"""\nopen("it-ran", "w")\n"""', "'); open('it-ran', 'w'); ('", "{__import__('os').system('touch it-ran')}", "\\",
      "\\N{BELL}", "'''", '"""'],
 )  # fmt: skip
-def test_nothing_in_an_exported_python_file_runs_but_its_settings(
+def test_a_text_in_an_exported_python_file_is_not_run_as_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -353,12 +356,12 @@ def test_nothing_in_an_exported_python_file_runs_but_its_settings(
     assert not (tmp_path / RAN).exists()
 
 
-# What reads code or objects out of data, and what hands text to a shell.
+# Modules and functions that read code or objects from data, or that pass text to a shell.
 UNSAFE_MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "skops", "yaml"}
 UNSAFE_CALLS = {"__import__", "compile", "eval", "exec", "os.popen", "os.system", "torch.jit.load",
                 "pd.read_pickle", "pandas.read_pickle", "tarfile.open", "zipfile.ZipFile"}  # fmt: skip
 ERRORS_ONLY = {("trainables/data/cifar10.py", "pickle"): {"PickleError"}}
-"""torchvision reads CIFAR-10's pickles once their checksums are right; we name what it may raise."""
+"""torchvision reads the pickles of CIFAR-10 after their checksums were compared. We only name the error of pickle."""
 
 HARMLESS = {("tuner/bundle.py", "zipfile.ZipFile")}
 """Nothing that is unpacked leaves its folder (``test_bundle.py``)."""
@@ -367,7 +370,7 @@ SOURCES = [file for package in ("tuner", "trainables", "cluster") for file in so
 
 
 def unsafe(source: str, file: str = "") -> Iterator[str]:
-    """What in Python source could run code out of data or through a shell."""
+    """The places in Python source that could run code from data or through a shell."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
@@ -389,10 +392,10 @@ def unsafe(source: str, file: str = "") -> Iterator[str]:
             if called.startswith("subprocess.") and given.get("shell", "False") != "False":
                 yield f"{file}:{node.lineno}: {called} through a shell"
             if called == "YAML" and given.get("typ") not in ("'safe'", '"safe"'):
-                yield f"{file}:{node.lineno}: YAML that is not safe"
+                yield f"{file}:{node.lineno}: YAML without typ='safe'"
 
 
-def test_our_code_reads_no_pickles_and_runs_no_text() -> None:
+def test_our_code_reads_no_pickles_and_runs_no_text_as_code() -> None:
     assert len(SOURCES) > 50
     found = [line for file in SOURCES for line in unsafe(file.read_text(), str(file.relative_to(ROOT)))]
     assert found == []
@@ -405,11 +408,11 @@ def test_our_code_reads_no_pickles_and_runs_no_text() -> None:
      "subprocess.run('x', shell=True)", "subprocess.Popen(x, shell=flag)", "YAML()", "YAML(typ='unsafe')",
      "import joblib.memory", "def f():\n    import marshal"],
 )  # fmt: skip
-def test_the_search_for_unsafe_code_sees_it(line: str) -> None:
+def test_the_search_for_unsafe_code_finds_it(line: str) -> None:
     assert list(unsafe(line))
 
 
-def test_what_an_exception_to_it_allows_is_no_more_than_that() -> None:
+def test_an_exception_to_the_rules_allows_only_the_named_use() -> None:
     (file, module), (name, *_) = next(iter(ERRORS_ONLY.items()))[0], sorted(next(iter(ERRORS_ONLY.values())))
     assert not list(unsafe(f"import {module}\n{module}.{name}", file))
     assert list(unsafe(f"import {module}\n{module}.loads(b'')", file))
@@ -420,7 +423,7 @@ AUDIT = ROOT / ".ci" / "audit.py"
 
 @pytest.fixture
 def audit(tmp_path: Path) -> Any:
-    """Runs the audit with a made-up pip-audit in place of the real one."""
+    """Runs the audit with a fake pip-audit instead of the real one."""
 
     def run(answer: object, ignored: str = "", code: int = 0, error: str = "") -> "subprocess.CompletedProcess[str]":
         package = tmp_path / "pip_audit"
@@ -463,7 +466,7 @@ def test_a_vulnerability_with_a_fix_fails(audit: Any) -> None:
     assert "a 1.0: CVE-1, fixed in 1.1, 2.0" in done.stdout
 
 
-def test_a_vulnerability_without_a_fix_is_told(audit: Any) -> None:
+def test_a_vulnerability_without_a_fix_is_reported_and_passes(audit: Any) -> None:
     done = audit([CANARY, package("a", ("CVE-1", []))], code=1)
     assert done.returncode == 0
     assert "a 1.0: CVE-1, not fixed yet" in done.stdout
@@ -476,7 +479,7 @@ def test_a_vulnerability_that_is_listed_with_a_reason_passes(audit: Any) -> None
     assert "CVE-2 is listed but was not found" in done.stdout
 
 
-def test_a_listed_one_without_a_reason_is_refused(audit: Any) -> None:
+def test_a_listed_vulnerability_without_a_reason_is_refused(audit: Any) -> None:
     done = audit([CANARY], "CVE-1\n")
     assert done.returncode == 2
     assert "CVE-1 has no reason" in done.stderr
@@ -491,7 +494,7 @@ def test_a_listed_one_without_a_reason_is_refused(audit: Any) -> None:
     ],
     ids=["offline", "a mirror that knows no package", "a mirror that knows no vulnerability"],
 )
-def test_an_audit_that_cannot_ask_says_so_in_one_line_and_goes_on(
+def test_an_audit_without_vulnerability_data_prints_one_line_and_passes(
     audit: Any, answer: object, code: int, error: str
 ) -> None:
     done = audit(answer, code=code, error=error)
@@ -500,7 +503,7 @@ def test_an_audit_that_cannot_ask_says_so_in_one_line_and_goes_on(
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
-def test_an_audit_that_fails_otherwise_fails(audit: Any) -> None:
+def test_an_audit_that_fails_for_another_reason_fails(audit: Any) -> None:
     done = audit("", code=1, error="No module named pip_audit")
     assert done.returncode == 1
     assert done.stderr == "audit: pip-audit failed: No module named pip_audit\n"
@@ -511,6 +514,6 @@ def test_no_part_of_the_audit_names_a_host() -> None:
         assert "://" not in file.read_text()
 
 
-def test_the_home_of_a_job_is_where_it_was_asked_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_workspace_is_the_folder_in_tuner_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
     assert Workspace.find().path == tmp_path / "home"

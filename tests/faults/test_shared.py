@@ -1,4 +1,4 @@
-"""Whole jobs whose checkpoints and weights lie in a shared folder or a bucket, killed and resumed."""
+"""Complete jobs with checkpoints and weights in a shared folder or a bucket. The tests kill and resume them."""
 
 import subprocess
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def server() -> Iterator[S3Server]:
 
 @dataclass(frozen=True)
 class Shared:
-    """A place whose jobs keep what other nodes must reach below a root."""
+    """A place whose jobs store the files that other nodes need below ``root``."""
 
     where: Place
     root: str
@@ -50,7 +50,7 @@ class Shared:
         return self.where.ended(self.where.start(*args, env=self.env))
 
     def begin(self, count: int = 6) -> "subprocess.Popen[str]":
-        """A job that has trained ``count`` epochs in all."""
+        """Start a job, and wait until it has trained ``count`` epochs in total."""
         process = self.where.start("run", "spec.yaml", "-q", env=self.env)
         wait_for(lambda: epochs(self.where) >= count, process)
         return process
@@ -67,7 +67,7 @@ def where(tmp_path: Path) -> Iterator[Place]:
 
 @pytest.fixture
 def folder(where: Place) -> Shared:
-    """Its root is a second folder."""
+    """A place whose root is a second folder."""
     root = where.root / "shared"
     root.mkdir()
     return Shared(where, str(root), {"TUNER_SHARED": str(root)})
@@ -75,20 +75,20 @@ def folder(where: Place) -> Shared:
 
 @pytest.fixture
 def bucket(where: Place, server: S3Server, tmp_path: Path) -> Shared:
-    """Its root is in a bucket."""
+    """A place whose root is in a bucket."""
     root = f"s3://{BUCKET}/{tmp_path.name}"
     return Shared(where, root, {"TUNER_SHARED": root, **server.env})
 
 
 @pytest.fixture(params=["folder", "bucket"])
 def shared(request: pytest.FixtureRequest) -> Shared:
-    """Either."""
+    """A place with either kind of root."""
     found: Shared = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.mark.faults
-def test_a_job_that_was_killed_goes_on_from_what_is_shared(shared: Shared) -> None:
+def test_a_killed_job_continues_from_the_files_in_the_shared_place(shared: Shared) -> None:
     where = shared.where
     process = shared.begin()
     trials = [("checkpoints", "search", arm, "0") for arm in ("adam_l2", "noam")]
@@ -104,7 +104,7 @@ def test_a_job_that_was_killed_goes_on_from_what_is_shared(shared: Shared) -> No
     assert shared.names("weights") == ["adam_l2-round1.safetensors", "noam-round1.safetensors"]
     assert shared.names("exports") == ["adam_l2.yaml", "noam.yaml"]
     assert not (where.job.path / "weights").exists()
-    # The job knows where they are without being told again; only the credentials are the environment's.
+    # The job has stored where the files are. The environment only has to give the credentials.
     env = {name: value for name, value in shared.env.items() if name != "TUNER_SHARED"}
     exported = where.ended(where.start("export", "--arm", "noam", "-o", "w.safetensors", env=env))
     assert exported.code == 0, exported.err
@@ -115,8 +115,8 @@ def test_a_job_that_was_killed_goes_on_from_what_is_shared(shared: Shared) -> No
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)  # 45 s of it are patience
-def test_a_bucket_that_stays_away_ends_the_job_with_one_line_and_it_is_resumed_once_it_is_back(
+@pytest.mark.timeout(600)  # the job waits 45 s for the bucket
+def test_a_bucket_that_stays_down_ends_the_job_with_one_line_and_resume_works_once_it_is_back(
     bucket: Shared, server: S3Server
 ) -> None:
     process = bucket.begin()
@@ -143,7 +143,7 @@ def test_a_bucket_that_stays_away_ends_the_job_with_one_line_and_it_is_resumed_o
         ("s3://no-such-bucket/x", 3, "error: TUNER_SHARED: s3://no-such-bucket/x/.tuner-"),
     ],
 )
-def test_a_place_that_cannot_be_is_refused_in_one_line_before_anything_is_written(
+def test_an_unusable_shared_place_is_refused_in_one_line_before_anything_is_written(
     where: Place, server: S3Server, root: str, code: int, says: str
 ) -> None:
     ended = where.ended(where.start("run", "spec.yaml", "-q", env={**server.env, "TUNER_SHARED": root}))

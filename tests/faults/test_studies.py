@@ -1,4 +1,4 @@
-"""A studies' database that goes away while a driver opens it."""
+"""A database of studies that goes down while a driver opens it."""
 
 import threading
 import time
@@ -15,11 +15,11 @@ from tuner.search.study_database import open_storage
 
 @pytest.fixture
 def url(postgres: Postgres) -> str:
-    """A database of its own."""
+    """A separate database."""
     return postgres.create(f"studies_{time.time_ns()}")
 
 
-def test_a_job_that_goes_on_waits_for_its_studies_and_a_new_one_is_told_at_once(postgres: Postgres, url: str) -> None:
+def test_a_resumed_job_waits_for_its_studies_and_a_new_job_fails_at_once(postgres: Postgres, url: str) -> None:
     postgres.stop()
     begun = time.monotonic()
     with pytest.raises(ServiceError, match="cannot open the studies' database"):
@@ -34,16 +34,20 @@ def test_a_job_that_goes_on_waits_for_its_studies_and_a_new_one_is_told_at_once(
     storage.engine.dispose()
 
 
-def test_studies_that_stay_away_are_named(postgres: Postgres, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_names_studies_that_stay_down(
+    postgres: Postgres, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(studies, "OUTAGE_S", 2)
     postgres.stop()
     with pytest.raises(ServiceError, match="the studies' database cannot be used"):
         open_storage(url, patient=True)
 
 
-def test_a_database_that_goes_away_as_it_is_opened_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_names_a_database_that_goes_down_while_it_is_opened(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def goes_away(*args: object, **kwargs: object) -> None:
-        # What Optuna makes of a connection that breaks at a commit.
+        # Optuna raises this if the connection breaks during a commit.
         raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.")
 
     monkeypatch.setattr(RDBStorage, "__init__", goes_away)

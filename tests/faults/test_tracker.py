@@ -1,4 +1,7 @@
-"""A tracker that dies, freezes and comes back, and writers that die at any moment: one run a trial, one row a step."""
+"""Trackers that die, freeze and come back, and writers that die at any moment.
+
+Afterwards each trial has exactly one run, and each step has exactly one row.
+"""
 
 import random
 import socket
@@ -24,20 +27,20 @@ from tuner.tracking import writer as tracking
 from tuner.tracking.background_sync import BackgroundSync
 from tuner.tracking.writer import Writer
 
-# mlflow and SQLAlchemy disagree about deprecations; that is theirs.
+# mlflow triggers deprecation warnings of SQLAlchemy, which we cannot fix.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SHORT_S = 2.0
 
 
 class Died(Exception):
-    """Stands for the death of the process."""
+    """Simulates the death of the process."""
 
 
 class Mortal:
-    """A client whose nth call is done, and then fails.
+    """A client whose nth call takes effect, and then raises an error.
 
-    Where the process dies, that is also how it is to die just before the call after it.
+    If the error stands for the death of the process, this also covers a death just before the next call.
     """
 
     def __init__(self, client: Any, nth: int, error: Exception) -> None:
@@ -87,12 +90,12 @@ def finishes(told: Told) -> None:
 
 
 STRETCHES = (begins, is_interrupted, goes_on, finishes)
-"""A whole job, in the stretches in which a thread may meet its journal."""
+"""A complete job in four parts. A thread that reads the journal can find it at the end of each part."""
 
 
 @pytest.fixture(scope="module")
 def store(session_postgres: Postgres) -> str:
-    """A database for runs, used without a server."""
+    """A database for runs that is used without an MLflow server."""
     return session_postgres.create("kept")
 
 
@@ -128,7 +131,7 @@ def check(folder: JobFolder, uri: str) -> None:
 
 @contextmanager
 def reporting(told: Told, key: str, a_second: float = 20) -> Iterator[None]:
-    """Another thread reports epochs of a trial meanwhile."""
+    """Report epochs of a trial from another thread, until the end of the ``with`` block."""
     ending = threading.Event()
 
     def report() -> None:
@@ -171,7 +174,7 @@ def wait_for(seen: Callable[[], bool]) -> None:
 
 
 @pytest.mark.usefixtures("no_pause")
-def test_a_server_that_is_killed_and_comes_back_is_told_everything_once(
+def test_a_server_that_is_killed_and_comes_back_gets_everything_once(
     mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     told = begun(tmp_path / "killed")
@@ -190,7 +193,7 @@ def test_a_server_that_is_killed_and_comes_back_is_told_everything_once(
 
 
 @pytest.mark.usefixtures("no_pause")
-def test_a_database_that_is_stopped_at_once_and_comes_back_has_everything_once(
+def test_a_database_that_is_stopped_abruptly_and_comes_back_has_everything_once(
     postgres: Postgres, mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = begun(tmp_path / "stopped")
@@ -208,7 +211,7 @@ def test_a_database_that_is_stopped_at_once_and_comes_back_has_everything_once(
 
 
 @pytest.mark.usefixtures("no_pause", "impatient")
-def test_a_server_that_does_what_was_given_up_leaves_no_second_run(
+def test_a_server_that_finishes_an_abandoned_request_creates_no_second_run(
     postgres: Postgres, mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_run = MlflowClient.create_run
@@ -217,7 +220,7 @@ def test_a_server_that_does_what_was_given_up_leaves_no_second_run(
 
     def kept_waiting(client: MlflowClient, *args: Any, **kwargs: Any) -> Any:
         if not made:
-            # Reads go on: whoever looks whether the run is there finds none.
+            # Reads still work. A client that checks whether the run exists does not find it.
             database.execute("begin; lock table runs in share mode")
             threading.Timer(2.5, database.close).start()
         made.append(kwargs["run_name"])
@@ -234,13 +237,13 @@ def test_a_server_that_does_what_was_given_up_leaves_no_second_run(
 
 
 @pytest.mark.usefixtures("no_pause", "impatient")
-@pytest.mark.parametrize("how", ["away", "frozen"])
-def test_a_job_does_not_wait_long_for_a_server_that_never_comes_back_and_a_later_writer_tells_it(
+@pytest.mark.parametrize("how", ["down", "frozen"])
+def test_a_job_does_not_wait_long_for_a_server_that_stays_down_and_a_later_writer_sends_the_job(
     how: str, mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = begun(tmp_path / f"never-{how}")
     uri = mlflow_server.uri
-    if how == "away":
+    if how == "down":
         uri = f"http://127.0.0.1:{free_port()}"
     else:
         mlflow_server.freeze()
@@ -256,7 +259,7 @@ def test_a_job_does_not_wait_long_for_a_server_that_never_comes_back_and_a_later
     check(told.folder, mlflow_server.uri)
 
 
-def test_a_server_that_does_not_know_its_name_is_told_how_to_learn_it(
+def test_the_error_of_a_server_that_refuses_its_host_name_names_the_needed_option(
     mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = socket.getaddrinfo
@@ -273,7 +276,7 @@ def test_a_server_that_does_not_know_its_name_is_told_how_to_learn_it(
     assert "\n" not in str(refused.value)
 
 
-def test_a_database_that_is_away_is_said_so_at_once_and_without_its_password(tmp_path: Path) -> None:
+def test_a_database_that_is_down_is_reported_at_once_and_without_its_password(tmp_path: Path) -> None:
     told = begun(tmp_path / "refused")
     started = time.monotonic()
     with pytest.raises(ServiceError, match=r"\*\*\*@127\.0\.0\.1.*cannot be written: Connection refused"):
@@ -282,9 +285,18 @@ def test_a_database_that_is_away_is_said_so_at_once_and_without_its_password(tmp
 
 
 def fails_once(store: str, folder: Path, nth: int, error: Exception) -> bool:
-    """Send a job's stretches; the nth call of all fails. Where that is no death, the same writer tries again.
+    """Write and send a job part by part, with an error in the nth call to the tracker.
 
-    Returns whether there were so many calls.
+    If the error is a death, a new writer continues. Otherwise the same writer tries again.
+
+    Args:
+        store: the database of the tracker.
+        folder: the folder of the job.
+        nth: number of the call that fails, from 1.
+        error: the error that the call raises.
+
+    Returns:
+        Whether there were at least ``nth`` calls, so that one of them failed.
     """
     told = Told(folder)
     mortal = Mortal(client_of(store), nth, error)
@@ -312,7 +324,7 @@ def die(*args: Any) -> None:
 
 @pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize("error", [Died(), ConnectionError("reset by peer")], ids=["dies", "fails"])
-def test_a_writer_may_die_or_fail_at_any_call(store: str, tmp_path: Path, error: Exception) -> None:
+def test_a_writer_can_die_or_fail_at_any_call(store: str, tmp_path: Path, error: Exception) -> None:
     nth = 1
     while fails_once(store, tmp_path / f"{type(error).__name__}-{nth}", nth, error):
         nth += 1
@@ -320,7 +332,7 @@ def test_a_writer_may_die_or_fail_at_any_call(store: str, tmp_path: Path, error:
 
 
 @pytest.mark.usefixtures("postgres")
-def test_after_every_stretch_the_tracker_holds_what_the_journal_says(store: str, tmp_path: Path) -> None:
+def test_after_every_part_of_a_job_the_tracker_agrees_with_the_journal(store: str, tmp_path: Path) -> None:
     told = Told(tmp_path / "stretches")
     for stretch in STRETCHES:
         stretch(told)
@@ -329,7 +341,7 @@ def test_after_every_stretch_the_tracker_holds_what_the_journal_says(store: str,
 
 
 @pytest.mark.usefixtures("postgres")
-def test_a_writer_may_die_before_it_notes_what_it_sent(
+def test_a_writer_can_die_before_it_records_the_sent_events(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for nth in range(1, len(STRETCHES) + 1):
@@ -347,7 +359,7 @@ def test_a_writer_may_die_before_it_notes_what_it_sent(
 
 @pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_became_of_the_note_and_of_the_journals_end_a_step_has_one_row(
+def test_a_step_has_one_row_after_damage_to_the_sync_state_or_the_end_of_the_journal(
     seed: int, store: str, tmp_path: Path
 ) -> None:
     chance = random.Random(seed)
@@ -382,7 +394,7 @@ def test_whatever_became_of_the_note_and_of_the_journals_end_a_step_has_one_row(
 
 
 @pytest.mark.usefixtures("postgres")
-def test_several_that_send_the_same_journal_at_once_send_it_once(store: str, tmp_path: Path) -> None:
+def test_several_writers_of_the_same_journal_at_once_send_it_once(store: str, tmp_path: Path) -> None:
     told = Told(tmp_path / "several")
     for stretch in STRETCHES:
         stretch(told)
@@ -396,7 +408,7 @@ def test_several_that_send_the_same_journal_at_once_send_it_once(store: str, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("away_s", [30, 120])
-def test_a_server_may_be_away_for_long(
+def test_a_server_can_be_down_for_long(
     away_s: float, mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = begun(tmp_path / f"long-{away_s}")

@@ -1,4 +1,4 @@
-"""A headless Chromium, and visits with it that note what a page did wrong; nothing gets out of the machine."""
+"""A headless Chromium, and visits to pages that record errors. No request leaves this machine."""
 
 import os
 import shutil
@@ -21,13 +21,13 @@ QUIET = (
     "--disable-sync",
     "--disable-quic",
 )
-"""It runs as root in CI, without a screen, and is to ask nobody anything by itself."""
+"""In CI the browser runs as root and without a screen. It must not send requests of its own."""
 PATIENCE_MS = 60_000
 
 
 @dataclass
 class Visit:
-    """An open page, and what it did that it must not: errors, failed requests, requests to other machines."""
+    """An open page and its forbidden actions: errors, failed requests, requests to other machines."""
 
     page: Page
     wrong: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Visit:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The browser; a test that needs it is skipped where there is none, and fails where ``CI`` is set."""
+    """The browser. Without a browser, a test that needs it is skipped; if ``CI`` is set, it fails."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         missing = "needs a browser: apt-get install chromium"
@@ -49,21 +49,26 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def visit(browser: Browser, **options: Any) -> Iterator[Visit]:
-    """A page in a profile of its own; ``options`` are a context's, as ``viewport`` and ``color_scheme``."""
+    """A page in its own profile.
+
+    Args:
+        browser: the browser that opens the page.
+        options: options of the browser context, such as ``viewport`` and ``color_scheme``.
+    """
     context = browser.new_context(**options)
     context.set_default_timeout(PATIENCE_MS)
     made = Visit(context.new_page())
 
     def stop(route: Route) -> None:
-        made.wrong.append(f"asks {route.request.url}")
+        made.wrong.append(f"requests {route.request.url}")
         route.abort()
 
     context.route(lambda url: not _is_here(url), stop)
 
     def hear(said: ConsoleMessage) -> None:
-        # A failed request is told by its answer, with the path.
+        # ``check`` records failed requests, with their path.
         if said.type == "error" and not said.text.startswith("Failed to load resource"):
-            made.wrong.append(f"says {said.text}")
+            made.wrong.append(f"logs {said.text}")
 
     def check(answer: Response) -> None:
         if answer.status >= 400:

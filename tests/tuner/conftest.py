@@ -1,4 +1,4 @@
-"""One whole small search, shared by the tests that look at what it left; and the command line in this process."""
+"""One complete small search, shared by the tests that check its results; and the command line in this process."""
 
 import json
 import sys
@@ -20,28 +20,28 @@ Tuner = Callable[..., Ended]
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Ended]]:
-    """A place where ``tuner run`` has ended, and how; nothing in it may be changed."""
+    """A place where ``tuner run`` has ended, and the result of the command. Tests must not change the place."""
     with place(tmp_path_factory.mktemp("searched")) as made:
         yield made, made.tuner("run", "spec.yaml")
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """An empty home, which commands use."""
+    """An empty workspace, which commands use."""
     monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
     return Workspace.find()
 
 
 @pytest.fixture
 def searched_home(searched: tuple[Place, Ended], monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """The home of the shared search, which commands use."""
+    """The workspace of the shared search, which commands use."""
     monkeypatch.setenv("TUNER_HOME", str(searched[0].home.path))
     return searched[0].home
 
 
 @pytest.fixture
 def tuner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ended]:
-    """The command line, run in this process and an empty folder."""
+    """Runs the command line in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def run(*args: object) -> Ended:
@@ -58,7 +58,7 @@ def tuner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 @pytest.fixture
 def made_up_job(home: Workspace) -> Callable[[str, History], JobFolder]:
-    """Writes a made-up job into the empty home."""
+    """Writes a made-up job into the empty workspace."""
 
     def write(job: str, history: History) -> JobFolder:
         folder = JobFolder(home.path / "jobs" / job)

@@ -1,4 +1,4 @@
-"""Made-up jobs: the events of a search and its confirm runs, written by hand, and the record they come to."""
+"""Made-up jobs: handwritten events of a search and its confirm runs, and the record that follows from them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ NAN = float("nan")
 
 
 class History:
-    """Events in the order they are added; the job's own comes first."""
+    """Events in the order in which they are added. The event of the job comes first."""
 
     def __init__(self, spec: SearchSpec, job: str = "job-1") -> None:
         self.entries: list[Entry] = []
@@ -68,7 +68,19 @@ class History:
         test: float | None = None,
         losses: Sequence[float] | None = None,
     ) -> None:
-        """One trial that reported these validation accuracies (and losses); ``state`` None leaves it running."""
+        """Add the events of one trial.
+
+        Args:
+            arm: the arm of the trial.
+            number: the number of the trial.
+            vals: validation accuracy of each epoch.
+            state: the state in which the trial ends; None: it is still running.
+            stage: search, selection or confirm run.
+            seed: the seed of the trial.
+            round_number: the round of a confirm run.
+            test: the test accuracy, if the trial has one.
+            losses: validation loss of each epoch; by default 1 - accuracy.
+        """
         key = f"{stage}/{arm}/{number}"
         if stage == Stage.SELECT:
             key += f"/{seed}"
@@ -99,7 +111,13 @@ class History:
             self.add("end", trial=key, state=state, reason=reason, result=result)
 
     def confirm(self, round_number: int, winners: Mapping[str, int], tests: Mapping[str, Mapping[int, float]]) -> None:
-        """A round of confirm runs; a seed that an arm's ``tests`` lack failed."""
+        """Add a round of confirm runs.
+
+        Args:
+            round_number: the number of the round.
+            winners: arm -> number of its best trial.
+            tests: arm -> seed -> test accuracy. A seed that is missing in one arm failed there.
+        """
         seeds = sorted({seed for results in tests.values() for seed in results})
         self.add("confirm", round=round_number, seeds=seeds, winners=dict(winners))
         for seed in seeds:

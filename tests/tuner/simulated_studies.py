@@ -1,11 +1,11 @@
-"""Made-up studies, from the noisy search to the confirm runs, whose truth is known.
+"""Simulated studies with known true qualities, from the noisy search to the confirm runs.
 
-Legend: A arms (the baseline first), K trials of an arm, S seeds. Accuracies are fractions.
+Legend: A arms (the baseline first), K trials per arm, S seeds. Accuracies are fractions.
 
-One training run's accuracy is its setting's true quality, plus the seed's own effect, shared by all arms
-(same initial weights, same data order), plus the run's luck. The run's luck shows in both its validation and
-its test accuracy; the validation accuracy also holds how well the setting happens to suit the validation set,
-which stays with the setting on every seed and which the choice by validation therefore favours.
+The accuracy of a training run is a sum: the true quality of its setting, the effect of the seed, and the noise of
+the run. The effect of the seed is the same for all arms (same initial weights, same data order). The noise of the
+run is in both its validation and its test accuracy. The validation accuracy has one more term: how well the setting
+fits this validation set by chance. This term is the same on every seed, so a choice by validation favours it.
 """
 
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ Results: TypeAlias = dict[int, float]
 SEED_SD = 0.015
 VALIDATION_SD = 0.003
 SUITS_VALIDATION_SD = 0.02
-"""Large, so that judging by the numbers that chose the winners shows even at three seeds."""
+"""Large, so that the error of reusing the numbers that chose the winners is visible even with three seeds."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """What a simulated study is made of.
+    """The parameters of a simulated study.
 
     Attributes:
-        noises: sd of the run's luck of every arm, the baseline first.
-        seeds: confirm seeds.
-        trials: settings tried by each arm.
-        quality_sd: spread of true quality among an arm's settings; 0: all settings are truly equal.
-        gain: how much better the settings of the variants truly are than the baseline's.
-        judged_on: "fresh" seeds' test accuracy, as the service does it; "search" reuses the very validation
-            numbers that the winners were chosen by, as it must not.
+        noises: standard deviation of the run's noise for every arm, the baseline first.
+        seeds: number of confirm seeds.
+        trials: number of settings that each arm tries.
+        quality_sd: standard deviation of the true quality among the settings of an arm; 0: all settings are equal.
+        gain: true quality of the variants' settings minus that of the baseline's settings.
+        judged_on: "fresh": test accuracy on fresh seeds, as the service does it; "search": the same validation
+            numbers that chose the winners, which the service must not do.
     """
 
     noises: tuple[float, ...]
@@ -46,12 +46,20 @@ class Design:
 
     @property
     def arms(self) -> int:
-        """All arms, the baseline included."""
+        """Number of arms, with the baseline."""
         return len(self.noises)
 
 
 def simulate(design: Design, rng: np.random.Generator) -> tuple[Results, dict[str, Results]]:
-    """One study: the test accuracies by seed of the baseline's winner and of every variant's."""
+    """Simulate one study.
+
+    Args:
+        design: the parameters of the study.
+        rng: the source of all randomness.
+
+    Returns:
+        The accuracies by seed of the baseline's winner, and those of the winner of each variant.
+    """
     quality_AK = _qualities(design, rng)
     search_AKS = _search(quality_AK, design, rng)
     winner_A = search_AKS.mean(axis=2).argmax(axis=1)
@@ -73,7 +81,7 @@ def _qualities(design: Design, rng: np.random.Generator) -> Floats:
 def _search(quality_AK: Floats, design: Design, rng: np.random.Generator) -> Floats:
     """Validation accuracy of every trial, on as many search seeds as there are confirm seeds.
 
-    That is more than the service's search trains, and enough to be mistaken for evidence.
+    The search of the service trains fewer seeds. With this number, the results look like evidence, but are not.
     """
     noise_A = np.array(design.noises)
     suits_AK = SUITS_VALIDATION_SD * rng.standard_normal(quality_AK.shape)

@@ -1,4 +1,4 @@
-"""Small jobs told to a real journal by hand, and what a tracker must hold of them, worked out event by event."""
+"""Small jobs, written to a real journal by hand, and the expected content of a tracker, derived event by event."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,17 +12,17 @@ from tuner.jobs.job_folder import JobFolder
 from tuner.storage.journal import Journal, read
 
 NUMBERS = {"train_loss": "train/loss", "val_acc": "val/acc"}
-"""Some of what a trial reports, by the tracker's names."""
+"""Some values of a trial's report -> their names in the tracker."""
 HYPER = {"lr": 0.1, "l2": 0.0}
-"""A trial's, if no other is given."""
+"""The default hyperparameters of a trial."""
 
 
 class Told:
-    """A job's folder, and its journal as it grows.
+    """A job folder whose journal grows by one event per call.
 
     Args:
-        folder: made if it is not there.
-        now: the journal's clock.
+        folder: the folder of the job; it is created if it does not exist.
+        now: the clock of the journal.
     """
 
     def __init__(self, folder: Path, now: Callable[[], float] = time.time) -> None:
@@ -61,11 +61,11 @@ class Told:
         self.state("running")
 
     def state(self, state: str) -> None:
-        """The job's state."""
+        """Write a state of the job."""
         self._tell("state", state=state)
 
     def trial(self, key: str, hyper: Mapping[str, float] = HYPER) -> None:
-        """A trial starts, and its first attempt: ``stage/arm/number``."""
+        """Start a trial and its first attempt; ``key`` is ``stage/arm/number``."""
         stage, arm, number = key.split("/")
         self._tell(
             "trial",
@@ -81,11 +81,11 @@ class Told:
         self.attempt(key, 1, 0)
 
     def attempt(self, key: str, attempt: int, epoch: int) -> None:
-        """An attempt begins, after an epoch."""
+        """Start an attempt that continues after ``epoch``."""
         self._tell("attempt", trial=key, attempt=attempt, epoch=epoch)
 
     def epochs(self, key: str, first: int, last: int, attempt: int = 1) -> None:
-        """A trial reports some epochs."""
+        """Report the epochs from ``first`` to ``last`` of a trial."""
         for epoch in range(first, last + 1):
             self._tell("epoch", trial=key, attempt=attempt, **report(epoch, epoch / 100, 1 / epoch))
 
@@ -103,7 +103,7 @@ class Told:
 
 @dataclass
 class Held:
-    """What a tracker holds of a run: its status, some tags, and each metric's rows as (step, value)."""
+    """The content of one run in a tracker: its status, some tags, and the rows of each metric as (step, value)."""
 
     status: str = "RUNNING"
     tags: dict[str, str] = field(default_factory=dict)
@@ -115,7 +115,7 @@ ENDS = {"complete": "FINISHED", "pruned": "KILLED", "diverged": "FAILED", "faile
 
 
 def due(folder: JobFolder) -> dict[str, Held]:
-    """What a tracker must hold of a job, by the trial's key; the parent's is empty."""
+    """The expected content of a tracker for a job: trial key -> run. The parent run has an empty key."""
     runs: dict[str, Held] = {}
     for event in (entry.to_json() for entry in read(folder.journal)):
         key = event.get("trial", "")
@@ -147,7 +147,7 @@ def due(folder: JobFolder) -> dict[str, Held]:
 
 
 def held(client: Any, folder: JobFolder) -> dict[str, Held]:
-    """What a tracker holds of a job; fails if a trial has two runs."""
+    """The actual content of a tracker for a job: trial key -> run. Fails if a trial has two runs."""
     experiments = [found.experiment_id for found in client.search_experiments()]
     runs: dict[str, Held] = {}
     for run in client.search_runs(experiments, f"tags.`tuner.job` = '{folder.id}'"):

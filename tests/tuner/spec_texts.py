@@ -1,4 +1,4 @@
-"""A small spec and the edits that tests make to it."""
+"""A small spec, and edits of it for tests."""
 
 from tuner.spec.search_spec import SearchSpec, from_document
 from tuner.spec.strict_yaml import read_text
@@ -20,7 +20,7 @@ budget:
 
 
 def spec_of(*edits: tuple[str, str], text: str = SPEC) -> SearchSpec:
-    """The small spec after replacing each old text by a new one."""
+    """The small spec, with each old text replaced by the new one."""
     for old, new in edits:
         assert old in text
         text = text.replace(old, new, 1)
@@ -32,15 +32,15 @@ NOAM = "  - variant: noam\n"
 
 
 def more(text: str) -> tuple[str, str]:
-    """Append to the spec; the first added line is line 13."""
+    """An edit that appends ``text`` to the spec. The first added line is line 13."""
     return END, END + text
 
 
 def noam(text: str) -> tuple[str, str]:
-    """Add keys to the second arm; the first added line is line 10."""
+    """An edit that adds keys to the second arm. The first added line is line 10."""
     return NOAM, NOAM + "".join(f"    {line}\n" for line in text.splitlines())
 
 
 def search(knob: str, range_: str) -> tuple[str, str]:
-    """A top-level range; the knob stands on line 14."""
+    """An edit that adds a top-level range. The knob is on line 14."""
     return more(f"parameters:\n  {knob}: {range_}\n")

@@ -1,4 +1,4 @@
-"""Whole jobs kept small, run through the command line in a process of their own."""
+"""Complete small jobs, run through the command line in a separate process."""
 
 import os
 import shutil
@@ -36,7 +36,10 @@ confirm: {seeds: 3}
 
 @dataclass(frozen=True)
 class Place:
-    """Folders of one run: where it is started, its home, its scratch files; and the mark its processes bear."""
+    """The folders of one run and the mark of its processes.
+
+    The folders are the current folder, the workspace and the scratch folder. The mark is an environment variable.
+    """
 
     root: Path
     scratch: Path
@@ -44,21 +47,21 @@ class Place:
 
     @property
     def cwd(self) -> Path:
-        """The folder it is started in, with its spec."""
+        """The folder with the spec, where the run starts."""
         return self.root / "cwd"
 
     @property
     def home(self) -> Workspace:
-        """The home of its jobs."""
+        """The workspace of its jobs."""
         return Workspace(self.root / "home")
 
     @property
     def job(self) -> JobFolder:
-        """Its only job."""
+        """The only job of the workspace."""
         return self.home.job()
 
     def env(self) -> dict[str, str]:
-        """The environment of its processes."""
+        """The environment variables of its processes."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "TUNER_"))}
         return kept | {
             "TUNER_HOME": str(self.home.path),
@@ -69,12 +72,12 @@ class Place:
         }
 
     def start(self, *args: str, env: Mapping[str, str] | None = None, name: str = "") -> "subprocess.Popen[str]":
-        """``tuner`` with these arguments, in a session of its own; stdout and stderr go to files beside ``cwd``.
+        """Start ``tuner`` in its own session. Its stdout and stderr go to files beside ``cwd``.
 
         Args:
-            args: the command line.
-            env: what else stands in its environment.
-            name: of those files, where several run at once.
+            args: the arguments of ``tuner``.
+            env: further environment variables.
+            name: suffix of the names of these files, if several commands run at once.
         """
         with (self.root / f"out{name}").open("w") as out, (self.root / f"err{name}").open("w") as err:
             return subprocess.Popen(
@@ -89,16 +92,16 @@ class Place:
             )
 
     def ended(self, process: "subprocess.Popen[str]", name: str = "", patience_s: float = PATIENCE_S) -> "Ended":
-        """What a started command came to."""
+        """Wait for a started command; returns its result."""
         code = process.wait(patience_s)
         return Ended(code, (self.root / f"out{name}").read_text(), (self.root / f"err{name}").read_text())
 
     def tuner(self, *args: str) -> "Ended":
-        """Run ``tuner`` with these arguments to its end."""
+        """Run ``tuner`` with these arguments and wait for its end."""
         return self.ended(self.start(*args))
 
     def processes(self) -> list[int]:
-        """Process ids that bear this place's mark: whatever was started from here and still runs."""
+        """Ids of the running processes with the mark of this place, that is, those that were started from here."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
@@ -111,7 +114,7 @@ class Place:
         return found
 
     def processes_left(self, patience_s: float = 10.0) -> list[int]:
-        """The same, once what is ending has had time to end."""
+        """The same, but processes that are about to end get some seconds to do so."""
         deadline = time.monotonic() + patience_s
         while (found := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -120,7 +123,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """The result of a command: exit code, stdout and stderr."""
 
     code: int
     out: str
@@ -129,8 +132,8 @@ class Ended:
 
 @contextmanager
 def place(root: Path, spec: str = SPEC, modules: Mapping[str, str] | None = None) -> Iterator[Place]:
-    """A fresh place with a spec, and the user's own modules beside it; ends what was left running."""
-    # Ray's sockets lie in it, and a socket's path is short.
+    """A fresh place with a spec and the user's own modules beside it. On exit it kills the processes that still run."""
+    # Ray creates its sockets here, and the path of a socket must be short.
     scratch = Path(tempfile.mkdtemp(prefix="tt", dir="/tmp"))
     made = Place(root, scratch, uuid.uuid4().hex)
     for folder in (made.cwd, root / "user"):
@@ -147,17 +150,17 @@ def place(root: Path, spec: str = SPEC, modules: Mapping[str, str] | None = None
 
 
 def wait_for(seen: Any, process: "subprocess.Popen[str]") -> None:
-    """Until ``seen()`` is true; fails if the process ends before."""
+    """Wait until ``seen()`` is true; fails if the process ends first."""
     deadline = time.monotonic() + PATIENCE_S
     while not seen():
-        assert process.poll() is None, "it ended too early"
+        assert process.poll() is None, "the process ended too early"
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
 
 
 def mlflow_runs(place: Place) -> list[Any]:
-    """Every run in a place's MLflow store, whatever its experiment."""
-    # SQLAlchemy and mlflow disagree about deprecations; that is theirs.
+    """Every run in the MLflow store of a place, in all experiments."""
+    # mlflow triggers deprecation warnings of SQLAlchemy, which we cannot fix.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow import MlflowClient
@@ -168,7 +171,7 @@ def mlflow_runs(place: Place) -> list[Any]:
 
 
 def mlflow_rows(place: Place) -> list[tuple[Any, ...]]:
-    """Every metric row of the store, as it lies in the database: run, name, step, time, value."""
+    """Every metric row in the database of the store: run, name, step, time, value, and whether it is NaN."""
     import sqlite3
 
     database = sqlite3.connect(place.home.path / "mlflow.db")

@@ -1,4 +1,4 @@
-"""The job file: read strictly, checked, frozen.
+"""The job file: this package reads it strictly, checks it and freezes it.
 
-It may import ``trainables``, ``cluster`` and ``tuner.errors``.
+This package may import ``trainables``, ``cluster`` and ``tuner.errors``.
 """

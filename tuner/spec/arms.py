@@ -1,4 +1,4 @@
-"""What a spec's arms search once a trial's length is known."""
+"""The arms of a spec: what each arm searches, once the length of a trial is known."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,11 +20,12 @@ class Arm:
     """One optimizer variant with its search space in one job.
 
     Args:
-        name: unique in the job.
-        variant: a row of ``VARIANTS``.
-        space: what is searched, for the planned length of a trial.
-        fixed: what the spec fixes, beside what the variant itself fixes.
-        default: the arm's first trial: the variant's known-good values, where they are in the space.
+        name: the arm's name, unique in the job.
+        variant: the name of a row of ``VARIANTS``.
+        space: the searched knobs and their domains, for the planned length of a trial.
+        fixed: the knobs that the spec fixes, in addition to those that the variant fixes.
+        default: the setting of the arm's first trial: the variant's known-good values. A knob starts in the middle of
+            its domain if it has no such value, or if the value is outside the domain.
     """
 
     name: str
@@ -34,12 +35,20 @@ class Arm:
     default: Mapping[str, Scalar]
 
     def hyper(self, sampled: Mapping[str, Scalar]) -> Hyper:
-        """A trial's hyperparameters from the sampled knobs."""
+        """The hyperparameters of a trial with these sampled knobs."""
         return Hyper.of({**VARIANTS[self.variant].fixed, **self.fixed, **sampled})
 
 
 def plan(spec: SearchSpec, train_images: int) -> Plan:
-    """A trial's planned length on so many training images; raises ``SpecError`` if they fill no batch."""
+    """The planned length of a trial.
+
+    Args:
+        spec: gives the epochs and the batch size.
+        train_images: number of training images.
+
+    Raises:
+        SpecError: the images do not fill one batch.
+    """
     steps = train_images // spec.budget.batch_size
     if steps == 0:
         text = f"is {spec.budget.batch_size}; must be at most the number of training images ({train_images})"
@@ -48,17 +57,17 @@ def plan(spec: SearchSpec, train_images: int) -> Plan:
 
 
 def arms(spec: SearchSpec, plan: Plan) -> tuple[Arm, ...]:
-    """The arms, the baseline first, the others as the spec has them.
+    """The arms: first the baseline, then the others in the order of the spec.
 
     Raises:
-        SpecError: a space that does not fit the plan, or settings no trial can have.
+        SpecError: a space does not fit the plan, or no trial can have some of its settings.
     """
     order = sorted(range(len(spec.arms)), key=lambda index: spec.arms[index].name != spec.baseline)
     return tuple(_arm(spec, index, plan) for index in order)
 
 
 def warnings(spec: SearchSpec, plan: Plan) -> tuple[str, ...]:
-    """What is allowed but makes the comparison weaker, one line each; raises as ``arms``."""
+    """One line for each setting that is allowed but makes the comparison weaker; raises like ``arms``."""
     found = arms(spec, plan)
     return tuple(spec.origin.tell(wrong.path, wrong.text) for wrong in _doubts(spec, found, plan))
 
@@ -94,7 +103,7 @@ def _first(domain: Domain, known_good: Scalar | None) -> Scalar:
 
 
 def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan) -> None:
-    """Raise ``SpecError`` unless every end of every domain makes a trial."""
+    """Raise ``SpecError`` unless a trial is possible at both ends of every domain."""
     trials = [{**arm.default, knob: end} for knob, domain in arm.space.items() for end in ends(domain)]
     for sampled in [*trials, arm.default]:
         try:
@@ -104,18 +113,18 @@ def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan) -> None:
             raise spec.origin.error(InvalidValue(str(error), *_place(spec, index, culprit))) from None
     knobs = {*arm.space, *arm.fixed}
     if "decay_schedule" in knobs and "lambda_norm" not in knobs:
-        text = "does nothing: decay_schedule is for decoupled decay, and the arm has no lambda_norm"
+        text = "has no effect: decay_schedule is for decoupled decay, and the arm has no lambda_norm"
         raise spec.origin.error(InvalidValue(text, *_place(spec, index, "decay_schedule")))
     schedules = _schedules(arm)
     for knob in sorted(knobs & set(NEEDS_SCHEDULE)):
         if NEEDS_SCHEDULE[knob] not in schedules:
             names = ", ".join(schedules)
-            text = f"does nothing: schedule is {names}; {knob} is for schedule {NEEDS_SCHEDULE[knob]} only"
+            text = f"has no effect: the schedule is {names}; {knob} is for schedule {NEEDS_SCHEDULE[knob]} only"
             raise spec.origin.error(InvalidValue(text, *_place(spec, index, knob)))
 
 
 def _schedules(arm: Arm) -> tuple[str, ...]:
-    """The learning-rate schedules that a trial of the arm may have."""
+    """The learning-rate schedules that a trial of the arm can have."""
     searched = arm.space.get("schedule")
     if searched is not None:
         return tuple(str(value) for value in ends(searched))
@@ -123,7 +132,7 @@ def _schedules(arm: Arm) -> tuple[str, ...]:
 
 
 def _place(spec: SearchSpec, index: int, knob: str) -> KeyPath:
-    """Where the spec says what the arm's knob may be, else the arm."""
+    """The key that sets this knob of the arm in the spec. If there is none, the key of the arm."""
     given = spec.arms[index]
     for section, knobs in (("parameters", given.parameters), ("fixed", given.fixed)):
         if knob in knobs:
@@ -139,7 +148,7 @@ def _doubts(spec: SearchSpec, found: tuple[Arm, ...], plan: Plan) -> Iterator[In
         place = index_of[arm.name]
         ours, theirs = _learning_rates(arm), _learning_rates(baseline)
         if ours != theirs:
-            text = f"arm {arm.name} has a learning rate of {ours}, the baseline of {theirs}; the same is fairer"
+            text = f"arm {arm.name} has the learning rate {ours}, the baseline has {theirs}; equal ranges are fairer"
             yield InvalidValue(text, *_place(spec, place, "lr"))
         if "restarts" in _schedules(arm):
             for pair in _pairs(arm):
@@ -162,7 +171,7 @@ def _pairs(arm: Arm) -> list[str]:
 
 
 def _off_boundary(pair: str, epochs: int) -> str | None:
-    """What to say of restarts whose last cycle does not end with the trial."""
+    """The warning for restarts whose last cycle does not end with the trial; None if it does."""
     length, mult = parse_restarts(pair)
     below = end = 0
     while end < epochs:
@@ -170,9 +179,10 @@ def _off_boundary(pair: str, epochs: int) -> str | None:
     if end == epochs:
         return None
     fitting = ", ".join(f"{t_0}x{t_mult}" for t_0, t_mult in restart_pairs(epochs)[:4])
-    fits = f"with {epochs} epochs {fitting}" if fitting else f"other epochs: {near_restart_epochs(epochs)}"
+    near = " or ".join(map(str, near_restart_epochs(epochs)))
+    fits = f"{fitting} with {epochs} epochs" if fitting else f"other restarts with {near} epochs"
     ends_at = " or ".join(str(e) for e in (below, end) if e)
     return (
-        f"{pair} does not end a cycle on epoch {epochs}, but on {ends_at}; "
-        f"nearest that do: {pair} with {ends_at} epochs, or {fits}"
+        f"{pair} ends a cycle on epoch {ends_at}, but not on the last epoch ({epochs}); "
+        f"use {pair} with {ends_at} epochs, or {fits}"
     )

@@ -1,4 +1,7 @@
-"""What can be said of a spec before anything is trained: what ``tuner validate`` and ``plan`` show."""
+"""The checks of a spec before training: against the data, the user's code and the packages of this machine.
+
+``tuner validate`` and ``tuner plan`` show their result.
+"""
 
 import importlib
 import importlib.util
@@ -16,12 +19,15 @@ from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec
 
 CMAES_KNOBS = 2
-"""CMA-ES searches numbers only, and at least so many."""
+"""Smallest number of knobs that CMA-ES can search. Each of them must be a number."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A spec that passed, and what follows from it; None and empty where only reading the data tells."""
+    """A spec that passed the checks, and the results of the checks.
+
+    The results are None or empty if the number of images is not known before the data is read.
+    """
 
     spec: SearchSpec
     images: ImageCounts | None
@@ -31,16 +37,16 @@ class Checked:
 
 
 def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Checked:
-    """Check a spec against the data, the code and the packages that are here.
+    """Check a spec against the data, the code and the packages of this machine.
 
-    Reads footers and folders of the data only, except where ``data.sha256`` asks for checksums.
+    This reads only footers and folders of the data. If ``data.sha256`` gives checksums, it also reads those files.
 
     Args:
-        spec: what to check.
+        spec: the spec to check.
         progress: called with a line of text before a file is hashed.
 
     Raises:
-        SpecError: what was found, with its place.
+        SpecError: the first problem, with its place.
     """
     check_code(spec)
     images = _images(spec)
@@ -62,21 +68,21 @@ def check_sampler(spec: SearchSpec, found: tuple[Arm, ...]) -> None:
     for arm in found:
         choices = [knob for knob, domain in arm.space.items() if isinstance(domain, Choice)]
         if choices:
-            problem = f"cmaes searches numbers only, and arm {arm.name} has choices ({', '.join(choices)})"
+            problem = f"cmaes searches only numbers, but arm {arm.name} has choices ({', '.join(choices)})"
         elif len(arm.space) < CMAES_KNOBS:
-            problem = f"cmaes needs at least {CMAES_KNOBS} knobs, and arm {arm.name} has {len(arm.space)}"
+            problem = f"cmaes needs at least {CMAES_KNOBS} knobs, but arm {arm.name} has {len(arm.space)}"
         else:
             continue
-        raise spec.origin.error(InvalidValue(f"{problem}; take tpe, gp, qmc or random", "sampler"))
+        raise spec.origin.error(InvalidValue(f"{problem}; use tpe, gp, qmc or random", "sampler"))
 
 
 def _check_packages(spec: SearchSpec) -> None:
     if spec.sampler.name == "cmaes" and importlib.util.find_spec("cmaes") is None:
-        raise spec.origin.error(InvalidValue("needs the package 'cmaes'; pip install cmaes, or take tpe", "sampler"))
+        raise spec.origin.error(InvalidValue("needs the package 'cmaes'; run pip install cmaes, or use tpe", "sampler"))
 
 
 def check_code(spec: SearchSpec) -> None:
-    """Raise ``SpecError`` if the user's own data or model cannot be imported, or is none."""
+    """Raise ``SpecError`` if the user's own data or model cannot be imported, or is not callable."""
     for section, name in (("data", spec.data.name), ("model", spec.model.name)):
         if not is_dotted(name):
             continue
@@ -85,7 +91,7 @@ def check_code(spec: SearchSpec) -> None:
         except TrainableError as error:
             raise spec.origin.error(InvalidValue(str(error), section, "name")) from None
         except (Exception, SystemExit) as error:
-            # The user's module may do anything when it is imported or asked for a name.
+            # Importing the user's module, or reading a name from it, can raise anything.
             text = f"{name!r}: importing it raised {type(error).__name__}: {' '.join(str(error).split())}"
             raise spec.origin.error(InvalidValue(text, section, "name")) from None
         if not callable(found):
@@ -117,11 +123,11 @@ def _images(spec: SearchSpec) -> ImageCounts | None:
 def _subset(spec: SearchSpec, key: str, there: int) -> int:
     asked: int | None = getattr(spec.data, key)
     if asked is not None and asked > there:
-        text = f"is {asked}; must be at most {there}, the images of this split"
+        text = f"is {asked}; must be at most {there}, the number of images in this split"
         raise spec.origin.error(InvalidValue(text, "data", key))
     if there < 1:
         raise spec.origin.error(
-            InvalidValue(f"{key.replace('_', ' ')}: the split would have none; give it more", "data")
+            InvalidValue(f"this split has no {key.replace('_', ' ')}; give it at least one image", "data")
         )
     return there if asked is None else asked
 
@@ -132,7 +138,7 @@ def _check_sums(spec: SearchSpec, progress: Callable[[str], None]) -> None:
     assert spec.data.path is not None
     root = Path(spec.data.path)
     for name, expected in spec.data.sha256.items():
-        progress(f"hashing {name} of {root}")
+        progress(f"hashing {name} in {root}")
         try:
             check_file(root, name, expected)
         except DataError as error:

@@ -1,4 +1,7 @@
-"""The sections of a spec, each a frozen model that refuses what it does not know."""
+"""The sections of a spec that define the experiment: data, model, metric and arms.
+
+Each section is a frozen model. It refuses unknown keys.
+"""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -17,14 +20,14 @@ DOTTED_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$"
 NEEDS_PATH = ("parquet", "image_folder")
 DIGITS_VALIDATION, VALIDATION = 0.25, 0.1
 NET_STRIDE = 32
-"""elu_net halves its images five times."""
+"""An image size for elu_net must be a multiple of this, because the net halves an image five times."""
 
 
 def _name(value: str) -> str:
     if not re.fullmatch(NAME_PATTERN, value) or ".." in value or value.endswith("\n"):
         raise InvalidValue(
-            f"is {shown(value)}; a name is 1 to 64 letters, digits, '.', '_' or '-', "
-            "begins with a letter or digit and has no '..'"
+            f"is {shown(value)}; a name has 1 to 64 letters, digits, '.', '_' or '-', "
+            "begins with a letter or digit and does not contain '..'"
         )
     return value
 
@@ -39,13 +42,13 @@ def _one_of_or_own(kind: str, value: str, known: list[str]) -> str:
     if not is_dotted(value):
         return _one_of(kind, value, [*known, "module:callable"])
     if not re.fullmatch(DOTTED_PATTERN, value):
-        raise InvalidValue(f"is {shown(value)}; code of your own is named as package.module:callable")
+        raise InvalidValue(f"is {shown(value)}; write your own code as package.module:callable")
     return value
 
 
 def _file_name(value: str) -> str:
     if value.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", value):
-        raise InvalidValue(f"is {shown(value)}; a file is named relative to data.path, without '..'")
+        raise InvalidValue(f"is {shown(value)}; must be a path relative to data.path, without '..'")
     return value
 
 
@@ -61,44 +64,48 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class DataSpec(Frozen):
-    """The images, and how they are split."""
+    """The images, and their split into training, validation and test."""
 
-    name: DataName = Field(description="data set: one of the built-in ones, or module:callable of your own")
+    name: DataName = Field(description="a built-in data set, or your own as module:callable")
     path: Line | None = Field(
         default=None,
-        description="file or folder of the data; TUNER_DATA and --data win over it; cifar10 downloads to it",
+        description="file or folder of the data; --data and TUNER_DATA replace it; cifar10 is downloaded to it",
     )
-    size: int | None = Field(default=None, ge=8, le=1024, description="side in pixels that images are resized to")
+    size: int | None = Field(
+        default=None, ge=8, le=1024, description="images are resized to this side length, in pixels"
+    )
     sha256: dict[FileName, Sha256] | None = Field(
-        default=None, description="file name, relative to path -> expected checksum in hexadecimal digits"
+        default=None, description="file name relative to path -> expected SHA-256 checksum in hexadecimal digits"
     )
     train_images: Images | None = Field(
-        default=None, description="size of a stratified subset for training; all, if not given"
+        default=None, description="number of images in a stratified subset for training; default: all"
     )
-    val_images: Images | None = Field(default=None, description="the same of the validation images")
-    test_images: Images | None = Field(default=None, description="the same of the test images")
+    val_images: Images | None = Field(default=None, description="the same for the validation images")
+    test_images: Images | None = Field(default=None, description="the same for the test images")
     validation: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="share of the training images held out for validation; 0.1 (digits: 0.25), if not given",
+        description="share of the training images held out for validation; default: 0.1 (digits: 0.25)",
     )
     augment: Literal["none", "flip_crop"] = Field(
-        default="none", description="flip_crop mirrors and shifts training images at random"
+        default="none", description="flip_crop randomly mirrors and shifts the training images"
     )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.name in NEEDS_PATH and self.path is None:
-            raise InvalidValue(f"is missing; {self.name} needs a folder: here, with --data or in TUNER_DATA", "path")
+            raise InvalidValue(
+                f"is missing; {self.name} needs a folder: set it here, with --data or in TUNER_DATA", "path"
+            )
         if self.name == "digits" and self.path is not None:
-            raise InvalidValue("digits come with scikit-learn; leave the path out", "path")
+            raise InvalidValue("is not used, because the digits come with scikit-learn; remove the path", "path")
         if self.name == "digits" and self.augment != "none":
-            raise InvalidValue("is 'flip_crop', which changes the labels of digits; must be none", "augment")
+            raise InvalidValue("is 'flip_crop', but a mirrored digit no longer fits its label; must be none", "augment")
         if is_dotted(self.name) and self.size is not None:
-            raise InvalidValue("images of a data set of your own are not resized; leave the size out", "size")
+            raise InvalidValue("is not used, because your own data set is not resized; remove the size", "size")
         if self.sha256 and self.path is None:
-            raise InvalidValue("checksums are given but no path; give data.path, or leave them out", "sha256")
+            raise InvalidValue("checksums are given, but no path; add data.path, or remove the checksums", "sha256")
         return self
 
     @property
@@ -110,39 +117,40 @@ class DataSpec(Frozen):
 
 
 class ModelSpec(Frozen):
-    """The net."""
+    """The neural network."""
 
-    name: ModelName = Field(description="elu_net, or module:callable of your own")
-    width: float = Field(default=1.0, gt=0, le=16, description="factor on elu_net's channels")
+    name: ModelName = Field(description="elu_net, or your own model as module:callable")
+    width: float = Field(default=1.0, gt=0, le=16, description="factor for the number of channels of elu_net")
     setup: Literal["article", "sound"] = Field(
         default="sound",
-        description="elu_net as published in the article, or with linear logits and He initialisation",
+        description="article: elu_net as published in the article; sound: with linear logits and He initialisation",
     )
-    options: dict[Line, ScalarValue] = Field(
-        default_factory=dict, description="keyword arguments for a model of your own"
-    )
+    options: dict[Line, ScalarValue] = Field(default_factory=dict, description="keyword arguments of your own model")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.options and not is_dotted(self.name):
-            raise InvalidValue(f"{self.name} has none; options are for a model of your own", "options")
+            raise InvalidValue(f"{self.name} has no options; only your own model can have them", "options")
         for key in ("width", "setup"):
             if is_dotted(self.name) and key in self.model_fields_set and getattr(self, key) != _default(self, key):
-                raise InvalidValue(f"is elu_net's; put what {shown(self.name)} takes under model.options", key)
+                raise InvalidValue(
+                    f"is for elu_net only; put the arguments of {shown(self.name)} under model.options", key
+                )
         return self
 
 
 class MetricSpec(Frozen):
-    """What settings are chosen by."""
+    """The metric that chooses the best settings."""
 
     name: MetricName = Field(default="val/acc", description="validation accuracy or loss")
     goal: Literal["maximize", "minimize"] = Field(
-        default="maximize", description="maximize for val/acc, minimize for val/loss; may be left out"
+        default="maximize",
+        description="maximize for val/acc, minimize for val/loss; default: the one that fits the metric",
     )
 
     @property
     def key(self) -> str:
-        """The metric's name in an epoch's report: ``val_acc`` or ``val_loss``."""
+        """The name of the metric in the report of an epoch: ``val_acc`` or ``val_loss``."""
         return self.name.replace("/", "_")
 
     @model_validator(mode="before")
@@ -166,13 +174,13 @@ class MetricSpec(Frozen):
 class ArmSpec(Frozen):
     """One optimizer variant with its search space in this job."""
 
-    variant: VariantName = Field(description="which optimizer variant")
-    name: Name = Field(default="", description="the arm's name; the variant's, if not given")
+    variant: VariantName = Field(description="the optimizer variant")
+    name: Name = Field(default="", description="the name of the arm; default: the name of the variant")
     parameters: dict[str, Range] = Field(
-        default_factory=dict, description="knob -> range searched in this arm, instead of the variant's own"
+        default_factory=dict, description="knob -> range that this arm searches instead of the range of the variant"
     )
     fixed: dict[str, ScalarValue] = Field(
-        default_factory=dict, description="knob -> value that this arm does not search"
+        default_factory=dict, description="knob -> fixed value; the arm does not search the knob"
     )
 
     @model_validator(mode="before")
@@ -190,11 +198,13 @@ class ArmSpec(Frozen):
                 if knob in variant.fixed:
                     value = shown(variant.fixed[knob])
                     raise InvalidValue(
-                        f"is what makes {self.variant} ({knob}: {value}); take another variant", section, knob
+                        f"defines {self.variant} ({knob}: {value}) and cannot change; choose another variant",
+                        section,
+                        knob,
                     )
         for knob, fixed in self.fixed.items():
             if knob in self.parameters:
-                raise InvalidValue("is under 'parameters' of this arm too; keep one", "fixed", knob)
+                raise InvalidValue("is also under 'parameters' of this arm; keep one of the two", "fixed", knob)
             try:
                 check_value(knob, fixed)
             except InvalidValue as wrong:
@@ -205,7 +215,7 @@ class ArmSpec(Frozen):
             except InvalidValue as wrong:
                 raise wrong.under("parameters", knob) from None
         if not self.parameters and set(variant.space) <= set(self.fixed):
-            raise InvalidValue("every knob of the arm is fixed; leave at least one to be searched", "fixed")
+            raise InvalidValue("every knob of the arm is fixed; leave at least one knob to search", "fixed")
         return self
 
 

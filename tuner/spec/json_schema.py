@@ -1,4 +1,4 @@
-"""The JSON Schema of a spec, for editors: made from the models, with the shorthands of ``load``."""
+"""The JSON Schema of a spec, for editors. It is generated from the models and allows the shorthands of ``load``."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema, draft 2020-12: what an editor can check without knowing how keys depend on each other."""
+    """The schema, in draft 2020-12. It cannot express how keys depend on each other; only ``load`` checks that."""
     schema = SearchSpec.model_json_schema(mode="validation")
     sections, top = schema["$defs"], schema["properties"]
     for section, table in (("DataSpec", DATASETS), ("ModelSpec", MODELS)):

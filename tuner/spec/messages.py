@@ -1,4 +1,4 @@
-"""Where in the spec a mistake stands, and how it is told: ``FILE:LINE: KEY.PATH: what is wrong``."""
+"""The place of a mistake in a spec, and the form of its message: ``FILE:LINE: KEY.PATH: what is wrong``."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from tuner.spec.strict_yaml import Document, KeyPath, key_text
 
 
 class InvalidValue(ValueError):
-    """A value that does not fit; ``path`` leads from the value being checked to the one that is wrong."""
+    """A value of the spec is not allowed; ``path`` leads from the checked value to the wrong one."""
 
     def __init__(self, text: str, *path: str | int) -> None:
         super().__init__(text)
@@ -18,39 +18,39 @@ class InvalidValue(ValueError):
         self.path = path
 
     def under(self, *path: str | int) -> "InvalidValue":
-        """The same mistake, seen from further up."""
+        """The same mistake, with a path that begins further up in the spec."""
         return InvalidValue(self.text, *path, *self.path)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The file a spec came from. Nothing here is compared: equal specs from two files are equal."""
+    """The file that a spec was read from. It is left out of comparisons: equal specs from two files are equal."""
 
     name: str = field(default="spec", compare=False)
     lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, document: Document) -> "Origin":
-        """The origin of what this document holds."""
+        """The origin of the values in this document."""
         return cls(document.name, document.lines)
 
     def line(self, path: KeyPath) -> int:
-        """The line of the nearest key above or at ``path``; 1 for the top."""
+        """The line of the key at ``path``, or of the nearest key above it; 1 if there is none."""
         return next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 1)
 
     def tell(self, path: KeyPath, text: str) -> str:
-        """One line: the place, the key, the text; without a line number where there is no file."""
+        """One line of text: the place, the key and the message. A spec without a file has no line number."""
         place = f"{self.name}:{self.line(path)}" if self.lines else self.name
         return f"{place}: {key_text(path)}: {text}" if path else f"{place}: {text}"
 
     def error(self, wrong: InvalidValue, more: int = 0) -> SpecError:
-        """The error to raise for a mistake, with how many others there are."""
+        """The error for a mistake. Its message also gives ``more``, the number of further mistakes."""
         rest = f" (and {more} more)" if more else ""
         return SpecError(self.tell(wrong.path, wrong.text) + rest)
 
 
 def shown(value: Any) -> str:
-    """A value as a person wrote it, on one line and cut short."""
+    """A value as the user wrote it, on one line and shortened."""
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):

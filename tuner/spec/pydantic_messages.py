@@ -1,4 +1,4 @@
-"""Turns what pydantic says of a value into our words: what is wrong; what is allowed; did you mean."""
+"""Turns the validation errors of pydantic into our messages: what is wrong; what is allowed; did you mean."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -29,23 +29,23 @@ ALLOWED: Mapping[str, str] = {
     "literal_error": "must be {expected}",
     "string_pattern_mismatch": "must match {pattern}",
 }
-"""pydantic's kind of error -> what is allowed, with the error's own figures."""
+"""Type of a pydantic error -> text that says what is allowed, with the limits from the error's context."""
 
 
 def from_pydantic(model: type[BaseModel], error: ValidationError) -> list[InvalidValue]:
-    """Every mistake in a validation error of ``model``, in the order of its fields."""
+    """Every mistake in a validation error of ``model``, in the order of the model's fields."""
     return [_refusal(model, detail) for detail in error.errors(include_url=False) if not _follows(detail)]
 
 
 def _follows(detail: ErrorDetails) -> bool:
-    """Whether a list is called too short only because some of its items are wrong, which is told too."""
+    """Whether pydantic calls a list too short only because some items are wrong. Those items have their own errors."""
     return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
 def _refusal(model: type[BaseModel], detail: ErrorDetails) -> InvalidValue:
     path = detail["loc"]
     if path[-1:] == ("[key]",) and detail["type"] != "extra_forbidden":
-        path = path[:-1]  # pydantic's mark that a mapping's key is wrong, and not its value
+        path = path[:-1]  # pydantic marks a wrong key of a mapping in this way
     context: Mapping[str, Any] = detail.get("ctx", {})
     cause = context.get("error")
     if isinstance(cause, InvalidValue):
@@ -80,7 +80,7 @@ def _about(model: type[BaseModel], path: KeyPath) -> str:
 
 
 def _fields(model: type[BaseModel], path: KeyPath) -> dict[str, Any]:
-    """The fields of the model at ``path`` below ``model``; none, where no model is."""
+    """The fields of the model at ``path`` below ``model``; empty if there is no model."""
     current: Any = model
     for part in path:
         if isinstance(current, type) and issubclass(current, BaseModel):
@@ -93,7 +93,7 @@ def _fields(model: type[BaseModel], path: KeyPath) -> dict[str, Any]:
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The model in ``Model | None``."""
+    """The model in an annotation ``Model | None``."""
     for part in get_args(annotation):
         if isinstance(part, type) and issubclass(part, BaseModel) and type(None) in get_args(annotation):
             yield part

@@ -1,4 +1,4 @@
-"""``Range``: what a spec says a knob may take, and the domain it becomes."""
+"""``Range``: the values that a spec allows for a knob, and their conversion to a domain."""
 
 import math
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ KNOB_TYPES: dict[str, type] = {knob: get_type_hints(Hyper)[knob] for knob in KNO
 _SMALLEST, _LARGEST = 1e-100, 1e9
 LONGEST_TEXT = 20
 NEEDS_SCHEDULE = {"warmup": "noam", "restarts": "restarts"}
-"""Knobs that only one schedule reads."""
+"""Knobs that only one schedule uses -> that schedule."""
 
 
 class Frozen(BaseModel):
-    """A part of the spec: cannot be changed, knows all its keys, converts nothing."""
+    """Base of all parts of a spec. A part cannot be changed, refuses unknown keys and does not convert types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -43,24 +43,30 @@ ScalarValue = Annotated[bool | int | float | str, BeforeValidator(_scalar)]
 
 
 class Range(Frozen):
-    """What values a knob may take: an interval (min, max) or a list of values."""
+    """The values that a knob may take: an interval (min, max) or a list of values."""
 
     min: Number | None = Field(default=None, description="smallest value")
     max: Number | None = Field(default=None, description="largest value")
     scale: Scale | None = Field(
         default=None,
-        description="scale of the interval; the variant's own, else linear, if not given",
+        description="scale of the interval; default: the scale of the variant if it has one, else linear",
     )
-    step: int | None = Field(default=None, ge=1, le=10**9, description="distance of whole-number values, from min")
+    step: int | None = Field(
+        default=None, ge=1, le=10**9, description="distance between whole-number values, counted from min"
+    )
     values: tuple[ScalarValue, ...] | None = Field(
         default=None, max_length=100, description="the values to choose from"
     )
 
     def domain(self, knob: str, own: PlannedDomain | None = None) -> Domain:
-        """The domain for ``knob``; ``own`` is the variant's, whose scale is the default.
+        """The domain that this range gives to a knob.
+
+        Args:
+            knob: the name of the knob.
+            own: the variant's own domain for it, if there is one. Its scale is the default scale.
 
         Raises:
-            Wrong: the range is none, or its values are not allowed for the knob.
+            InvalidValue: the range is incomplete or invalid, or its values are not allowed for the knob.
         """
         check_knob_name(knob)
         domain = self._choice(knob) if self.values is not None else self._interval(knob, own)
@@ -72,14 +78,14 @@ class Range(Frozen):
         assert self.values is not None
         other = next((key for key in ("min", "max", "scale", "step") if getattr(self, key) is not None), None)
         if other:
-            raise InvalidValue("cannot stand beside values; give values, or min and max", other)
+            raise InvalidValue("cannot be used together with values; give values, or min and max", other)
         for index, value in enumerate(self.values):
             try:
                 check_value(knob, value)
             except InvalidValue as wrong:
                 raise wrong.under("values", index) from None
         if len(self.values) < 2:
-            text = f"has {len(self.values)}; must have at least 2, a single value goes under 'fixed' of an arm"
+            text = f"has {len(self.values)}; must have at least 2, put a single value under 'fixed' of an arm"
             raise InvalidValue(text, "values")
         try:
             return Choice(tuple(KNOB_TYPES[knob](value) for value in self.values))
@@ -89,45 +95,47 @@ class Range(Frozen):
     def _interval(self, knob: str, own: PlannedDomain | None) -> Float | Int:
         if self.min is None or self.max is None:
             missing = "min" if self.min is None else "max"
-            raise InvalidValue(f"{missing} is missing; a range is min and max, or values")
+            raise InvalidValue(f"{missing} is missing; a range has min and max, or values")
         kind = KNOB_TYPES[knob]
         if kind not in (int, float):
             raise InvalidValue(f"{knob} is not a number ({RANGES[knob]}); give values instead of min and max")
         for key, bound in (("min", self.min), ("max", self.max)):
             if bound and not _SMALLEST <= abs(bound) <= _LARGEST:
-                raise InvalidValue(f"is {shown(bound)}; must be 0 or of size {_SMALLEST:g} to {_LARGEST:g}", key)
+                raise InvalidValue(
+                    f"is {shown(bound)}; its absolute value must be 0, or {_SMALLEST:g} to {_LARGEST:g}", key
+                )
             if kind is int and not isinstance(bound, int):
                 raise InvalidValue(f"is {shown(bound)}; {knob} {RANGES[knob]}", key)
         if self.step is not None and kind is float:
-            raise InvalidValue(f"{knob} is no whole number; a step is for whole numbers, use values instead", "step")
+            raise InvalidValue(f"{knob} is not a whole number; a step is for whole numbers, use values instead", "step")
         scale = self.scale or ("linear" if self.step is not None else _scale(own))
         try:
             if kind is float:
                 return Float(float(self.min), float(self.max), scale)
             return Int(int(self.min), int(self.max), scale, self.step or 1)
         except TrainableError as error:
-            hint = f" (the scale of {knob}, where none is given, is {scale})" if not self.scale else ""
+            hint = f" (the default scale of {knob} is {scale})" if not self.scale else ""
             raise InvalidValue(f"{error}{hint if 'scale' in str(error) else ''}") from None
 
 
 def ends(domain: Domain) -> Iterator[Scalar]:
-    """The values a domain's other values lie between; of a choice, all."""
+    """The smallest and the largest value of a domain; for a choice, all values."""
     yield from domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
 
 
 def check_knob_name(knob: str) -> None:
-    """Raise ``InvalidValue`` unless there is such a knob."""
+    """Raise ``InvalidValue`` unless a knob has this name."""
     if knob not in KNOBS:
         raise InvalidValue(f"no knob has this name; there are: {', '.join(KNOBS)}{did_you_mean(knob, KNOBS)}")
 
 
 def check_value(knob: str, value: Scalar) -> None:
-    """Raise ``InvalidValue`` unless the knob exists and may take the value."""
+    """Raise ``InvalidValue`` unless the knob exists and can have this value."""
     check_knob_name(knob)
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidValue(f"is {value}; must be finite")
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        raise InvalidValue(f"is {shown(value)}; must have at most {LONGEST_TEXT} letters")
+        raise InvalidValue(f"is {shown(value)}; must have at most {LONGEST_TEXT} characters")
     try:
         Hyper.of({"lr": 1e-3, knob: value})
         if knob == "restarts":

@@ -1,4 +1,4 @@
-"""``SearchSpec``: the checked job file, and how it is read, written back and identified."""
+"""``SearchSpec``: the checked job file, and the functions that read it, convert it and compute its fingerprint."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 MOST_PER_GPU = 8
-"""Trials that ``resources: auto`` tries at once on a GPU."""
+"""Largest number of trials at once on one GPU that ``resources: auto`` measures."""
 
 _SECRET_WORD = r"(?:pass(?:word|wd|phrase)|pwd|secret|(?:api|access|secret)_?key|(?:access|auth)_token)"
 _PASSWORD = re.compile(
@@ -52,56 +52,66 @@ _SECRET_KEY = re.compile(rf"(?:[a-z]{{1,20}}_)*{_SECRET_WORD}", re.IGNORECASE)
 
 
 class SearchSpec(Frozen):
-    """A search: what is trained, which arms compete, and at what cost."""
+    """A search: the data and the model, the arms that compete, and the budget."""
 
     name: Name = Field(description="the job's name")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="of the split, the samplers and the trials")
-    data: DataSpec = Field(description="the images, and how they are split")
-    model: ModelSpec = Field(description="the net")
-    metric: MetricSpec = Field(default=MetricSpec(), description="what settings are chosen by")
-    baseline: Name = Field(description="the arm that the others are compared with")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="seed of the data split, the samplers and the trials")
+    data: DataSpec = Field(description="the images, and their split into training, validation and test")
+    model: ModelSpec = Field(description="the neural network")
+    metric: MetricSpec = Field(default=MetricSpec(), description="the metric that chooses the best settings")
+    baseline: Name = Field(description="the arm that the other arms are compared with")
     arms: tuple[ArmSpec, ...] = Field(
-        min_length=2, max_length=100, description="the arms: a variant's name, or a mapping"
+        min_length=2, max_length=100, description="the arms; each is the name of a variant, or a mapping"
     )
     parameters: dict[str, Range] = Field(
-        default_factory=dict, description="knob -> range, in every arm that searches the knob"
+        default_factory=dict, description="knob -> range for every arm that searches the knob"
     )
-    budget: BudgetSpec = Field(description="how much is trained")
-    sampler: SamplerSpec = Field(default=SamplerSpec(), description="what proposes settings: a name, or a mapping")
+    budget: BudgetSpec = Field(description="how much is trained: trials, epochs and limits")
+    sampler: SamplerSpec = Field(
+        default=SamplerSpec(), description="the sampler, which proposes settings: a name, or a mapping"
+    )
     scheduler: SchedulerSpec = Field(
-        default=SchedulerSpec(), description="what stops trials early: a name, or a mapping"
+        default=SchedulerSpec(), description="the scheduler, which stops trials early: a name, or a mapping"
     )
-    resources: ResourcesSpec = Field(default=ResourcesSpec(), description="what a trial gets: auto, or a mapping")
+    resources: ResourcesSpec = Field(
+        default=ResourcesSpec(), description="the resources of a trial: auto, or a mapping"
+    )
     confirm: ConfirmSpec = Field(
-        default=ConfirmSpec(), description="how the best settings are confirmed on fresh seeds"
+        default=ConfirmSpec(), description="how the best settings are trained again on fresh seeds"
     )
-    tracking: TrackingSpec = Field(default=TrackingSpec(), description="where MLflow keeps the runs")
+    tracking: TrackingSpec = Field(default=TrackingSpec(), description="where MLflow stores the runs")
     storage: Line | None = Field(
         default=None,
-        description="SQLAlchemy URL of the studies' storage; one SQLite file for all jobs here, if not given",
+        description="SQLAlchemy URL of the studies' database; default: one SQLite file for all jobs of the workspace",
     )
 
     code: Line | None = Field(
         default=None,
-        description="folder of your own modules, relative to this file; its own folder, if not given",
+        description="folder of your own modules, relative to this file; default: the folder of this file",
     )
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
     @property
     def origin(self) -> Origin:
-        """The file it was read from."""
+        """The file that the spec was read from."""
         return self._origin
 
     @property
     def first_rung(self) -> int:
-        """Epochs before the scheduler first judges a trial."""
+        """Number of epochs before the scheduler first decides whether a trial continues."""
         return self.scheduler.first_rung_of(self.budget.epochs)
 
     def concurrent_on(self, cpus: int, gpus: int) -> int:
-        """Trials at once on a machine with so many CPUs and GPUs: as asked for, else as many as fit, at least 1.
+        """Number of trials that run at once on a machine.
 
-        Where they are to be measured, as many as they may come to.
+        Args:
+            cpus: number of CPU cores of the machine.
+            gpus: number of GPUs of the machine.
+
+        Returns:
+            ``resources.concurrent`` if it is given, else the number that fits, at least 1. With ``resources: auto`` and
+            a GPU, the largest number that the measurement can choose.
         """
         wanted = self.resources
         if wanted.concurrent is not None:
@@ -111,7 +121,7 @@ class SearchSpec(Frozen):
         return max(1, int(gpus / wanted.gpus) if wanted.gpus else cpus // wanted.cpus)
 
     def from_origin(self, origin: Origin) -> Self:
-        """Remember the file it was read from."""
+        """Store the file that the spec was read from; returns the spec itself."""
         self._origin = origin
         return self
 
@@ -120,7 +130,7 @@ class SearchSpec(Frozen):
         names = [arm.name for arm in self.arms]
         for index, name in enumerate(names):
             if name in names[:index]:
-                raise InvalidValue(f"arm {name!r} is there twice; give one a 'name' of its own", "arms", index)
+                raise InvalidValue(f"arm {name!r} occurs twice; give one of them its own 'name'", "arms", index)
         if self.baseline not in names:
             near = did_you_mean(self.baseline, names)
             raise InvalidValue(f"no arm named {self.baseline!r}; arms: {', '.join(names)}{near}", "baseline")
@@ -139,7 +149,7 @@ class SearchSpec(Frozen):
             check_knob_name(knob)
             if not searching:
                 raise InvalidValue(
-                    f"no arm searches {knob}; they search: {', '.join(sorted(known))}; or put it into an arm"
+                    f"no arm searches {knob}; the arms search: {', '.join(sorted(known))}; or put the range into an arm"
                 )
             for own in searching:
                 range_.domain(knob, own)
@@ -151,12 +161,14 @@ class SearchSpec(Frozen):
         budget, rung = self.budget, self.scheduler.first_rung
         if rung is not None and rung >= budget.epochs:
             raise InvalidValue(
-                f"is {rung}: first rung beyond the last epoch; must be below budget.epochs ({budget.epochs})",
+                f"is {rung}; the first rung must be below budget.epochs ({budget.epochs})",
                 "scheduler",
                 "first_rung",
             )
         if budget.max_gpu_hours is not None and not (self.resources.gpus or self.resources.auto):
-            raise InvalidValue("no GPU is used; set resources.gpus, or use max_hours", "budget", "max_gpu_hours")
+            raise InvalidValue(
+                "no GPU is used; set resources.gpus, or use max_hours instead", "budget", "max_gpu_hours"
+            )
         if self.confirm.top_k > budget.trials:
             raise InvalidValue(
                 f"is {self.confirm.top_k}; must be at most budget.trials ({budget.trials})",
@@ -169,22 +181,23 @@ class SearchSpec(Frozen):
 
 
 def load(path: str | Path, data_path: str | None = None, here: bool = True) -> SearchSpec:
-    """The spec in a file.
+    """Read a spec from a file.
 
     Args:
         path: the YAML file.
-        data_path: takes the place of ``data.path``; the environment's ``TUNER_DATA`` does too, but gives way to it.
-        here: whether it is to run on this machine; ``TUNER_DATA`` says nothing of another.
+        data_path: replaces ``data.path``. Without it, the environment variable ``TUNER_DATA`` replaces ``data.path``.
+        here: whether the job runs on this machine. If not, ``TUNER_DATA`` is ignored, because it is a path of this
+            machine.
 
     Raises:
         NotFound: there is no such file.
-        SpecError: ``FILE:LINE: KEY.PATH: what is wrong; what is allowed`` of the first mistake.
+        SpecError: the first mistake, as ``FILE:LINE: KEY.PATH: what is wrong; what is allowed``.
     """
     return from_document(read(Path(path)), data_path, here)
 
 
 def from_document(document: Document, data_path: str | None = None, here: bool = True) -> SearchSpec:
-    """The spec in a document that was read; as ``load``."""
+    """The spec in a document that was already read. Arguments and errors are those of ``load``."""
     value, data = document.value, document.value.get("data")
     if isinstance(data, dict):
         path = data_path_of(data.get("name"), data_path) if here else data_path
@@ -197,9 +210,9 @@ def from_dict(value: Mapping[str, Any], origin: Origin | None = None) -> SearchS
     origin = origin or Origin()
     for path, text in _texts(dict(value)):
         if _PASSWORD.search(text) or (path and _SECRET_KEY.fullmatch(str(path[-1]))):
-            what = "a password in a URL" if "://" in text else "a password"
+            what = "contains a password in a URL" if "://" in text else "contains a password"
             hint = (
-                "a spec is shown to all: leave it out and set MLFLOW_TRACKING_PASSWORD or PGPASSWORD, or use ~/.pgpass"
+                "everybody can read a spec: remove it, and set MLFLOW_TRACKING_PASSWORD or PGPASSWORD, or use ~/.pgpass"
             )
             raise origin.error(InvalidValue(f"{what}; {hint}", *path))
     try:
@@ -210,29 +223,37 @@ def from_dict(value: Mapping[str, Any], origin: Origin | None = None) -> SearchS
 
 
 def to_dict(spec: SearchSpec) -> dict[str, Any]:
-    """Every value of the spec, defaults included, as plain values that JSON and YAML can hold."""
+    """Every value of the spec, with the defaults, as plain values that JSON and YAML can store."""
     values: dict[str, Any] = spec.model_dump(mode="json")
     return values
 
 
 def fingerprint(spec: SearchSpec) -> str:
-    """Sha256 of the canonical JSON of ``to_dict``: equal specs have equal ones, however they were written."""
+    """SHA-256 of the canonical JSON of ``to_dict``. Equal specs have equal fingerprints, however they are written."""
     text = json.dumps(to_dict(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def starter() -> str:
-    """The commented spec that ``tuner init`` writes."""
+    """The example spec with comments that ``tuner init`` writes."""
     return Path(__file__).with_name("starter.yaml").read_text(encoding="utf-8")
 
 
 def data_path_of(name: Any, given: str | None) -> str | None:
-    """Where the data set ``name`` lies, but for the spec: as given, else ``TUNER_DATA``, which digits do not need."""
+    """The path that replaces the ``data.path`` of a spec.
+
+    Args:
+        name: the name of the data set.
+        given: the path from the command line, if there is one.
+
+    Returns:
+        The given path, else ``TUNER_DATA``. ``TUNER_DATA`` is ignored for digits, which need no path.
+    """
     return given or (os.environ.get("TUNER_DATA") or None if name != "digits" else None)
 
 
 def _in_full(value: dict[str, Any]) -> dict[str, Any]:
-    """Shorthands written out, and tuples for lists, which strict models ask for."""
+    """The values with expanded shorthands, and with tuples in place of lists: strict models accept only tuples."""
     full: dict[str, Any] = {key: _tuples(part) for key, part in value.items()}
     for key in ("sampler", "scheduler"):
         if isinstance(full.get(key), str):
@@ -251,7 +272,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _texts(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
-    """Every key, text and number as text, with its place; a key's is that of its mapping."""
+    """Every key, text and number as text, with its place. The place of a key is the place of its mapping."""
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         yield path, str(value)
     elif isinstance(value, dict):

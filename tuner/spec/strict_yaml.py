@@ -1,8 +1,8 @@
-"""Reads a strict YAML 1.2 document into plain values, and remembers the line of every key.
+"""Reads a strict YAML 1.2 document into plain values, and stores the line of every key.
 
-ruamel.yaml finds the events; what a plain scalar means (the core schema of YAML 1.2) and what is refused is
-decided here: anchors, aliases, tags, a key twice, keys that are not text, numbers that are not finite, deep
-nesting. The events are taken one by one, so no input can exhaust the stack.
+ruamel.yaml parses the text into events. This module resolves plain scalars by the core schema of YAML 1.2. It refuses
+anchors, aliases, tags, duplicate keys, keys that are not text, numbers that are not finite, and deep nesting. It
+handles the events in a loop, without recursion, so no input can exhaust the stack.
 """
 
 import math
@@ -28,7 +28,7 @@ from ruamel.yaml.events import (
 from tuner.errors import NotFound, SpecError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
-"""Where a value stands: keys of mappings and indices of lists, from the top."""
+"""The place of a value: keys of mappings and indices of lists, from the top."""
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -45,7 +45,7 @@ _WORDS = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {
 
 @dataclass(frozen=True)
 class Document:
-    """A document: its name in messages, its values, and the line (from 1) of every key and item."""
+    """A document: its name for messages, its values, and the line of every key and item (the first line is 1)."""
 
     name: str
     value: dict[str, Any]
@@ -53,11 +53,11 @@ class Document:
 
 
 def read(path: Path) -> Document:
-    """The document in a file.
+    """Read a document from a file.
 
     Raises:
         NotFound: there is no such file.
-        SpecError: it is not one well-formed mapping; the message begins with ``FILE:LINE:``.
+        SpecError: the file is not one well-formed mapping; the message begins with ``FILE:LINE:``.
     """
     try:
         with path.open("rb") as file:
@@ -80,7 +80,7 @@ def read(path: Path) -> Document:
 
 
 def read_text(text: str, name: str, max_values: int = MAX_VALUES) -> Document:
-    """The document in ``text``; ``name`` stands for the file in messages. Raises ``SpecError``."""
+    """Read a document from ``text``; messages name it ``name``. Raises ``SpecError``."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if bad := _CONTROL.search(text):
         line = text.count("\n", 0, bad.start()) + 1
@@ -96,7 +96,7 @@ def _events(text: str, name: str) -> Iterator[Any]:
         yield from YAML(typ="safe", pure=True).parse(text)
     except MarkedYAMLError as error:
         problem = " ".join(str(error.problem or error.context).split())
-        # What never ends is told where it begins.
+        # For something that never ends, the message gives the line where it begins.
         endless = error.context_mark if "end of stream" in problem or "<stream end>" in problem else None
         mark = endless or error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -107,7 +107,7 @@ def _events(text: str, name: str) -> Iterator[Any]:
 
 
 def scalar(text: str) -> bool | int | float | str | None:
-    """What a plain scalar means in YAML 1.2; raises ``ValueError`` for a number that is not finite."""
+    """The value of a plain scalar in YAML 1.2; raises ``ValueError`` for a number that is too large or not finite."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
@@ -121,7 +121,7 @@ def scalar(text: str) -> bool | int | float | str | None:
 
 @dataclass
 class _Open:
-    """A mapping or list that has not ended: its place, its value, and a key that waits for its value."""
+    """A mapping or list that has not ended: its place, its value so far, and the key whose value comes next."""
 
     path: KeyPath
     value: dict[str, Any] | list[Any]
@@ -129,7 +129,7 @@ class _Open:
 
 
 class _Builder:
-    """Puts events together; holds what is open in a list of its own instead of the call stack."""
+    """Builds the values from the events. It keeps open mappings and lists in a list, not on the call stack."""
 
     def __init__(self, name: str, max_values: int) -> None:
         self._name = name
@@ -157,21 +157,21 @@ class _Builder:
 
     def document(self) -> Document:
         if self._root is None:
-            raise SpecError(f"{self._name}:1: empty; a spec is a mapping of keys to values")
+            raise SpecError(f"{self._name}:1: is empty; a spec is a mapping of keys to values")
         return Document(self._name, self._root, self._lines)
 
     def _start_document(self, event: Any) -> None:
         self._documents += 1
         if self._documents > 1:
-            self._refuse(event, "a second document; one file is one spec")
+            self._refuse(event, "a second document; a file must contain only one spec")
         if event.tags or tuple(event.version or (1, 2)) != (1, 2):
             self._refuse(event, "a directive; only %YAML 1.2 is allowed")
 
     def _refuse_extras(self, event: Any) -> None:
         if isinstance(event, AliasEvent):
-            self._refuse(event, f"alias *{event.anchor}; aliases are not allowed, write the value again")
+            self._refuse(event, f"alias *{event.anchor}; aliases are not allowed, repeat the value instead")
         if event.anchor is not None:
-            self._refuse(event, f"anchor &{event.anchor}; anchors are not allowed, write the value again")
+            self._refuse(event, f"anchor &{event.anchor}; anchors are not allowed, repeat the value instead")
         if event.tag is not None:
             self._refuse(event, f"tag {event.tag}; tags are not allowed, write the plain value")
 
@@ -199,14 +199,14 @@ class _Builder:
             self._refuse(event, f"key {_short(event.value)} is not text; put it in quotes")
         if key in top.value:
             first = self._lines[(*top.path, key)]
-            self._refuse(event, f"key {_short(key)} is there twice, first on line {first}; keep one")
+            self._refuse(event, f"key {_short(key)} occurs twice, first on line {first}; keep one of the two")
         self._lines[(*top.path, key)] = event.start_mark.line + 1
         top.key = key
 
     def _start_collection(self, event: Any) -> None:
         value: dict[str, Any] | list[Any] = {} if isinstance(event, MappingStartEvent) else []
         if len(self._open) >= MAX_DEPTH:
-            raise self._error(event, f"nested deeper than {MAX_DEPTH}; a spec is a shallow mapping")
+            raise self._error(event, f"nested deeper than {MAX_DEPTH} levels; a spec has only a few levels")
         if not self._open:
             if isinstance(value, list):
                 self._refuse(event, "a list at the top; a spec is a mapping of keys to values")
@@ -215,11 +215,11 @@ class _Builder:
             return
         top = self._open[-1]
         if isinstance(top.value, dict) and top.key is None:
-            self._refuse(event, "a key that is a mapping or list; keys are text")
+            self._refuse(event, "a key is a mapping or list; keys must be text")
         self._open.append(_Open(self._place(event, value), value))
 
     def _place(self, event: Any, value: Any) -> KeyPath:
-        """Put a value into the open mapping or list; returns its path."""
+        """Put a value into the innermost open mapping or list; returns its path."""
         top = self._open[-1]
         if isinstance(top.value, list):
             path: KeyPath = (*top.path, len(top.value))
@@ -237,7 +237,7 @@ class _Builder:
         raise self._error(event, f"{path}: {problem}" if path else problem)
 
     def _here(self) -> KeyPath:
-        """Where the value that is due will stand; where a key is due, the mapping."""
+        """The place of the next value. If a key comes next, the place of its mapping."""
         if not self._open:
             return ()
         top = self._open[-1]
@@ -250,7 +250,7 @@ class _Builder:
 
 
 def key_text(path: KeyPath) -> str:
-    """``arms[1].parameters.lr``; a key that is no plain word is quoted and cut short."""
+    """A path as text, such as ``arms[1].parameters.lr``. A key that is not a plain word is quoted and shortened."""
     parts = [f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in path]
     return "".join(parts).removeprefix(".")
 

@@ -1,4 +1,4 @@
-"""What one trial of a spec trains: the bridge from the spec to ``trainables``."""
+"""Converts a spec to the configuration of one trial, as ``trainables`` expects it."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tuner.spec.search_spec import SearchSpec
 
 
 def data_request(spec: SearchSpec) -> DataRequest:
-    """The data of a spec, its path made absolute: workers run in other folders."""
+    """The data of a spec. Its path is made absolute, because workers run in other folders."""
     data = spec.data
     return DataRequest(
         name=data.name,
@@ -27,15 +27,26 @@ def data_request(spec: SearchSpec) -> DataRequest:
 
 
 def check_fingerprint(found: str, recorded: str) -> None:
-    """Raise ``IntegrityError`` unless the data is the recorded one."""
+    """Raise ``IntegrityError`` unless the data has the recorded fingerprint.
+
+    Args:
+        found: fingerprint of the data now.
+        recorded: fingerprint of the data that the search used.
+    """
     if found != recorded:
         raise IntegrityError(
-            f"the data is not what the search used: its fingerprint is {found[:16]}…, the search's {recorded[:16]}…"
+            f"the data differs from the data of the search: its fingerprint is {found[:16]}…, not {recorded[:16]}…"
         )
 
 
 def trial_config(spec: SearchSpec, hyper: Hyper, seed: int) -> TrialConfig:
-    """One trial of the spec."""
+    """The configuration of one trial of the spec.
+
+    Args:
+        spec: the spec.
+        hyper: the hyperparameters of the trial.
+        seed: the seed of the trial.
+    """
     own = is_dotted(spec.model.name)
     return TrialConfig(
         data=data_request(spec),

@@ -1,4 +1,4 @@
-"""The user's own code: modules that can be imported, here and in the workers."""
+"""The user's own code: its folder, and making its modules importable in this process and in the workers."""
 
 import sys
 from pathlib import Path
@@ -9,10 +9,14 @@ from tuner.spec.search_spec import SearchSpec
 
 
 def code_folder(spec: SearchSpec, spec_folder: Path) -> Path:
-    """Where the user's own modules are: the spec's ``code``, else the folder that the spec lies in.
+    """The folder of the user's own modules: the spec's ``code``, else the folder of the spec file.
+
+    Args:
+        spec: the spec.
+        spec_folder: the folder of the spec file.
 
     Raises:
-        SpecError: there is no such folder.
+        SpecError: the folder does not exist.
     """
     folder = (spec_folder.absolute() / (spec.code or "")).resolve()
     if not folder.is_dir():
@@ -21,14 +25,17 @@ def code_folder(spec: SearchSpec, spec_folder: Path) -> Path:
 
 
 def own_code(spec: SearchSpec, folder: Path) -> Path | None:
-    """``folder``, made importable, if the spec names code by dotted path; else None.
+    """Make ``folder`` importable if the spec names the user's own code.
+
+    Returns:
+        The folder, or None if the spec names no code.
 
     Raises:
-        SpecError: the spec names a folder, and no code in it.
+        SpecError: the spec sets ``code`` but names no code.
     """
     if not names_code(spec):
         if spec.code is not None:
-            text = "neither data nor model name code of your own (module:callable); leave it out"
+            text = "neither data nor model is your own code (module:callable); remove this key"
             raise spec.origin.error(InvalidValue(text, "code"))
         return None
     import_from(folder)
@@ -36,11 +43,11 @@ def own_code(spec: SearchSpec, folder: Path) -> Path | None:
 
 
 def names_code(spec: SearchSpec) -> bool:
-    """Whether the spec names the user's own data or model."""
+    """Whether the data set or the model of the spec is the user's own code."""
     return any(is_dotted(name) for name in (spec.model.name, spec.data.name))
 
 
 def import_from(folder: Path) -> None:
-    """Let modules in ``folder`` be imported, after all others: none of them shadows an installed one."""
+    """Make the modules in ``folder`` importable, after all others, so that none hides an installed module."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

@@ -151,7 +151,7 @@ def test_other_data_is_told_before_training(
     (tmp_path / "other.json").write_text(sealed(values | {"data_fingerprint": "0" * 64}))
     ended = tuner("reproduce", tmp_path / "other.json")
     assert ended.code == 5
-    assert "the data is not what the search used" in ended.err
+    assert "the data differs from the data of the search" in ended.err
     assert "epoch" not in ended.err
 
 

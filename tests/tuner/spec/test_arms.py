@@ -1,4 +1,4 @@
-"""Arms resolved against a plan: what is searched, where a search begins, and what does not fit."""
+"""Arms resolved against a plan: their search spaces, their first settings, and the settings that do not fit."""
 
 import pytest
 
@@ -43,13 +43,13 @@ def test_every_variant_starts_with_its_known_good_default_inside_its_space(varia
         assert getattr(hyper, knob) == value
 
 
-def test_a_default_outside_the_range_gives_way_to_the_middle() -> None:
+def test_a_default_outside_the_range_is_replaced_by_the_middle_of_the_range() -> None:
     arm = second(search("lr", "{min: 0.01, max: 1}"))
     assert arm.space["lr"] == Float(0.01, 1.0, "log")
     assert arm.default["lr"] == pytest.approx(0.1)
 
 
-def test_the_arms_own_range_wins_over_the_shared_one() -> None:
+def test_the_range_of_an_arm_replaces_the_shared_range() -> None:
     spec = spec_of(search("lr", "{min: 0.01, max: 1}"), noam("parameters: {lr: {values: [0.1, 1]}}"))
     baseline, other = arms(spec, PLAN)
     assert baseline.space["lr"] == Float(0.01, 1.0, "log")
@@ -57,7 +57,7 @@ def test_the_arms_own_range_wins_over_the_shared_one() -> None:
     assert {type(value) for value in other.space["lr"].values} == {float}
 
 
-def test_a_shared_range_touches_only_arms_that_search_the_knob() -> None:
+def test_a_shared_range_changes_only_the_arms_that_search_the_knob() -> None:
     baseline, other = arms(spec_of(search("warmup", "{min: 4, max: 20}")), PLAN)
     assert "warmup" not in baseline.space
     assert other.space["warmup"] == Int(4, 20, "log")
@@ -72,16 +72,16 @@ def test_a_shared_range_touches_only_arms_that_search_the_knob() -> None:
         ("{values: [4, 20]}", Choice((4, 20))),
     ],
 )
-def test_a_range_of_whole_numbers_becomes_a_domain_of_them(range_: str, domain: Int | Choice) -> None:
+def test_a_range_of_whole_numbers_becomes_a_domain_of_whole_numbers(range_: str, domain: Int | Choice) -> None:
     assert second(search("warmup", range_)).space["warmup"] == domain
 
 
-def test_a_knob_that_the_variant_does_not_search_may_be_added() -> None:
+def test_an_arm_can_search_a_knob_that_its_variant_does_not_search() -> None:
     arm = second(noam("parameters: {eps: {min: 1e-9, max: 1e-3, scale: log}}"))
     assert list(arm.space) == ["lr", "l2", "warmup", "eps"]
 
 
-def test_a_fixed_knob_leaves_the_space_and_reaches_every_trial() -> None:
+def test_a_fixed_knob_is_not_searched_and_every_trial_has_its_value() -> None:
     arm = second(noam("fixed: {l2: 0, beta2: 0.98}"))
     assert list(arm.space) == ["lr", "warmup"]
     assert arm.fixed == {"l2": 0.0, "beta2": 0.98}
@@ -118,7 +118,9 @@ def test_a_fixed_knob_leaves_the_space_and_reaches_every_trial() -> None:
         (with_arm("adamw", "fixed: {l2: 0.1}"), "job.yaml:10: arms[1].fixed.l2: ", "both above 0"),
     ],
 )
-def test_what_no_trial_can_have_is_refused_with_its_place(edit: tuple[str, str], place: str, problem: str) -> None:
+def test_a_setting_that_no_trial_can_have_is_refused_with_its_place(
+    edit: tuple[str, str], place: str, problem: str
+) -> None:
     message = error_of(spec_of(edit))
     assert message.startswith(place)
     assert problem in message
@@ -131,33 +133,33 @@ def test_training_too_short_for_a_warmup_or_restarts_is_refused_at_the_arm() -> 
     assert "nearest that do: 10, 12" in message
 
 
-def test_restarts_that_do_not_end_with_the_trial_are_doubted_with_the_nearest_that_do() -> None:
+def test_restarts_that_do_not_end_with_the_trial_cause_a_warning_with_the_nearest_that_do() -> None:
     spec = spec_of(with_arm("adamw_restarts", "fixed: {restarts: 2x2}"))
     (warning,) = warnings(spec, PLAN)
     assert warning.startswith(
-        "job.yaml:10: arms[1].fixed.restarts: 2x2 does not end a cycle on epoch 8, but on 6 or 14"
+        "job.yaml:10: arms[1].fixed.restarts: 2x2 ends a cycle on epoch 6 or 14, but not on the last epoch (8); "
     )
-    assert "with 8 epochs 4x1, 2x1, 1x1" in warning
+    assert "use 2x2 with 6 or 14 epochs, or 4x1, 2x1, 1x1 with 8 epochs" in warning
     assert not warnings(spec, Plan(14, 10))
 
 
-def test_choices_of_restarts_are_doubted_one_by_one() -> None:
+def test_each_choice_of_restarts_causes_its_own_warning() -> None:
     spec = spec_of(with_arm("adamw_restarts", "parameters: {restarts: {values: [4x1, 3x1, 11x1]}}"))
     assert [warning.split(": ")[2].split()[0] for warning in warnings(spec, PLAN)] == ["3x1", "11x1"]
 
 
 @pytest.mark.parametrize("line", ["parameters: {lr: {min: 0.001, max: 0.1}}", "fixed: {lr: 0.1}"])
-def test_learning_rates_that_differ_from_the_baselines_are_doubted(line: str) -> None:
+def test_learning_rates_that_differ_from_those_of_the_baseline_cause_a_warning(line: str) -> None:
     (warning,) = warnings(spec_of(noam(line)), PLAN)
     assert warning.startswith("job.yaml:10: arms[1].")
-    assert "the baseline of 0.0001 to 0.01 (log)" in warning
+    assert "the baseline has 0.0001 to 0.01 (log)" in warning
 
 
-def test_a_fair_spec_is_not_doubted() -> None:
+def test_a_fair_spec_causes_no_warning() -> None:
     assert warnings(spec_of(), PLAN) == ()
 
 
-def test_the_plan_drops_the_last_smaller_batch() -> None:
+def test_the_plan_leaves_out_the_last_batch_if_it_is_smaller() -> None:
     assert plan(spec_of(), 1078) == Plan(8, 10)
 
 
@@ -166,7 +168,7 @@ def test_a_batch_larger_than_the_training_set_is_refused() -> None:
         plan(spec_of(), 99)
 
 
-def test_a_spec_without_a_file_is_named_without_a_line() -> None:
+def test_the_message_for_a_spec_without_a_file_has_no_line_number() -> None:
     from tuner.spec.search_spec import from_dict
     from tuner.spec.strict_yaml import read_text
 

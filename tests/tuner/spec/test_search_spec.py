@@ -1,4 +1,4 @@
-"""The spec: every value that is refused, with its place; what is accepted; the schema for editors."""
+"""The spec: values that are refused with their place, values that are accepted, and the schema for editors."""
 
 import copy
 import random
@@ -23,7 +23,7 @@ from tuner.spec.search_spec import SearchSpec, fingerprint, from_dict, from_docu
 from tuner.spec.strict_yaml import read_text
 
 BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
-    # what: (edit, line, key path, part of the text)
+    # case: (edit, line, key path, part of the message)
     "unknown key": (more("bugdet: 1\n"), 13, "bugdet", "did you mean 'budget'?"),
     "unknown nested key": (
         more("sampler: {nam: tpe}\n"),
@@ -70,7 +70,7 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
     "huge seed": (more("seed: 2147483648\n"), 13, "seed", "below 2147483648"),
     # names
     "name with a slash": (("name: job", "name: a/b"), 1, "name", "letters, digits"),
-    "name with dots": (("name: job", "name: a..b"), 1, "name", "has no '..'"),
+    "name with dots": (("name: job", "name: a..b"), 1, "name", "does not contain '..'"),
     "name of dots": (("name: job", "name: .."), 1, "name", "begins with a letter"),
     "name with a line break": (("name: job", 'name: "a\\nb"'), 1, "name", "letters, digits"),
     "name ending in a line break": (("name: job", 'name: "a\\n"'), 1, "name", "letters, digits"),
@@ -107,8 +107,13 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
     ),
     # data and model
     "no path": (("digits", "parquet"), 2, "data.path", "--data or in TUNER_DATA"),
-    "a path for digits": (("digits", "digits\n  path: x"), 4, "data.path", "leave the path out"),
-    "flipped digits": (("digits", "digits\n  augment: flip_crop"), 4, "data.augment", "changes the labels"),
+    "a path for digits": (("digits", "digits\n  path: x"), 4, "data.path", "remove the path"),
+    "flipped digits": (
+        ("digits", "digits\n  augment: flip_crop"),
+        4,
+        "data.augment",
+        "a mirrored digit no longer fits its label",
+    ),
     "validation of all": (("digits", "digits\n  validation: 1.0"), 4, "data.validation", "below 1"),
     "validation of none": (("digits", "digits\n  validation: 0"), 4, "data.validation", "above 0"),
     "no training images": (("digits", "digits\n  train_images: 0"), 4, "data.train_images", "at least 1"),
@@ -132,13 +137,13 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         ("elu_net", "elu_net\n  options: {a: 1}"),
         6,
         "model.options",
-        "model of your own",
+        "only your own model can have them",
     ),
     "a list as an option": (("elu_net", "m:f\n  options: {a: [1]}"), 6, "model.options.a", "is a list"),
-    "width of one's own": (("elu_net", "m:f\n  width: 2"), 6, "model.width", "model.options"),
+    "width of one's own model": (("elu_net", "m:f\n  width: 2"), 6, "model.width", "model.options"),
     # arms
     "no such baseline": (("baseline: adam_l2", "baseline: adam"), 6, "baseline", "arms: adam_l2, noam"),
-    "baseline twice": (("- adam_l2", "- adam_l2\n  - adam_l2"), 9, "arms[1]", "is there twice"),
+    "baseline twice": (("- adam_l2", "- adam_l2\n  - adam_l2"), 9, "arms[1]", "arm 'adam_l2' occurs twice"),
     "unknown knob": (noam("fixed: {lrr: 1}"), 10, "arms[1].fixed.lrr", "did you mean 'lr'?"),
     "unknown searched knob": (search("lrr", "{min: 1, max: 2}"), 14, "parameters.lrr", "did you mean 'lr'?"),
     "knob of no arm": (
@@ -153,12 +158,17 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         "arms[1].fixed.lr",
         "keep one",
     ),
-    "what makes the variant": (noam("fixed: {schedule: cosine}"), 10, "arms[1].fixed.schedule", "makes noam"),
-    "what makes the variant, searched": (
+    "a knob that defines the variant": (
+        noam("fixed: {schedule: cosine}"),
+        10,
+        "arms[1].fixed.schedule",
+        "defines noam",
+    ),
+    "a searched knob that defines the variant": (
         noam("parameters: {schedule: {values: [noam, cosine]}}"),
         10,
         "arms[1].parameters.schedule",
-        "makes noam",
+        "defines noam",
     ),
     "nothing to search": (noam("fixed: {lr: 0.1, l2: 0, warmup: 3}"), 10, "arms[1].fixed", "at least one"),
     "a negative fixed knob": (noam("fixed: {lr: -1}"), 10, "arms[1].fixed.lr", "is -1; must be above 0"),
@@ -176,7 +186,7 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         "arms[1].fixed.schedule",
         "did you mean 'cosine'?",
     ),
-    "restarts that are none": (
+    "restarts in a wrong form": (
         ("- variant: noam", "- variant: adamw_restarts\n    fixed: {restarts: 4by2}"),
         10,
         "arms[1].fixed.restarts",
@@ -200,7 +210,7 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         search("l2", "{min: 0, max: 0.1}"),
         14,
         "parameters.l2",
-        "where none is given, is log",
+        "the default scale of l2 is log",
     ),
     "log from below 0": (search("lr", "{min: -1, max: 0.1, scale: log}"), 14, "parameters.lr", "min above 0"),
     "negative lr": (
@@ -213,7 +223,7 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         search("lr", "{min: 0.1, max: 1e300}"),
         14,
         "parameters.lr.max",
-        "of size 1e-100 to 1e+09",
+        "its absolute value must be 0, or 1e-100 to 1e+09",
     ),
     "unknown scale": (
         search("lr", "{min: 0.1, max: 1, scale: lg}"),
@@ -285,7 +295,7 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         search("lr", "{values: [0.1, 1], min: 1}"),
         14,
         "parameters.lr.min",
-        "beside values",
+        "used together with values",
     ),
     # limits
     "trials of 0": (("trials: 4", "trials: 0"), 11, "budget.trials", "is 0; must be at least 1"),
@@ -304,7 +314,7 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
     "concurrency 0": (more("resources: {concurrent: 0}\n"), 13, "resources.concurrent", "at least 1"),
     "cpus 0": (more("resources: {cpus: 0}\n"), 13, "resources.cpus", "at least 1"),
     "one and a half GPUs": (more("resources: {gpus: 1.5}\n"), 13, "resources.gpus", "whole number"),
-    "GPUs beside auto": (more("resources: {auto: true, gpus: 1}\n"), 13, "resources.gpus", "auto is to find it"),
+    "GPUs beside auto": (more("resources: {auto: true, gpus: 1}\n"), 13, "resources.gpus", "auto chooses it"),
     "a word for resources": (more("resources: most\n"), 13, "resources", "must be a mapping"),
     "negative GPUs": (more("resources: {gpus: -1}\n"), 13, "resources.gpus", "at least 0"),
     "unknown precision": (
@@ -317,10 +327,10 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         more("scheduler: {first_rung: 8}\n"),
         13,
         "scheduler.first_rung",
-        "first rung beyond the last epoch",
+        "the first rung must be below budget.epochs (8)",
     ),
     "first rung of 0": (more("scheduler: {first_rung: 0}\n"), 13, "scheduler.first_rung", "at least 1"),
-    "rungs of no scheduler": (
+    "first rung without a scheduler": (
         more("scheduler: {name: none, first_rung: 2}\n"),
         13,
         "scheduler.first_rung",
@@ -336,7 +346,7 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         more("sampler: {name: random, startup_trials: 2}\n"),
         13,
         "sampler.startup_trials",
-        "leave it out",
+        "remove this key",
     ),
     "top_k above trials": (more("confirm: {top_k: 5}\n"), 13, "confirm.top_k", "at most budget.trials (4)"),
     "two seeds": (more("confirm: {seeds: 2}\n"), 13, "confirm.seeds", "at least 3"),
@@ -382,7 +392,7 @@ def test_a_bad_value_is_refused_with_its_place(case: str) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_the_first_of_several_mistakes_is_told_and_the_rest_counted() -> None:
+def test_the_message_names_the_first_of_several_mistakes_and_counts_the_rest() -> None:
     with pytest.raises(SpecError, match=re.escape("job.yaml:11: budget.trials")) as caught:
         spec_of(("trials: 4", "trials: 0"), more("seed: x\nextra: 1\n"))
     assert str(caught.value).endswith("(and 2 more)")
@@ -394,7 +404,7 @@ GOOD: dict[str, tuple[tuple[str, str], Callable[[SearchSpec], Any], Any]] = {
     "sampler by name": (more("sampler: gp\n"), lambda spec: spec.sampler.name, "gp"),
     "scheduler by name": (more("scheduler: none\n"), lambda spec: spec.scheduler.name, "none"),
     "arm name by default": (more(""), lambda spec: spec.arms[1].name, "noam"),
-    "an arm of its own name": (noam("name: warm"), lambda spec: spec.arms[1].name, "warm"),
+    "an arm with its own name": (noam("name: warm"), lambda spec: spec.arms[1].name, "warm"),
     "goal of the loss": (more("metric: {name: val/loss}\n"), lambda spec: spec.metric.goal, "minimize"),
     "key of the metric": (more(""), lambda spec: spec.metric.key, "val_acc"),
     "validation of digits": (more(""), lambda spec: spec.data.validation_share, 0.25),
@@ -403,14 +413,18 @@ GOOD: dict[str, tuple[tuple[str, str], Callable[[SearchSpec], Any], Any]] = {
     "first rung of short trials": (more(""), lambda spec: spec.first_rung, 2),
     "first rung of one epoch": (("epochs: 8", "epochs: 1"), lambda spec: spec.first_rung, 1),
     "half a GPU": (more("resources: {gpus: 0.5}\n"), lambda spec: spec.resources.gpus, 0.5),
-    "resources to be measured": (more("resources: auto\n"), lambda spec: spec.resources.auto, True),
-    "resources to be measured, and more": (
+    "measured resources": (more("resources: auto\n"), lambda spec: spec.resources.auto, True),
+    "measured resources with other settings": (
         more("resources: {auto: true, precision: bf16, concurrent: 3}\n"),
         lambda spec: (spec.resources.auto, spec.resources.precision, spec.concurrent_on(8, 2)),
         (True, "bf16", 3),
     ),
-    "as many as may be measured": (more("resources: auto\n"), lambda spec: spec.concurrent_on(4, 2), 16),
-    "GPU hours of what is measured": (
+    "number of trials at once with measured resources": (
+        more("resources: auto\n"),
+        lambda spec: spec.concurrent_on(4, 2),
+        16,
+    ),
+    "GPU hours with measured resources": (
         ("epochs: 8", "epochs: 8\n  max_gpu_hours: 2\nresources: auto"),
         lambda spec: spec.budget.max_gpu_hours,
         2,
@@ -434,7 +448,7 @@ GOOD: dict[str, tuple[tuple[str, str], Callable[[SearchSpec], Any], Any]] = {
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_a_good_value_is_taken(case: str) -> None:
+def test_a_good_value_is_accepted(case: str) -> None:
     edit, get, expected = GOOD[case]
     assert get(spec_of(edit)) == expected
 
@@ -459,13 +473,13 @@ def test_the_data_path_comes_from_the_flag_then_the_environment_then_the_spec(
     assert spec_of().data.path is None
 
 
-def test_values_go_round() -> None:
+def test_a_spec_is_the_same_after_conversion_to_values_and_back() -> None:
     spec = from_document(read_text(starter(), "starter.yaml"))
     assert from_dict(to_dict(spec)) == spec
     assert fingerprint(from_dict(to_dict(spec))) == fingerprint(spec)
 
 
-def test_the_fingerprint_is_of_the_values_and_not_of_the_writing() -> None:
+def test_the_fingerprint_depends_on_the_values_and_not_on_how_they_are_written() -> None:
     assert fingerprint(spec_of(("- variant: noam", "- {name: noam, variant: noam}"))) == fingerprint(spec_of())
     assert fingerprint(spec_of(("trials: 4", "trials: 5"))) != fingerprint(spec_of())
 
@@ -482,12 +496,12 @@ def test_every_search_loads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fingerprint(from_dict(to_dict(spec))) == fingerprint(spec)
 
 
-def test_the_starter_shows_every_top_level_key() -> None:
+def test_the_starter_spec_shows_every_top_level_key() -> None:
     shown = set(re.findall(r"^([a-z]+):", starter(), re.MULTILINE))
     assert shown == set(SearchSpec.model_fields)
 
 
-def test_the_starter_fits_the_schema() -> None:
+def test_the_starter_spec_fits_the_schema() -> None:
     validator = jsonschema.Draft202012Validator(json_schema())
     validator.check_schema(json_schema())
     document = read_text(starter(), "starter.yaml")
@@ -496,7 +510,7 @@ def test_the_starter_fits_the_schema() -> None:
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_the_schema_takes_what_load_takes(case: str) -> None:
+def test_the_schema_accepts_the_values_that_load_accepts(case: str) -> None:
     old, new = GOOD[case][0]
     value = read_text(SPEC.replace(old, new, 1), "job").value
     jsonschema.Draft202012Validator(json_schema()).validate(value)
@@ -508,7 +522,7 @@ def test_the_schema_takes_what_load_takes(case: str) -> None:
      "unknown knob", "unknown sampler", "trials of 0", "name with a slash", "half a range", "one choice",
      "goal minimum"],
 )  # fmt: skip
-def test_the_schema_refuses_what_load_refuses(case: str) -> None:
+def test_the_schema_refuses_mistakes_that_load_refuses(case: str) -> None:
     old, new = BAD[case][0]
     value = read_text(SPEC.replace(old, new, 1), "job").value
     assert not jsonschema.Draft202012Validator(json_schema()).is_valid(value)
@@ -521,13 +535,13 @@ def test_every_field_of_the_schema_has_a_description() -> None:
             assert field.get("description"), key
 
 
-def test_tables_and_models_name_the_same_things() -> None:
+def test_the_schema_names_the_same_variants_and_data_sets_as_the_tables() -> None:
     schema = json_schema()
     assert schema["$defs"]["ArmSpec"]["properties"]["variant"]["enum"] == list(VARIANTS)
     assert schema["$defs"]["DataSpec"]["properties"]["name"]["anyOf"][0]["enum"] == list(DATASETS)
 
 
-def test_every_part_is_frozen_and_knows_its_keys() -> None:
+def test_every_part_is_frozen_and_refuses_unknown_keys() -> None:
     parts: list[type[BaseModel]] = [SearchSpec]
     for part in parts:
         assert part.model_config["frozen"]
@@ -546,7 +560,7 @@ ODD_KEYS = ["x", "", "name", "lr", "warmup", "restarts", "schedule", "min", "val
 
 
 def _mutate(value: Any, chance: random.Random) -> Any:
-    """Replace, drop or add one thing somewhere below ``value``."""
+    """Replace, delete or add one value at a random place in ``value``."""
     if not isinstance(value, dict | list) or not value or chance.random() < 0.1:
         return copy.deepcopy(chance.choice(ODD_VALUES))
     changed = copy.deepcopy(value)
@@ -562,7 +576,7 @@ def _mutate(value: Any, chance: random.Random) -> Any:
 
 
 def _refusal(act: Callable[[], object]) -> str | None:
-    """What a spec error says, if there is one; any other exception is the test's failure."""
+    """The message of the spec error, or None if there is none. Any other exception fails the test."""
     try:
         act()
     except SpecError as error:
@@ -571,7 +585,7 @@ def _refusal(act: Callable[[], object]) -> str | None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_mutation_of_the_starter_raises_anything_but_a_spec_error(seed: int) -> None:
+def test_a_mutated_starter_spec_raises_only_spec_errors(seed: int) -> None:
     chance = random.Random(seed)
     original = read_text(starter(), "starter.yaml").value
     refusals = []
@@ -587,7 +601,7 @@ def test_no_mutation_of_the_starter_raises_anything_but_a_spec_error(seed: int) 
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_cut_of_the_starter_raises_anything_but_a_spec_error(seed: int) -> None:
+def test_a_starter_spec_with_a_piece_cut_out_raises_only_spec_errors(seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(30):
         start, length = chance.randrange(len(starter())), chance.randrange(1, 40)
@@ -597,7 +611,7 @@ def test_no_cut_of_the_starter_raises_anything_but_a_spec_error(seed: int) -> No
         assert told is None or told.startswith("starter.yaml:")
 
 
-def test_reading_a_spec_loads_nothing_heavy() -> None:
+def test_reading_a_spec_loads_no_heavy_packages() -> None:
     code = (
         "import sys, tuner.spec.checks, tuner.spec.json_schema\n"
         "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'numpy', 'scipy', 'sklearn'} & set(sys.modules)\n"

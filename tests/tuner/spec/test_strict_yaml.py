@@ -1,4 +1,4 @@
-"""Reading a spec's YAML: every way a file can be wrong, and the ones that only look so."""
+"""Reading the YAML of a spec: files that are refused, and unusual files that are accepted."""
 
 import time
 from pathlib import Path
@@ -25,14 +25,14 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "UTF-16": ("a: 1\n".encode("utf-16"), 1, "not UTF-8"),
     "too large": (b"# " + b"x" * MAX_BYTES, 1, "larger than 256 KiB"),
     "too many values": (b"a: [" + b"1," * 100_000 + b"]", 1, "more than 10000 keys and values"),
-    "deep lists": (b"a: " + b"[" * 5000, 1, "nested deeper than 32"),
-    "deep mappings": (b"a: " + b"{a: " * 5000, 1, "nested deeper than 32"),
-    "deep indentation": ("\n".join(" " * i + "a:" for i in range(400)).encode(), 33, "nested deeper than 32"),
+    "deep lists": (b"a: " + b"[" * 5000, 1, "nested deeper than 32 levels"),
+    "deep mappings": (b"a: " + b"{a: " * 5000, 1, "nested deeper than 32 levels"),
+    "deep indentation": ("\n".join(" " * i + "a:" for i in range(400)).encode(), 33, "nested deeper than 32 levels"),
     "an anchor": (b"a: 1\nb: &x 1\n", 2, "anchor &x"),
     "an anchor on a mapping": (b"a: &x\n  b: 1\n", 1, "anchor &x"),
     "an alias": (b"a: 1\nb: *x\n", 2, "alias *x"),
-    "a key twice": (b"a: 1\nb: 2\na: 3\n", 3, "key 'a' is there twice, first on line 1"),
-    "a nested key twice": (b"a:\n  b: 1\n  b: 2\n", 3, "key 'b' is there twice, first on line 2"),
+    "a key twice": (b"a: 1\nb: 2\na: 3\n", 3, "key 'a' occurs twice, first on line 1"),
+    "a nested key twice": (b"a:\n  b: 1\n  b: 2\n", 3, "key 'b' occurs twice, first on line 2"),
     "a Python tag": (b"a: !!python/object/apply:os.system [x]\n", 1, "tags are not allowed"),
     "a standard tag": (b"a: !!str 1\n", 1, "tags are not allowed"),
     "a tag on the top": (b"--- !x\na: 1\n", 1, "tags are not allowed"),
@@ -46,7 +46,7 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "a number as a key": (b"1: a\n", 1, "key '1' is not text"),
     "null as a key": (b"a: 1\n~: a\n", 2, "key '~' is not text"),
     "a truth value as a key": (b"true: a\n", 1, "key 'true' is not text"),
-    "a list as a key": (b"? [a]\n: 1\n", 1, "keys are text"),
+    "a list as a key": (b"? [a]\n: 1\n", 1, "keys must be text"),
     "NUL": (b"a: 1\nb: x\x00\n", 2, "control character U+0000"),
     "a bell": (b"a: \x07\n", 1, "control character U+0007"),
     "an escaped NUL": (b'a: "x\\0"\n', 1, "control character U+0000"),
@@ -103,7 +103,7 @@ def test_a_bad_file_is_refused_with_its_line(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_a_good_file_is_read_as_yaml_1_2_says(case: str, tmp_path: Path) -> None:
+def test_a_good_file_is_read_by_the_rules_of_yaml_1_2(case: str, tmp_path: Path) -> None:
     data, value = GOOD[case]
     file = tmp_path / "spec.yaml"
     file.write_bytes(data)
@@ -121,12 +121,12 @@ def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     assert caught.value.exit_code == 4
 
 
-def test_a_directory_is_no_spec(tmp_path: Path) -> None:
+def test_a_directory_is_refused_as_a_spec(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="is a directory"):
         read(tmp_path)
 
 
-def test_every_key_and_item_has_its_line() -> None:
+def test_the_line_of_every_key_and_item_is_stored() -> None:
     document = read_text("a: 1\nb:\n  c:\n    - x\n    - {d: 2}\n", "spec")
     assert document.value == {"a": 1, "b": {"c": ["x", {"d": 2}]}}
     assert document.lines == {
@@ -141,7 +141,7 @@ def test_every_key_and_item_has_its_line() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="ab:-[]{}#&*!|>'\"%@\\ \n\t0.?,~é\x85", max_size=60))
-def test_no_text_raises_anything_but_a_spec_error(text: str) -> None:
+def test_any_text_raises_only_spec_errors(text: str) -> None:
     told = ""
     try:
         read_text(text, "spec")
