@@ -129,7 +129,9 @@ def test_without_a_gpu_a_trial_has_one_thread_and_as_many_run_as_there_are_cpus(
     monkeypatch.setattr(packing, "usable_gpus", lambda: 0)
     said: list[str] = []
     trial, folder = smallest_trial("adam_l2", model=TOY), JobFolder(tmp_path)
-    spec = with_measured_packing(spec_of(AUTO), trial, folder, lambda *_: pytest.fail(), said.append, lambda: False)
+    spec = with_measured_packing(
+        spec_of(AUTO), trial, folder, lambda *_: pytest.fail("measured"), said.append, lambda: False
+    )
     assert (spec.resources.cpus, spec.resources.gpus, spec.concurrent_on(6, 0)) == (1, 0, 6)
     assert len(said) == 1
     assert not folder.packing.exists()
