@@ -43,7 +43,7 @@ def _ray_jobs_client() -> Any:
 
 
 def _mlflow_registry() -> Any:
-    from tuner.tracking.client import registry
+    from mlflow.tracking.request_auth import registry
 
     return registry
 

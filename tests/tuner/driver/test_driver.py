@@ -22,7 +22,7 @@ from tuner.search.confirm_trials import confirm_seeds
 from tuner.storage.events import Stage, State
 from tuner.storage.journal import read
 from tuner.tracking.background_sync import open_writer
-from tuner.tracking.writer import METRICS
+from tuner.tracking.run_layout import METRICS
 from tuner.verdict.ranking import build
 
 Searched = tuple[Place, Ended]
@@ -63,10 +63,10 @@ def check_books_agree(where: Place) -> Record:
         assert (run.data.tags["tuner.stage"], run.data.tags["tuner.arm"]) == (trial.stage, trial.arm)
         assert run.data.tags["mlflow.parentRunId"] == runs[""].info.run_id
         assert run.info.status == RUN_STATUS.get(trial.state, "FAILED")
-        assert [epoch["epoch"] for epoch in trial.epochs] == list(range(1, len(trial.epochs) + 1))
+        assert [epoch.epoch for epoch in trial.epochs] == list(range(1, len(trial.epochs) + 1))
         metrics = history(rows, run.info.run_id)
         for ours, theirs in METRICS.items():
-            assert metrics.get(theirs, []) == [(epoch["epoch"], epoch[ours]) for epoch in trial.epochs]
+            assert metrics.get(theirs, []) == [(epoch.epoch, epoch.metric(ours)) for epoch in trial.epochs]
     for arm in record.arms:
         study = optuna.load_study(study_name=f"{where.job.id}/{arm}", storage=where.home.storage_url)
         asked = {trial.number: trial.state.name for trial in study.trials if trial.state.name != "WAITING"}
@@ -145,7 +145,7 @@ def test_the_test_set_is_read_in_confirm_runs_only(searched: Searched) -> None:
     for key, run in runs_of(where).items():
         names = {name for name in history(rows, run.info.run_id) if name.startswith("test/")}
         assert names == ({"test/acc", "test/loss"} if key.startswith("confirm/") else set())
-    for event in read(where.job.journal):
+    for event in (entry.to_json() for entry in read(where.job.journal)):
         if event["kind"] == "epoch":
             assert not any(name.startswith("test") for name in event)
 
@@ -155,7 +155,7 @@ def test_winners_are_the_best_on_validation_and_are_confirmed_on_the_same_fresh_
     spec = spec_of(searched[0].job)
     for arm in record.arms:
         complete = [trial for trial in record.of(Stage.SEARCH, arm) if trial.state == State.COMPLETE]
-        best = max(complete, key=lambda trial: float(trial.epochs[-1]["val_acc"]))
+        best = max(complete, key=lambda trial: trial.epochs[-1].val_acc)
         runs = record.of(Stage.CONFIRM, arm)
         assert record.rounds[0].winners[arm] == best.number
         assert all(run.hyper == best.hyper for run in runs)
@@ -164,10 +164,10 @@ def test_winners_are_the_best_on_validation_and_are_confirmed_on_the_same_fresh_
 
 def test_the_first_trial_of_every_arm_is_its_default(searched: Searched) -> None:
     record = searched[0].job.record()
-    for arm in record.job["arms"]:
-        first = record.trials[f"search/{arm['name']}/0"]
-        assert {knob: first.hyper[knob] for knob in arm["default"]} == pytest.approx(arm["default"])
-    assert Plan(**record.job["plan"]) == Plan(EPOCHS, 10)
+    for arm in record.job.arms:
+        first = record.trials[f"search/{arm.name}/0"]
+        assert {knob: first.hyper[knob] for knob in arm.default} == pytest.approx(dict(arm.default))
+    assert record.plan == Plan(EPOCHS, 10)
 
 
 def test_arms_were_asked_in_turn(searched: Searched) -> None:

@@ -153,7 +153,7 @@ class Search(RuleBasedStateMachine):
     @invariant()
     def epochs_are_on_record_once_and_in_order(self) -> None:
         for trial in self._trials().values():
-            assert [epoch["epoch"] for epoch in trial.epochs] == list(range(1, len(trial.epochs) + 1))
+            assert [epoch.epoch for epoch in trial.epochs] == list(range(1, len(trial.epochs) + 1))
             assert len(trial.reporters) == len(trial.epochs)
             assert trial.state != State.COMPLETE or len(trial.epochs) == EPOCHS
 
@@ -165,11 +165,11 @@ class Search(RuleBasedStateMachine):
                 rung = len(trial.epochs)
                 assert rung in (1, 2)
                 others = [
-                    other.epochs[rung - 1]["val_acc"]
+                    other.epochs[rung - 1].val_acc
                     for other in self.driver.record.of(Stage.SEARCH, trial.arm)
                     if len(other.epochs) >= rung
                 ]
-                assert max(others) > trial.epochs[-1]["val_acc"]
+                assert max(others) > trial.epochs[-1].val_acc
 
     def teardown(self) -> None:
         try:
@@ -179,7 +179,6 @@ class Search(RuleBasedStateMachine):
             self.only_the_judge_stops_a_trial_and_never_the_best_of_a_rung()
         finally:
             self.driver.close()
-            self.world.close_studies()
             self._patch.undo()
             shutil.rmtree(self._folder)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tests.tuner.events import History, report
 from tests.tuner.spec_texts import spec_of
+from trainables.report import EpochReport
 from tuner.jobs.record import load_record, replay
-from tuner.storage.events import Event, Stage, State
+from tuner.storage.events import Entry, JobStateChanged, RoundBegun, Stage, State
 from tuner.storage.journal import Journal
 
 
@@ -17,7 +18,7 @@ def test_a_trial_is_running_until_its_end_is_told() -> None:
     assert (running.state, running.ended_ms, len(running.epochs), running.seconds) == (State.RUNNING, None, 2, 2.0)
     history.add("end", trial=running.key, state="pruned", reason=None, result={})
     ended = history.record().trials["search/noam/0"]
-    assert (ended.state, ended.ended_ms) == (State.PRUNED, 1000 * (len(history.events) - 1))
+    assert (ended.state, ended.ended_ms) == (State.PRUNED, 1000 * (len(history.entries) - 1))
 
 
 def test_arms_come_with_the_baseline_first() -> None:
@@ -49,7 +50,7 @@ def test_the_jobs_state_is_the_last_one_told() -> None:
 
 def test_an_empty_journal_comes_to_an_empty_record() -> None:
     record = replay(())
-    assert (record.job, record.trials, record.rounds, record.state) == ({}, {}, [], "new")
+    assert (record.begun, record.trials, record.rounds, record.state) == (False, {}, [], "new")
 
 
 def test_attempts_are_counted_and_every_epoch_has_its_reporter() -> None:
@@ -60,7 +61,7 @@ def test_attempts_are_counted_and_every_epoch_has_its_reporter() -> None:
     history.add("epoch", trial=key, attempt=2, **report(3, 0.3, 0.7))
     trial = history.record().trials[key]
     assert (trial.attempts, trial.reporters) == (2, [1, 1, 2])
-    assert trial.epochs == [report(epoch, epoch / 10, 1 - epoch / 10) for epoch in (1, 2, 3)]
+    assert trial.epochs == [EpochReport(**report(epoch, epoch / 10, 1 - epoch / 10)) for epoch in (1, 2, 3)]
 
 
 def test_a_trials_knobs_are_those_its_study_proposed() -> None:
@@ -73,11 +74,10 @@ def test_a_trials_knobs_are_those_its_study_proposed() -> None:
 
 def test_the_time_worked_on_a_job_is_that_of_all_its_drivers() -> None:
     drivers = [(0.0, 5.0, 60.0), (0.0, 7.0), (0.0, 100.0)]
-    begin: Event = {"kind": "state", "state": "running"}
-    other: Event = {"kind": "confirm", "round": 1, "seeds": [], "winners": {}}
+    begin, other = JobStateChanged("running"), RoundBegun(1, (), {})
     ups = [up for driver in drivers for up in driver]
-    events = [{**(other if up else begin), "n": n, "ms": 0, "up": up} for n, up in enumerate(ups)]
-    assert replay(events).active_s == 60 + 7 + 100
+    entries = [Entry(n, 0, up, other if up else begin) for n, up in enumerate(ups)]
+    assert replay(entries).active_s == 60 + 7 + 100
     assert replay(()).active_s == 0
 
 
@@ -86,7 +86,7 @@ def test_numbers_that_are_not_finite_come_back_from_the_journal(tmp_path: Path) 
     history.trial("noam", 0, [0.1], state=None, losses=[float("nan")])
     path = tmp_path / "journal.jsonl"
     journal = Journal(path)
-    for event in history.events:
-        journal.append(event["kind"], **{key: event[key] for key in event.keys() - {"n", "ms", "up", "kind"}})
+    for entry in history.entries:
+        journal.append(entry.event)
     journal.close()
-    assert math.isnan(load_record(path).trials["search/noam/0"].epochs[0]["val_loss"])
+    assert math.isnan(load_record(path).trials["search/noam/0"].epochs[0].val_loss)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.tuner.events import History, event_of
+from tests.tuner.spec_texts import spec_of
 from tuner.errors import IntegrityError, NotFound, ServiceError
 from tuner.jobs import workspace as home_module
 from tuner.jobs.job_folder import JobFolder
@@ -34,9 +36,9 @@ def begun_at(folder: JobFolder, ms: object) -> JobFolder:
 def written(folder: JobFolder, *states: str) -> JobFolder:
     """The same job, once it came to these states."""
     journal = Journal(folder.journal, durable=False)
-    journal.append("job", job=folder.id)
+    journal.append(History(spec_of(), folder.id).record().job)
     for state in states:
-        journal.append("state", state=state)
+        journal.append(event_of("state", state=state))
     journal.close()
     return folder
 

@@ -5,35 +5,34 @@ import io
 import pytest
 from rich.console import Console
 
+from tests.tuner.events import History, report
 from tests.tuner.search.test_search_trials import spec_with
+from tests.tuner.spec_texts import SPEC, spec_of
+from trainables.report import EpochReport
 from tuner.jobs.record import Record, replay
 from tuner.monitor.progress import Progress
 from tuner.monitor.terminal import Lines, progress_table, trial_line
-from tuner.storage.events import Event
+from tuner.storage.events import Entry, EpochReported, Event, RoundBegun, Stage, State, TrialBegun, TrialEnded
 
 
 def job_of(*events: Event) -> Record:
     """Two arms, and what happened."""
-    arms: list[Event] = [
-        {"name": name, "variant": name, "space": {}, "fixed": {}, "default": {}} for name in ("adam_l2", "noam")
-    ]
-    first: Event = {"kind": "job", "job": "job-1", "spec": {"baseline": "adam_l2"}, "arms": arms}
-    return replay({"n": n, "ms": n, "up": n / 1000, **event} for n, event in enumerate([first, *events]))
+    job = History(spec_of(text=SPEC)).record().job
+    return replay(Entry(n, n, n / 1000, event) for n, event in enumerate([job, *events]))
 
 
 def begun(key: str) -> Event:
     stage, arm, *rest = key.split("/")
     round_number, seed = (int(rest[0]), int(rest[1])) if stage == "confirm" else (0, 0)
-    settings: Event = {"number": 0, "seed": seed, "round": round_number, "hyper": {}, "knobs": {}}
-    return {"kind": "trial", "trial": key, "stage": stage, "arm": arm, **settings}
+    return TrialBegun(key, Stage(stage), arm, 0, seed, round_number, {}, {})
 
 
 def reported(key: str, epoch: int = 1) -> Event:
-    return {"kind": "epoch", "trial": key, "attempt": 1, "epoch": epoch, "val_acc": 0.5, "seconds": 60.0}
+    return EpochReported(key, 1, EpochReport(**report(epoch, 0.5, 0.5) | {"seconds": 60.0}))
 
 
 def ended(key: str, state: str = "complete", reason: str | None = None) -> Event:
-    return {"kind": "end", "trial": key, "state": state, "reason": reason, "result": {}}
+    return TrialEnded(key, State(state), reason, None)
 
 
 def test_a_first_trial_that_failed_before_any_epoch_leaves_the_time_unknown() -> None:
@@ -63,10 +62,10 @@ def test_a_later_round_is_counted_by_itself() -> None:
         begun(key),
         reported(key),
         ended(key),
-        {"kind": "confirm", "round": 1, "seeds": [100000], "winners": winners},
+        RoundBegun(1, (100000,), winners),
         begun(first),
         ended(first),
-        {"kind": "confirm", "round": 2, "seeds": [200000, 200001, 200002], "winners": winners},
+        RoundBegun(2, (200000, 200001, 200002), winners),
         begun(second),
         ended(second),
     )
@@ -82,6 +81,6 @@ def test_lines_are_printed_when_trials_end(capsys: pytest.CaptureFixture[str]) -
     key, lines = "search/adam_l2/0", Lines()
     record = job_of(begun(key), reported(key), ended(key))
     with lines.watching(spec_with(), record, 1):
-        lines.on_event({"kind": "epoch", "trial": key}, record)
-        lines.on_event({"kind": "end", "trial": key}, record)
+        lines.on_event(Entry(2, 2, 0.0, reported(key)), record)
+        lines.on_event(Entry(3, 3, 0.0, ended(key)), record)
     assert capsys.readouterr().err.count("\n") == 1

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,7 +15,7 @@ from trainables.config import derive_seed
 from tuner.report.findings import findings
 from tuner.report.html import html
 from tuner.spec.search_spec import SearchSpec
-from tuner.storage.events import State
+from tuner.storage.events import State, TrialBegun, TrialEnded
 from tuner.verdict.ranking import build
 
 SPEC = spec_of()
@@ -153,14 +154,14 @@ def test_text_of_specs_and_logs_is_never_markup() -> None:
         more(f"code: {json.dumps(HOSTILE)}\n"),
     )
     history = History(spec)
-    history.events[0]["git_commit"] = history.events[0]["machine"]["system"] = HOSTILE
+    history.alter_job(git_commit=HOSTILE, machine={"system": HOSTILE, "cpus": "2"})
     history.trial("noam", 0, [0.5, 0.6])
     history.trial("noam", 1, [0.5], State.FAILED)
     history.confirm(1, {"adam_l2": 0, "noam": 0}, {"adam_l2": BASE, "noam": BETTER})
-    for event in history.events:
-        if event["kind"] == "end":
-            event["reason"] = HOSTILE
-            event["result"] = event["result"] | {"device": HOSTILE}
+    for number, entry in enumerate(history.entries):
+        if isinstance(end := entry.event, TrialEnded):
+            result = end.result and replace(end.result, device=HOSTILE)
+            history.entries[number] = replace(entry, event=replace(end, reason=HOSTILE, result=result))
     page, plain = page_of(history, spec), page_of(finished())
     assert len(page.scripts) == len(plain.scripts) == 3
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
@@ -196,8 +197,9 @@ def test_two_hundred_trials_of_fifty_epochs_stay_below_ten_megabytes() -> None:
     for number in range(100):
         for name in history.arms:
             history.trial(name, number, [draw.random() for _ in range(50)])
-    for event in history.events:
-        if event["kind"] == "trial":
-            event["knobs"] = event["knobs"] | {"lr": 10 ** draw.uniform(-4, -2)}
+    for number, entry in enumerate(history.entries):
+        if isinstance(begun := entry.event, TrialBegun):
+            knobs = {**begun.knobs, "lr": 10 ** draw.uniform(-4, -2)}
+            history.entries[number] = replace(entry, event=replace(begun, knobs=knobs))
     text = page_of(history, spec).text
     assert len(text.encode()) < 10_000_000

@@ -82,7 +82,7 @@ def test_all_rows_of_a_table_have_the_same_number_of_cells() -> None:
 
 def test_tags_and_cell_separators_are_escaped() -> None:
     history = searched()
-    history.events[0]["machine"]["system"] = "<b>x</b> | <!-- p < 0.1"
+    history.alter_job(machine={"system": "<b>x</b> | <!-- p < 0.1", "cpus": "2"})
     assert "- system &lt;b>x&lt;/b> \\| &lt;!-- p < 0.1, cpus 2" in report_of(history)
 
 

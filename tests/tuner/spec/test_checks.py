@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.tuner.spec_texts import more, noam, spec_of
+from trainables.data.request import ImageCounts
 from trainables.space import Plan
 from tuner.errors import SpecError
-from tuner.spec.checks import Images, check
+from tuner.spec.checks import check
 from tuner.spec.search_spec import SearchSpec, from_document, load, starter
 from tuner.spec.strict_yaml import read_text
 
@@ -24,7 +25,7 @@ def error_of(spec: SearchSpec) -> str:
 
 def test_the_starter_spec_passes_without_a_warning() -> None:
     checked = check(from_document(read_text(starter(), "starter.yaml")))
-    assert checked.images == Images(train=1078, val=360, test=359)
+    assert checked.images == ImageCounts(train=1078, val=360, test=359)
     assert checked.plan == Plan(12, 10)
     assert len(checked.arms) == 5
     assert checked.warnings == ()
@@ -36,7 +37,7 @@ def test_the_quickstart_spec_passes_without_a_warning() -> None:
 
 def test_the_sizes_of_subsets_are_used() -> None:
     spec = spec_of(("digits", "digits\n  train_images: 500\n  val_images: 100\n  test_images: 50"))
-    assert check(spec).images == Images(500, 100, 50)
+    assert check(spec).images == ImageCounts(500, 100, 50)
 
 
 @pytest.mark.parametrize(

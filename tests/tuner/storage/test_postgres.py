@@ -1,6 +1,8 @@
 """Records of jobs in Postgres: one holder at a time, nothing written by one that was replaced, journals that agree."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from tests.faults.services import Postgres
 from tuner.errors import NotFound, SpecError
 from tuner.jobs.job_folder import JobFolder
+from tuner.jobs.reading import read_and_recover
+from tuner.jobs.record import replay
 from tuner.jobs.replication import Replicator, pull, replicated
 from tuner.jobs.stop import StopRequest
 from tuner.jobs.workspace import Workspace
+from tuner.storage.events import JobStateChanged
 from tuner.storage.file_lock import LockOwner, me
-from tuner.storage.journal import Journal, read
+from tuner.storage.journal import Journal, end_of, read
 from tuner.storage.postgres import JOBS, Database, JobSummary
 from tuner.storage.postgres_lock import Fenced, PostgresLock
 
@@ -39,8 +44,19 @@ def job(database: Database, tmp_path: Path) -> JobFolder:
 def write(folder: JobFolder, count: int) -> None:
     journal = Journal(folder.journal)
     for _ in range(count):
-        journal.append("state", state="running")
+        journal.append(JobStateChanged("running"))
     journal.close()
+
+
+@contextmanager
+def following(
+    database: Database, folder: JobFolder, stop: StopRequest, announce: Callable[[str], None]
+) -> Iterator[Replicator]:
+    """Replicate a job's journal as a driver does, which has read it; the reading must agree with the file."""
+    with replicated(database, folder, read_and_recover(folder.journal), stop, announce) as (replicator, reading):
+        assert reading.end == end_of(folder.journal)
+        assert reading.record == replay(read(folder.journal) if folder.journal.exists() else ())
+        yield replicator
 
 
 def lines(folder: JobFolder) -> list[bytes]:
@@ -117,8 +133,8 @@ def test_a_holder_hears_that_it_is_to_stop_and_what_others_want(database: Databa
 
 def test_the_journal_comes_to_the_database_as_it_grows(database: Database, job: JobFolder) -> None:
     stop = StopRequest()
-    with replicated(database, job, stop, pytest.fail) as mirror:
-        assert isinstance(mirror, Replicator)
+    with following(database, job, stop, pytest.fail) as replicator:
+        assert replicator.follower.problem is None
         write(job, 700)
         deadline = time.monotonic() + 20
         while database.journal_length(job.id) < 700:
@@ -135,7 +151,7 @@ def test_the_journal_comes_to_the_database_as_it_grows(database: Database, job: 
 
 def test_a_job_that_another_has_taken_over_stops(database: Database, job: JobFolder) -> None:
     stop = StopRequest()
-    with replicated(database, job, stop, lambda text: None):
+    with following(database, job, stop, lambda text: None):
         # As whoever takes it over does, once the lock is free.
         with database.connect() as connection, connection.begin():
             connection.execute(update(JOBS).values(fence=JOBS.c.fence + 1))
@@ -150,7 +166,7 @@ def test_what_was_written_while_the_database_was_away_is_sent_when_it_is_back(
     postgres: Postgres, database: Database, job: JobFolder
 ) -> None:
     said: list[str] = []
-    with replicated(database, job, StopRequest(), said.append):
+    with following(database, job, StopRequest(), said.append):
         write(job, 2)
         postgres.stop()
         write(job, 20)
@@ -162,24 +178,24 @@ def test_what_was_written_while_the_database_was_away_is_sent_when_it_is_back(
 
 def test_another_machine_gets_the_journal(database: Database, job: JobFolder, tmp_path: Path) -> None:
     write(job, 5)
-    with replicated(database, job, StopRequest(), pytest.fail):
+    with following(database, job, StopRequest(), pytest.fail):
         pass
     elsewhere = Workspace(tmp_path / "elsewhere").put_job(job.id, "name: job", START)
     assert elsewhere is not None
-    assert pull(database, elsewhere) is None
+    assert pull(database, elsewhere)[1] is None
     assert lines(elsewhere) == lines(job)
     write(elsewhere, 2)
-    assert pull(database, elsewhere) is None
+    assert pull(database, elsewhere)[1] is None
     assert len(lines(elsewhere)) == 7
-    with replicated(database, elsewhere, StopRequest(), pytest.fail):
+    with following(database, elsewhere, StopRequest(), pytest.fail):
         pass
-    assert pull(database, job) is None
+    assert pull(database, job)[1] is None
     assert lines(job) == lines(elsewhere)
 
 
 def test_a_journal_that_others_went_on_without_is_set_aside(database: Database, job: JobFolder, tmp_path: Path) -> None:
     write(job, 3)
-    with replicated(database, job, StopRequest(), pytest.fail):
+    with following(database, job, StopRequest(), pytest.fail):
         pass
     elsewhere = Workspace(tmp_path / "elsewhere").put_job(job.id, "name: job", START)
     assert elsewhere is not None
@@ -189,12 +205,12 @@ def test_a_journal_that_others_went_on_without_is_set_aside(database: Database, 
     lost = job.journal.read_bytes()
     write(elsewhere, 2)
     said: list[str] = []
-    with replicated(database, elsewhere, StopRequest(), pytest.fail):
+    with following(database, elsewhere, StopRequest(), pytest.fail):
         pass
-    with replicated(database, job, StopRequest(), said.append):
+    with following(database, job, StopRequest(), said.append):
         pass
     aside = job.journal.with_name("journal.jsonl.fenced-1")
-    assert said == [f"warning: the journal here was not the job's any more; it is kept as {aside}"]
+    assert said == [f"warning: the journal here was no longer the job's journal; it is kept as {aside}"]
     assert aside.read_bytes() == lost
     assert lines(job) == lines(elsewhere)
     assert len(list(read(job.journal))) == 5

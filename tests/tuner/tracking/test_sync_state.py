@@ -23,9 +23,9 @@ def told(tmp_path: Path) -> Told:
 
 def note_of(told: Told, events: int) -> SyncState:
     """The note of whoever sent so many events."""
-    pairs = list(read_from(told.folder.journal, 0))[:events]
-    event, end = pairs[-1]
-    return SyncState("http://h", "1", {"": "r"}, ["k"], pairs[-2][1], end, event["n"], event["ms"])
+    lines = list(read_from(told.folder.journal, 0))[:events]
+    last = lines[-1]
+    return SyncState("http://h", "1", {"": "r"}, ["k"], lines[-2].end, last.end, last.entry.n, last.entry.ms)
 
 
 def test_a_note_is_read_as_it_was_written(told: Told) -> None:

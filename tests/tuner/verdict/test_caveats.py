@@ -1,11 +1,14 @@
 """What a careful colleague would say of a job's numbers, and when he would say nothing."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
 from trainables.space import Choice, Domain, Float, Int, Scalar, position
 from tuner.spec.search_spec import SearchSpec
+from tuner.storage.events import TrialBegun
 from tuner.verdict.ranking import build
 
 TWO = spec_of(("- variant: noam", "- adamw"))
@@ -20,10 +23,11 @@ def with_knobs(spec: SearchSpec, **knobs: Scalar) -> History:
     history = History(spec)
     for name in history.arms:
         history.trial(name, 0, [0.5, 0.6])
-    for event in history.events:
-        if event["kind"] == "trial" and event["arm"] == list(history.arms)[1]:
-            event["hyper"] = event["hyper"] | knobs
-            event["knobs"] = event["knobs"] | knobs
+    for number, entry in enumerate(history.entries):
+        begun = entry.event
+        if isinstance(begun, TrialBegun) and begun.arm == list(history.arms)[1]:
+            begun = replace(begun, hyper={**begun.hyper, **knobs}, knobs={**begun.knobs, **knobs})
+            history.entries[number] = replace(entry, event=begun)
     return history
 
 
