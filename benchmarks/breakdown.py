@@ -18,8 +18,8 @@ from pathlib import Path
 from benchmarks.measuring import Figure, Result, say
 from benchmarks.peers.running import run_tuner
 from tests.tuner.whole_jobs import Place, place
-from tuner.storage.events import Event
-from tuner.storage.journal import read
+from tuner.storage.events import AttemptBegun, EpochReported, JobDescribed, TrialEnded
+from tuner.storage.journal import Entry, read
 
 SPEC = Path(__file__).parents[1] / "searches" / "quickstart.yaml"
 RUNS = 3
@@ -56,34 +56,37 @@ def parts(where: Place) -> dict[str, float]:
     return parts_of(list(read(where.home.job().journal)), begin, end)
 
 
-def parts_of(events: Sequence[Event], begin: float, end: float) -> dict[str, float]:
+def parts_of(entries: Sequence[Entry], begin: float, end: float) -> dict[str, float]:
     """Seconds of each part, of all workers together.
 
     Args:
-        events: the journal of the job.
+        entries: the journal of the job.
         begin, end: the wall clock at the start and the end of the command, in seconds.
     """
-    workers = events[0]["concurrent"]
+    described = entries[0].event
+    assert isinstance(described, JobDescribed)
+    workers = described.concurrent
     begun: dict[str, float] = {}
     heard: dict[str, float] = {}
     found = dict.fromkeys(PARTS, 0.0)
     started = 0
-    for event in events:
-        now, key = event["ms"] / 1000, event.get("trial", "")
-        if event["kind"] == "attempt":
-            begun[key] = heard[key] = now
-        elif event["kind"] == "epoch":
-            between = now - heard[key] - event["seconds"]
-            if event["epoch"] == 1 and started < workers:
-                started += 1
-                found["start-up"] += begun[key] - begin + between
-            else:
-                found["reporting"] += between
-            found["training"] += event["seconds"]
-            heard[key] = now
-        elif event["kind"] == "end":
-            found["reporting"] += now - heard[key]
-            last = now
+    for entry in entries:
+        now = entry.ms / 1000
+        match entry.event:
+            case AttemptBegun(trial=key):
+                begun[key] = heard[key] = now
+            case EpochReported(trial=key, report=report):
+                between = now - heard[key] - report.seconds
+                if report.epoch == 1 and started < workers:
+                    started += 1
+                    found["start-up"] += begun[key] - begin + between
+                else:
+                    found["reporting"] += between
+                found["training"] += report.seconds
+                heard[key] = now
+            case TrialEnded(trial=key):
+                found["reporting"] += now - heard[key]
+                last = now
     found["ending"] = workers * (end - last)
     found["waiting"] = workers * (end - begin) - sum(found.values())
     return found

@@ -11,6 +11,7 @@ from benchmarks.measuring import Comparison, Goal, Result, interleaved
 from benchmarks.peers.running import run_peer, run_tuner
 from benchmarks.peers.task import task_of
 from tests.tuner.whole_jobs import Place, place
+from tuner.storage.events import EpochReported, TrialEnded
 from tuner.storage.journal import read
 
 SPEC = """\
@@ -37,9 +38,9 @@ def seconds_a_trial(where: Place) -> float:
     It starts at the first report. It ends when the last trial has ended and MLflow has all data.
     """
     job = where.home.job()
-    events = list(read(job.journal))
-    first = next(event["ms"] for event in events if event["kind"] == "epoch") / 1000
-    ends = [event["ms"] for event in events if event["kind"] == "end"]
+    entries = list(read(job.journal))
+    first = next(entry.ms for entry in entries if isinstance(entry.event, EpochReported)) / 1000
+    ends = [entry.ms for entry in entries if isinstance(entry.event, TrialEnded)]
     last = max(max(ends) / 1000, job.tracked.stat().st_mtime)
     return float(last - first) / len(ends)
 

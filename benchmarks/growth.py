@@ -11,7 +11,7 @@ from benchmarks.control import spec
 from benchmarks.measuring import Comparison, Goal, Result, say
 from benchmarks.peers.running import run_tuner
 from tests.tuner.whole_jobs import Place, place
-from tuner.storage.events import Stage
+from tuner.storage.events import Stage, TrialEnded
 from tuner.storage.journal import read
 
 EARLY = 100
@@ -58,9 +58,9 @@ def _costs(where: Place) -> tuple[dict[int, float], float]:
     """
     job = where.home.job()
     ends = [
-        event["ms"] / 1000
-        for event in read(job.journal)
-        if event["kind"] == "end" and event["trial"].startswith(Stage.SEARCH)
+        entry.ms / 1000
+        for entry in read(job.journal)
+        if isinstance(entry.event, TrialEnded) and entry.event.trial.startswith(Stage.SEARCH)
     ]
     window = min(EARLY, len(ends) // 3)
     # The early window lies around the 100th trial, because the first trials wait for workers to start.

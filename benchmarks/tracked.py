@@ -15,12 +15,13 @@ from typing import Any
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 
 from benchmarks.measuring import Comparison, Goal, Result, interleaved, seconds
-from tests.tuner.events import report
+from tests.tuner.events import event_of, report
 from tests.tuner.small_journals import Told
 from tests.tuner.whole_jobs import Place, place
 from tuner.jobs.request import spec_of
 from tuner.jobs.workspace import Workspace
 from tuner.spec.search_spec import SearchSpec
+from tuner.storage.events import EpochReported
 from tuner.storage.journal import Journal, read
 from tuner.tracking.background_sync import BackgroundSync
 
@@ -46,7 +47,7 @@ class Untracked(importlib.abc.MetaPathFinder):
             sys.meta_path.remove(self)
             import tuner.tracking.background_sync
 
-            tuner.tracking.background_sync.BackgroundSync._run = lambda self: None
+            tuner.tracking.background_sync.BackgroundSync.send = lambda self: None
         return None
 
 
@@ -94,7 +95,7 @@ def _epoch_s(where: Place, without: Path | None = None) -> float:
         raise RuntimeError(ended.err)
     job = where.home.job()
     assert job.tracked.exists() == (without is None)
-    took = [event["seconds"] for event in read(job.journal) if event["kind"] == "epoch"]
+    took = [entry.event.report.seconds for entry in read(job.journal) if isinstance(entry.event, EpochReported)]
     return float(sum(took)) / len(took)
 
 
@@ -105,21 +106,22 @@ def _our_loop(spec: SearchSpec, folder: Path) -> Iterator[Callable[[int], float]
     told.job()
     told.trial(TRIAL)
     epochs = itertools.count(1)
-    sender = BackgroundSync(spec, Workspace(folder), told.folder)
+    follower = BackgroundSync(spec, Workspace(folder), told.folder).follower
+    follower.start()
     with closing(Journal(told.folder.journal)) as journal:
 
         def reported(reports: int) -> float:
             took_s = 0.0
             for epoch in itertools.islice(epochs, reports):
-                fields = {"trial": TRIAL, "attempt": 1, **report(epoch, 0.5, 0.5)}
-                took_s += seconds(partial(journal.append, "epoch", **fields))
+                event = event_of("epoch", trial=TRIAL, attempt=1, **report(epoch, 0.5, 0.5))
+                took_s += seconds(partial(journal.append, event))
                 time.sleep(BETWEEN_S)
             return 1000 * took_s / reports
 
         yield reported
-    sender.drain()
-    if sender.problem is not None:
-        raise sender.problem
+    follower.drain()
+    if follower.problem is not None:
+        raise follower.problem
 
 
 @contextmanager

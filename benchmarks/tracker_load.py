@@ -23,7 +23,7 @@ import psycopg
 
 from benchmarks.conditions import conditions
 from tests.faults.services import MlflowServer, Postgres, Service, running
-from tuner.tracking.writer import METRICS
+from tuner.tracking.run_layout import METRICS
 
 METRICS_A_CALL = len(METRICS)
 

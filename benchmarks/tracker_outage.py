@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks.conditions import conditions
 from tests.faults.services import MlflowServer, Postgres, running
 from tests.tuner.whole_jobs import Place, place, wait_for
+from tuner.storage.events import EpochReported, TrialEnded
 from tuner.storage.journal import read
 
 SPEC = """\
@@ -65,10 +66,11 @@ def has_trained(where: Place) -> bool:
 
 def times(where: Place) -> dict[str, float]:
     """Training time and wall time from the journal of the job, in seconds."""
-    events = list(read(where.job.journal))
-    epochs = [event for event in events if event["kind"] == "epoch"]
-    last = max(event["up"] for event in events if event["kind"] == "end")
-    return {"training_s": sum(event["seconds"] for event in epochs), "wall_s": last - epochs[0]["up"]}
+    entries = list(read(where.job.journal))
+    first = next(entry.up for entry in entries if isinstance(entry.event, EpochReported))
+    last = max(entry.up for entry in entries if isinstance(entry.event, TrialEnded))
+    training_s = sum(entry.event.report.seconds for entry in entries if isinstance(entry.event, EpochReported))
+    return {"training_s": training_s, "wall_s": last - first}
 
 
 def compare(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> dict[str, object]:

@@ -8,20 +8,18 @@ import random
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.tables.table import Table
 from trainables.config import TrialConfig, derive_seed
+from trainables.report import ConfirmResult, EpochReport
 from tuner.execution.dispatcher import Dispatcher
-from tuner.execution.simulator import Clock, simulate
+from tuner.execution.simulator import Clock, Simulation, simulate
 from tuner.jobs.record import Record
 from tuner.jobs.stop import StopRequest
 from tuner.search.search_trials import SearchSource, early_stopper
-from tuner.search.study import ArmStudy
-from tuner.search.study_database import IN_MEMORY, open_storage
 from tuner.search.trial_request import TrialOutcome, TrialRequest
 from tuner.spec.settings import SamplerSpec, SchedulerSpec
-from tuner.spec.trial_config import trial_config
 from tuner.storage.events import State
 from tuner.storage.journal import Journal
 
@@ -58,34 +56,27 @@ def replay(table: Table, target: float, search: Search, seed: int) -> Reached:
         update={"seed": seed, "budget": budget, "sampler": search.sampler, "scheduler": search.scheduler}
     )
     record, clock, stop = Record(), Clock(), StopRequest()
-    storage = open_storage(IN_MEMORY)
-    study = ArmStudy(storage, table.name, table.arm, spec.sampler, seed, MOST_TRIALS, spec.metric.goal == "maximize")
     with tempfile.TemporaryDirectory(prefix="tuner-replay-") as folder:
         journal = Journal(Path(folder, "journal"), record.add, durable=False)
         source = _Watched(
-            SearchSource(
-                spec,
-                table.plan,
-                [study],
-                lambda hyper, seed: trial_config(spec, hyper, seed),
-                search.concurrent,
-                record,
-                clock,
-            ),
+            SearchSource(spec, [table.arm], table.plan, record, concurrent=search.concurrent, clock=clock),
             target,
             spec.metric.key,
             stop,
         )
-        simulate(
-            Dispatcher(source, journal, record, spec.resources, clock),
-            plan=table.plan,
-            concurrent=search.concurrent,
-            clock=clock,
-            stop=stop,
+        dispatcher = Dispatcher(
+            source,
+            journal,
+            record,
+            spec.resources,
             early_stopper=early_stopper(spec, table.plan, record),
             metric=spec.metric.key,
-            training=lambda config, plan: _Recorded(table, config),
+            clock=clock,
         )
+        simulation = Simulation(
+            table.plan, search.concurrent, clock, training=lambda config, plan: _Recorded(table, config)
+        )
+        simulate(dispatcher, simulation, stop)
         journal.close()
     trials = record.trials.values()
     return Reached(sum(len(trial.epochs) for trial in trials), len(trials), bool(stop))
@@ -105,7 +96,7 @@ class _Watched:
 
     def ended(self, work: TrialRequest, ended: TrialOutcome) -> None:
         self._source.ended(work, ended)
-        if ended.state == State.COMPLETE and ended.epochs[-1][self._metric] >= self._target:
+        if ended.state == State.COMPLETE and getattr(ended.epochs[-1], self._metric) >= self._target:
             self._stop.ask()
 
 
@@ -120,20 +111,20 @@ class _Recorded:
         self._seed = derive_seed(config.seed, "seconds", str(config.hyper))
         self._diverges = len(self._row.curve) < config.epochs
 
-    def report(self, epoch: int) -> dict[str, Any]:
+    def report(self, epoch: int) -> EpochReport:
         """A report with its validation accuracy. The search does not read the other fields."""
         lost = self._diverges and epoch == len(self._row.curve)
-        return {
-            "epoch": epoch,
-            "train_loss": 0.0,
-            "train_acc": 0.0,
-            "val_loss": 0.0,
-            "val_acc": self._row.curve[epoch - 1],
-            "lr": 0.0,
-            "weight_decay": 0.0,
-            "seconds": 1 + 0.2 * random.Random(derive_seed(self._seed, epoch)).random(),
-            "diverged": "as recorded" if lost else None,
-        }
+        return EpochReport(
+            epoch=epoch,
+            train_loss=0.0,
+            train_acc=0.0,
+            val_loss=0.0,
+            val_acc=self._row.curve[epoch - 1],
+            lr=0.0,
+            weight_decay=0.0,
+            seconds=1 + 0.2 * random.Random(derive_seed(self._seed, epoch)).random(),
+            diverged="as recorded" if lost else None,
+        )
 
-    def test(self) -> dict[str, Any]:
+    def test(self) -> ConfirmResult:
         raise NotImplementedError("a table has no test accuracies, and a search needs none")

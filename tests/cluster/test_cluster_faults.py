@@ -125,7 +125,7 @@ def test_two_jobs_share_the_cluster(up: Stack) -> None:
     for folder in folders:
         check_end_state(up.head, folder)
     # While both jobs ran, each had its own node: no job used both nodes for longer than one trial.
-    spans = [[(e["ms"], e["kind"]) for e in read(folder.journal)] for folder in folders]
+    spans = [[(entry.ms, entry.event.kind) for entry in read(folder.journal)] for folder in folders]
     begun, ended = spans[1][0][0], min(span[-1][0] for span in spans)
     counts = [sum(kind == "epoch" and begun < ms < ended for ms, kind in span) for span in spans]
     assert min(counts) > max(counts) / 4, counts

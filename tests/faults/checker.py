@@ -13,10 +13,10 @@ from tuner.jobs.record import Record, Trial
 from tuner.jobs.request import spec_of, storage_of
 from tuner.jobs.workspace import Workspace
 from tuner.search.winners import ranked
-from tuner.storage.events import Stage, State
+from tuner.storage.events import Stage, State, TrialEnded
 from tuner.storage.journal import read
 from tuner.tracking.background_sync import tracking_uri
-from tuner.tracking.writer import METRICS
+from tuner.tracking.run_layout import METRICS
 
 STATUS = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED"}
 OPTUNA = {State.COMPLETE: "COMPLETE", State.PRUNED: "PRUNED"}
@@ -44,7 +44,7 @@ def check_end_state(where: Place, job: JobFolder | None = None) -> Record:
 def values(record: Record) -> dict[str, Any]:
     """Trial key -> settings, accuracies and result. They must be equal with and without faults."""
     return {
-        key: (dict(trial.hyper), [(epoch["val_acc"], epoch["train_loss"]) for epoch in trial.epochs], trial.result)
+        key: (dict(trial.hyper), [(epoch.val_acc, epoch.train_loss) for epoch in trial.epochs], trial.result)
         for key, trial in record.trials.items()
     }
 
@@ -53,10 +53,10 @@ def _check_journal(folder: JobFolder, record: Record) -> None:
     spec = spec_of(folder)
     for trial in record.trials.values():
         assert trial.state != State.RUNNING, trial.key
-        assert [epoch["epoch"] for epoch in trial.epochs] == list(range(1, len(trial.epochs) + 1)), trial.key
+        assert [epoch.epoch for epoch in trial.epochs] == list(range(1, len(trial.epochs) + 1)), trial.key
         if trial.state == State.COMPLETE:
             assert len(trial.epochs) == spec.budget.epochs
-    told = Counter(event["trial"] for event in read(folder.journal) if event["kind"] == "end")
+    told = Counter(entry.event.trial for entry in read(folder.journal) if isinstance(entry.event, TrialEnded))
     assert set(told.values()) == {1}
     assert set(told) == set(record.trials)
     for arm in record.arms:
@@ -78,7 +78,7 @@ def _check_studies(home: Workspace, folder: JobFolder, record: Record) -> None:
             number: OPTUNA.get(trial.state, "FAIL") for number, trial in ours.items()
         }
         # Optuna uses the last report of a PRUNED trial as its value.
-        last = {n: trial.epochs[-1]["val_acc"] for n, trial in ours.items() if trial.state in OPTUNA}
+        last = {n: trial.epochs[-1].val_acc for n, trial in ours.items() if trial.state in OPTUNA}
         assert {n: trial.value for n, trial in asked.items() if trial.value is not None} == last
         complete = {n: value for n, value in last.items() if ours[n].state == State.COMPLETE}
         if complete:
@@ -110,7 +110,7 @@ def _check_run(client: Any, run: Any, trial: Trial) -> None:
     for ours, theirs in METRICS.items():
         rows = client.get_metric_history(run.info.run_id, theirs)
         told = sorted((row.step, row.value) for row in rows)
-        on_record = [(epoch["epoch"], epoch[ours]) for epoch in trial.epochs]
+        on_record = [(epoch.epoch, getattr(epoch, ours)) for epoch in trial.epochs]
         if ours == "seconds":
             # After damage to the journal, an epoch that was already sent is trained again. It then takes another time.
             told, on_record = ([(step, 0.0) for step, _ in pairs] for pairs in (told, on_record))

@@ -19,7 +19,7 @@ from tests.faults.services import MlflowServer, Postgres
 from tests.tuner.whole_jobs import Ended, Place, place, wait_for
 from tuner.execution.dispatcher import CHECKPOINT_S
 from tuner.jobs.record import Record
-from tuner.storage.events import State
+from tuner.storage.events import EpochRepeated, State
 from tuner.storage.file_lock import lock_owner
 from tuner.storage.journal import read
 
@@ -126,16 +126,17 @@ def check_trained_again(where: Place, record: Record, again_s: float = CHECKPOIN
     """Check that every new attempt repeated only the training since the last checkpoint, or since one was due."""
     again_of: dict[str, float] = defaultdict(float)
     for key, epoch in trained_again(where):
-        again_of[key] += record.trials[key].epochs[epoch - 1]["seconds"]
+        again_of[key] += record.trials[key].epochs[epoch - 1].seconds
     for key, took_s in again_of.items():
         # The last epoch has no checkpoint. It is recorded a moment before the end of the trial.
-        last_s = record.trials[key].epochs[-1]["seconds"]
+        last_s = record.trials[key].epochs[-1].seconds
         assert took_s <= (again_s + last_s) * (record.trials[key].attempts - 1), f"{key}: {took_s:.2f} s again"
 
 
 def trained_again(where: Place) -> list[tuple[str, int]]:
     """Recorded epochs that were trained again, each as (trial, epoch)."""
-    return [(event["trial"], event["epoch"]) for event in read(where.job.journal) if event["kind"] == "again"]
+    events = (entry.event for entry in read(where.job.journal))
+    return [(event.trial, event.epoch) for event in events if isinstance(event, EpochRepeated)]
 
 
 def test_a_worker_is_killed(where: Place, undisturbed: tuple[Place, Record]) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tests.tuner.spec_texts import spec_of
 from tuner.errors import ServiceError
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
-from tuner.tracking import background_sync as sender_module
+from tuner.tracking import background_sync
 from tuner.tracking import writer as tracking
 from tuner.tracking.background_sync import BackgroundSync
 from tuner.tracking.writer import Writer
@@ -85,7 +86,7 @@ def goes_on(told: Told) -> None:
 
 
 def finishes(told: Told) -> None:
-    told.end("confirm/noam/0", test_acc=0.5, test_loss=0.25, weights_sha256="a")
+    told.end("confirm/noam/0", test_acc=0.5)
     told.state("finished")
 
 
@@ -101,20 +102,22 @@ def store(session_postgres: Postgres) -> str:
 
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender_module, "POLL_S", 0.05)
-    monkeypatch.setattr(sender_module, "LONGEST_PAUSE_S", 0.5)
+    pace = replace(background_sync.PACE, pause_s=0.05, beat_s=0.05, longest_retry_s=0.5)
+    monkeypatch.setattr(background_sync, "PACE", pace)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender_module, "AWAY_S", SHORT_S)
-    monkeypatch.setattr(sender_module, "PATIENCE_S", 3 * SHORT_S)
+    pace = replace(background_sync.PACE, give_up_s=SHORT_S, patience_s=3 * SHORT_S)
+    monkeypatch.setattr(background_sync, "PACE", pace)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
 
 
 def start_sender(told: Told, uri: str, monkeypatch: pytest.MonkeyPatch) -> BackgroundSync:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    return BackgroundSync(spec_of(), Workspace(told.folder.path.parent), told.folder)
+    sender = BackgroundSync(spec_of(), Workspace(told.folder.path.parent), told.folder)
+    sender.follower.start()
+    return sender
 
 
 def send(folder: JobFolder, uri: str) -> None:
@@ -159,7 +162,7 @@ def begun(folder: Path) -> Told:
 def ended(told: Told, sender: BackgroundSync) -> None:
     told.end("search/noam/0")
     told.state("finished")
-    sender.drain()
+    sender.follower.drain()
 
 
 def is_sent(told: Told) -> bool:
@@ -182,12 +185,12 @@ def test_a_server_that_is_killed_and_comes_back_gets_everything_once(
     with reporting(told, "search/noam/0"):
         wait_for(lambda: is_sent(told))
         mlflow_server.stop()
-        wait_for(lambda: f"{mlflow_server.uri} cannot be written: Connection refused" in str(sender.problem))
+        wait_for(lambda: f"{mlflow_server.uri} cannot be written: Connection refused" in str(sender.follower.problem))
         time.sleep(SHORT_S)
         mlflow_server.start()
-        wait_for(lambda: sender.problem is None)
+        wait_for(lambda: sender.follower.problem is None)
     ended(told, sender)
-    assert sender.problem is None
+    assert sender.follower.problem is None
     assert capfd.readouterr().out == ""
     check(told.folder, mlflow_server.uri)
 
@@ -200,13 +203,13 @@ def test_a_database_that_is_stopped_abruptly_and_comes_back_has_everything_once(
     sender = start_sender(told, mlflow_server.uri, monkeypatch)
     with reporting(told, "search/noam/0"):
         for _ in range(2):
-            wait_for(lambda: is_sent(told) and sender.problem is None)
+            wait_for(lambda: is_sent(told) and sender.follower.problem is None)
             postgres.stop()
-            wait_for(lambda: sender.problem is not None)
+            wait_for(lambda: sender.follower.problem is not None)
             time.sleep(SHORT_S)
             postgres.start()
     ended(told, sender)
-    assert sender.problem is None
+    assert sender.follower.problem is None
     check(told.folder, mlflow_server.uri)
 
 
@@ -232,7 +235,7 @@ def test_a_server_that_finishes_an_abandoned_request_creates_no_second_run(
     wait_for(lambda: is_sent(told))
     assert made[:2] == ["twins", "twins"]
     ended(told, sender)
-    assert sender.problem is None
+    assert sender.follower.problem is None
     check(told.folder, mlflow_server.uri)
 
 
@@ -249,11 +252,11 @@ def test_a_job_does_not_wait_long_for_a_server_that_stays_down_and_a_later_write
         mlflow_server.freeze()
     sender = start_sender(told, uri, monkeypatch)
     with reporting(told, "search/noam/0"):
-        wait_for(lambda: sender.problem is not None)
+        wait_for(lambda: sender.follower.problem is not None)
     started = time.monotonic()
     ended(told, sender)
     assert time.monotonic() - started < 4 * SHORT_S
-    assert uri in str(sender.problem)
+    assert uri in str(sender.follower.problem)
     mlflow_server.thaw()
     send(told.folder, mlflow_server.uri)
     check(told.folder, mlflow_server.uri)
@@ -419,5 +422,5 @@ def test_a_server_can_be_down_for_long(
         time.sleep(away_s)
         mlflow_server.start()
     ended(told, sender)
-    assert sender.problem is None
+    assert sender.follower.problem is None
     check(told.folder, mlflow_server.uri)

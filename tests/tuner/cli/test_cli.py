@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -281,8 +282,7 @@ def test_the_suffix_of_the_file_chooses_the_format_of_the_report(
 def test_jobs_are_listed_oldest_first(tuner: Tuner, made_up_job: MakeJob) -> None:
     for age, job in enumerate(("b", "c", "a")):
         history = finished(BASE)
-        for event in history.events:
-            event["ms"] += age
+        history.entries = [replace(entry, ms=entry.ms + age) for entry in history.entries]
         made_up_job(job, history)
     found = json.loads(tuner("list", "-o", "json").out)
     assert [row["job"] for row in found] == ["b", "c", "a"]

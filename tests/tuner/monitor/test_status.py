@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_a_jobs_status_counts_its_arms_and_what_it_spent(made_up_job: MadeUp, ha
     assert (baseline.arm, baseline.trials, baseline.running, baseline.best) == ("adam_l2", 2, 1, 0.6)
     assert found.arms[1].pruned == 1
     assert found.search[0] == 2
-    assert (found.trained_s, found.gpu_s, found.spent_s) == (5.0, 0.0, float(len(half_done.events) - 1))
+    assert (found.trained_s, found.gpu_s, found.spent_s) == (5.0, 0.0, float(len(half_done.entries) - 1))
     # Nobody holds it.
     assert (found.state, found.holder, found.left_s) == ("crashed", None, None)
 
@@ -51,7 +52,7 @@ def test_a_running_job_names_its_holder_and_what_is_left(made_up_job: MadeUp, ha
 
 
 def test_jobs_are_listed_oldest_first(made_up_job: MadeUp, home: Workspace, half_done: History) -> None:
-    half_done.events[0]["ms"] = 5
+    half_done.entries[0] = replace(half_done.entries[0], ms=5)
     made_up_job("job-2", half_done)
     finished = History(spec_of())
     finished.add("state", state="finished")
