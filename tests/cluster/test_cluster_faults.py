@@ -178,7 +178,7 @@ REFUSED: Mapping[str, tuple[str, tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_no_node_can_do_is_refused_at_submit(up: Stack, what: str) -> None:
+def test_a_job_that_no_node_can_run_is_refused_at_submit(up: Stack, what: str) -> None:
     more, options, said = REFUSED[what]
     spec = named("refused", SPEC) + more
     if options:

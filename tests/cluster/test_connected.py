@@ -79,13 +79,13 @@ def test_shares_of_gpus_are_never_over_packed_and_each_sees_its_own_device(api: 
     assert found["waiting"] == 1
 
 
-def test_gpus_that_are_declared_and_not_there_are_told(api: JobsApi, shared_cluster: RayCluster) -> None:
+def test_declared_gpus_that_are_missing_are_reported(api: JobsApi, shared_cluster: RayCluster) -> None:
     plain, with_gpus = (node.ip for node in shared_cluster.workers)
     found = found_inside(api, "doctor")
     usable = torch.cuda.device_count()
     assert found[f"node {plain}: GPUs"] == [True, f"0 declared to Ray, {usable} present, {usable} usable by torch"]
-    told = [usable >= 2, f"2 declared to Ray, {usable} present, {usable} usable by torch"]
-    assert found[f"node {with_gpus}: GPUs"] == told
+    expected = [usable >= 2, f"2 declared to Ray, {usable} present, {usable} usable by torch"]
+    assert found[f"node {with_gpus}: GPUs"] == expected
 
 
 def test_outside_a_job_there_is_no_cluster_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
