@@ -1,12 +1,10 @@
 """Time to propose a setting as a study grows: our ask against an ask of Optuna's own TPE on the same trials."""
 
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import optuna
 from sqlalchemy import event
@@ -16,8 +14,7 @@ from benchmarks.measuring import Comparison, Goal, Result, interleaved
 from trainables.space import Float, Plan
 from trainables.variants import VARIANTS
 from tuner.search.distributions import ONE_MINUS
-from tuner.search.study import ArmStudy, RecordedTrial, study_name
-from tuner.search.study_database import IN_MEMORY, open_storage
+from tuner.search.study import ArmStudy, RecordedTrial
 from tuner.spec.arms import Arm
 from tuner.spec.settings import SamplerSpec
 from tuner.storage.events import State
@@ -28,13 +25,13 @@ FLAT = (100, 10_000)
 ASKS = 10
 """Asks per figure. The figure is their mean."""
 EPOCHS = 2
-JOB, SEED = "ask", 0
+SEED = 0
 WIDTH = 0.1
 """Standard deviation of the noise of the made-up objective."""
 
 
 def measure(pairs: int, sizes: tuple[int, ...] = SIZES, asks: int = ASKS) -> Result:
-    """Time asks in memory and in SQLite, at every size."""
+    """Time our asks, which are in memory, against Optuna's in memory and in SQLite, at every size."""
     comparisons = []
     for kind in ("memory", "SQLite"):
         with ExitStack() as stack:
@@ -83,32 +80,21 @@ def _reports(lr: float, rng: random.Random) -> list[tuple[int, float]]:
 
 @contextmanager
 def _sides(kind: str, size: int, asks: int) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
-    """Our ask and the peer's ask. Each has its own storage, which holds the same trials."""
+    """Our ask, which is in memory, and the peer's ask in memory or in SQLite. Both studies hold the same trials."""
+    study = ArmStudy(arm(), SamplerSpec(), SEED, size, maximize=True, past=past(size))
     with tempfile.TemporaryDirectory(prefix="tuner-ask-") as folder:
-        url = IN_MEMORY if kind == "memory" else f"sqlite:///{folder}/ours.db"
-        storage = open_storage(url)
-        if isinstance(storage, optuna.storages.RDBStorage):
-            storage.engine.dispose()
-            event.listen(storage.engine, "connect", _do_not_wait_for_the_disk)
-        _study(storage, size).restore(past(size))
-        name = study_name(JOB, arm().name)
-        if kind == "memory":
-            trials = optuna.load_study(study_name=name, storage=storage).get_trials()
-            peer_study = optuna.create_study(study_name=name, direction="maximize")
-            peer_study.add_trials(trials)
-        else:
-            assert isinstance(storage, optuna.storages.RDBStorage)
-            storage.remove_session()
-            storage.engine.dispose()
-            shutil.copy(Path(folder, "ours.db"), Path(folder, "peer.db"))
-            storage = open_storage(url)
-            peer_study = optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/peer.db")
-        peer_study.sampler = optuna.samplers.TPESampler(seed=SEED)
-        yield _ours(_study(storage, size), asks), _peer(peer_study, asks)
+        storage = None if kind == "memory" else _fast_storage(f"sqlite:///{folder}/peer.db")
+        peer = optuna.create_study(storage=storage, direction="maximize", sampler=optuna.samplers.TPESampler(seed=SEED))
+        peer.add_trials(study.trials())
+        yield _ours(study, asks), _peer(peer, asks)
 
 
-def _study(storage: optuna.storages.BaseStorage, size: int) -> ArmStudy:
-    return ArmStudy(storage, JOB, arm(), SamplerSpec(), SEED, trials=size, maximize=True)
+def _fast_storage(url: str) -> optuna.storages.RDBStorage:
+    """A database that does not wait for the disk."""
+    storage = optuna.storages.RDBStorage(url)
+    storage.engine.dispose()
+    event.listen(storage.engine, "connect", _do_not_wait_for_the_disk)
+    return storage
 
 
 def _ours(study: ArmStudy, asks: int) -> Callable[[], float]:

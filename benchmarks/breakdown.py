@@ -18,8 +18,8 @@ from pathlib import Path
 from benchmarks.measuring import Figure, Result, say
 from benchmarks.peers.running import run_tuner
 from tests.tuner.whole_jobs import Place, place
-from tuner.storage.events import AttemptBegun, EpochReported, JobDescribed, TrialEnded
-from tuner.storage.journal import Entry, read
+from tuner.storage.events import AttemptBegun, Entry, EpochReported, JobDescribed, TrialEnded
+from tuner.storage.journal import read
 
 SPEC = Path(__file__).parents[1] / "searches" / "quickstart.yaml"
 RUNS = 3

@@ -14,7 +14,6 @@ import optuna
 from benchmarks.measuring import Comparison, Goal, Result, say
 from trainables.space import Choice, Domain, Float, Int, Scalar
 from tuner.search.study import ArmStudy
-from tuner.search.study_database import IN_MEMORY, open_storage
 from tuner.search.trial_window import BEST, NEWEST
 from tuner.spec.arms import Arm
 from tuner.spec.settings import SamplerSpec
@@ -65,7 +64,7 @@ def regret(kind: str, name: str, seed: int, trials: int) -> float:
     """The distance of a search's best value to the minimum."""
     problem = PROBLEMS[name]
     arm = Arm(name, name, problem.space, {}, {knob: _start(domain) for knob, domain in problem.space.items()})
-    study = KINDS[kind](open_storage(IN_MEMORY), "regret", arm, SamplerSpec(), seed, trials, maximize=False)
+    study = KINDS[kind](arm, SamplerSpec(), seed, trials, maximize=False)
     best = math.inf
     for _ in range(trials):
         asked = study.ask()

@@ -82,7 +82,7 @@ def task_of(home: Workspace, loader_workers: int, cpus: int) -> Task:
     """The trials of the newest job in a workspace: the trials of the search, then the confirm runs of its winners."""
     job = home.job()
     spec = spec_of(job)
-    trials = tuple(trial_config(spec, Hyper(**trial.hyper), trial.seed) for trial in job.record().trials.values())
+    trials = tuple(trial_config(spec, Hyper.of(trial.hyper), trial.seed) for trial in job.record().trials.values())
     return Task(trials, str(home.cache), loader_workers, cpus)
 
 

@@ -1,6 +1,7 @@
 """The form of all benchmarks: what is run in which order, what is judged, and the page that is made of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from benchmarks import __main__ as table
 from benchmarks import page
 from benchmarks.breakdown import PARTS, parts_of
 from benchmarks.measuring import Comparison, Figure, Goal, Result, interleaved
-from tuner.storage.events import Event
+from tests.tuner.events import History, event_of, report
+from tests.tuner.spec_texts import spec_of
+from tuner.storage.events import Entry, Event
 
 
 def test_sides_run_in_turn_and_neither_always_first() -> None:
@@ -37,21 +40,32 @@ def test_a_goal_is_met_at_its_value(at: str, met: list[bool]) -> None:
 
 
 def test_the_parts_of_a_search_add_up_to_its_workers_time() -> None:
-    def at(second: float, kind: str, **fields: object) -> Event:
-        return {"ms": round(1000 * second), "kind": kind, **fields}
+    def at(second: float, event: Event) -> Entry:
+        return Entry(0, round(1000 * second), 0.0, event)
+
+    def begun(trial: str) -> Event:
+        return event_of("attempt", trial=trial, attempt=1, epoch=0)
+
+    def epoch(trial: str, number: int, seconds: float) -> Event:
+        return event_of("epoch", trial=trial, attempt=1, **{**report(number, 0.5, 0.5), "seconds": seconds})
+
+    def ended(trial: str) -> Event:
+        return event_of("end", trial=trial, state="complete", reason=None, result={})
+
+    (described,) = History(spec_of()).entries
 
     events = [
-        at(1, "job", concurrent=2),
-        at(2, "attempt", trial="a"),
-        at(2, "attempt", trial="b"),
-        at(7, "epoch", trial="a", epoch=1, seconds=2.0),
-        at(8, "epoch", trial="b", epoch=1, seconds=2.0),
-        at(8, "end", trial="b"),
-        at(10, "epoch", trial="a", epoch=2, seconds=2.5),
-        at(10.5, "end", trial="a"),
-        at(11, "attempt", trial="c"),
-        at(13, "epoch", trial="c", epoch=1, seconds=1.0),
-        at(13, "end", trial="c"),
+        replace(described, ms=1000),
+        at(2, begun("a")),
+        at(2, begun("b")),
+        at(7, epoch("a", 1, 2.0)),
+        at(8, epoch("b", 1, 2.0)),
+        at(8, ended("b")),
+        at(10, epoch("a", 2, 2.5)),
+        at(10.5, ended("a")),
+        at(11, begun("c")),
+        at(13, epoch("c", 1, 1.0)),
+        at(13, ended("c")),
     ]
     found = parts_of(events, 0.0, 15.0)
     assert tuple(found) == PARTS

@@ -326,7 +326,6 @@ def test_a_damaged_database_of_studies_is_named_and_rebuilt(
     ended = where.tuner("resume")
     assert ended.code == 0, ended.err
     assert (f"warning: {database} is damaged" in ended.err) == (damage == "overwritten")
-    assert "warning: the studies of adam_l2, noam did not agree with the journal; they are made again" in ended.err
     check_as_undisturbed(where, undisturbed)
 
 

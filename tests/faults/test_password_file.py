@@ -118,7 +118,7 @@ def test_a_job_uses_the_password_file_and_no_process_has_the_password_in_its_env
         loaded = where.ended(
             where.start(
                 "reproduce",
-                f"models:/{where.job.record().spec['name']}@champion",
+                f"models:/{where.job.record().spec.name}@champion",
                 env=password.of(server),
                 name="-loaded",
             ),
