@@ -1,4 +1,4 @@
-"""The command line: what it prints where, and the exit codes it promises."""
+"""The command line: its output on each stream, and its exit codes."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -43,7 +44,7 @@ def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def finished(tests: dict[int, float]) -> History:
-    """A finished job whose variant came to these test accuracies."""
+    """A finished job whose variant reached these test accuracies."""
     history = History(spec_of())
     for arm in history.arms:
         history.trial(arm, 0, [0.5])
@@ -281,8 +282,7 @@ def test_a_report_is_written_in_the_form_that_its_file_names(
 def test_jobs_are_listed_oldest_first(tuner: Tuner, made_up_job: MakeJob) -> None:
     for age, job in enumerate(("b", "c", "a")):
         history = finished(BASE)
-        for event in history.events:
-            event["ms"] += age
+        history.entries = [replace(entry, ms=entry.ms + age) for entry in history.entries]
         made_up_job(job, history)
     found = json.loads(tuner("list", "-o", "json").out)
     assert [row["job"] for row in found] == ["b", "c", "a"]

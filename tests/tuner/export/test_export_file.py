@@ -69,11 +69,10 @@ def test_an_export_tells_what_the_job_found(searched: tuple[Place, Ended], expor
     found, record = read_export(exported), searched[0].job.record()
     winner = record.trials[found.search_trial]
     assert found.trial["hyper"] == winner.hyper
-    assert found.search_value == winner.epochs[-1]["val_acc"]
+    assert found.search_value == winner.epochs[-1].val_acc
     assert [run.seed for run in found.confirm_runs] == list(record.rounds[0].seeds)
-    assert [run.test_acc for run in found.confirm_runs] == [
-        record.trials[f"confirm/{ARM}/1/{seed}"].result["test_acc"] for seed in record.rounds[0].seeds
-    ]
+    results = [record.trials[f"confirm/{ARM}/1/{seed}"].result for seed in record.rounds[0].seeds]
+    assert [run.test_acc for run in found.confirm_runs] == [result and result.test_acc for result in results]
     assert all(run.mlflow_run for run in found.confirm_runs)
     assert found.comparison is not None
 

@@ -1,8 +1,9 @@
-"""The page: whole in one file, the verdict first, and nothing of a spec or a log is ever taken for markup."""
+"""The page: one self-contained file, the verdict first, and no text of a spec or a log becomes markup."""
 
 import json
 import random
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,7 +15,7 @@ from trainables.config import derive_seed
 from tuner.report.findings import findings
 from tuner.report.html import html
 from tuner.spec.search_spec import SearchSpec
-from tuner.storage.events import State
+from tuner.storage.events import State, TrialBegun, TrialEnded
 from tuner.verdict.ranking import build
 
 SPEC = spec_of()
@@ -24,7 +25,7 @@ WINNERS = {"adam_l2": 0, "noam": 1}
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page."""
+    """A page as a browser parses it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -145,22 +146,22 @@ def test_by_loss_the_page_tells_of_loss() -> None:
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}{%x%}&lt;b&gt;"
 
 
-def test_text_of_specs_and_logs_is_never_markup() -> None:
-    """Specs allow any text in paths, folders and options; versions and devices are what machines say."""
+def test_text_of_specs_and_logs_never_becomes_markup() -> None:
+    """Specs allow any text in paths, folders and options. Versions and devices are text from the machines."""
     spec = spec_of(
         ("  name: elu_net\n", f"  name: own:net\n  options: {{o: {json.dumps(HOSTILE)}}}\n"),
         ("  name: digits\n", f"  name: image_folder\n  path: {json.dumps(HOSTILE)}\n"),
         more(f"code: {json.dumps(HOSTILE)}\n"),
     )
     history = History(spec)
-    history.events[0]["git_commit"] = history.events[0]["machine"]["system"] = HOSTILE
+    history.alter_job(git_commit=HOSTILE, machine={**history.record().job.machine, "system": HOSTILE})
     history.trial("noam", 0, [0.5, 0.6])
     history.trial("noam", 1, [0.5], State.FAILED)
     history.confirm(1, {"adam_l2": 0, "noam": 0}, {"adam_l2": BASE, "noam": BETTER})
-    for event in history.events:
-        if event["kind"] == "end":
-            event["reason"] = HOSTILE
-            event["result"] = event["result"] | {"device": HOSTILE}
+    for place, entry in enumerate(history.entries):
+        if isinstance(entry.event, TrialEnded):
+            result = entry.event.result and replace(entry.event.result, device=HOSTILE)
+            history.entries[place] = replace(entry, event=replace(entry.event, reason=HOSTILE, result=result))
     page, plain = page_of(history, spec), page_of(finished())
     assert len(page.scripts) == len(plain.scripts) == 3
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
@@ -196,8 +197,9 @@ def test_two_hundred_trials_of_fifty_epochs_stay_below_ten_megabytes() -> None:
     for number in range(100):
         for name in history.arms:
             history.trial(name, number, [draw.random() for _ in range(50)])
-    for event in history.events:
-        if event["kind"] == "trial":
-            event["knobs"] = event["knobs"] | {"lr": 10 ** draw.uniform(-4, -2)}
+    for place, entry in enumerate(history.entries):
+        if isinstance(entry.event, TrialBegun):
+            knobs = {**entry.event.knobs, "lr": 10 ** draw.uniform(-4, -2)}
+            history.entries[place] = replace(entry, event=replace(entry.event, knobs=knobs))
     text = page_of(history, spec).text
     assert len(text.encode()) < 10_000_000

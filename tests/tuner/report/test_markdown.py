@@ -80,9 +80,10 @@ def test_every_line_of_the_table_has_as_many_cells() -> None:
     assert all(len({row.count("|") for row in table}) == 1 for table in tables)
 
 
-def test_what_could_be_a_tag_or_the_end_of_a_cell_is_text() -> None:
+def test_tags_and_cell_separators_in_values_are_escaped() -> None:
     history = searched()
-    history.events[0]["machine"]["system"] = "<b>x</b> | <!-- p < 0.1"
+    machine = {**history.record().job.machine, "system": "<b>x</b> | <!-- p < 0.1"}
+    history.alter_job(machine=machine)
     assert "- system &lt;b>x&lt;/b> \\| &lt;!-- p < 0.1, cpus 2" in report_of(history)
 
 

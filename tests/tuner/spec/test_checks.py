@@ -1,4 +1,4 @@
-"""What validation finds beyond the spec itself: data, code, packages, samplers."""
+"""The checks of a spec against the data, the code, the packages and the sampler."""
 
 import hashlib
 import importlib.util
@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.tuner.spec_texts import more, noam, spec_of
+from trainables.data.request import ImageCounts
 from trainables.space import Plan
 from tuner.errors import SpecError
-from tuner.spec.checks import Images, check
+from tuner.spec.checks import check
 from tuner.spec.search_spec import SearchSpec, from_document, load, starter
 from tuner.spec.strict_yaml import read_text
 
@@ -22,21 +23,21 @@ def error_of(spec: SearchSpec) -> str:
     return str(caught.value)
 
 
-def test_the_starter_passes_without_a_doubt() -> None:
+def test_the_starter_passes_without_a_warning() -> None:
     checked = check(from_document(read_text(starter(), "starter.yaml")))
-    assert checked.images == Images(train=1078, val=360, test=359)
+    assert checked.images == ImageCounts(train=1078, val=360, test=359)
     assert checked.plan == Plan(12, 10)
     assert len(checked.arms) == 5
     assert checked.warnings == ()
 
 
-def test_the_quickstart_passes_without_a_doubt() -> None:
+def test_the_quickstart_passes_without_a_warning() -> None:
     assert check(load("searches/quickstart.yaml")).warnings == ()
 
 
 def test_subsets_are_counted() -> None:
     spec = spec_of(("digits", "digits\n  train_images: 500\n  val_images: 100\n  test_images: 50"))
-    assert check(spec).images == Images(500, 100, 50)
+    assert check(spec).images == ImageCounts(500, 100, 50)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +68,13 @@ def test_subsets_are_counted() -> None:
         (("elu_net", "math:pi"), "job.yaml:5: model.name: ", "must be a callable"),
     ],
 )
-def test_what_is_not_there_is_refused(edit: tuple[str, str], start: str, problem: str) -> None:
+def test_missing_data_and_code_are_refused(edit: tuple[str, str], start: str, problem: str) -> None:
     message = error_of(spec_of(edit))
     assert message.startswith(start)
     assert problem in message
 
 
-def test_data_of_ones_own_is_planned_only_where_its_size_is_given() -> None:
+def test_the_users_own_data_is_planned_only_if_its_size_is_given() -> None:
     unknown = check(spec_of(("digits", "math:sqrt")))
     assert (unknown.images, unknown.plan, unknown.arms) == (None, None, ())
     assert check(spec_of(("digits", "math:sqrt\n  train_images: 250"))).plan == Plan(8, 2)
