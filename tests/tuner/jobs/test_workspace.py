@@ -172,7 +172,9 @@ def test_a_damaged_beginning_is_named_and_hides_no_other_job(home: Workspace, co
     assert home.job() == whole
 
 
-def test_a_job_that_is_forgotten_during_the_listing_hides_no_other_job(home: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_forgotten_during_the_listing_hides_no_other_job(
+    home: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gone, there = made(home), made(home)
     read_bytes = Path.read_bytes
 
@@ -204,7 +206,7 @@ def test_a_job_without_events_is_new(home: Workspace) -> None:
 
 
 @pytest.mark.parametrize(("last", "state"), [("running", "crashed"), ("finished", "finished"), ("failed", "failed")])
-def test_a_job_has_its_last_state_and_has_crashed_if_no_process_holds_it(home: Workspace, last: str, state: str) -> None:
+def test_a_running_job_that_no_process_holds_has_crashed(home: Workspace, last: str, state: str) -> None:
     folder = written(made(home), "running", last)
     assert folder.state() == state
     with locked(folder.lock_file, folder.id):
