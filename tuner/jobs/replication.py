@@ -18,7 +18,7 @@ from tuner.jobs.stop import StopRequest
 from tuner.storage.atomic_files import write_atomically
 from tuner.storage.events import Entry, JobDescribed, JobStateChanged, TrialBegun
 from tuner.storage.file_lock import me
-from tuner.storage.journal import Line, decode, read_from
+from tuner.storage.journal import Line, UnknownEvent, decode, read_from
 from tuner.storage.postgres import Database, JobSummary, unusable
 from tuner.storage.postgres_lock import Fenced, Instructions, PostgresLock
 
@@ -173,7 +173,7 @@ def pull(database: Database, folder: JobFolder, reading: Reading | None = None) 
 
     Raises:
         ServiceError: the database cannot be used, or the file not written.
-        IntegrityError: a line in the database is damaged.
+        IntegrityError: a line in the database is damaged, or this version does not know its event.
     """
     reading = reading or read_good_part(folder.journal)
     aside: Path | None = None
@@ -213,7 +213,15 @@ def _decoded(folder: JobFolder, content: bytes, offset: int) -> Line:
     values = decode(content)
     if values is None:
         raise IntegrityError(f"the journal of job {folder.id} in the database is damaged")
-    return Line(Entry.from_json(values), content, offset + len(content))
+    try:
+        entry = Entry.from_json(values)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UnknownEvent(
+            f"the journal of job {folder.id} in the database has an event that this version does not know; a newer"
+            f" tuner may have written it ({reason})"
+        ) from None
+    return Line(entry, content, offset + len(content))
 
 
 def _line_here(journal: Path, reading: Reading, number: int) -> bytes:

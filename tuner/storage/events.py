@@ -191,7 +191,8 @@ class EpochReported(_Event):
     @classmethod
     def nested(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """The inverse of the flat form."""
-        own = {name: values[name] for name in ("trial", "attempt") if name in values}
+        # ``diverged`` is no field of the line, so it stays outside the report and is refused.
+        own = {name: values[name] for name in ("trial", "attempt", "diverged") if name in values}
         return own | {"report": {name: value for name, value in values.items() if name not in own}}
 
 
@@ -286,8 +287,10 @@ class Entry:
             n, ms, up, kind = (values.pop(name) for name in ("n", "ms", "up", "kind"))
         except KeyError as error:
             raise ValueError(f"no field {error}") from None
-        if not (isinstance(n, int) and isinstance(ms, int) and isinstance(up, int | float) and kind in _ADAPTERS):
+        if not (isinstance(kind, str) and kind in _ADAPTERS):
             raise ValueError("no event of a known kind")
+        if not (isinstance(n, int) and isinstance(ms, int) and isinstance(up, int | float)):
+            raise ValueError("its number and its times must be numbers")
         return cls(n, ms, float(up), _ADAPTERS[kind].validate_python(_KINDS[kind].nested(values)))
 
 

@@ -1,4 +1,4 @@
-"""The command line: its output on stdout and stderr, and its exit codes."""
+"""The command line: its output on each stream, and its exit codes."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def finished(tests: dict[int, float]) -> History:
-    """A finished job whose variant has these test accuracies."""
+    """A finished job whose variant reached these test accuracies."""
     history = History(spec_of())
     for arm in history.arms:
         history.trial(arm, 0, [0.5])

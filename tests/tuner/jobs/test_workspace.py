@@ -1,15 +1,16 @@
-"""The home: jobs made whole or not at all, found by their ids, in their order, and forgotten."""
+"""The workspace: jobs are created completely or not at all, found by their ids, listed in order, and forgotten."""
 
 import errno
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.tuner.events import History, event_of
+from tests.tuner.events import History
 from tests.tuner.spec_texts import spec_of
 from tuner.errors import IntegrityError, NotFound, ServiceError
 from tuner.jobs import workspace as home_module
@@ -34,16 +35,17 @@ def begun_at(folder: JobFolder, ms: object) -> JobFolder:
 
 
 def written(folder: JobFolder, *states: str) -> JobFolder:
-    """The same job, once it came to these states."""
-    journal = Journal(folder.journal, durable=False)
-    journal.append(History(spec_of(), folder.id).record().job)
+    """The same job, after these states."""
+    history = History(spec_of(), folder.id)
     for state in states:
-        journal.append(event_of("state", state=state))
-    journal.close()
+        history.add("state", state=state)
+    with closing(Journal(folder.journal, durable=False)) as journal:
+        for entry in history.entries:
+            journal.append(entry.event)
     return folder
 
 
-def test_a_new_job_is_there_whole(home: Workspace) -> None:
+def test_a_new_job_is_complete(home: Workspace) -> None:
     folder = made(home)
     assert folder.spec.read_text() == TEXT
     assert {**START, "ms": folder.started()["ms"]} == folder.started()
@@ -51,7 +53,7 @@ def test_a_new_job_is_there_whole(home: Workspace) -> None:
     assert list(home.jobs()) == [folder]
 
 
-def test_nobody_sees_half_a_job(home: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_job_is_never_listed(home: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def watched(path: Path, content: bytes) -> None:
@@ -65,7 +67,7 @@ def test_nobody_sees_half_a_job(home: Workspace, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("writes", [0, 1])
-def test_where_there_is_no_room_for_a_job_nothing_is_left(
+def test_a_job_that_does_not_fit_on_the_disk_leaves_nothing(
     home: Workspace, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     left = iter(range(writes))
@@ -81,7 +83,7 @@ def test_where_there_is_no_room_for_a_job_nothing_is_left(
     assert [path.name for path in home.path.rglob("*")] == ["jobs"]
 
 
-def test_a_job_whose_maker_died_is_not_there(home: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_whose_creator_died_is_not_listed(home: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     class Died(BaseException):
         pass
 
@@ -96,19 +98,19 @@ def test_a_job_whose_maker_died_is_not_there(home: Workspace, monkeypatch: pytes
     assert [made(home)] == list(home.jobs())
 
 
-def test_where_no_folder_can_be_made_the_place_is_named(tmp_path: Path) -> None:
+def test_if_no_folder_can_be_created_the_error_names_the_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ServiceError, match=r"cannot write to .*file: Not a directory"):
         made(Workspace(tmp_path / "file"))
 
 
-def test_an_id_that_is_taken_is_not_given_again(home: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_is_not_used_twice(home: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["abcdef", "tmp1", "abcdef", "tmp2", "012345", "tmp3"])
     monkeypatch.setattr("secrets.token_hex", lambda size: next(drawn))
     assert [made(home).id for _ in range(2)] == ["job-abcdef", "job-012345"]
 
 
-def test_jobs_made_at_once_are_all_there(home: Workspace) -> None:
+def test_jobs_created_at_the_same_time_are_all_listed(home: Workspace) -> None:
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: made(home), range(40)))
     assert len({folder.id for folder in folders}) == 40
@@ -116,20 +118,20 @@ def test_jobs_made_at_once_are_all_there(home: Workspace) -> None:
     assert all(folder.started()["spec"] == START["spec"] for folder in folders)
 
 
-def test_jobs_come_in_the_order_they_were_made_in(home: Workspace) -> None:
+def test_jobs_are_listed_in_the_order_of_their_creation(home: Workspace) -> None:
     for ms, name in ((3000, "a"), (1000, "b"), (2000, "c")):
         begun_at(made(home, name), ms)
     assert [folder.id[0] for folder in home.jobs()] == ["b", "c", "a"]
     assert home.job().id[0] == "a"
 
 
-def test_a_home_without_jobs_says_so(home: Workspace) -> None:
+def test_without_jobs_the_error_names_the_command_that_starts_one(home: Workspace) -> None:
     assert list(home.jobs()) == []
     with pytest.raises(NotFound, match=r"no jobs in .*; start one with: tuner run SPEC"):
         home.job()
 
 
-def test_a_job_is_found_by_its_id_or_a_beginning_that_no_other_has(home: Workspace) -> None:
+def test_a_job_is_found_by_its_id_or_by_a_unique_prefix(home: Workspace) -> None:
     first, second = made(home, "adam"), made(home, "adamw")
     assert (home.job(first.id), home.job(second.id), home.job("adamw")) == (first, second, second)
     with pytest.raises(NotFound, match=f"several begin so: {first.id}, {second.id}|{second.id}, {first.id}"):
@@ -139,7 +141,7 @@ def test_a_job_is_found_by_its_id_or_a_beginning_that_no_other_has(home: Workspa
 
 
 @pytest.mark.parametrize("job_id", ["", "..", "../jobs", "a/b", "-x", ".new"])
-def test_what_is_no_id_names_no_job(home: Workspace, job_id: str) -> None:
+def test_text_that_is_no_id_finds_no_job(home: Workspace, job_id: str) -> None:
     made(home)
     with pytest.raises(NotFound):
         home.job(job_id)
@@ -170,7 +172,9 @@ def test_a_damaged_beginning_is_named_and_hides_no_other_job(home: Workspace, co
     assert home.job() == whole
 
 
-def test_a_job_that_is_forgotten_meanwhile_hides_no_other_job(home: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_forgotten_during_the_listing_hides_no_other_job(
+    home: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gone, there = made(home), made(home)
     read_bytes = Path.read_bytes
 
@@ -192,7 +196,7 @@ def test_a_forgotten_job_leaves_nothing(home: Workspace) -> None:
     assert list(home.path.iterdir()) == []
 
 
-def test_before_it_has_done_anything_a_job_is_new(home: Workspace) -> None:
+def test_a_job_without_events_is_new(home: Workspace) -> None:
     folder = made(home)
     assert folder.state() == "new"
     with pytest.raises(NotFound, match=f"has done nothing yet; start it again with: tuner resume {folder.id}"):
@@ -202,14 +206,14 @@ def test_before_it_has_done_anything_a_job_is_new(home: Workspace) -> None:
 
 
 @pytest.mark.parametrize(("last", "state"), [("running", "crashed"), ("finished", "finished"), ("failed", "failed")])
-def test_a_job_is_what_it_came_to_last_and_crashed_if_nobody_runs_it(home: Workspace, last: str, state: str) -> None:
+def test_a_running_job_that_no_process_holds_has_crashed(home: Workspace, last: str, state: str) -> None:
     folder = written(made(home), "running", last)
     assert folder.state() == state
     with locked(folder.lock_file, folder.id):
         assert folder.state() == last
 
 
-def test_a_job_whose_journal_is_damaged_can_be_told_from_others(home: Workspace) -> None:
+def test_a_job_with_a_damaged_journal_has_the_state_damaged(home: Workspace) -> None:
     folder = written(made(home), "running", "finished")
     folder.journal.write_bytes(folder.journal.read_bytes().replace(b"finished", b"finishes"))
     assert folder.state() == "damaged"

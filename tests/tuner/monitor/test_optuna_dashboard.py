@@ -62,23 +62,23 @@ def test_the_dashboard_shows_the_studies_of_the_job(shown: Shown, searched: tupl
 
 
 @pytest.mark.parametrize(("method", "path"), [("DELETE", "/api/studies/1"), ("POST", "/api/studies"), ("PUT", "/x")])
-def test_the_dashboard_is_read_only(shown: Shown, method: str, path: str) -> None:
+def test_requests_that_change_something_are_refused(shown: Shown, method: str, path: str) -> None:
     answer = requests.request(method, shown.base + path, data=json.dumps({"study_name": "x"}), timeout=30)
     assert answer.status_code == 403
     assert len(requests.get(f"{shown.base}/api/studies", timeout=30).json()["study_summaries"]) == 3
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example:1", ""])
-def test_the_dashboard_answers_only_to_this_machines_host_names(shown: Shown, host: str) -> None:
+def test_requests_under_other_host_names_are_refused(shown: Shown, host: str) -> None:
     assert requests.get(shown.base, headers={"Host": host}, timeout=30).status_code == 403
 
 
-def test_no_command_line_contains_the_database_url(shown: Shown) -> None:
+def test_no_command_line_shows_the_database(shown: Shown) -> None:
     assert "tuner.monitor.optuna_dashboard" in shown.commands
     assert "sqlite" not in shown.commands
 
 
-def test_without_the_package_the_install_command_is_printed(
+def test_without_the_package_the_error_names_the_install_command(
     tuner: Tuner, made_up_job: Callable[[str, History], JobFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made_up_job("job-1", History(spec_of()))
@@ -100,7 +100,7 @@ def test_a_job_without_studies_exits_4_and_creates_no_database(
     assert not home.studies.exists()
 
 
-def test_a_simulated_job_has_no_studies(tuner: Tuner, made_up_job: Callable[[str, History], JobFolder]) -> None:
+def test_a_simulated_job_has_no_dashboard(tuner: Tuner, made_up_job: Callable[[str, History], JobFolder]) -> None:
     folder = made_up_job("job-1", History(spec_of()))
     folder.start.write_text(json.dumps({**folder.started(), "simulate": True}))
     ended = tuner("dashboard", "job-1")

@@ -1,4 +1,4 @@
-"""How a job stands, and what it did, in words and as data."""
+"""The status and the log of a job, in words and as data."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def half_done() -> History:
     return history
 
 
-def test_a_jobs_status_counts_its_arms_and_what_it_spent(made_up_job: MadeUp, half_done: History) -> None:
+def test_the_status_counts_trials_per_arm_and_the_time_spent(made_up_job: MadeUp, half_done: History) -> None:
     found = status(made_up_job("job-1", half_done))
     baseline = found.arms[0]
     assert (baseline.arm, baseline.trials, baseline.running, baseline.best) == ("adam_l2", 2, 1, 0.6)
@@ -40,7 +40,7 @@ def test_a_jobs_status_counts_its_arms_and_what_it_spent(made_up_job: MadeUp, ha
     assert (found.state, found.holder, found.left_s) == ("crashed", None, None)
 
 
-def test_a_running_job_names_its_holder_and_what_is_left(made_up_job: MadeUp, half_done: History) -> None:
+def test_a_running_job_has_its_holder_and_the_time_left(made_up_job: MadeUp, half_done: History) -> None:
     folder = made_up_job("job-1", half_done)
     with locked(folder.lock_file, folder.id):
         found = status(folder)
@@ -63,10 +63,10 @@ def test_jobs_are_listed_oldest_first(made_up_job: MadeUp, home: Workspace, half
     ]
 
 
-def test_a_jobs_log_says_what_ended_and_how(made_up_job: MadeUp, half_done: History) -> None:
+def test_the_log_lists_each_trial_that_ended_and_its_state(made_up_job: MadeUp, half_done: History) -> None:
     half_done.add("state", state="failed", reason="it broke\nbadly")
-    said = [line.split(" ", 2)[2] for line in log_lines(made_up_job("job-1", half_done), follow=True)]
-    assert said[1:] == [
+    printed = [line.split(" ", 2)[2] for line in log_lines(made_up_job("job-1", half_done), follow=True)]
+    assert printed[1:] == [
         "running",
         "search/adam_l2/0 complete after 2 epochs, val/acc 0.6000",
         "search/noam/0 pruned after 2 epochs, val/acc 0.7000",
@@ -74,7 +74,7 @@ def test_a_jobs_log_says_what_ended_and_how(made_up_job: MadeUp, half_done: Hist
     ]
 
 
-def test_the_commands_print_it(tuner: Tuner, made_up_job: MadeUp, half_done: History) -> None:
+def test_the_commands_print_status_log_and_list(tuner: Tuner, made_up_job: MadeUp, half_done: History) -> None:
     made_up_job("job-1", half_done)
     found = json.loads(tuner("status", "-o", "json").out)
     assert (found["job"], found["arms"][0]["best"]) == ("job-1", 0.6)

@@ -1,4 +1,4 @@
-"""The HTML page: one self-contained file, the verdict first, and no text of a spec or a log becomes markup."""
+"""The page: one self-contained file, the verdict first, and no text of a spec or a log becomes markup."""
 
 import json
 import random
@@ -146,22 +146,22 @@ def test_a_search_by_loss_shows_the_loss() -> None:
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}{%x%}&lt;b&gt;"
 
 
-def test_text_of_specs_and_logs_is_never_markup() -> None:
-    """Specs allow any text in paths, folders and options. Machines report any text as versions and devices."""
+def test_text_of_specs_and_logs_never_becomes_markup() -> None:
+    """Specs allow any text in paths, folders and options. Versions and devices are text from the machines."""
     spec = spec_of(
         ("  name: elu_net\n", f"  name: own:net\n  options: {{o: {json.dumps(HOSTILE)}}}\n"),
         ("  name: digits\n", f"  name: image_folder\n  path: {json.dumps(HOSTILE)}\n"),
         more(f"code: {json.dumps(HOSTILE)}\n"),
     )
     history = History(spec)
-    history.alter_job(git_commit=HOSTILE, machine={"system": HOSTILE, "cpus": "2"})
+    history.alter_job(git_commit=HOSTILE, machine={**history.record().job.machine, "system": HOSTILE})
     history.trial("noam", 0, [0.5, 0.6])
     history.trial("noam", 1, [0.5], State.FAILED)
     history.confirm(1, {"adam_l2": 0, "noam": 0}, {"adam_l2": BASE, "noam": BETTER})
-    for number, entry in enumerate(history.entries):
-        if isinstance(end := entry.event, TrialEnded):
-            result = end.result and replace(end.result, device=HOSTILE)
-            history.entries[number] = replace(entry, event=replace(end, reason=HOSTILE, result=result))
+    for place, entry in enumerate(history.entries):
+        if isinstance(entry.event, TrialEnded):
+            result = entry.event.result and replace(entry.event.result, device=HOSTILE)
+            history.entries[place] = replace(entry, event=replace(entry.event, reason=HOSTILE, result=result))
     page, plain = page_of(history, spec), page_of(finished())
     assert len(page.scripts) == len(plain.scripts) == 3
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
@@ -197,9 +197,9 @@ def test_two_hundred_trials_of_fifty_epochs_stay_below_ten_megabytes() -> None:
     for number in range(100):
         for name in history.arms:
             history.trial(name, number, [draw.random() for _ in range(50)])
-    for number, entry in enumerate(history.entries):
-        if isinstance(begun := entry.event, TrialBegun):
-            knobs = {**begun.knobs, "lr": 10 ** draw.uniform(-4, -2)}
-            history.entries[number] = replace(entry, event=replace(begun, knobs=knobs))
+    for place, entry in enumerate(history.entries):
+        if isinstance(entry.event, TrialBegun):
+            knobs = {**entry.event.knobs, "lr": 10 ** draw.uniform(-4, -2)}
+            history.entries[place] = replace(entry, event=replace(entry.event, knobs=knobs))
     text = page_of(history, spec).text
     assert len(text.encode()) < 10_000_000

@@ -80,9 +80,10 @@ def test_all_rows_of_a_table_have_the_same_number_of_cells() -> None:
     assert all(len({row.count("|") for row in table}) == 1 for table in tables)
 
 
-def test_tags_and_cell_separators_are_escaped() -> None:
+def test_tags_and_cell_separators_in_values_are_escaped() -> None:
     history = searched()
-    history.alter_job(machine={"system": "<b>x</b> | <!-- p < 0.1", "cpus": "2"})
+    machine = {**history.record().job.machine, "system": "<b>x</b> | <!-- p < 0.1"}
+    history.alter_job(machine=machine)
     assert "- system &lt;b>x&lt;/b> \\| &lt;!-- p < 0.1, cpus 2" in report_of(history)
 
 

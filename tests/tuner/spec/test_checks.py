@@ -1,4 +1,4 @@
-"""The checks of a spec against data, code, packages and samplers."""
+"""The checks of a spec against the data, the code, the packages and the sampler."""
 
 import hashlib
 import importlib.util
@@ -23,7 +23,7 @@ def error_of(spec: SearchSpec) -> str:
     return str(caught.value)
 
 
-def test_the_starter_spec_passes_without_a_warning() -> None:
+def test_the_starter_passes_without_a_warning() -> None:
     checked = check(from_document(read_text(starter(), "starter.yaml")))
     assert checked.images == ImageCounts(train=1078, val=360, test=359)
     assert checked.plan == Plan(12, 10)
@@ -31,7 +31,7 @@ def test_the_starter_spec_passes_without_a_warning() -> None:
     assert checked.warnings == ()
 
 
-def test_the_quickstart_spec_passes_without_a_warning() -> None:
+def test_the_quickstart_passes_without_a_warning() -> None:
     assert check(load("searches/quickstart.yaml")).warnings == ()
 
 
@@ -68,13 +68,13 @@ def test_the_sizes_of_subsets_are_used() -> None:
         (("elu_net", "math:pi"), "job.yaml:5: model.name: ", "must be a callable"),
     ],
 )
-def test_a_spec_that_asks_for_missing_data_or_code_is_refused(edit: tuple[str, str], start: str, problem: str) -> None:
+def test_missing_data_and_code_are_refused(edit: tuple[str, str], start: str, problem: str) -> None:
     message = error_of(spec_of(edit))
     assert message.startswith(start)
     assert problem in message
 
 
-def test_a_search_on_the_users_own_data_is_planned_only_if_its_size_is_given() -> None:
+def test_the_users_own_data_is_planned_only_if_its_size_is_given() -> None:
     unknown = check(spec_of(("digits", "math:sqrt")))
     assert (unknown.images, unknown.plan, unknown.arms) == (None, None, ())
     assert check(spec_of(("digits", "math:sqrt\n  train_images: 250"))).plan == Plan(8, 2)

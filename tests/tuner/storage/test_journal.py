@@ -1,4 +1,4 @@
-"""The journal: what is written is read back, whatever the moment the writer died at; what was altered is noticed."""
+"""The journal: every written event is read back, whenever the writer died, and every altered line is noticed."""
 
 import errno
 import json
@@ -14,9 +14,9 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,61 +28,70 @@ from tests.tuner.whole_jobs import ROOT
 from trainables.report import ConfirmResult
 from tuner.errors import IntegrityError, NotFound, ServiceError
 from tuner.jobs.record import load_record
-from tuner.storage.events import Entry, Event, JobStateChanged, RoundBegun, State, TrialEnded
+from tuner.storage.events import Entry, Event, JobStateChanged, State, TrialEnded
 from tuner.storage.journal import (
     EMPTY,
     MOST_LINE,
     End,
     Journal,
+    Line,
     Recovered,
     UnknownEvent,
     encode,
+    end_of,
     read,
     read_from,
     recover,
 )
 
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-NOTES = ["ä", {"a": [1.5, None]}, "", 3, "x" * 50, "a byte of no text: \udc80"]
+NOTES = ["ä", '{"a": [1.5, null]}', "", "3", "x" * 50, "a byte of no text: \udc80"]
+JOB = History(spec_of()).entries[0].event
+AT_ONCE = [JOB, event_of("confirm", round=1, seeds=[3, 4], winners={"noam": 0}), JobStateChanged("running")]
+"""One event of each kind that ``append`` puts on the disk before it returns."""
 
 
-def note(value: Any) -> TrialEnded:
-    """An event that holds a value, as text."""
-    return TrialEnded("search/noam/0", State.FAILED, json.dumps(value, ensure_ascii=False), None)
+def note(text: str) -> Event:
+    """An event that holds this text. It shares its sync with others."""
+    return TrialEnded("search/noam/0", State.FAILED, text, None)
 
 
-def state(value: Any) -> JobStateChanged:
-    """The same as an event that is on the disk at once."""
-    return JobStateChanged("failed", json.dumps(value, ensure_ascii=False))
+def urgent(text: str) -> Event:
+    """An event that holds this text. ``append`` puts it on the disk before it returns."""
+    return JobStateChanged("failed", text)
 
 
-def note_of(entry: Entry) -> Any:
-    assert isinstance(entry.event, TrialEnded | JobStateChanged)
-    assert entry.event.reason is not None
-    return json.loads(entry.event.reason)
-
-
-def salvage(path: Path) -> Recovered:
-    return recover(path, lambda line: None)
-
-
-def written(path: Path, *values: Any) -> Path:
-    journal = Journal(path)
-    for value in values:
-        journal.append(note(value))
-    journal.close()
+def written(path: Path, *notes: str) -> Path:
+    with closing(Journal(path)) as journal:
+        for text in notes:
+            journal.append(note(text))
     return path
 
 
-def notes_in(path: Path) -> list[Any]:
+def notes_in(path: Path) -> list[str | None]:
     entries = list(read(path))
     assert [entry.n for entry in entries] == list(range(len(entries)))
-    return [note_of(entry) for entry in entries]
+    return [text_of(entry) for entry in entries]
+
+
+def text_of(entry: Entry) -> str | None:
+    assert isinstance(entry.event, TrialEnded | JobStateChanged)
+    return entry.event.reason
+
+
+def line_of(values: Any) -> bytes:
+    """A whole line with these values: its checksum fits."""
+    body = json.dumps(values).encode()[:-1]
+    return body + b', "sum": "%08x"}\n' % zlib.crc32(body)
+
+
+def ignore(line: Line) -> None:
+    pass
 
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """No file of this process grows beyond ``size`` bytes, as if the disk were full then."""
+    """No file of this process grows beyond ``size`` bytes, as if the disk were full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -96,16 +105,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return written(tmp_path_factory.mktemp("journal") / "j", *NOTES).read_bytes()
 
 
-def test_what_is_appended_is_read_back_in_order_and_numbered(tmp_path: Path) -> None:
+def test_appended_events_are_read_back_in_order_and_numbered(tmp_path: Path) -> None:
     heard: list[Entry] = []
-    journal = Journal(tmp_path / "j", heard.append)
-    begun: dict[str, Any] = {"stage": "search", "arm": "a", "number": 0, "seed": 0, "round": 0, "knobs": {}}
-    journal.append(event_of("trial", trial="search/a/0", hyper={"lr": 1e-3, "name": "ü"}, **begun))
-    journal.append(event_of("epoch", trial="search/a/0", attempt=1, **report(1, 0.5, 0.5)))
-    journal.close()
+    settings: dict[str, Any] = {"number": 0, "seed": 0, "round": 0, "hyper": {"lr": 1e-3, "name": "ü"}, "knobs": {}}
+    trial = event_of("trial", trial="search/a/0", stage="search", arm="a", **settings)
+    epoch = event_of("epoch", trial="search/a/0", attempt=1, **report(1, 0.5, 0.5))
+    with closing(Journal(tmp_path / "j", heard.append)) as journal:
+        journal.append(trial)
+        journal.append(epoch)
     entries = list(read(tmp_path / "j"))
     assert entries == heard
-    assert [(entry.n, entry.event.kind) for entry in entries] == [(0, "trial"), (1, "epoch")]
+    assert [(entry.n, entry.event) for entry in entries] == [(0, trial), (1, epoch)]
     assert entries[0].to_json()["hyper"] == {"lr": 1e-3, "name": "ü"}
     assert all(entry.ms > 1.6e12 for entry in entries)
 
@@ -113,30 +123,30 @@ def test_what_is_appended_is_read_back_in_order_and_numbered(tmp_path: Path) -> 
 def test_durations_survive_a_clock_that_steps_back(tmp_path: Path) -> None:
     wall, up = iter([1000.0, 2000.0, 500.0]), iter([7.0, 7.25, 9.5, 9.50049])
     journal = Journal(tmp_path / "j", clock=lambda: next(up), now=lambda: next(wall))
-    for value in range(3):
-        journal.append(note(value))
+    for text in "abc":
+        journal.append(note(text))
     journal.close()
     entries = list(read(tmp_path / "j"))
     assert [entry.ms for entry in entries] == [1_000_000, 2_000_000, 500_000]
     assert [entry.up for entry in entries] == [0.25, 2.5, 2.5]
-    assert notes_in(tmp_path / "j") == [0, 1, 2]
+    assert notes_in(tmp_path / "j") == ["a", "b", "c"]
 
 
 def test_each_line_is_a_json_object_that_ends_with_its_checksum(tmp_path: Path) -> None:
     path = written(tmp_path / "j", "first", "second")
     lines = path.read_text().splitlines()
-    fields = ["n", "ms", "up", "kind", "trial", "state", "reason", "result", "sum"]
-    assert [list(json.loads(line)) for line in lines] == [fields] * 2
+    names = ["n", "ms", "up", "kind", "trial", "state", "reason", "result", "sum"]
+    assert [list(json.loads(line)) for line in lines] == [names] * 2
     assert b"".join(encode(entry) for entry in read(path)) == path.read_bytes()
 
 
-@pytest.mark.parametrize("torn", [b'{"n": 2, "ms": 1, "kind": "no', b"\x00" * 5000, b'{"n": 2, "ms"' + b"\x00" * 9000])
-def test_a_torn_last_line_is_ignored_then_cut_and_the_numbering_goes_on(tmp_path: Path, torn: bytes) -> None:
+@pytest.mark.parametrize("torn", [b'{"n": 2, "ms": 1, "kind": "en', b"\x00" * 5000, b'{"n": 2, "ms"' + b"\x00" * 9000])
+def test_a_torn_last_line_is_ignored_then_cut_and_the_numbering_continues(tmp_path: Path, torn: bytes) -> None:
     path = written(tmp_path / "j", "first", "second")
     with path.open("ab") as file:
         file.write(torn)
     assert notes_in(path) == ["first", "second"]
-    assert salvage(path).original is None
+    assert recover(path, ignore).original is None
     written(path, "third")
     assert notes_in(path) == ["first", "second", "third"]
 
@@ -152,10 +162,11 @@ def test_a_torn_last_line_is_ignored_then_cut_and_the_numbering_goes_on(tmp_path
         b"[]\n",
         b"\x00" * 4096 + b"\n",
         b"[" * 9999 + b"\n",
+        line_of([1]),
         b', "sum": "00000000"}\n',
     ],
 )
-def test_a_damaged_line_in_the_middle_is_named_by_its_place(tmp_path: Path, damage: bytes) -> None:
+def test_the_error_of_a_damaged_line_in_the_middle_names_its_place(tmp_path: Path, damage: bytes) -> None:
     path = written(tmp_path / "j", "first", "second", "third")
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + damage + lines[2])
@@ -166,65 +177,94 @@ def test_a_damaged_line_in_the_middle_is_named_by_its_place(tmp_path: Path, dama
         list(read_from(path, len(lines[0])))
     with pytest.raises(IntegrityError, match=place):
         Journal(path)
+    assert recover(path, ignore) == Recovered(End(1, len(lines[0])), tmp_path / "j.damaged-1")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"ms": 1, "kind": "note"}, "no field 'n'"),
+        ({"n": 1, "ms": 1, "up": 0.5, "kind": "note"}, "no event of a known kind"),
+        ({"n": 1, "ms": 1, "up": 0.5, "kind": ["state"]}, "no event of a known kind"),
+        ({"n": 1, "ms": 1, "up": 0.5, "kind": "state", "state": "running", "colour": "red"}, ".*colour.*"),
+    ],
+)
+def test_a_whole_line_with_an_unknown_event_is_refused_and_never_cut_off(
+    tmp_path: Path, values: object, reason: str
+) -> None:
+    path = written(tmp_path / "j", "first")
+    start = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(line_of(values))
+    whole = path.read_bytes()
+    message = (
+        f"^{path}: the line at byte {start} is no event that this version knows; a newer tuner may have written it"
+        rf" \({reason}\)$"
+    )
+    taken: list[Line] = []
+    for use in (lambda: list(read(path)), lambda: Journal(path), lambda: recover(path, taken.append)):
+        with pytest.raises(UnknownEvent, match=message):
+            use()
+    assert [text_of(line.entry) for line in taken] == ["first"]
+    assert path.read_bytes() == whole
+    assert {file.name for file in tmp_path.iterdir()} == {"j"}
 
 
 @pytest.mark.parametrize(
     ("order", "line", "found", "due"), [((0, 2), 2, 2, 1), ((0, 1, 1), 3, 1, 2), ((1, 2), 1, 1, 0)]
 )
-def test_a_line_lost_repeated_or_moved_is_noticed_by_its_number(
+def test_the_number_of_a_line_shows_that_lines_were_lost_repeated_or_moved(
     tmp_path: Path, order: tuple[int, ...], line: int, found: int, due: int
 ) -> None:
     path = written(tmp_path / "j", "first", "second", "third")
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[number] for number in order))
-    with pytest.raises(IntegrityError, match=f"line {line}, .* is damaged: its number is {found} instead of {due}"):
+    with pytest.raises(IntegrityError, match=f"line {line}, .* is damaged: its number is {found} instead of {due}$"):
         list(read(path))
 
 
-def test_a_journal_that_is_not_there_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="no journal at"):
-        list(read(tmp_path / "none"))
-    assert salvage(tmp_path / "none") == (EMPTY, None)
+def test_a_missing_journal_is_not_found_and_has_an_empty_end(tmp_path: Path) -> None:
+    path = tmp_path / "none"
+    for reading in (read(path), read_from(path, 0)):
+        with pytest.raises(NotFound, match=f"no journal at {path}"):
+            next(iter(reading))
+    taken: list[Line] = []
+    assert recover(path, taken.append) == Recovered(EMPTY, None)
+    assert taken == []
+    assert end_of(path) == EMPTY
+    assert not path.exists()
 
 
-@pytest.mark.parametrize(
-    "unknown",
-    [
-        {"n": 1, "ms": 1, "up": 0.0, "kind": "dance"},
-        {"n": 1, "ms": 1, "up": 0.0, "kind": "state", "state": "running", "mood": "good"},
-        {"n": 1, "ms": 1, "up": 0.0, "kind": "state"},
-        {"ms": 1, "up": 0.0, "kind": "state", "state": "running"},
-        {"n": 1, "ms": 1, "up": 0.0, "kind": "attempt", "trial": "a", "attempt": "first", "epoch": 0},
-    ],
-)
-def test_a_whole_line_of_an_unknown_event_is_refused_and_never_cut_off(tmp_path: Path, unknown: dict[str, Any]) -> None:
-    path = written(tmp_path / "j", "first")
-    body = json.dumps(unknown).encode()[:-1]
-    with path.open("ab") as file:
-        file.write(body + b', "sum": "%08x"}\n' % zlib.crc32(body))
-    whole = path.read_bytes()
-    for reading in (lambda: list(read(path)), lambda: salvage(path), lambda: Journal(path)):
-        with pytest.raises(UnknownEvent, match="no event that this version knows; a newer tuner may have written it"):
-            reading()
-    assert path.read_bytes() == whole
+def test_a_journal_continues_at_the_end_that_its_caller_has_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "j", "first", "second")
+    end = end_of(path)
+    assert end == End(2, path.stat().st_size)
+    with closing(Journal(path, end=end)) as journal:
+        journal.append(note("third"))
+    assert notes_in(path) == ["first", "second", "third"]
 
 
-def test_a_journal_that_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_be_opened_is_a_service_error(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="cannot be read: Is a directory"):
         Journal(tmp_path)
     with pytest.raises(ServiceError, match="none/j: cannot be written: No such file or directory"):
         Journal(tmp_path / "none" / "j")
 
 
-def test_reading_goes_on_from_an_offset(tmp_path: Path) -> None:
-    path = written(tmp_path / "j", *range(5))
-    offsets = [line.end for line in read_from(path, 0)]
-    assert [note_of(line.entry) for line in read_from(path, offsets[2])] == [3, 4]
-    assert list(read_from(path, offsets[4])) == []
+def test_reading_continues_from_an_offset(tmp_path: Path) -> None:
+    path = written(tmp_path / "j", *"abcde")
+    lines = list(read_from(path, 0))
+    assert b"".join(line.content for line in lines) == path.read_bytes()
+    assert [len(b"".join(line.content for line in lines[:count])) for count in range(1, 6)] == [
+        line.end for line in lines
+    ]
+    assert list(read_from(path, lines[2].end)) == lines[3:]
+    assert [text_of(line.entry) for line in lines[3:]] == ["d", "e"]
+    assert list(read_from(path, lines[4].end)) == []
 
 
 def test_an_offset_where_no_line_starts_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "j", *range(3))
+    path = written(tmp_path / "j", *"abc")
     size = path.stat().st_size
     starts = {0, *(line.end for line in read_from(path, 0))}
     for offset in set(range(size + 3)) - starts:
@@ -232,27 +272,27 @@ def test_an_offset_where_no_line_starts_is_refused(tmp_path: Path) -> None:
             list(read_from(path, offset))
 
 
-def test_numbers_that_are_not_finite_survive_through_the_record(tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_survive_into_the_record(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     key = "search/noam/0"
-    begun: dict[str, Any] = {"stage": "search", "arm": "noam", "number": 0, "seed": 0, "round": 0}
-    journal.append(event_of("trial", trial=key, hyper={"lr": 0.1}, knobs={"lr": 0.1}, **begun))
+    settings: dict[str, Any] = {"number": 0, "seed": 0, "round": 0, "hyper": {"lr": 0.1}, "knobs": {"lr": 0.1}}
+    journal.append(event_of("trial", trial=key, stage="search", arm="noam", **settings))
     journal.append(event_of("attempt", trial=key, attempt=1, epoch=0))
     bad = report(1, math.nan, math.inf) | {"train_loss": -math.inf}
     journal.append(event_of("epoch", trial=key, attempt=1, **bad))
-    result: dict[str, Any] = {"test_acc": 0.1, "test_loss": math.inf, "weights_sha256": "a" * 64, "device": "cpu"}
-    journal.append(event_of("end", trial=key, state="diverged", reason="it did", result=result))
+    result = ConfirmResult(0.1, math.inf, "a" * 64, "cpu")
+    journal.append(TrialEnded(key, State.DIVERGED, "it did", result))
     journal.close()
     trial = load_record(tmp_path / "j").trials[key]
     last = trial.epochs[-1]
     assert (math.isnan(last.val_acc), last.val_loss, last.train_loss) == (True, math.inf, -math.inf)
-    assert trial.result == ConfirmResult(**result)
+    assert trial.result == result
     assert all(json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "j").read_text().splitlines())
 
 
 @MANY
 @given(share=st.floats(0, 1))
-def test_any_prefix_reopens_to_the_whole_events_in_it_and_goes_on(tmp_path: Path, whole: bytes, share: float) -> None:
+def test_any_prefix_reopens_with_its_whole_events_and_continues(tmp_path: Path, whole: bytes, share: float) -> None:
     path = tmp_path / "j"
     path.write_bytes(prefix := whole[: round(share * len(whole))])
     kept = NOTES[: prefix.count(b"\n")]
@@ -261,7 +301,7 @@ def test_any_prefix_reopens_to_the_whole_events_in_it_and_goes_on(tmp_path: Path
     assert notes_in(path) == [*kept, "next"]
 
 
-def test_any_bit_that_flips_is_noticed(tmp_path: Path, whole: bytes) -> None:
+def test_any_flipped_bit_is_noticed(tmp_path: Path, whole: bytes) -> None:
     path = tmp_path / "j"
     path.write_bytes(whole)
     with path.open("r+b", buffering=0) as file:
@@ -275,7 +315,7 @@ def test_any_bit_that_flips_is_noticed(tmp_path: Path, whole: bytes) -> None:
 
 @MANY
 @given(share=st.floats(0, 1, exclude_max=True), byte=st.binary(min_size=1, max_size=1))
-def test_any_byte_that_changes_is_noticed(tmp_path: Path, whole: bytes, share: float, byte: bytes) -> None:
+def test_any_changed_byte_is_noticed(tmp_path: Path, whole: bytes, share: float, byte: bytes) -> None:
     place = int(share * len(whole))
     altered = whole[:place] + byte + whole[place + 1 :]
     if altered != whole:
@@ -293,48 +333,51 @@ def check_noticed(path: Path, torn: bool) -> None:
 
 @MANY
 @given(data=st.data())
-def test_whatever_damage_is_salvaged_to_a_good_beginning(whole: bytes, data: st.DataObject) -> None:
+def test_any_damage_is_cut_back_to_a_good_beginning(whole: bytes, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(whole)))
     end = data.draw(st.integers(start, len(whole)))
     damaged = whole[:start] + data.draw(st.binary(max_size=300)) + whole[end:]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal.jsonl"
         path.write_bytes(damaged)
-        salvaged = salvage(path)
+        taken: list[Line] = []
+        good_end, original = recover(path, taken.append)
         notes = notes_in(path)
+        assert [text_of(line.entry) for line in taken] == notes
+        assert good_end.n == len(notes)
         assert notes == NOTES[: len(notes)]
         assert len(notes) >= whole.count(b"\n", 0, start)
-        assert salvaged.end.n == len(notes)
-        if salvaged.original is None:
+        if original is None:
             assert path.read_bytes() == damaged
         else:
-            assert salvaged.original.read_bytes() == damaged
+            assert good_end.offset == path.stat().st_size
+            assert original.read_bytes() == damaged
             assert {file.name for file in Path(folder).iterdir()} == {"journal.jsonl", "journal.jsonl.damaged-1"}
         written(path, "next")
         assert notes_in(path) == [*notes, "next"]
-        assert salvage(path).original is None
+        assert recover(path, ignore).original is None
 
 
 @pytest.mark.parametrize("block", [b"x", b"\x00", b"[", b"\x00\n", bytes(range(256))], ids=repr)
-def test_a_hundred_megabytes_of_garbage_are_salvaged_without_delay(tmp_path: Path, block: bytes) -> None:
+def test_a_hundred_megabytes_of_garbage_are_cut_off_within_seconds(tmp_path: Path, block: bytes) -> None:
     path = written(tmp_path / "j", "first", "second")
     with path.open("ab") as file:
         file.write(block * (100 * 2**20 // len(block)))
     began = time.monotonic()
-    salvaged = salvage(path)
+    end, original = recover(path, ignore)
     assert time.monotonic() - began < 5
-    assert salvaged.end.n == 2
-    assert salvaged.original is not None
-    assert salvaged.original.stat().st_size > 100 * 2**20
+    assert original
+    assert end.n == 2
+    assert original.stat().st_size > 100 * 2**20
     assert notes_in(path) == ["first", "second"]
 
 
-def test_each_damaged_original_is_kept_under_a_name_of_its_own(tmp_path: Path) -> None:
+def test_each_damaged_original_is_kept_under_its_own_name(tmp_path: Path) -> None:
     path = written(tmp_path / "j", "first")
     good = path.read_bytes()
     for number in (1, 2, 3):
         path.write_bytes(good + b"%d\n" % number)
-        assert salvage(path) == (End(1, len(good)), tmp_path / f"j.damaged-{number}")
+        assert recover(path, ignore) == Recovered(End(1, len(good)), tmp_path / f"j.damaged-{number}")
     assert [(tmp_path / f"j.damaged-{number}").read_bytes() for number in (1, 2, 3)] == [
         good + b"1\n",
         good + b"2\n",
@@ -342,23 +385,24 @@ def test_each_damaged_original_is_kept_under_a_name_of_its_own(tmp_path: Path) -
     ]
 
 
-def test_a_salvage_for_which_there_is_no_room_leaves_the_journal_and_can_be_done_again(tmp_path: Path) -> None:
+def test_a_recovery_without_room_leaves_the_journal_and_can_be_repeated(tmp_path: Path) -> None:
     path = written(tmp_path / "j", "first" * 1000)
+    size = path.stat().st_size
     damaged = path.read_bytes() + b"\n"
     path.write_bytes(damaged)
     with room_for(100), pytest.raises(ServiceError, match=f"{path}: its good beginning cannot be written: File too"):
-        salvage(path)
+        recover(path, ignore)
     assert path.read_bytes() == damaged
-    assert salvage(path) == (End(1, len(damaged) - 1), tmp_path / "j.damaged-1")
+    assert recover(path, ignore) == Recovered(End(1, size), tmp_path / "j.damaged-1")
     assert {file.name for file in tmp_path.iterdir()} == {"j", "j.damaged-1"}
 
 
-def test_threads_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_threads_that_append_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
 
     def append(thread: int) -> None:
         for number in range(50):
-            journal.append(note([thread, number, "x" * 100 * thread]))
+            journal.append(note(f"{thread} {number} " + "x" * 100 * thread))
 
     threads = [threading.Thread(target=append, args=(thread,)) for thread in range(8)]
     for thread in threads:
@@ -366,13 +410,13 @@ def test_threads_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     journal.close()
-    notes = notes_in(tmp_path / "j")
+    notes = [text.split(" ") for text in notes_in(tmp_path / "j") if text]
     for wanted in range(8):
-        assert [number for by, number, _ in notes if by == wanted] == list(range(50))
+        assert [int(number) for by, number, _ in notes if int(by) == wanted] == list(range(50))
 
 
 @pytest.mark.parametrize("room", [0, 1, 40])
-def test_a_full_disk_is_named_and_leaves_no_half_line(tmp_path: Path, room: int) -> None:
+def test_a_full_disk_gives_an_error_and_leaves_no_half_line(tmp_path: Path, room: int) -> None:
     path = tmp_path / "j"
     heard: list[Entry] = []
     journal = Journal(path, heard.append)
@@ -385,12 +429,12 @@ def test_a_full_disk_is_named_and_leaves_no_half_line(tmp_path: Path, room: int)
             assert path.stat().st_size == size
     journal.append(note("second"))
     journal.close()
-    assert notes_in(path) == [note_of(entry) for entry in heard] == ["first", "second"]
+    assert notes_in(path) == [text_of(entry) for entry in heard] == ["first", "second"]
 
 
-@pytest.mark.parametrize("go_on", [Journal.append, lambda journal, event: written(journal.path, "second")])
-def test_a_half_line_that_could_not_be_cut_is_cut_by_whoever_writes_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, go_on: Callable[..., None]
+@pytest.mark.parametrize("write_next", [Journal.append, lambda journal, event: written(journal.path, event.reason)])
+def test_a_half_line_that_could_not_be_cut_is_cut_by_the_next_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_next: Callable[[Journal, Event], object]
 ) -> None:
     def broken(journal: Journal) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -405,13 +449,13 @@ def test_a_half_line_that_could_not_be_cut_is_cut_by_whoever_writes_next(
             journal.append(note("lost"))
     assert path.stat().st_size == size + 40
     assert notes_in(path) == ["first"]
-    go_on(journal, note("second"))
+    write_next(journal, note("second"))
     journal.close()
     assert notes_in(path) == ["first", "second"]
 
 
 @pytest.mark.parametrize("raised", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
-def test_an_event_that_is_waited_for_and_did_not_reach_the_disk_is_not_kept(
+def test_an_urgent_event_that_did_not_reach_the_disk_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException
 ) -> None:
     def broken(file: int) -> None:
@@ -419,19 +463,19 @@ def test_an_event_that_is_waited_for_and_did_not_reach_the_disk_is_not_kept(
 
     path = tmp_path / "j"
     journal = Journal(path)
-    journal.append(state("first"))
+    journal.append(urgent("first"))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", broken)
         with pytest.raises((ServiceError, KeyboardInterrupt)):
-            journal.append(state("lost"))
+            journal.append(urgent("lost"))
     assert notes_in(path) == ["first"]
-    journal.append(state("second"))
+    journal.append(urgent("second"))
     journal.close()
     assert notes_in(path) == ["first", "second"]
 
 
 class Disk:
-    """Takes what is synced, counts it, and may be slow or broken."""
+    """Stands for ``os.fsync``: notes the file's size at each sync, and may be slow or broken."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
@@ -467,17 +511,17 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize(
-    "event", [JobStateChanged("running"), RoundBegun(1, (7,), {"noam": 0}), History(spec_of()).record().job]
-)
-def test_events_that_others_rest_on_are_on_the_disk_when_they_are_told_of(
-    tmp_path: Path, disk: Disk, event: Event
-) -> None:
-    journal = Journal(tmp_path / "j", lambda event: told.append(disk.sizes[-1]))
-    told: list[int] = []
+def test_three_kinds_of_events_are_urgent() -> None:
+    assert {type(event) for event in AT_ONCE} == {kind for kind in get_args(Event) if kind.at_once}
+
+
+@pytest.mark.parametrize("event", AT_ONCE, ids=lambda event: event.kind)
+def test_an_urgent_event_is_on_the_disk_when_it_is_announced(tmp_path: Path, disk: Disk, event: Event) -> None:
+    journal = Journal(tmp_path / "j", lambda entry: synced.append(disk.sizes[-1]))
+    synced: list[int] = []
     for _ in range(3):
         journal.append(event)
-    assert told == [line.end for line in read_from(tmp_path / "j", 0)]
+    assert synced == [line.end for line in read_from(tmp_path / "j", 0)]
     journal.close()
 
 
@@ -487,11 +531,11 @@ def test_other_events_are_in_the_file_at_once_and_share_the_next_sync(tmp_path: 
     disk.ready.clear()
     while disk.asked.acquire(blocking=False):
         pass
-    journal.append(note(0))
+    journal.append(note("0"))
     assert disk.asked.acquire(timeout=10)
-    for value in range(1, 100):
-        journal.append(note(value))
-    assert notes_in(path) == list(range(100))
+    for number in range(1, 100):
+        journal.append(note(str(number)))
+    assert notes_in(path) == [str(number) for number in range(100)]
     assert disk.sizes == []
     disk.ready.set()
     journal.close()
@@ -499,37 +543,39 @@ def test_other_events_are_in_the_file_at_once_and_share_the_next_sync(tmp_path: 
     assert disk.sizes == [ends[0], ends[-1]]
 
 
-def test_an_event_that_is_waited_for_takes_those_before_it_along(tmp_path: Path, disk: Disk) -> None:
+def test_the_sync_of_an_urgent_event_covers_the_events_before_it(tmp_path: Path, disk: Disk) -> None:
     journal = Journal(tmp_path / "j")
-    for value in range(20):
-        journal.append(note(value))
-    journal.append(state("last"))
+    for number in range(20):
+        journal.append(note(str(number)))
+    journal.append(urgent("last"))
     assert disk.sizes[-1] == (tmp_path / "j").stat().st_size
     assert not journal._behind
     journal.close()
 
 
-def test_a_journal_that_need_not_last_is_never_synced(tmp_path: Path, disk: Disk) -> None:
-    journal = Journal(tmp_path / "j", durable=False)
-    for event in (note("first"), state("second")):
-        journal.append(event)
-    journal.close()
+def test_a_journal_that_is_not_durable_is_never_synced(tmp_path: Path, disk: Disk) -> None:
+    history = History(spec_of())
+    history.trial("noam", 0, [0.5])
+    history.add("state", state="finished")
+    with closing(Journal(tmp_path / "j", durable=False)) as journal:
+        for entry in history.entries:
+            journal.append(entry.event)
     assert disk.sizes == []
 
 
-def test_a_disk_that_fails_later_is_told_to_whoever_writes_next_until_it_has_taken_all(
+def test_the_error_of_a_disk_that_fails_later_is_raised_by_each_write_until_the_disk_works(
     tmp_path: Path, disk: Disk
 ) -> None:
     path, journal = tmp_path / "j", Journal(tmp_path / "j")
-    journal.append(state("first"))
+    journal.append(urgent("first"))
     disk.broken = True
     journal.append(note("second"))
     wait_until(lambda: is_idle(journal))
-    for kind in (note, state):
+    for lost in (note("lost"), urgent("lost")):
         with pytest.raises(ServiceError, match=rf"{path}: cannot write \d+ bytes: Input/output error; once it can be"):
-            journal.append(kind("lost"))
+            journal.append(lost)
     assert notes_in(path) == ["first", "second"]
-    # The kernel drops what it could not write, and says so once; the next sync tells nothing of it.
+    # The kernel drops the data that it could not write. It reports this once: the next sync succeeds.
     whole = path.read_bytes()
     with path.open("r+b") as file:
         file.seek(whole.index(b"second"))
@@ -541,7 +587,7 @@ def test_a_disk_that_fails_later_is_told_to_whoever_writes_next_until_it_has_tak
     assert disk.sizes[-1] == path.stat().st_size
 
 
-def test_a_disk_that_fails_as_the_journal_is_closed_is_told(tmp_path: Path, disk: Disk) -> None:
+def test_a_disk_that_fails_when_the_journal_is_closed_gives_an_error(tmp_path: Path, disk: Disk) -> None:
     path, journal = tmp_path / "j", Journal(tmp_path / "j")
     disk.broken = True
     journal.append(note("first"))
@@ -575,22 +621,23 @@ def test_an_event_too_long_to_be_read_back_is_not_written(tmp_path: Path) -> Non
     assert notes_in(tmp_path / "j") == ["x" * room]
 
 
-# Appends lines of all lengths up to a tenth power, and says each that has returned.
+# Appends lines of all lengths up to a power of ten, and prints the number of each written line.
 APPENDS = """
 import random, sys
 from pathlib import Path
-from tests.tuner.storage.test_journal import note
+from tuner.storage.events import State, TrialEnded
 from tuner.storage.journal import Journal
 path, durable, power = Path(sys.argv[1]), sys.argv[2] == "True", float(sys.argv[3])
 journal = Journal(path, lambda entry: print(entry.n, flush=True), durable=durable)
 while True:
-    journal.append(note("x" * int(10 ** random.uniform(0, power))))
+    text = "x" * int(10 ** random.uniform(0, power))
+    journal.append(TrialEnded("search/noam/0", State.FAILED, text, None))
 """
 
 
-# Where nothing waits for the disk, a long line takes most of the time, and a few of these kills tear one.
+# If nothing waits for the disk, long lines take most of the time, and a few of these kills tear one.
 @pytest.mark.parametrize(("durable", "power"), [(True, 5.5), (False, 7.0)])
-def test_killed_while_it_appends_it_keeps_all_that_was_told(tmp_path: Path, durable: bool, power: float) -> None:
+def test_a_process_killed_as_it_appends_keeps_all_announced_events(tmp_path: Path, durable: bool, power: float) -> None:
     path, chance = tmp_path / "j", random.Random(0)
     events = 0
     for _ in range(20):
@@ -605,8 +652,8 @@ def test_killed_while_it_appends_it_keeps_all_that_was_told(tmp_path: Path, dura
             assert int(first) == events
             time.sleep(chance.uniform(0, 0.03))
             process.send_signal(signal.SIGKILL)
-            told = [first, *process.stdout.read().split()]
+            announced = [first, *process.stdout.read().split()]
         events = len(notes_in(path))
-        assert events > int(told[-1])
+        assert events > int(announced[-1])
     written(path, "last")
     assert notes_in(path)[-1] == "last"

@@ -1,8 +1,7 @@
-"""Records of jobs in Postgres: one holder at a time, nothing written by one that was replaced, journals that agree."""
+"""Records of jobs in Postgres: one holder at a time, no writes by a replaced holder, journals that agree."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tests.faults.services import Postgres
 from tuner.errors import NotFound, SpecError
 from tuner.jobs.job_folder import JobFolder
-from tuner.jobs.reading import read_and_recover
-from tuner.jobs.record import replay
+from tuner.jobs.reading import Reading, read_good_part
 from tuner.jobs.replication import Replicator, pull, replicated
 from tuner.jobs.stop import StopRequest
 from tuner.jobs.workspace import Workspace
@@ -34,7 +32,7 @@ def database(postgres: Postgres) -> Database:
 
 @pytest.fixture
 def job(database: Database, tmp_path: Path) -> JobFolder:
-    """A job that is on record, and has a folder here."""
+    """A job that is in the database and has a folder here."""
     database.register("job-1", 1, "name: job", START, b"code")
     folder = Workspace(tmp_path).put_job("job-1", "name: job", START)
     assert folder is not None
@@ -42,10 +40,14 @@ def job(database: Database, tmp_path: Path) -> JobFolder:
 
 
 def write(folder: JobFolder, count: int) -> None:
-    journal = Journal(folder.journal)
-    for _ in range(count):
-        journal.append(JobStateChanged("running"))
-    journal.close()
+    with closing(Journal(folder.journal)) as journal:
+        for _ in range(count):
+            journal.append(JobStateChanged("running"))
+
+
+def ends(folder: JobFolder) -> list[int]:
+    """The offset after each line of the journal here."""
+    return [end for end, byte in enumerate(folder.journal.read_bytes(), start=1) if byte == ord("\n")]
 
 
 @contextmanager
@@ -84,12 +86,12 @@ def test_a_job_has_one_holder_who_is_named(database: Database, job: JobFolder) -
     PostgresLock(database, job.id, me()).release()
 
 
-def test_a_job_that_is_not_on_record_cannot_be_claimed(database: Database) -> None:
+def test_a_job_that_is_not_in_the_database_cannot_be_held(database: Database) -> None:
     with pytest.raises(NotFound, match="no job 'job-9'"):
         PostgresLock(database, "job-9", me())
 
 
-def test_one_that_was_replaced_writes_nothing_more(database: Database, job: JobFolder) -> None:
+def test_a_holder_that_was_replaced_writes_nothing_more(database: Database, job: JobFolder) -> None:
     first = PostgresLock(database, job.id, OTHER)
     first.send([(0, b"a\n")], JobSummary())
     # As when its connection broke: Postgres releases its lock.
@@ -104,7 +106,7 @@ def test_one_that_was_replaced_writes_nothing_more(database: Database, job: JobF
     assert list(database.journal(job.id)) == [b"a\n", b"of the second\n"]
 
 
-def test_a_holder_whose_connection_broke_goes_on(postgres: Postgres, database: Database, job: JobFolder) -> None:
+def test_a_holder_whose_connection_broke_continues(postgres: Postgres, database: Database, job: JobFolder) -> None:
     claim = PostgresLock(database, job.id, me())
     claim.send([(0, b"a\n")], JobSummary())
     postgres.stop()
@@ -116,7 +118,7 @@ def test_a_holder_whose_connection_broke_goes_on(postgres: Postgres, database: D
     assert list(database.journal(job.id)) == [b"a\n", b"b\n"]
 
 
-def test_a_holder_hears_that_it_is_to_stop_and_what_others_want(database: Database, job: JobFolder) -> None:
+def test_a_holder_receives_requests_to_stop_and_the_wants_of_others(database: Database, job: JobFolder) -> None:
     database.register("job-2", 2, "name: job", START, None)
     ours, other = PostgresLock(database, job.id, me()), PostgresLock(database, "job-2", OTHER)
     other.send([], JobSummary(cluster="c", wants=3))
@@ -125,16 +127,17 @@ def test_a_holder_hears_that_it_is_to_stop_and_what_others_want(database: Databa
     assert ours.send([], JobSummary(cluster="elsewhere", wants=8)).wants == {"job-1": 8}
     ours.release()
     other.release()
-    # Who takes it up again is not stopped by what was asked before.
+    # An old request does not stop the next holder.
     again = PostgresLock(database, job.id, me())
     assert not again.send([], JobSummary()).stop
     again.release()
 
 
-def test_the_journal_comes_to_the_database_as_it_grows(database: Database, job: JobFolder) -> None:
+def test_the_journal_is_sent_to_the_database_as_it_grows(database: Database, job: JobFolder) -> None:
     stop = StopRequest()
-    with following(database, job, stop, pytest.fail) as replicator:
-        assert replicator.follower.problem is None
+    with replicated(database, job, read_good_part(job.journal), stop, pytest.fail) as (replicator, reading):
+        assert isinstance(replicator, Replicator)
+        assert reading == Reading()
         write(job, 700)
         deadline = time.monotonic() + 20
         while database.journal_length(job.id) < 700:
@@ -149,10 +152,10 @@ def test_the_journal_comes_to_the_database_as_it_grows(database: Database, job: 
     assert database.jobs()[0].summary.state == "running"
 
 
-def test_a_job_that_another_has_taken_over_stops(database: Database, job: JobFolder) -> None:
+def test_a_job_that_another_machine_has_taken_over_stops(database: Database, job: JobFolder) -> None:
     stop = StopRequest()
-    with following(database, job, stop, lambda text: None):
-        # As whoever takes it over does, once the lock is free.
+    with replicated(database, job, read_good_part(job.journal), stop, lambda text: None):
+        # Another machine does this when it takes the job over, once the lock is free.
         with database.connect() as connection, connection.begin():
             connection.execute(update(JOBS).values(fence=JOBS.c.fence + 1))
         deadline = time.monotonic() + 20
@@ -162,55 +165,60 @@ def test_a_job_that_another_has_taken_over_stops(database: Database, job: JobFol
     assert isinstance(stop.failure, Fenced)
 
 
-def test_what_was_written_while_the_database_was_away_is_sent_when_it_is_back(
+def test_events_written_while_the_database_is_down_are_sent_when_it_is_up_again(
     postgres: Postgres, database: Database, job: JobFolder
 ) -> None:
-    said: list[str] = []
-    with following(database, job, StopRequest(), said.append):
+    announced: list[str] = []
+    with replicated(database, job, read_good_part(job.journal), StopRequest(), announced.append):
         write(job, 2)
         postgres.stop()
         write(job, 20)
         time.sleep(2)
         postgres.start()
-    assert said == []
+    assert announced == []
     assert list(database.journal(job.id)) == lines(job)
 
 
 def test_another_machine_gets_the_journal(database: Database, job: JobFolder, tmp_path: Path) -> None:
     write(job, 5)
-    with following(database, job, StopRequest(), pytest.fail):
+    with replicated(database, job, read_good_part(job.journal), StopRequest(), pytest.fail):
         pass
     elsewhere = Workspace(tmp_path / "elsewhere").put_job(job.id, "name: job", START)
     assert elsewhere is not None
-    assert pull(database, elsewhere)[1] is None
+    reading, aside = pull(database, elsewhere)
+    assert (reading.end.n, reading.ends, aside) == (5, ends(elsewhere), None)
     assert lines(elsewhere) == lines(job)
     write(elsewhere, 2)
-    assert pull(database, elsewhere)[1] is None
+    reading, aside = pull(database, elsewhere)
+    assert (reading.ends, aside) == (ends(elsewhere), None)
     assert len(lines(elsewhere)) == 7
-    with following(database, elsewhere, StopRequest(), pytest.fail):
+    with replicated(database, elsewhere, read_good_part(elsewhere.journal), StopRequest(), pytest.fail):
         pass
-    assert pull(database, job)[1] is None
+    reading, aside = pull(database, job)
+    assert (reading.ends, aside) == (ends(job), None)
     assert lines(job) == lines(elsewhere)
 
 
-def test_a_journal_that_others_went_on_without_is_set_aside(database: Database, job: JobFolder, tmp_path: Path) -> None:
+def test_a_journal_that_another_machine_continued_without_is_set_aside(
+    database: Database, job: JobFolder, tmp_path: Path
+) -> None:
     write(job, 3)
-    with following(database, job, StopRequest(), pytest.fail):
+    with replicated(database, job, read_good_part(job.journal), StopRequest(), pytest.fail):
         pass
     elsewhere = Workspace(tmp_path / "elsewhere").put_job(job.id, "name: job", START)
     assert elsewhere is not None
     pull(database, elsewhere)
-    # The first machine wrote more, which never came to the database, and was cut off; the second went on.
+    # The first machine wrote more lines, lost its connection and never sent them. The second machine continued.
     write(job, 4)
     lost = job.journal.read_bytes()
     write(elsewhere, 2)
-    said: list[str] = []
-    with following(database, elsewhere, StopRequest(), pytest.fail):
+    announced: list[str] = []
+    with replicated(database, elsewhere, read_good_part(elsewhere.journal), StopRequest(), pytest.fail):
         pass
-    with following(database, job, StopRequest(), said.append):
-        pass
+    with replicated(database, job, read_good_part(job.journal), StopRequest(), announced.append) as (_, reading):
+        assert reading.ends == ends(job)
     aside = job.journal.with_name("journal.jsonl.fenced-1")
-    assert said == [f"warning: the journal here was no longer the job's journal; it is kept as {aside}"]
+    assert announced == [f"warning: the journal here was no longer the job's journal; it is kept as {aside}"]
     assert aside.read_bytes() == lost
     assert lines(job) == lines(elsewhere)
     assert len(list(read(job.journal))) == 5

@@ -1,4 +1,4 @@
-"""The changes that a stretch of a journal makes, run by run."""
+"""The changes of a stretch of a journal, run by run."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ RESULT: dict[str, Any] = {"test_acc": 0.7, "test_loss": 0.3, "weights_sha256": "
 
 
 def entry(kind: str, ms: int, trial: str | None = None, **fields: Any) -> Entry:
-    """An entry of a journal, with this time."""
-    return Entry(0, ms, 0.0, event_of(kind, **({} if trial is None else {"trial": trial}), **fields))
+    named = {} if trial is None else {"trial": trial}
+    return Entry(0, ms, 0.0, event_of(kind, **named, **fields))
 
 
-def begun(ms: int, trial: str) -> Entry:
-    fields: dict[str, Any] = {"stage": "search", "arm": "noam", "number": 0, "seed": 0, "round": 0}
-    return entry("trial", ms, trial, hyper={}, knobs={}, **fields)
+def trial(ms: int, key: str) -> Entry:
+    settings: dict[str, Any] = {"number": 0, "seed": 0, "round": 0, "hyper": {}, "knobs": {}}
+    return entry("trial", ms, key, stage="search", arm="noam", **settings)
 
 
 def test_only_the_last_state_counts_and_the_job_comes_last() -> None:
@@ -39,7 +39,7 @@ def test_only_the_last_state_counts_and_the_job_comes_last() -> None:
 def test_an_interrupted_job_interrupts_its_running_trials() -> None:
     changes, running = fold(
         [
-            begun(1, "b"),
+            trial(1, "b"),
             entry("end", 2, "a", state="complete", reason=None, result={}),
             entry("state", 3, state="interrupted"),
         ],
@@ -55,7 +55,7 @@ def test_an_interrupted_job_interrupts_its_running_trials() -> None:
     assert running == []
 
 
-def test_a_finished_job_leaves_its_trials_alone() -> None:
+def test_a_finished_job_changes_no_trial() -> None:
     assert fold([entry("state", 1, state="finished")], ["a"]) == ({JOB: Change(state="finished", ms=1)}, ["a"])
 
 
@@ -65,6 +65,6 @@ def test_a_step_counts_once_and_a_result_is_step_0() -> None:
     end = entry("end", 3, "a", state="complete", reason=None, result=RESULT)
     changes, _ = fold([first, again, end], ["a"])
     assert changes["a"].steps == {
-        1: Step(1, EpochReport(**report(1, 0.5, 0.5))),
+        1: Step(1, EpochReport(**report(1, 0.5, 0.5))),  # type: ignore[arg-type]
         0: Step(3, ConfirmResult(**RESULT)),
     }

@@ -1,4 +1,4 @@
-"""The note of what was sent: believed where it is whole and fits the journal."""
+"""The note of the events that were sent: it counts only if it is whole and fits the journal."""
 
 import json
 from pathlib import Path
@@ -22,10 +22,9 @@ def told(tmp_path: Path) -> Told:
 
 
 def note_of(told: Told, events: int) -> SyncState:
-    """The note of whoever sent so many events."""
-    lines = list(read_from(told.folder.journal, 0))[:events]
-    last = lines[-1]
-    return SyncState("http://h", "1", {"": "r"}, ["k"], lines[-2].end, last.end, last.entry.n, last.entry.ms)
+    """The note after this number of events was sent."""
+    *_, before, last = list(read_from(told.folder.journal, 0))[:events]
+    return SyncState("http://h", "1", {"": "r"}, ["k"], before.end, last.end, last.entry.n, last.entry.ms)
 
 
 def test_a_note_is_read_as_it_was_written(told: Told) -> None:
@@ -35,12 +34,12 @@ def test_a_note_is_read_as_it_was_written(told: Told) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"offset": "5"}', b"9" * 9999])
-def test_a_note_that_is_no_note_says_that_nothing_was_sent(content: bytes, tmp_path: Path) -> None:
+def test_with_a_damaged_note_nothing_counts_as_sent(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "tracked.json").write_bytes(content)
     assert load(tmp_path / "tracked.json") == SyncState()
 
 
-def test_every_truncation_of_a_note_says_that_nothing_was_sent(told: Told) -> None:
+def test_with_a_truncated_note_nothing_counts_as_sent(told: Told) -> None:
     save(told.folder.tracked, note_of(told, 3))
     whole = told.folder.tracked.read_bytes()
     for length in range(len(whole)):
@@ -48,12 +47,12 @@ def test_every_truncation_of_a_note_says_that_nothing_was_sent(told: Told) -> No
         assert load(told.folder.tracked) == SyncState()
 
 
-def test_a_note_that_cannot_be_written_names_the_file(told: Told) -> None:
+def test_the_error_of_a_note_that_cannot_be_written_names_the_file(told: Told) -> None:
     with pytest.raises(ServiceError, match=r"missing/tracked\.json: cannot be written: No such file"):
         save(told.folder.path / "missing" / "tracked.json", SyncState())
 
 
-def test_a_note_fits_a_journal_that_has_grown_and_none_that_was_cut_back(told: Told) -> None:
+def test_a_note_fits_a_journal_that_has_grown_but_not_one_that_was_cut_back(told: Told) -> None:
     events = len(list(read_from(told.folder.journal, 0)))
     note = note_of(told, events)
     assert SyncState().fits(told.folder.journal)
@@ -74,6 +73,6 @@ def test_a_note_does_not_fit_another_event_in_the_same_place(told: Told) -> None
     assert not SyncState(**{**vars(note), "offset": note.offset - 1}).fits(told.folder.journal)
 
 
-def test_a_note_is_plain_json_that_others_may_read(told: Told) -> None:
+def test_a_note_is_plain_json(told: Told) -> None:
     save(told.folder.tracked, note_of(told, 3))
     assert json.loads(told.folder.tracked.read_bytes())["runs"] == {"": "r"}

@@ -1,4 +1,6 @@
-"""What a careful colleague would say of a job's numbers, and when he would say nothing."""
+"""The warnings on a job's numbers, and the cases without a warning."""
+
+from dataclasses import replace
 
 from dataclasses import replace
 
@@ -19,23 +21,23 @@ def warnings(history: History, spec: SearchSpec = TWO) -> str:
 
 
 def with_knobs(spec: SearchSpec, **knobs: Scalar) -> History:
-    """One whole trial an arm, the second arm's with these settings."""
+    """One whole trial per arm; the second arm's trial has these settings."""
     history = History(spec)
     for name in history.arms:
         history.trial(name, 0, [0.5, 0.6])
-    for number, entry in enumerate(history.entries):
-        begun = entry.event
-        if isinstance(begun, TrialBegun) and begun.arm == list(history.arms)[1]:
-            begun = replace(begun, hyper={**begun.hyper, **knobs}, knobs={**begun.knobs, **knobs})
-            history.entries[number] = replace(entry, event=begun)
+    for place, entry in enumerate(history.entries):
+        event = entry.event
+        if isinstance(event, TrialBegun) and event.arm == list(history.arms)[1]:
+            changed = replace(event, hyper={**event.hyper, **knobs}, knobs={**event.knobs, **knobs})
+            history.entries[place] = replace(entry, event=changed)
     return history
 
 
-def test_a_search_that_went_well_is_not_warned_of() -> None:
+def test_a_search_that_went_well_has_no_warning_about_ranges() -> None:
     assert "range" not in warnings(with_knobs(TWO, lr=1e-3))
 
 
-def test_a_best_value_at_the_end_of_its_range_is_told_with_the_range_to_try_next() -> None:
+def test_a_best_value_at_the_end_of_its_range_gives_a_warning_with_a_wider_range() -> None:
     text = warnings(with_knobs(TWO, lr=0.0099))
     assert "the best lr lies at the upper end of its range (0.0001 to 0.01, log): adamw 0.0099; " in text
     wider = text.split("for all arms that have it: ")[1].splitlines()[0]
@@ -47,7 +49,7 @@ def load_with(parameters: str) -> SearchSpec:
     return spec_of(("- variant: noam", "- adamw"), more(f"{parameters}\n"))
 
 
-def test_the_lower_end_is_told_as_well() -> None:
+def test_a_best_value_at_the_lower_end_gives_a_warning_too() -> None:
     text = warnings(with_knobs(TWO, lr=1.1e-4))
     assert "lies at the lower end" in text
     assert "min: 1e-05, max: 0.01" in text
@@ -64,17 +66,17 @@ def test_the_lower_end_is_told_as_well() -> None:
         (Choice(("a", "b")), "a", None),
     ],
 )
-def test_where_a_value_lies_is_told_on_the_scale_of_its_range(domain: Domain, value: Scalar, at: float | None) -> None:
+def test_the_position_of_a_value_is_on_the_scale_of_its_range(domain: Domain, value: Scalar, at: float | None) -> None:
     assert position(domain, value) == (None if at is None else pytest.approx(at))
 
 
-def test_few_trials_for_several_knobs_are_told() -> None:
+def test_few_trials_for_several_knobs_give_a_warning() -> None:
     assert "4 trials an arm are few for up to 2 knobs" in warnings(with_knobs(TWO))
     many = spec_of(("- variant: noam", "- adamw"), ("trials: 4", "trials: 40"))
     assert "are few" not in warnings(with_knobs(many), many)
 
 
-def test_restarts_that_do_not_end_on_a_cycle_are_told() -> None:
+def test_restarts_that_do_not_end_on_a_cycle_give_a_warning() -> None:
     spec = spec_of(("- variant: noam", "- adamw_restarts"))
     assert "do not end on a cycle" not in warnings(with_knobs(spec, restarts="4x1"), spec)
     assert "adamw_restarts's restarts 3x1 do not end on a cycle in 8 epochs" in warnings(
@@ -82,7 +84,7 @@ def test_restarts_that_do_not_end_on_a_cycle_are_told() -> None:
     )
 
 
-def test_where_more_seeds_would_settle_it_the_command_is_told() -> None:
+def test_if_more_seeds_would_settle_the_question_the_warning_names_the_command() -> None:
     history = with_knobs(TWO)
     base, close = {1: 0.5, 2: 0.51, 3: 0.52}, {1: 0.53, 2: 0.51, 3: 0.55}
     history.confirm(1, {"adam_l2": 0, "adamw": 0}, {"adam_l2": base, "adamw": close})

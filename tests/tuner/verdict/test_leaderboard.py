@@ -95,7 +95,7 @@ def test_only_the_last_round_counts() -> None:
 
 def test_an_arm_without_a_winner_has_a_row_and_a_warning() -> None:
     history = searched()
-    history.entries = [entry for entry in history.entries if entry.to_json().get("trial") != "search/noam/0"]
+    history.entries = [entry for entry in history.entries if getattr(entry.event, "trial", "") != "search/noam/0"]
     history.trial("noam", 0, [0.5], State.DIVERGED)
     others = {arm: 0 for arm in WINNERS if arm != "noam"}
     history.confirm(1, others, dict.fromkeys(others, BASE))
