@@ -26,6 +26,15 @@ def url(postgres: Postgres) -> str:
     return postgres.create(f"studies_{time.time_ns()}")
 
 
+def _problem(writer: StudyWriter) -> str:
+    """Wait until the writer has seen the outage."""
+    deadline = time.monotonic() + 60
+    while writer.follower.problem is None:
+        assert time.monotonic() < deadline, "the outage was not seen"
+        time.sleep(0.05)
+    return str(writer.follower.problem)
+
+
 def test_a_new_job_fails_at_once_and_the_tables_of_a_running_one_are_complete_later(
     postgres: Postgres, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,13 +54,10 @@ def test_a_new_job_fails_at_once_and_the_tables_of_a_running_one_are_complete_la
             journal.append(entry.event)
     writer = StudyWriter(folder, url, durable=True)
     writer.follower.start()
-    deadline = time.monotonic() + 60
-    while writer.follower.problem is None:
-        assert time.monotonic() < deadline, "the outage was not seen"
-        time.sleep(0.05)
+    assert "cannot open the studies' database" in _problem(writer)
     postgres.start()
     writer.follower.drain()
-    assert writer.follower.problem is None
+    assert writer.follower.problem is None, writer.follower.problem
     storage = open_storage(url)
     states = {
         name: [(trial.state.name, trial.value) for trial in optuna.load_study(study_name=name, storage=storage).trials]

@@ -67,7 +67,7 @@ def test_attempts_are_counted_and_every_epoch_has_its_reporter() -> None:
 
 
 def epoch_report(epoch: int) -> EpochReport:
-    return EpochReport(**report(epoch, epoch / 10, 1 - epoch / 10))  # type: ignore[arg-type]
+    return EpochReport(**report(epoch, epoch / 10, 1 - epoch / 10))
 
 
 def test_a_trials_knobs_are_the_values_that_its_study_proposed() -> None:

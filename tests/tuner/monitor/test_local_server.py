@@ -1,4 +1,4 @@
-"""A web page that is served on loopback: its link is printed once it answers, and its processes end together."""
+"""A server on loopback: it starts, its links are printed, and it ends with all its processes."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ SERVER = "import sys, http.server as s; s.test(s.SimpleHTTPRequestHandler, port=
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[2], sys.argv[1]])"
 SERVE = """
 import sys
-from tuner.monitor.local_server import serve
+from tuner.monitor.local_server import Links, serve
 port = int(sys.argv[1])
 serve([sys.executable, "-c", sys.argv[2], str(port), *sys.argv[3:]], {}, port, "/", Links(("/#/page",), browse=False))
 """
@@ -52,20 +52,20 @@ def listens(port: int) -> bool:
 
 @pytest.mark.parametrize("code", [(SERVER,), (PARENT, SERVER)], ids=["one process", "two processes"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_server_and_all_its_processes_cleanly(number: int, code: Sequence[str]) -> None:
+def test_a_signal_ends_the_server_and_all_its_processes(number: int, code: Sequence[str]) -> None:
     port = free_port()
     process = started(port, *code)
     assert listens(port)
     process.send_signal(number)
     result = ended(process)
-    assert (result.code, result.out, result.err) == (0, "", "Ctrl-C ends it\n")
+    assert (result.code, result.out, result.err) == (0, "", "press Ctrl-C to end the server\n")
     deadline = time.monotonic() + 10
     while listens(port) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not listens(port)
 
 
-def test_the_error_of_a_server_that_ends_by_itself_shows_its_last_line() -> None:
+def test_a_server_that_ends_by_itself_is_reported_with_its_last_line() -> None:
     code = "import sys; print('first'); print('no store'); sys.exit(3)"
     with pytest.raises(ServiceError, match="does not start: no store"):
         serve([sys.executable, "-c", code], {}, free_port(), "/", Links(("",), browse=False))
@@ -84,8 +84,8 @@ def test_a_port_in_use_is_reported_before_anything_starts() -> None:
             other.kill()
 
 
-def test_a_remote_tracker_gets_links_but_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    serve_mlflow("https://mlflow.example/", tmp_path, 1, "/#/a", "/#/b", browse=False)
+def test_only_the_links_to_a_tracking_server_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    serve_mlflow("https://mlflow.example/", tmp_path, 1, Links(("/#/a", "/#/b"), browse=False))
     assert capsys.readouterr().out == "https://mlflow.example/#/a\nhttps://mlflow.example/#/b\n"
 
 

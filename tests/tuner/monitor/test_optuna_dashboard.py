@@ -1,4 +1,4 @@
-"""Optuna's dashboard for a job's studies: it shows them, is read-only, and answers this machine only."""
+"""Optuna's dashboard on a job's studies: it shows them, changes nothing, and answers this machine only."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ Tuner = Callable[..., Ended]
 
 @dataclass(frozen=True)
 class Shown:
-    """A running dashboard: its address, the printed links, and the command lines of its processes."""
+    """A dashboard that is up: its address, the links that were printed, and its processes' command lines."""
 
     base: str
     link: str
@@ -31,7 +31,7 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def shown(searched: tuple[Place, Ended]) -> Iterator[Shown]:
-    """The dashboard of the shared search."""
+    """The dashboard on the shared search."""
     where, port = searched[0], free_port()
     process = where.start(
         "dashboard", "--no-open", "--port", str(port), env={"PYTHONUNBUFFERED": "1"}, name="-dashboard"
@@ -49,7 +49,7 @@ def shown(searched: tuple[Place, Ended]) -> Iterator[Shown]:
     assert where.processes_left() == []
 
 
-def test_the_dashboard_shows_the_studies_of_the_job(shown: Shown, searched: tuple[Place, Ended]) -> None:
+def test_it_shows_the_studies_of_the_job(shown: Shown, searched: tuple[Place, Ended]) -> None:
     studies = requests.get(f"{shown.base}/api/studies", timeout=30).json()["study_summaries"]
     job = searched[0].job
     ids = {study["study_name"]: study["study_id"] for study in studies}
@@ -90,7 +90,7 @@ def test_without_the_package_the_error_names_the_install_command(
     )
 
 
-def test_a_job_without_studies_exits_4_and_creates_no_database(
+def test_a_job_without_studies_is_4_and_makes_no_database(
     tuner: Tuner, home: Workspace, made_up_job: Callable[[str, History], JobFolder]
 ) -> None:
     made_up_job("job-1", History(spec_of()))

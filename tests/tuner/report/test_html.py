@@ -59,7 +59,7 @@ class Page(HTMLParser):
 
     @property
     def alts(self) -> dict[str, str]:
-        """The description of each figure for readers who cannot see it."""
+        """What is said of each figure to those who do not see it."""
         return {str(a["id"]): str(a["aria-label"]) for _, a in self.tags if a.get("role") == "img"}
 
 
@@ -85,7 +85,7 @@ def finished(tests: dict[int, float] = BETTER) -> History:
     return history
 
 
-def test_the_verdict_comes_first_and_every_figure_has_a_description() -> None:
+def test_the_verdict_comes_first_and_every_figure_has_words() -> None:
     page = page_of(finished())
     words = [word.strip() for word in page.words if word.strip()]
     assert words[2] == "noam beats adam_l2."
@@ -94,7 +94,7 @@ def test_the_verdict_comes_first_and_every_figure_has_a_description() -> None:
     assert "noam 61.03 ± 1.05 (3 seeds)" in page.alts["seeds"]
 
 
-def test_every_expected_figure_is_drawn() -> None:
+def test_all_that_was_asked_for_is_drawn() -> None:
     names = set(page_of(finished()).figures)
     assert {"forest", "seeds", "learning", "anytime-trials", "anytime-epochs", "cost", "schedule-lr"} <= names
     assert {"parallel-noam", "slice-noam-lr", "slice-noam-warmup", "parallel-adam_l2"} <= names
@@ -106,7 +106,7 @@ def test_an_arm_has_one_colour_in_all_figures() -> None:
     assert all("#2485C7" in figure or "rgba(36,133,199" in figure for figure in drawn)
 
 
-def test_the_page_loads_nothing_from_other_hosts_and_runs_no_other_script() -> None:
+def test_nothing_is_asked_of_any_other_host_and_no_other_script_may_run() -> None:
     page = page_of(finished())
     policy = next(str(a["content"]) for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -130,16 +130,16 @@ def test_arms_without_a_winner_have_a_page() -> None:
         history.trial(arm, 0, [0.4], State.FAILED)
     page = page_of(history)
     assert "There is no winner" in page.text
-    assert "Training time by outcome" in page.text
+    assert "Where the time went" in page.text
 
 
-def test_a_search_by_loss_shows_the_loss() -> None:
+def test_by_loss_the_page_tells_of_loss() -> None:
     spec = spec_of(more("metric: {name: val/loss}\n"))
     history = History(spec)
     for number, loss in enumerate((1.5, 1.25, 1.4)):
         history.trial("noam", number, [0.5], losses=[loss])
     page = page_of(history, spec)
-    assert "Expected best validation loss" in page.text
+    assert "Best validation loss to expect" in page.text
     assert page.alts["anytime-trials"].endswith("and 1.25 after 3.")
 
 
@@ -170,8 +170,8 @@ def test_text_of_specs_and_logs_never_becomes_markup() -> None:
     assert "49" not in "".join(word for word in page.words if "alert(2)" in word)
 
 
-def test_plotly_gets_escaped_text_too() -> None:
-    """A choice is the only knob with free text. No spec allows such a value for restarts, so the test adds one."""
+def test_what_is_in_figures_is_text_for_plotly_as_well() -> None:
+    """Choices are the only free text among knobs: made up here, for specs allow no such restarts."""
     spec = spec_of(("- variant: noam", "- adamw_restarts"))
     history = History(spec)
     for number in range(3):

@@ -1,4 +1,4 @@
-"""The report in Markdown: the verdict comes first, and the report claims nothing without evidence."""
+"""The report in Markdown: says the verdict first, and nothing that the job has not shown."""
 
 import itertools
 import re
@@ -43,27 +43,27 @@ def test_without_confirm_runs_there_is_no_verdict() -> None:
     assert "test accuracy" not in text.lower()
 
 
-def test_a_variant_that_beats_the_baseline_is_named_first() -> None:
+def test_what_beats_the_baseline_is_said_first() -> None:
     lines = [line for line in confirmed(BETTER).splitlines() if line]
     assert lines[:2] == ["# job-1", "**noam beats adam_l2.**"]
 
 
-def test_a_report_without_a_better_variant_begins_with_that() -> None:
+def test_when_nothing_beats_that_is_said_first() -> None:
     assert "**No variant is shown to beat adam_l2.**" in confirmed(BASE).splitlines()
 
 
-def test_the_report_shows_mean_spread_seeds_and_warnings() -> None:
+def test_mean_spread_seeds_and_warnings_are_told() -> None:
     text = confirmed(BETTER)
     assert "| adam_l2 | 0.5000 | 51.00 ± 1.00 | baseline | 1 | 2 | 2 / 0 / 0 |" in text
     assert "3 fresh training seeds (1 to 3)" in text
     assert "- Warning: the arms searched unequal numbers of knobs (adam_l2 2, noam 3)." in text
 
 
-def test_the_winning_settings_come_from_the_winning_trial() -> None:
+def test_the_winning_settings_are_those_of_the_winning_trial() -> None:
     assert re.search(r"^- \*\*noam\*\* \(trial 1\): lr 0.0011, l2 0.0001, warmup \d+$", confirmed(BETTER), re.MULTILINE)
 
 
-def test_an_arm_without_a_winner_has_a_row_but_no_settings() -> None:
+def test_an_arm_without_a_winner_has_no_settings_but_a_row() -> None:
     history = History(SPEC)
     history.trial("adam_l2", 0, [0.5])
     history.trial("noam", 0, [0.5], State.FAILED)
@@ -73,7 +73,7 @@ def test_an_arm_without_a_winner_has_a_row_but_no_settings() -> None:
     assert "Warning: noam has no winner" in text
 
 
-def test_all_rows_of_a_table_have_the_same_number_of_cells() -> None:
+def test_every_line_of_the_table_has_as_many_cells() -> None:
     lines = confirmed(BETTER).splitlines()
     tables = [list(group) for is_row, group in itertools.groupby(lines, lambda line: line[:1] == "|") if is_row]
     assert len(tables) == 3
@@ -87,13 +87,13 @@ def test_tags_and_cell_separators_in_values_are_escaped() -> None:
     assert "- system &lt;b>x&lt;/b> \\| &lt;!-- p < 0.1, cpus 2" in report_of(history)
 
 
-def test_the_report_shows_the_origin_of_the_results() -> None:
+def test_where_it_comes_from_is_told() -> None:
     text = confirmed(BETTER)
     for origin in ("ffffffffffffffff…", "200 train, 100 val, 100 test", "torch 2.15.0", "confirm runs on cpu made up"):
         assert origin in text
 
 
-def test_a_range_is_shown_if_enough_trials_are_near_the_best() -> None:
+def test_how_far_settings_could_move_is_told_or_that_it_cannot_be() -> None:
     assert "| noam | lr | 0.0011 | too few trials to tell (1) | 0.0001 to 0.01, log | – |" in confirmed(BETTER)
     history = searched()
     for number in (2, 3):
@@ -101,9 +101,9 @@ def test_a_range_is_shown_if_enough_trials_are_near_the_best() -> None:
     assert "| noam | lr | 0.0011 | 0.0011 to 0.0013 | 0.0001 to 0.01, log | – |" in report_of(history)
 
 
-def test_the_report_shows_the_expected_best_by_number_of_trials() -> None:
+def test_what_more_trials_would_have_brought_is_told() -> None:
     history = searched()
     history.trial("noam", 2, [0.4, 0.8])
     row = next(line for line in report_of(history).splitlines() if line.startswith("| noam | 0.6042 ["))
-    # Each pair of 0.4, 0.6125 and 0.8 has a larger value. This is the mean of these larger values.
+    # The mean of the larger of two of 0.4, 0.6125 and 0.8.
     assert "| 0.7375 [" in row

@@ -35,7 +35,7 @@ def test_the_quickstart_passes_without_a_warning() -> None:
     assert check(load("searches/quickstart.yaml")).warnings == ()
 
 
-def test_the_sizes_of_subsets_are_used() -> None:
+def test_subsets_are_counted() -> None:
     spec = spec_of(("digits", "digits\n  train_images: 500\n  val_images: 100\n  test_images: 50"))
     assert check(spec).images == ImageCounts(500, 100, 50)
 
@@ -53,7 +53,7 @@ def test_the_sizes_of_subsets_are_used() -> None:
         (
             ("digits", "digits\n  validation: 1e-9"),
             "job.yaml:2: data: ",
-            "this split has no val images",
+            "val images: the split would have none",
         ),
         (
             ("epochs: 8", "epochs: 8\n  batch_size: 1079"),
@@ -90,7 +90,7 @@ def test_checksums_are_compared(tmp_path: Path) -> None:
         return spec_of(("digits", f"math:sqrt\n  path: '{tmp_path}'\n  sha256: {{{name}: '{digest}'}}"))
 
     check(spec("a.bin", good.upper()), told.append)
-    assert told == [f"hashing a.bin in {tmp_path}"]
+    assert told == [f"hashing a.bin of {tmp_path}"]
     message = error_of(spec("a.bin", "0" * 64))
     assert message.startswith(f"job.yaml:5: data.sha256.'a.bin': {file}: sha256 is {good}, not 000")
     assert "cannot be read" in error_of(spec("b.bin", good))
@@ -99,7 +99,7 @@ def test_checksums_are_compared(tmp_path: Path) -> None:
 CMAES = more("sampler: cmaes\n")
 
 
-def test_cmaes_accepts_arms_that_search_only_numbers() -> None:
+def test_cmaes_takes_arms_of_numbers() -> None:
     pytest.importorskip("cmaes")
     assert check(spec_of(CMAES)).warnings == ()
 
@@ -109,16 +109,16 @@ def test_cmaes_accepts_arms_that_search_only_numbers() -> None:
     [
         (("- variant: noam", "- variant: adamw_restarts"), "arm adamw_restarts has choices (restarts)"),
         (noam("parameters: {lr: {values: [0.1, 1]}}"), "arm noam has choices (lr)"),
-        (noam("fixed: {lr: 0.1, l2: 0}"), "needs at least 2 knobs, but arm noam has 1"),
+        (noam("fixed: {lr: 0.1, l2: 0}"), "needs at least 2 knobs, and arm noam has 1"),
     ],
 )
-def test_cmaes_refuses_arms_with_choices_or_only_one_knob(edit: tuple[str, str], problem: str) -> None:
+def test_cmaes_refuses_choices_and_single_knobs(edit: tuple[str, str], problem: str) -> None:
     pytest.importorskip("cmaes")
     message = error_of(spec_of(CMAES, edit))
     assert ": sampler: " in message
     assert problem in message
 
 
-def test_the_message_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert error_of(spec_of(CMAES)).startswith("job.yaml:13: sampler: needs the package 'cmaes'; run pip install cmaes")
+    assert error_of(spec_of(CMAES)).startswith("job.yaml:13: sampler: needs the package 'cmaes'; pip install cmaes")

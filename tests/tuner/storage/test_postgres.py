@@ -17,7 +17,7 @@ from tuner.jobs.stop import StopRequest
 from tuner.jobs.workspace import Workspace
 from tuner.storage.events import JobStateChanged
 from tuner.storage.file_lock import LockOwner, me
-from tuner.storage.journal import Journal, end_of, read
+from tuner.storage.journal import Journal, read
 from tuner.storage.postgres import JOBS, Database, JobSummary
 from tuner.storage.postgres_lock import Fenced, PostgresLock
 
@@ -48,17 +48,6 @@ def write(folder: JobFolder, count: int) -> None:
 def ends(folder: JobFolder) -> list[int]:
     """The offset after each line of the journal here."""
     return [end for end, byte in enumerate(folder.journal.read_bytes(), start=1) if byte == ord("\n")]
-
-
-@contextmanager
-def following(
-    database: Database, folder: JobFolder, stop: StopRequest, announce: Callable[[str], None]
-) -> Iterator[Replicator]:
-    """Replicate a job's journal as a driver does, which has read it; the reading must agree with the file."""
-    with replicated(database, folder, read_and_recover(folder.journal), stop, announce) as (replicator, reading):
-        assert reading.end == end_of(folder.journal)
-        assert reading.record == replay(read(folder.journal) if folder.journal.exists() else ())
-        yield replicator
 
 
 def lines(folder: JobFolder) -> list[bytes]:
