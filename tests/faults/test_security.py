@@ -363,8 +363,8 @@ UNSAFE_CALLS = {"__import__", "compile", "eval", "exec", "os.popen", "os.system"
 ERRORS_ONLY = {("trainables/data/cifar10.py", "pickle"): {"PickleError"}}
 """torchvision reads the pickles of CIFAR-10 after their checksums were compared. We only name the error of pickle."""
 
-HARMLESS = {("tuner/bundle.py", "zipfile.ZipFile")}
-"""Nothing that is unpacked leaves its folder (``test_bundle.py``)."""
+HARMLESS = {("tuner/jobs/code_archive.py", "zipfile.ZipFile")}
+"""Nothing that is unpacked leaves its folder (``test_code_archive.py``)."""
 
 SOURCES = [file for package in ("tuner", "trainables", "cluster") for file in sorted((ROOT / package).rglob("*.py"))]
 

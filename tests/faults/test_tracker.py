@@ -24,7 +24,7 @@ from tuner.errors import ServiceError
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
 from tuner.tracking import background_sync
-from tuner.tracking import writer as tracking
+from tuner.tracking import client as tracking_client
 from tuner.tracking.background_sync import BackgroundSync
 from tuner.tracking.writer import Writer
 
@@ -305,7 +305,7 @@ def fails_once(store: str, folder: Path, nth: int, error: Exception) -> bool:
     mortal = Mortal(client_of(store), nth, error)
     failed = False
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "MlflowClient", lambda tracking_uri: mortal)
+        patch.setattr(tracking_client, "MlflowClient", lambda tracking_uri: mortal)
         for stretch in STRETCHES:
             stretch(told)
             writer = Writer(told.folder, store, "job", None)
