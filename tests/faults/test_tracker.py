@@ -25,6 +25,7 @@ from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
 from tuner.tracking import background_sync
 from tuner.tracking import client as tracking_client
+from tuner.tracking import writer as tracking_writer
 from tuner.tracking.background_sync import BackgroundSync
 from tuner.tracking.writer import Writer
 
@@ -352,7 +353,7 @@ def test_a_writer_can_die_before_it_records_the_sent_events(
         for number, stretch in enumerate(STRETCHES, start=1):
             stretch(told)
             if number == nth:
-                monkeypatch.setattr(tracking, "save", die)
+                monkeypatch.setattr(tracking_writer, "save", die)
                 with pytest.raises(Died):
                     send(told.folder, store)
                 monkeypatch.undo()
