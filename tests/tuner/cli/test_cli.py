@@ -1,4 +1,4 @@
-"""The command line: its output on each stream, and its exit codes."""
+"""The command line: its output on stdout and stderr, and its exit codes."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def finished(tests: dict[int, float]) -> History:
-    """A finished job whose variant reached these test accuracies."""
+    """A finished job whose variant has these test accuracies."""
     history = History(spec_of())
     for arm in history.arms:
         history.trial(arm, 0, [0.5])
@@ -67,18 +67,18 @@ def test_every_commands_help_shows_an_example(path: tuple[str, ...], tuner: Tune
     assert re.search(rf"Examples?:\s+tuner {' '.join(path)}", ended.out)
 
 
-def test_the_version_is_told(tuner: Tuner) -> None:
+def test_the_version_is_printed(tuner: Tuner) -> None:
     assert __version__ in tuner("--version").out
 
 
 @pytest.mark.parametrize("args", [("nosuch",), ("run",), ("validate", "--nosuch", "x"), ("list", "-o", "xml")])
-def test_wrong_usage_is_2(tuner: Tuner, args: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_2(tuner: Tuner, args: tuple[str, ...]) -> None:
     ended = tuner(*args)
     assert (ended.code, ended.out) == (2, "")
     assert "Error: " in ended.err
 
 
-def test_a_spec_that_is_not_there_is_4_and_a_wrong_one_2(tuner: Tuner, tmp_path: Path) -> None:
+def test_a_missing_spec_exits_4_and_an_invalid_spec_2(tuner: Tuner, tmp_path: Path) -> None:
     assert tuner("validate", "none.yaml").code == 4
     (tmp_path / "spec.yaml").write_text(SPEC.replace("epochs: 6", "epochs: 0"))
     ended = tuner("validate", "spec.yaml")
@@ -86,7 +86,7 @@ def test_a_spec_that_is_not_there_is_4_and_a_wrong_one_2(tuner: Tuner, tmp_path:
     assert ended.err.startswith("error: spec.yaml:6: budget.epochs: is 0; must be at least 1")
 
 
-def test_a_starter_is_written_once_and_is_valid(tuner: Tuner, tmp_path: Path) -> None:
+def test_init_writes_a_valid_spec_and_overwrites_only_with_force(tuner: Tuner, tmp_path: Path) -> None:
     assert tuner("init", "mine.yaml").code == 0
     assert tuner("validate", "mine.yaml").code == 0
     (tmp_path / "mine.yaml").write_text("edited")
@@ -98,14 +98,14 @@ def test_a_starter_is_written_once_and_is_valid(tuner: Tuner, tmp_path: Path) ->
     assert (tmp_path / "mine.yaml").read_text() != "edited"
 
 
-def test_a_file_that_cannot_be_written_is_named(tuner: Tuner, tmp_path: Path) -> None:
+def test_an_unwritable_file_is_named_in_the_error(tuner: Tuner, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ended = tuner("init", "file/mine.yaml")
     assert ended.code == 3
     assert "cannot write file/mine.yaml: " in ended.err
 
 
-def test_validating_as_json(tuner: Tuner) -> None:
+def test_validate_prints_json(tuner: Tuner) -> None:
     ended = tuner("validate", QUICKSTART, "-o", "json")
     assert json.loads(ended.out) == {"valid": True, "name": "quickstart", "warnings": []}
 
@@ -129,7 +129,7 @@ def test_a_plan_times_a_few_updates(tuner: Tuner, tmp_path: Path) -> None:
     assert re.search(r"timed: .* s an epoch of 10 updates", ended.out)
 
 
-def test_the_schema_is_one_and_fits_the_quickstart(tuner: Tuner) -> None:
+def test_the_schema_is_valid_and_accepts_the_quickstart(tuner: Tuner) -> None:
     from ruamel.yaml import YAML
 
     schema = json.loads(tuner("schema").out)
@@ -137,7 +137,7 @@ def test_the_schema_is_one_and_fits_the_quickstart(tuner: Tuner) -> None:
     jsonschema.validate(YAML(typ="safe", pure=True).load(QUICKSTART.read_text()), schema)
 
 
-def test_a_schedules_numbers_are_those_that_training_uses(tuner: Tuner) -> None:
+def test_schedule_prints_the_learning_rates_that_training_uses(tuner: Tuner) -> None:
     args = ("--epochs", 4, "--steps-per-epoch", 5, "--set", "warmup=6", "--set", "lr=0.01")
     found = json.loads(tuner("schedule", "noam", *args, "-o", "json").out)
     schedule = Schedule(Hyper(lr=0.01, l2=1e-4, warmup=6, schedule="noam"), Plan(4, 5))
@@ -146,7 +146,7 @@ def test_a_schedules_numbers_are_those_that_training_uses(tuner: Tuner) -> None:
     assert max(point["lr"] for point in found["points"]) == 0.01
 
 
-def test_a_schedules_decay_is_that_which_training_uses(tuner: Tuner) -> None:
+def test_schedule_prints_the_decay_that_training_uses(tuner: Tuner) -> None:
     args = ("--epochs", 6, "--steps-per-epoch", 5, "--set", "restarts=2x2")
     found = json.loads(tuner("schedule", "adamw_restarts", *args, "-o", "json").out)
     hyper = Hyper(lr=1e-3, lambda_norm=0.05, schedule="restarts", restarts="2x2")
@@ -156,7 +156,7 @@ def test_a_schedules_decay_is_that_which_training_uses(tuner: Tuner) -> None:
         assert point["shrink"] == pytest.approx(1 - point["lr"] * point["weight_decay"])
 
 
-def test_a_schedule_as_a_table_is_short(tuner: Tuner) -> None:
+def test_the_table_of_a_schedule_is_short(tuner: Tuner) -> None:
     assert len(tuner("schedule", "adam_l2").out.splitlines()) < 60
     assert len(tuner("schedule", "adam_l2", "--every", 500).out.splitlines()) < 12
 
@@ -181,7 +181,7 @@ def test_a_schedule_as_a_table_is_short(tuner: Tuner) -> None:
         (("noam", "--plot", "noam.docx"), "cannot draw to noam.docx"),
     ],
 )
-def test_a_schedule_that_cannot_be_is_told(tuner: Tuner, args: tuple[str, ...], problem: str) -> None:
+def test_an_impossible_schedule_is_an_error(tuner: Tuner, args: tuple[str, ...], problem: str) -> None:
     ended = tuner("schedule", *args)
     assert (ended.code, ended.out) == (2, "")
     assert problem in ended.err
@@ -198,14 +198,14 @@ def test_a_schedule_is_drawn(tuner: Tuner, tmp_path: Path, variant: str) -> None
     assert 200 < blue.sum() < 0.2 * blue.size
 
 
-def test_a_picture_that_cannot_be_written_is_3(tuner: Tuner) -> None:
+def test_an_unwritable_picture_exits_3(tuner: Tuner) -> None:
     ended = tuner("schedule", "noam", "--plot", "nowhere/lr.png")
     assert ended.code == 3
     assert "cannot write nowhere/lr.png: No such file or directory" in ended.err
 
 
 @pytest.mark.parametrize("command", ["leaderboard", "report", "sync", "ui"])
-def test_an_unknown_job_is_4_and_the_nearest_is_named(tuner: Tuner, made_up_job: MakeJob, command: str) -> None:
+def test_an_unknown_job_exits_4_and_the_nearest_job_is_named(tuner: Tuner, made_up_job: MakeJob, command: str) -> None:
     made_up_job("tiny-abc123", finished(BASE))
     ended = tuner(command, "tiny-abd123")
     assert (ended.code, ended.out) == (4, "")
@@ -214,14 +214,14 @@ def test_an_unknown_job_is_4_and_the_nearest_is_named(tuner: Tuner, made_up_job:
 
 
 @pytest.mark.parametrize("command", ["leaderboard", "report", "sync", "ui"])
-def test_without_any_job_the_way_to_one_is_told(tuner: Tuner, home: Workspace, command: str) -> None:
+def test_a_workspace_without_jobs_exits_4_and_suggests_tuner_run(tuner: Tuner, home: Workspace, command: str) -> None:
     ended = tuner(command)
     assert ended.code == 4
     assert "no jobs in " in ended.err
     assert "tuner run SPEC" in ended.err
 
 
-def test_a_job_may_be_named_by_its_beginning(tuner: Tuner, made_up_job: MakeJob) -> None:
+def test_a_job_can_be_named_by_the_beginning_of_its_id(tuner: Tuner, made_up_job: MakeJob) -> None:
     for job in ("first-abc123", "second-abc", "second-abd"):
         made_up_job(job, finished(BASE))
     assert tuner("leaderboard", "first").code == 0
@@ -229,7 +229,7 @@ def test_a_job_may_be_named_by_its_beginning(tuner: Tuner, made_up_job: MakeJob)
     assert tuner("leaderboard", "../jobs/first-abc123").code == 4
 
 
-def test_the_gate_is_6_when_nothing_beats(tuner: Tuner, made_up_job: MakeJob) -> None:
+def test_the_gate_exits_6_if_no_variant_beats_the_baseline(tuner: Tuner, made_up_job: MakeJob) -> None:
     made_up_job("job-1", finished(BASE))
     ended = tuner("leaderboard", "--fail-unless", "beats")
     assert ended.code == 6
@@ -237,14 +237,14 @@ def test_the_gate_is_6_when_nothing_beats(tuner: Tuner, made_up_job: MakeJob) ->
     assert "ties" in ended.out
 
 
-def test_the_gate_is_0_when_one_beats(tuner: Tuner, made_up_job: MakeJob) -> None:
+def test_the_gate_exits_0_if_a_variant_beats_the_baseline(tuner: Tuner, made_up_job: MakeJob) -> None:
     made_up_job("job-1", finished(BETTER))
     ended = tuner("leaderboard", "--fail-unless", "beats", "-o", "json")
     assert ended.code == 0
     assert json.loads(ended.out)["best"] == "noam"
 
 
-def test_a_leaderboard_is_printed_alone(tuner: Tuner, searched_home: Workspace) -> None:
+def test_leaderboard_prints_the_saved_leaderboard(tuner: Tuner, searched_home: Workspace) -> None:
     job = searched_home.job()
     table, as_json = tuner("leaderboard"), tuner("leaderboard", "-o", "json")
     assert table.out.startswith(f"{job.id}: finished")
@@ -252,7 +252,7 @@ def test_a_leaderboard_is_printed_alone(tuner: Tuner, searched_home: Workspace) 
     assert as_json.err == ""
 
 
-def test_a_report_is_made_again_as_it_was(tuner: Tuner, searched_home: Workspace) -> None:
+def test_report_writes_the_same_report_as_the_job(tuner: Tuner, searched_home: Workspace) -> None:
     job = searched_home.job()
     assert tuner("report", "-o", "md").out == job.summary.read_text()
     ended = tuner("report")
@@ -261,12 +261,12 @@ def test_a_report_is_made_again_as_it_was(tuner: Tuner, searched_home: Workspace
     assert tuner("report").code == 0
 
 
-def test_a_report_as_data_is_json(tuner: Tuner, searched_home: Workspace) -> None:
+def test_report_prints_json(tuner: Tuner, searched_home: Workspace) -> None:
     found = json.loads(tuner("report", "-o", "json").out)
     assert found["board"] == json.loads(searched_home.job().leaderboard.read_text())
 
 
-def test_a_report_is_written_in_the_form_that_its_file_names(
+def test_the_suffix_of_the_file_chooses_the_format_of_the_report(
     tuner: Tuner, searched_home: Workspace, tmp_path: Path
 ) -> None:
     file = tmp_path / "verdict.md"
@@ -289,14 +289,14 @@ def test_jobs_are_listed_oldest_first(tuner: Tuner, made_up_job: MakeJob) -> Non
     assert {(row["state"], row["arms"], row["trials"]) for row in found} == {("finished", 2, 8)}
 
 
-def test_no_jobs_are_an_empty_list(tuner: Tuner, home: Workspace) -> None:
+def test_a_workspace_without_jobs_is_listed_as_empty(tuner: Tuner, home: Workspace) -> None:
     assert json.loads(tuner("list", "-o", "json").out) == []
     assert tuner("list").code == 0
     assert not home.path.exists()
 
 
 @pytest.mark.parametrize("damaged", [0, 3])
-def test_a_job_with_a_damaged_journal_is_named_and_hides_no_other(
+def test_a_damaged_job_is_named_and_the_other_jobs_are_still_listed(
     tuner: Tuner, made_up_job: MakeJob, damaged: int
 ) -> None:
     made_up_job("good-1", finished(BASE))
@@ -323,7 +323,7 @@ def test_a_job_that_died_before_its_first_event_can_be_resumed(tuner: Tuner, mad
     assert "job dead-1 has done nothing yet; start it again with: tuner resume dead-1" in ended.err
 
 
-def test_only_a_job_that_has_ended_is_confirmed_again(tuner: Tuner, made_up_job: MakeJob) -> None:
+def test_only_an_ended_job_can_be_confirmed_again(tuner: Tuner, made_up_job: MakeJob) -> None:
     history = finished(BASE)
     history.add("state", state="running")
     made_up_job("job-1", history)
@@ -355,7 +355,7 @@ def test_no_color_is_obeyed_on_a_terminal(made_up_job: MakeJob) -> None:
 @pytest.mark.parametrize(
     "args", [("leaderboard",), ("leaderboard", "-o", "json"), ("schema",), ("list",), ("report", "-o", "md")]
 )
-def test_a_reader_that_goes_away_is_no_error(made_up_job: MakeJob, args: tuple[str, ...]) -> None:
+def test_a_closed_pipe_is_not_an_error(made_up_job: MakeJob, args: tuple[str, ...]) -> None:
     made_up_job("job-1", finished(BETTER))
     process = subprocess.Popen(
         [sys.executable, "-m", "tuner.cli", *args],

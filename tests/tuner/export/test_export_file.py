@@ -150,7 +150,7 @@ def test_other_data_is_told_before_training(
     (tmp_path / "other.json").write_text(sealed(values | {"data_fingerprint": "0" * 64}))
     ended = tuner("reproduce", tmp_path / "other.json")
     assert ended.code == 5
-    assert "the data is not what the search used" in ended.err
+    assert "the data differs from the data of the search" in ended.err
     assert "epoch" not in ended.err
 
 
@@ -279,8 +279,8 @@ def test_all_arms_are_exported_to_a_folder(searched_home: Workspace, tuner: Tune
 @pytest.mark.parametrize(
     ("args", "code", "problem"),
     [
-        (("-o", "a.yaml"), 2, "give one of --best, --arm ARM and --all"),
-        (("--best", "--all", "-o", "a.yaml"), 2, "give one of"),
+        (("-o", "a.yaml"), 2, "give exactly one of --best, --arm ARM and --all"),
+        (("--best", "--all", "-o", "a.yaml"), 2, "give exactly one of"),
         (("--best",), 2, "Missing option '-o'"),
         (("--best", "-o", "a.toml"), 2, "cannot export to .toml; use .yaml, .yml, .json, .py, .safetensors"),
         (("--best", "-o", "a"), 2, "a file without a suffix"),

@@ -1,4 +1,4 @@
-"""The page: one self-contained file, the verdict first, and no text of a spec or a log becomes markup."""
+"""The HTML page: one self-contained file, the verdict first, and no text of a spec or a log becomes markup."""
 
 import json
 import random
@@ -59,7 +59,7 @@ class Page(HTMLParser):
 
     @property
     def alts(self) -> dict[str, str]:
-        """What is said of each figure to those who do not see it."""
+        """The description of each figure for readers who cannot see it."""
         return {str(a["id"]): str(a["aria-label"]) for _, a in self.tags if a.get("role") == "img"}
 
 
@@ -85,7 +85,7 @@ def finished(tests: dict[int, float] = BETTER) -> History:
     return history
 
 
-def test_the_verdict_comes_first_and_every_figure_has_words() -> None:
+def test_the_verdict_comes_first_and_every_figure_has_a_description() -> None:
     page = page_of(finished())
     words = [word.strip() for word in page.words if word.strip()]
     assert words[2] == "noam beats adam_l2."
@@ -94,7 +94,7 @@ def test_the_verdict_comes_first_and_every_figure_has_words() -> None:
     assert "noam 61.03 ± 1.05 (3 seeds)" in page.alts["seeds"]
 
 
-def test_all_that_was_asked_for_is_drawn() -> None:
+def test_every_expected_figure_is_drawn() -> None:
     names = set(page_of(finished()).figures)
     assert {"forest", "seeds", "learning", "anytime-trials", "anytime-epochs", "cost", "schedule-lr"} <= names
     assert {"parallel-noam", "slice-noam-lr", "slice-noam-warmup", "parallel-adam_l2"} <= names
@@ -106,7 +106,7 @@ def test_an_arm_has_one_colour_in_all_figures() -> None:
     assert all("#2485C7" in figure or "rgba(36,133,199" in figure for figure in drawn)
 
 
-def test_nothing_is_asked_of_any_other_host_and_no_other_script_may_run() -> None:
+def test_the_page_loads_nothing_from_other_hosts_and_runs_no_other_script() -> None:
     page = page_of(finished())
     policy = next(str(a["content"]) for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -130,38 +130,38 @@ def test_arms_without_a_winner_have_a_page() -> None:
         history.trial(arm, 0, [0.4], State.FAILED)
     page = page_of(history)
     assert "There is no winner" in page.text
-    assert "Where the time went" in page.text
+    assert "Training time by outcome" in page.text
 
 
-def test_by_loss_the_page_tells_of_loss() -> None:
+def test_a_search_by_loss_shows_the_loss() -> None:
     spec = spec_of(more("metric: {name: val/loss}\n"))
     history = History(spec)
     for number, loss in enumerate((1.5, 1.25, 1.4)):
         history.trial("noam", number, [0.5], losses=[loss])
     page = page_of(history, spec)
-    assert "Best validation loss to expect" in page.text
+    assert "Expected best validation loss" in page.text
     assert page.alts["anytime-trials"].endswith("and 1.25 after 3.")
 
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}{%x%}&lt;b&gt;"
 
 
-def test_text_of_specs_and_logs_never_becomes_markup() -> None:
-    """Specs allow any text in paths, folders and options. Versions and devices are text from the machines."""
+def test_text_of_specs_and_logs_is_never_markup() -> None:
+    """Specs allow any text in paths, folders and options. Machines report any text as versions and devices."""
     spec = spec_of(
         ("  name: elu_net\n", f"  name: own:net\n  options: {{o: {json.dumps(HOSTILE)}}}\n"),
         ("  name: digits\n", f"  name: image_folder\n  path: {json.dumps(HOSTILE)}\n"),
         more(f"code: {json.dumps(HOSTILE)}\n"),
     )
     history = History(spec)
-    history.alter_job(git_commit=HOSTILE, machine={**history.record().job.machine, "system": HOSTILE})
+    history.alter_job(git_commit=HOSTILE, machine={"system": HOSTILE, "cpus": "2"})
     history.trial("noam", 0, [0.5, 0.6])
     history.trial("noam", 1, [0.5], State.FAILED)
     history.confirm(1, {"adam_l2": 0, "noam": 0}, {"adam_l2": BASE, "noam": BETTER})
-    for place, entry in enumerate(history.entries):
-        if isinstance(entry.event, TrialEnded):
-            result = entry.event.result and replace(entry.event.result, device=HOSTILE)
-            history.entries[place] = replace(entry, event=replace(entry.event, reason=HOSTILE, result=result))
+    for number, entry in enumerate(history.entries):
+        if isinstance(end := entry.event, TrialEnded):
+            result = end.result and replace(end.result, device=HOSTILE)
+            history.entries[number] = replace(entry, event=replace(end, reason=HOSTILE, result=result))
     page, plain = page_of(history, spec), page_of(finished())
     assert len(page.scripts) == len(plain.scripts) == 3
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
@@ -170,8 +170,8 @@ def test_text_of_specs_and_logs_never_becomes_markup() -> None:
     assert "49" not in "".join(word for word in page.words if "alert(2)" in word)
 
 
-def test_what_is_in_figures_is_text_for_plotly_as_well() -> None:
-    """Choices are the only free text among knobs: made up here, for specs allow no such restarts."""
+def test_plotly_gets_escaped_text_too() -> None:
+    """A choice is the only knob with free text. No spec allows such a value for restarts, so the test adds one."""
     spec = spec_of(("- variant: noam", "- adamw_restarts"))
     history = History(spec)
     for number in range(3):
@@ -197,9 +197,9 @@ def test_two_hundred_trials_of_fifty_epochs_stay_below_ten_megabytes() -> None:
     for number in range(100):
         for name in history.arms:
             history.trial(name, number, [draw.random() for _ in range(50)])
-    for place, entry in enumerate(history.entries):
-        if isinstance(entry.event, TrialBegun):
-            knobs = {**entry.event.knobs, "lr": 10 ** draw.uniform(-4, -2)}
-            history.entries[place] = replace(entry, event=replace(entry.event, knobs=knobs))
+    for number, entry in enumerate(history.entries):
+        if isinstance(begun := entry.event, TrialBegun):
+            knobs = {**begun.knobs, "lr": 10 ** draw.uniform(-4, -2)}
+            history.entries[number] = replace(entry, event=replace(begun, knobs=knobs))
     text = page_of(history, spec).text
     assert len(text.encode()) < 10_000_000

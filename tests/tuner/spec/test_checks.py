@@ -1,4 +1,4 @@
-"""The checks of a spec against the data, the code, the packages and the sampler."""
+"""The checks of a spec against data, code, packages and samplers."""
 
 import hashlib
 import importlib.util
@@ -23,7 +23,7 @@ def error_of(spec: SearchSpec) -> str:
     return str(caught.value)
 
 
-def test_the_starter_passes_without_a_warning() -> None:
+def test_the_starter_spec_passes_without_a_warning() -> None:
     checked = check(from_document(read_text(starter(), "starter.yaml")))
     assert checked.images == ImageCounts(train=1078, val=360, test=359)
     assert checked.plan == Plan(12, 10)
@@ -31,11 +31,11 @@ def test_the_starter_passes_without_a_warning() -> None:
     assert checked.warnings == ()
 
 
-def test_the_quickstart_passes_without_a_warning() -> None:
+def test_the_quickstart_spec_passes_without_a_warning() -> None:
     assert check(load("searches/quickstart.yaml")).warnings == ()
 
 
-def test_subsets_are_counted() -> None:
+def test_the_sizes_of_subsets_are_used() -> None:
     spec = spec_of(("digits", "digits\n  train_images: 500\n  val_images: 100\n  test_images: 50"))
     assert check(spec).images == ImageCounts(500, 100, 50)
 
@@ -53,7 +53,7 @@ def test_subsets_are_counted() -> None:
         (
             ("digits", "digits\n  validation: 1e-9"),
             "job.yaml:2: data: ",
-            "val images: the split would have none",
+            "this split has no val images",
         ),
         (
             ("epochs: 8", "epochs: 8\n  batch_size: 1079"),
@@ -68,13 +68,13 @@ def test_subsets_are_counted() -> None:
         (("elu_net", "math:pi"), "job.yaml:5: model.name: ", "must be a callable"),
     ],
 )
-def test_missing_data_and_code_are_refused(edit: tuple[str, str], start: str, problem: str) -> None:
+def test_a_spec_that_asks_for_missing_data_or_code_is_refused(edit: tuple[str, str], start: str, problem: str) -> None:
     message = error_of(spec_of(edit))
     assert message.startswith(start)
     assert problem in message
 
 
-def test_the_users_own_data_is_planned_only_if_its_size_is_given() -> None:
+def test_a_search_on_the_users_own_data_is_planned_only_if_its_size_is_given() -> None:
     unknown = check(spec_of(("digits", "math:sqrt")))
     assert (unknown.images, unknown.plan, unknown.arms) == (None, None, ())
     assert check(spec_of(("digits", "math:sqrt\n  train_images: 250"))).plan == Plan(8, 2)
@@ -90,7 +90,7 @@ def test_checksums_are_compared(tmp_path: Path) -> None:
         return spec_of(("digits", f"math:sqrt\n  path: '{tmp_path}'\n  sha256: {{{name}: '{digest}'}}"))
 
     check(spec("a.bin", good.upper()), told.append)
-    assert told == [f"hashing a.bin of {tmp_path}"]
+    assert told == [f"hashing a.bin in {tmp_path}"]
     message = error_of(spec("a.bin", "0" * 64))
     assert message.startswith(f"job.yaml:5: data.sha256.'a.bin': {file}: sha256 is {good}, not 000")
     assert "cannot be read" in error_of(spec("b.bin", good))
@@ -99,7 +99,7 @@ def test_checksums_are_compared(tmp_path: Path) -> None:
 CMAES = more("sampler: cmaes\n")
 
 
-def test_cmaes_takes_arms_of_numbers() -> None:
+def test_cmaes_accepts_arms_that_search_only_numbers() -> None:
     pytest.importorskip("cmaes")
     assert check(spec_of(CMAES)).warnings == ()
 
@@ -109,16 +109,16 @@ def test_cmaes_takes_arms_of_numbers() -> None:
     [
         (("- variant: noam", "- variant: adamw_restarts"), "arm adamw_restarts has choices (restarts)"),
         (noam("parameters: {lr: {values: [0.1, 1]}}"), "arm noam has choices (lr)"),
-        (noam("fixed: {lr: 0.1, l2: 0}"), "needs at least 2 knobs, and arm noam has 1"),
+        (noam("fixed: {lr: 0.1, l2: 0}"), "needs at least 2 knobs, but arm noam has 1"),
     ],
 )
-def test_cmaes_refuses_choices_and_single_knobs(edit: tuple[str, str], problem: str) -> None:
+def test_cmaes_refuses_arms_with_choices_or_only_one_knob(edit: tuple[str, str], problem: str) -> None:
     pytest.importorskip("cmaes")
     message = error_of(spec_of(CMAES, edit))
     assert ": sampler: " in message
     assert problem in message
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert error_of(spec_of(CMAES)).startswith("job.yaml:13: sampler: needs the package 'cmaes'; pip install cmaes")
+    assert error_of(spec_of(CMAES)).startswith("job.yaml:13: sampler: needs the package 'cmaes'; run pip install cmaes")
