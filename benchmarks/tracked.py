@@ -45,9 +45,13 @@ class Untracked(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == "tuner.driver.driver":
             sys.meta_path.remove(self)
+            import tuner.jobs.follower
             import tuner.tracking.background_sync
 
-            tuner.tracking.background_sync.BackgroundSync.send = lambda self: None
+            def nothing(self):
+                raise tuner.jobs.follower.NothingLeft
+
+            tuner.tracking.background_sync.BackgroundSync.send = nothing
         return None
 
 
@@ -108,7 +112,7 @@ def _our_loop(spec: SearchSpec, folder: Path) -> Iterator[Callable[[int], float]
     epochs = itertools.count(1)
     follower = BackgroundSync(spec, Workspace(folder), told.folder).follower
     follower.start()
-    with closing(Journal(told.folder.journal)) as journal:
+    with closing(Journal(told.folder.journal, follower.on_event)) as journal:
 
         def reported(reports: int) -> float:
             took_s = 0.0

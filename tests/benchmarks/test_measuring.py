@@ -1,4 +1,4 @@
-"""The form of all benchmarks: what is run in which order, what is judged, and the page that is made of it."""
+"""What all benchmarks share: the order of the runs, the judgement of the figures, and the page of the results."""
 
 import json
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tests.tuner.spec_texts import spec_of
 from tuner.storage.events import Entry, Event
 
 
-def test_sides_run_in_turn_and_neither_always_first() -> None:
+def test_the_sides_run_in_turn_and_neither_is_always_first() -> None:
     ran: list[str] = []
 
     def side(name: str) -> float:
@@ -27,7 +27,7 @@ def test_sides_run_in_turn_and_neither_always_first() -> None:
     assert (ours, theirs) == ((4.0, 5.0), (3.0, 6.0))
 
 
-def test_a_comparison_is_judged_by_the_median_of_its_pairs_ratios() -> None:
+def test_a_comparison_is_judged_by_the_median_of_the_ratios_of_its_pairs() -> None:
     compared = Comparison("t", "p", "s", (1.0, 10.0, 3.0), (2.0, 2.0, 3.0), Goal(1.0, "most"))
     assert compared.ratios() == [0.5, 5.0, 1.0]
     assert compared.ratio() == 1.0
@@ -39,7 +39,7 @@ def test_a_goal_is_met_at_its_value(at: str, met: list[bool]) -> None:
     assert [goal.met(value) for value in (1.9, 2.0, 2.1)] == met
 
 
-def test_the_parts_of_a_search_add_up_to_its_workers_time() -> None:
+def test_the_parts_of_a_search_add_up_to_the_time_of_its_workers() -> None:
     def at(second: float, event: Event) -> Entry:
         return Entry(0, round(1000 * second), 0.0, event)
 
@@ -76,7 +76,7 @@ def test_the_parts_of_a_search_add_up_to_its_workers_time() -> None:
     assert sum(found.values()) == pytest.approx(2 * 15)
 
 
-def test_the_page_says_of_every_goal_whether_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_shows_for_every_goal_whether_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = Result(
         "How.",
         (Comparison("Faster", "peer", "s", (1.0,), (10.0,), Goal(0.5, "most")),),
@@ -92,6 +92,6 @@ def test_the_page_says_of_every_goal_whether_it_is_met(tmp_path: Path, monkeypat
     assert "- `python -m benchmarks cpu`" in lines
 
 
-def test_the_page_of_the_repository_is_made_of_its_results() -> None:
-    """A figure that was changed by hand, or left behind by a new one, is found."""
+def test_the_page_in_the_repository_matches_its_results() -> None:
+    """Finds a figure that was changed by hand, and one that is older than its result."""
     assert page.PAGE.read_text() == page.page(table.RESULTS)

@@ -1,4 +1,4 @@
-"""The benchmarks of the sampler and of whole searches, at their smallest."""
+"""The benchmarks of the sampler and of whole searches, in their smallest form."""
 
 import math
 from pathlib import Path
@@ -24,21 +24,21 @@ SPACE: dict[str, Domain] = {
 
 
 def is_whole(result: Result) -> bool:
-    """Whether a result has figures in pairs, all of them numbers, and says how they were made."""
+    """Whether a result describes its method and has pairs of figures, all of them finite."""
     return bool(result.how and result.comparisons) and all(
         len(found.ours) == len(found.theirs) > 0 and all(map(math.isfinite, found.ours + found.theirs))
         for found in result.comparisons
     )
 
 
-def test_asks_are_measured_against_optunas_own() -> None:
+def test_our_asks_are_compared_with_optunas() -> None:
     assert is_whole(ask.measure(1, sizes=(5, 12), asks=1))
 
 
-def test_regret_is_measured_against_a_sampler_that_sees_all() -> None:
+def test_regret_is_compared_with_a_sampler_that_sees_every_trial() -> None:
     result = regret.measure(1, trials=3)
     assert is_whole(result)
-    assert all(found.ours == found.theirs for found in result.comparisons), "so short a study is shown whole"
+    assert all(found.ours == found.theirs for found in result.comparisons), "a study this short is shown whole"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_regret_is_measured_against_a_sampler_that_sees_all() -> None:
         ("mixed", {"kind": "a", "lr": 1e-3, "width": 37}, 0.0),
     ],
 )
-def test_a_problems_minimum_is_where_it_is_known_to_be(name: str, where: dict[str, float | str], least: float) -> None:
+def test_a_problem_has_its_minimum_at_the_known_place(name: str, where: dict[str, float | str], least: float) -> None:
     problem = regret.PROBLEMS[name]
     assert problem.value(where) == pytest.approx(problem.least, abs=1e-4) == pytest.approx(least)
 
@@ -74,7 +74,7 @@ def test_the_middle_of_the_cube_is_the_middle_of_the_scales() -> None:
 
 
 def small() -> Table:
-    """Eight made-up settings: the greater the learning rate the better, and the smallest diverges."""
+    """Eight made-up settings. A larger learning rate is better, and the smallest one diverges."""
     spec, plan, arm = arm_of("digits-adam_l2")
     rows = [
         Row(
@@ -87,7 +87,7 @@ def small() -> Table:
     return Table("small", spec, plan, arm, tuple(rows))
 
 
-def test_a_replay_counts_the_epochs_until_a_whole_trial_is_good_enough() -> None:
+def test_a_replay_counts_the_epochs_until_a_full_trial_reaches_the_target() -> None:
     table = small()
     best = table.finals()[0]
     found = replay(table, best, RANDOM, seed=1)
@@ -96,7 +96,7 @@ def test_a_replay_counts_the_epochs_until_a_whole_trial_is_good_enough() -> None
     assert replay(table, best, Search(), seed=1).target
 
 
-def test_a_replay_that_never_gets_there_says_so() -> None:
+def test_a_replay_reports_that_the_target_was_not_reached() -> None:
     search = RANDOM._replace(concurrent=2)
     never = replay(small(), 2.0, search, seed=0)
     assert not never.target
@@ -104,7 +104,7 @@ def test_a_replay_that_never_gets_there_says_so() -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_recorded_table_covers_its_arms_space(name: str) -> None:
+def test_a_recorded_table_covers_the_space_of_its_arm(name: str) -> None:
     table = read(name)
     assert len(table.rows) == 64
     assert [row.number for row in table.rows] == list(range(len(table.rows)))

@@ -304,7 +304,7 @@ def test_a_damaged_journal_is_named_and_the_job_continues_from_its_good_part(
     assert str(journal) in named.err
     ended = where.tuner("resume")
     assert ended.code == 0, ended.err
-    assert f"warning: {journal} is damaged; going on from its first" in ended.err
+    assert f"warning: {journal} is damaged; the job continues from its first" in ended.err
     assert journal.with_name("journal.jsonl.damaged-1").read_bytes() == damaged
     # The record can end before the oldest checkpoint that still exists.
     check_as_undisturbed(where, undisturbed, again_s=math.inf)
@@ -317,15 +317,20 @@ def test_a_damaged_database_of_studies_is_named_and_rebuilt(
 ) -> None:
     kill_all(where, begin(where, count=20))
     database = where.home.studies
+    content = bytearray(database.read_bytes())
     if damage == "gone":
         database.unlink()
     else:
-        content = bytearray(database.read_bytes())
         content[4096:] = bytes(len(content) - 4096)
         database.write_bytes(content)
     ended = where.tuner("resume")
     assert ended.code == 0, ended.err
-    assert (f"warning: {database} is damaged" in ended.err) == (damage == "overwritten")
+    aside = Path(f"{database}.damaged-1")
+    warning = f"warning: {database} is damaged and now {aside}; the studies are rebuilt from the journal"
+    assert (warning in ended.err) == (damage == "overwritten")
+    assert (aside.exists() and aside.read_bytes() == content) == (damage == "overwritten")
+    # The studies are complete at the end of the job: nothing is left to send.
+    assert "sends the rest" not in ended.err
     check_as_undisturbed(where, undisturbed)
 
 
