@@ -246,7 +246,7 @@ class _Finder:
         return Tried(trial.number, str(trial.state), trial.knobs, None if lost else curve[-1], curve)
 
     def _anytime(self, searched: Sequence[Trial]) -> tuple[Curve | None, Curve | None]:
-        """The anytime curves by trials and by epochs. A trial without a result gets the worst value among the results."""
+        """The anytime curves by trials and by epochs. A trial without a result counts with the worst result."""
         ended = [trial for trial in searched if trial.state != State.RUNNING and trial.epochs]
         results = [self._value(trial) for trial in ended if trial.state not in LOST]
         if len(results) < 2:

@@ -60,7 +60,8 @@ def _unequal_epochs(rows: Sequence["Row"]) -> Iterator[str]:
     used = [row.epochs for row in rows]
     if used and min(used) < (1 - UNEQUAL_EPOCHS) * max(used):
         each = ", ".join(f"{row.arm} {row.epochs}" for row in rows)
-        yield f"the arms' searches used unequal numbers of epochs ({each}); to give every arm the same epochs, set scheduler: none"
+        advice = "to give every arm the same epochs, set scheduler: none"
+        yield f"the arms' searches used unequal numbers of epochs ({each}); {advice}"
 
 
 def _unequal_knobs(rows: Sequence["Row"]) -> Iterator[str]:

@@ -120,8 +120,8 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
         p_values: one p-value per hypothesis, from 0 to 1.
 
     Returns:
-        The adjusted p-values, in the order of ``p_values``. If a caller rejects the hypotheses with an adjusted p below a
-        level, the chance of any false rejection is at most this level.
+        The adjusted p-values, in the order of ``p_values``. If a caller rejects the hypotheses with an adjusted p
+        below a level, the chance of any false rejection is at most this level.
 
     Raises:
         ValueError: a p-value is not in 0 to 1.
