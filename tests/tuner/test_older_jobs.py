@@ -25,7 +25,31 @@ Event = dict[str, Any]
 MADE = Path(__file__).parents[1] / "fixtures" / "version_0_1"
 FINISHED, INTERRUPTED, SHARED = MADE / "finished", MADE / "interrupted", MADE / "postgres"
 FINISHED_ID, INTERRUPTED_ID, SHARED_ID = "tiny-6c989e", "tiny-de424f", "shared-cad9f5"
-REWORDED: Mapping[str, str] = {}
+REWORDED: Mapping[str, str] = {
+    "this is the verdict of round 2 of confirm runs alone; before it came round 1: ": (
+        "the verdict uses only the confirm runs of round 2; the earlier verdicts: round 1: "
+    ),
+    "scheduler: none makes them equal": "to give every arm the same epochs, set scheduler: none",
+    "they count as used": "they count towards the trial budget",
+    " trials an arm": " trials per arm",
+    "to judge again, on fresh ones alone: ": "to judge again on fresh seeds only, run: ",
+    "to search further, for all arms that have it: ": "to widen the range for all arms with this knob, set ",
+    "(200000 to 200002), the same for all arms, round 2; it was read once, after the last epoch.": (
+        "(200000 to 200002) of round 2. All arms use the same seeds. Each run reads the test accuracy once, after the "
+        "last epoch."
+    ),
+    "difference to adam_l2: it covers training seeds on this test set, not other test images.": (
+        "difference to adam_l2. The interval covers other training seeds on this test set, but not other test images."
+    ),
+    "Margin for a tie: ±0.5 points.": "The margin for a tie is ±0.5 points.",
+    "Winners were chosen by val/acc; epochs and seconds are the search's, pruned and failed trials included.": (
+        "The winners were chosen by val/acc. Epochs and seconds are totals of the search; they include pruned and "
+        "failed trials."
+    ),
+    "the best 2 compared on 2 seeds": "the best 2 settings compared on 2 seeds",
+    "1 in 2 goes on": "1 in 2 trials continues",
+    "amsgrad_far has of its own: ": "settings of amsgrad_far only: ",
+}
 """Phrases that version 0.1 printed, and how they read today. Only sentences belong here: no key, name or number."""
 
 

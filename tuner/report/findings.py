@@ -1,4 +1,4 @@
-"""Everything that a report shows, as plain values: computed from a job's record alone, drawn elsewhere."""
+"""All content of a report as plain values. It comes only from a job's record; other modules draw it."""
 
 import dataclasses
 import math
@@ -25,8 +25,9 @@ from tuner.storage.events import LOST, Stage, State
 from tuner.verdict.leaderboard import Leaderboard, Row
 
 TOLERANCE: Mapping[str, float] = {"val_acc": 0.01, "val_loss": 0.05}
-"""The loss that a sensitivity card states, by the objective: a point of accuracy, or nats."""
+"""By objective, the loss that a sensitivity card accepts: 0.01 is one point of accuracy, 0.05 is in nats."""
 SCHEDULE_POINTS = 200
+"""Approximate number of points of a drawn schedule."""
 Series = tuple[float, ...]
 
 
@@ -35,11 +36,11 @@ class Tried:
     """One trial of the search.
 
     Args:
-        number: in its arm.
-        state: what became of it.
-        knobs: what was searched.
-        value: the objective after its last epoch; None where it gave none.
-        curve: the objective after each epoch; None where it was no number.
+        number: number of the trial in its arm.
+        state: state of the trial.
+        knobs: values of the searched knobs.
+        value: objective after the last epoch; None if the trial has no result.
+        curve: objective after each epoch; None where it is not a finite number.
     """
 
     number: int
@@ -51,7 +52,13 @@ class Tried:
 
 @dataclass(frozen=True)
 class Band:
-    """Mean and standard deviation over the confirm seeds that trained to their end, after each epoch."""
+    """Mean and standard deviation after each epoch, over the confirm runs that trained to the end.
+
+    Args:
+        seeds: number of these confirm runs, one per seed.
+        mean: mean after each epoch.
+        sd: standard deviation after each epoch; 0 if there is only one run.
+    """
 
     seeds: int
     mean: Series
@@ -60,13 +67,17 @@ class Band:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a winner's updates use by its schedule, and what its trial reported of the last update of each epoch.
+    """A winner's learning rate and decay: as its schedule plans them, and as its trial reported them.
+
+    The planned values cover the whole training. The trial reports the values of the last update of each epoch.
 
     Args:
-        epoch: epochs done before the update.
-        lr: its learning rate.
-        weight_decay: its decay, as torch takes it.
-        reported_epoch, reported_lr, reported_weight_decay: the same, as the trial reported them.
+        epoch: epochs done before each planned update.
+        lr: learning rate of each planned update.
+        weight_decay: decay of each planned update, in torch's form.
+        reported_epoch: epochs done before each reported update.
+        reported_lr: learning rate of each reported update.
+        reported_weight_decay: decay of each reported update, in torch's form.
     """
 
     epoch: Series
@@ -79,19 +90,21 @@ class Rates:
 
 @dataclass(frozen=True)
 class ArmFindings:
-    """One arm; what cannot be told yet is None or empty.
+    """The findings about one arm. A value that is not known yet is None or empty.
 
     Args:
-        row: of the leaderboard.
-        knobs: what was searched.
-        spent: its training.
-        trials: of its search, in their order.
-        val, train_loss: over its confirm runs: the objective, and the training loss.
-        after_trials, after_epochs: anytime curves of its search.
-        importances: each knob's share of what the objective varied by, over the trials that trained to their end.
+        row: the arm's row of the leaderboard.
+        knobs: the searched knobs.
+        spent: the cost of the arm's training.
+        trials: the trials of its search, in their order.
+        val: the objective over its confirm runs.
+        train_loss: the training loss over its confirm runs.
+        after_trials: anytime curve of its search, by number of trials.
+        after_epochs: anytime curve of its search, by number of epochs.
+        importances: each knob's share of the variation of the objective, over the trials that trained to the end.
         near: its sensitivity card.
-        rates: its winner's.
-        settings: its winner's searched knobs.
+        rates: the learning rate and the decay of its winner.
+        settings: the winner's values of the searched knobs.
     """
 
     row: Row
@@ -110,7 +123,7 @@ class ArmFindings:
 
 @dataclass(frozen=True)
 class Origin:
-    """What the job ran on and with, and its spec: as ``JobDescribed``."""
+    """The software, the machine and the data of the job, and its spec. The fields are as in ``JobDescribed``."""
 
     versions: Mapping[str, str]
     machine: Mapping[str, str]
@@ -126,15 +139,15 @@ class Findings:
     """A job's findings.
 
     Args:
-        board: its leaderboard.
+        board: the job's leaderboard.
         maximize: whether a larger objective is better.
-        tolerance: the loss that sensitivity cards state.
-        epochs: of a whole trial.
-        gpus: of a trial.
-        simulated: whether nothing was trained.
-        arms: the baseline first.
-        statements: what is to be said in words.
-        origin: what it ran on and with, and the spec.
+        tolerance: the loss of the objective that sensitivity cards accept.
+        epochs: number of epochs of a complete trial.
+        gpus: number of GPUs per trial.
+        simulated: whether the job is a simulation, which trains nothing.
+        arms: the findings about each arm, the baseline first.
+        statements: the sentences of the report.
+        origin: the software, the machine and the data of the job, and its spec.
     """
 
     board: Leaderboard
@@ -149,27 +162,27 @@ class Findings:
 
     @property
     def measure(self) -> str:
-        """The objective's name for people."""
+        """The readable name of the objective."""
         return "validation accuracy" if self.maximize else "validation loss"
 
     @property
     def unit(self) -> str:
-        """Of what training cost."""
+        """The unit of the training cost."""
         return "GPU-seconds" if self.gpus else "seconds"
 
     @property
     def factor(self) -> float:
-        """On seconds, to come to this unit."""
+        """The factor that converts seconds of training to ``unit``."""
         return self.gpus or 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold: None for what is no number."""
+        """The findings as plain values that JSON can hold. An infinite number or NaN becomes None."""
         values: dict[str, Any] = _plain(dataclasses.asdict(self) | {"board": self.board.to_dict()})
         return values
 
 
 def findings(record: Record, spec: SearchSpec, board: Leaderboard) -> Findings:
-    """What there is to show of a job, finished or not."""
+    """The findings of a job. The job need not be finished."""
     found = _Finder(record, spec)
     rows = {row.arm: row for row in board.rows}
     job = record.job
@@ -233,7 +246,7 @@ class _Finder:
         return Tried(trial.number, str(trial.state), trial.knobs, None if lost else curve[-1], curve)
 
     def _anytime(self, searched: Sequence[Trial]) -> tuple[Curve | None, Curve | None]:
-        """A trial that gave no result counts as one, and as good as the worst that gave one."""
+        """The anytime curves by trials and by epochs. A trial without a result counts with the worst result."""
         ended = [trial for trial in searched if trial.state != State.RUNNING and trial.epochs]
         results = [self._value(trial) for trial in ended if trial.state not in LOST]
         if len(results) < 2:
@@ -265,7 +278,7 @@ class _Finder:
 
 
 def rounded(value: float) -> float:
-    """To six digits: more would only make the page larger."""
+    """The value with six significant digits. More digits would only make the page larger."""
     return float(f"{value:.6g}")
 
 

@@ -1,4 +1,4 @@
-"""A variant's schedule as numbers and as a picture; the numbers are ``trainables.schedules``'s own."""
+"""A variant's schedule as numbers and as a picture. ``trainables.schedules`` computes the numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,15 @@ from tuner.spec.ranges import NEEDS_SCHEDULE, check_value
 
 
 class Point(NamedTuple):
-    """One update: its number from 1, the epoch it lies in, the rates it uses, and the factor decay puts on weights."""
+    """One update of the weights.
+
+    Args:
+        update: its number, from 1.
+        epoch: epochs done before it, with a fraction.
+        lr: its learning rate.
+        weight_decay: its decay in torch's form, which torch multiplies by the learning rate.
+        shrink: the factor by which the decay multiplies the weights.
+    """
 
     update: int
     epoch: float
@@ -24,11 +32,21 @@ class Point(NamedTuple):
 
 
 def variant_schedule(variant: str, epochs: int, steps_per_epoch: int, knobs: Mapping[str, Scalar]) -> Schedule:
-    """A variant's schedule with its defaults and these knobs.
+    """A variant's schedule, with its default knobs and the given ones.
+
+    Args:
+        variant: name of the variant.
+        epochs: length of the training, in epochs.
+        steps_per_epoch: number of updates per epoch.
+        knobs: values that replace the defaults, by knob.
+
+    Returns:
+        The schedule.
 
     Raises:
-        SpecError: no such variant.
-        TrainableError: no such knob, or a value that does not fit.
+        SpecError: the variant or a knob does not exist, a value does not fit its knob, or the variant does not use
+            the knob.
+        TrainableError: the values do not fit together.
     """
     if variant not in VARIANTS:
         known = ", ".join(VARIANTS)
@@ -51,14 +69,14 @@ def _check_knob(variant: str, knob: str, value: Scalar) -> None:
         raise SpecError(f"--set {knob}: {wrong.text}") from None
     row = VARIANTS[variant]
     if knob in row.fixed:
-        raise SpecError(f"--set {knob}: is what makes {variant} ({knob} {row.fixed[knob]}); take another variant")
+        raise SpecError(f"--set {knob}: {variant} fixes {knob} at {row.fixed[knob]}; choose another variant")
     needed = NEEDS_SCHEDULE.get(knob)
     if needed and row.fixed.get("schedule") != needed:
-        raise SpecError(f"--set {knob}: does nothing for {variant}; {knob} is for schedule {needed} only")
+        raise SpecError(f"--set {knob}: has no effect on {variant}; {knob} is for schedule {needed} only")
 
 
 def points(schedule: Schedule, every: int) -> list[Point]:
-    """Every so many updates, the first among them."""
+    """The first update, and then one update out of every ``every``."""
     return [
         Point(
             step + 1,
@@ -72,10 +90,15 @@ def points(schedule: Schedule, every: int) -> list[Point]:
 
 
 def draw(schedule: Schedule, title: str, path: Path) -> None:
-    """Draw the learning rate and, where there is one, the decay over the epochs.
+    """Draws the learning rate over the epochs, and the decay if the schedule has one.
+
+    Args:
+        schedule: the schedule to draw.
+        title: first part of the picture's title.
+        path: file to write; its suffix selects the picture format.
 
     Raises:
-        SpecError: the file's suffix is no picture's.
+        SpecError: the suffix names no picture format.
         ServiceError: the file cannot be written.
     """
     import matplotlib as mpl
@@ -98,7 +121,7 @@ def draw(schedule: Schedule, title: str, path: Path) -> None:
         lines += right.plot(
             epochs, [row.weight_decay for row in rows], color="tab:orange", ls="--", label="decay (torch)"
         )
-        right.set(ylabel="decay, times the learning rate an update", ylim=(0, None))
+        right.set(ylabel="decay (times the learning rate, per update)", ylim=(0, None))
     axis.legend(handles=lines)
     try:
         figure.savefig(path, dpi=150)

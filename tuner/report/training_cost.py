@@ -1,4 +1,4 @@
-"""What an arm's training cost, by what came of it."""
+"""The seconds that an arm's training took, by the state of its trials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,14 @@ from tuner.storage.events import LOST, State
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds of training by what came of them: trials that trained to their end, were pruned, or gave no result."""
+    """Seconds of training in one arm.
+
+    Args:
+        useful: seconds of the search trials that trained to the end or still run.
+        pruned: seconds of the search trials that were pruned.
+        failed: seconds of the search trials that ended without a result.
+        confirm: seconds of the confirm runs.
+    """
 
     useful: float
     pruned: float
@@ -18,7 +25,15 @@ class Spent:
 
 
 def spent(searched: Sequence[Trial], confirmed: Sequence[Trial]) -> Spent:
-    """Of the trials of its search, and of its confirm runs."""
+    """Sums the seconds of training of one arm.
+
+    Args:
+        searched: the trials of its search.
+        confirmed: its confirm runs.
+
+    Returns:
+        The sums, rounded to 0.1 s.
+    """
 
     def seconds(*states: State) -> float:
         return round(sum(trial.seconds for trial in searched if trial.state in states), 1)

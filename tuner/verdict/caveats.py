@@ -1,4 +1,4 @@
-"""What a careful colleague would say of a job's numbers, one sentence each."""
+"""The warnings that a leaderboard shows: reasons to read the numbers of a job with care, one sentence each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,23 +16,29 @@ if TYPE_CHECKING:
     from tuner.verdict.leaderboard import Row
 
 UNEQUAL_EPOCHS = 0.2
-"""Arms whose searches used epochs that differ by more than this share get a warning."""
+"""Largest accepted difference between the epochs that two arms used, as a share of the larger number."""
 EDGE = 0.1
-"""A best value in this outer share of its range, on its scale, may have a better one beyond it."""
+"""Outer share of a range, on its scale. If the best value lies there, a better value may lie outside the range."""
 WIDENED = 0.5
-"""Share of its range, on its scale, by which one is widened at an end."""
+"""Share of a range, on its scale, by which a suggested range is wider at one end."""
 FEW_TRIALS = 10
-"""With fewer, the learning rate alone is what can be tuned (Google's deep learning tuning playbook)."""
+"""Fewest trials for a search of several knobs.
+
+Fewer trials can tune only the learning rate (Google's deep learning tuning playbook).
+"""
 
 
 def caveats(record: Record, spec: SearchSpec, rows: Sequence["Row"], chosen: Mapping[str, Trial]) -> Iterator[str]:
-    """One warning after the other.
+    """Yields the warnings about a job's results.
 
     Args:
-        record: the job's.
-        spec: the job's.
-        rows: of its leaderboard, the baseline first.
-        chosen: each arm's winner.
+        record: the record of the job.
+        spec: the spec of the job.
+        rows: the rows of its leaderboard, the baseline first.
+        chosen: the winner of each arm that has one, by the arm's name.
+
+    Yields:
+        One sentence per warning, without a full stop.
     """
     yield from _without_winner(rows)
     yield from _unequal_epochs(rows)
@@ -54,7 +60,8 @@ def _unequal_epochs(rows: Sequence["Row"]) -> Iterator[str]:
     used = [row.epochs for row in rows]
     if used and min(used) < (1 - UNEQUAL_EPOCHS) * max(used):
         each = ", ".join(f"{row.arm} {row.epochs}" for row in rows)
-        yield f"the arms' searches used unequal numbers of epochs ({each}); scheduler: none makes them equal"
+        advice = "to give every arm the same epochs, set scheduler: none"
+        yield f"the arms' searches used unequal numbers of epochs ({each}); {advice}"
 
 
 def _unequal_knobs(rows: Sequence["Row"]) -> Iterator[str]:
@@ -67,13 +74,13 @@ def _unequal_knobs(rows: Sequence["Row"]) -> Iterator[str]:
 def _lost(rows: Sequence["Row"]) -> Iterator[str]:
     lost = [f"{row.arm} {row.diverged + row.failed} of {row.trials}" for row in rows if row.diverged + row.failed]
     if lost:
-        yield f"trials diverged or failed ({', '.join(lost)}); they count as used"
+        yield f"trials diverged or failed ({', '.join(lost)}); they count towards the trial budget"
 
 
 def _few_trials(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
     most = max(row.knobs for row in rows)
     if spec.budget.trials < FEW_TRIALS and most > 1:
-        yield f"{spec.budget.trials} trials an arm are few for up to {most} knobs: luck may decide which setting wins"
+        yield f"{spec.budget.trials} trials per arm are few for up to {most} knobs: luck may decide which setting wins"
 
 
 def _few_seeds(record: Record, rows: Sequence["Row"]) -> Iterator[str]:
@@ -81,11 +88,11 @@ def _few_seeds(record: Record, rows: Sequence["Row"]) -> Iterator[str]:
     if wanted and not record.simulated:
         each = ", ".join(f"{arm} about {seeds}" for arm, seeds in wanted.items())
         again = f"tuner confirm {record.name} --seeds {max(wanted.values())}"
-        yield f"a verdict needs more seeds ({each}); to judge again, on fresh ones alone: {again}"
+        yield f"a verdict needs more seeds ({each}); to judge again on fresh seeds only, run: {again}"
 
 
 def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Iterator[str]:
-    """A line for each end of a range that best values lie at, whatever number of arms have it."""
+    """Yields one warning per end of a range where best values lie. It names all arms with a best value there."""
     found: dict[tuple[str, Domain, str], list[str]] = {}
     for arm in arms(spec, record.plan):
         for knob, domain in arm.space.items() if arm.name in chosen else ():
@@ -96,7 +103,7 @@ def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Ite
                 found.setdefault((knob, domain, end), []).append(f"{arm.name} {short_text(value)}")
     for (knob, domain, end), values in found.items():
         wider = _wider(knob, domain, at_top=end == "upper")
-        hint = f"; to search further, for all arms that have it: {wider}" if wider else ""
+        hint = f"; to widen the range for all arms with this knob, set {wider}" if wider else ""
         yield f"the best {knob} lies at the {end} end of its range ({domain}): {', '.join(values)}{hint}"
 
 
@@ -105,11 +112,12 @@ def _cut_cycles(record: Record, chosen: Mapping[str, Trial]) -> Iterator[str]:
     for arm, trial in chosen.items():
         ends = Schedule(Hyper.of(trial.hyper), plan).cycle_ends()
         if ends is not None and (not ends or ends[-1] != plan.epochs):
-            yield f"{arm}'s restarts {trial.hyper['restarts']} do not end on a cycle in {plan.epochs} epochs"
+            restarts = trial.hyper["restarts"]
+            yield f"no cycle of {arm} (restarts {restarts}) ends at epoch {plan.epochs}: its last cycle is cut short"
 
 
 def _wider(knob: str, domain: Domain, at_top: bool) -> str:
-    """What to put under ``parameters`` of the spec; nothing where no wider range is allowed."""
+    """The line of the spec that widens the range; empty if the knob allows no wider range."""
     if not isinstance(domain, Float):
         return ""
     bottom, top = scaled(domain.scale, domain.low), scaled(domain.scale, domain.high)

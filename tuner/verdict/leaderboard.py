@@ -1,4 +1,4 @@
-"""The leaderboard: one row an arm, with what it found, what it cost and what the verdict on it is."""
+"""The leaderboard: one row per arm with its results, its cost and its verdict."""
 
 import dataclasses
 import statistics
@@ -11,18 +11,24 @@ from tuner.verdict.paired_test import Comparison, Outcome, describe
 
 @dataclass(frozen=True)
 class Row:
-    """One arm.
+    """The leaderboard's row of one arm.
 
     Args:
-        arm, variant: names.
-        knobs: how many knobs were searched.
-        trials: started in the search; ``complete``, ``pruned``, ``diverged`` and ``failed`` are parts of it.
-        epochs: trained in the search.
-        seconds: of training in the search, summed over trials.
-        winner: trial number of the setting chosen on validation, or None.
-        val: the winner's validation metric in the search.
+        arm: name of the arm.
+        variant: name of its variant.
+        knobs: number of knobs that were searched.
+        trials: number of trials that the search started.
+        complete: number of these trials that trained to the end.
+        pruned: number of these trials that were pruned.
+        diverged: number of these trials that diverged.
+        failed: number of these trials that failed, or ran out of memory.
+        epochs: number of epochs that the search trained.
+        seconds: seconds of training in the search, summed over its trials.
+        winner: trial number of the winner, which was chosen on validation; None if there is no winner.
+        val: the winner's validation metric in the search; None if there is no winner.
         tests: test accuracy of each confirm run, by seed, in [0, 1].
-        comparison: with the baseline; None for the baseline itself and before any confirm run.
+        comparison: comparison with the baseline; None for the baseline itself, and before the first round of
+            confirm runs has ended.
     """
 
     arm: str
@@ -47,21 +53,24 @@ class Row:
 
     @property
     def test_sd(self) -> float | None:
-        """Its standard deviation over the seeds, in points."""
+        """Standard deviation of the test accuracy over the confirm seeds, in points."""
         return 100 * statistics.stdev(self.tests.values()) if len(self.tests) > 1 else None
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """A job's rows, the baseline first, and what to keep in mind when reading them.
+    """The leaderboard of one job.
 
     Args:
-        job, state, baseline: the job's id, its state, the baseline's name.
-        metric: what the winners were chosen by.
-        round, seeds: the last round of confirm runs and its seeds; 0 and none before one.
-        margin: in points.
-        rows: the arms.
-        warnings: one sentence each.
+        job: id of the job.
+        state: state of the job.
+        baseline: name of the baseline.
+        metric: name of the metric that chose the winners.
+        round: number of the last round of confirm runs that ended; 0 if none has ended.
+        seeds: seeds of that round; empty if no round has ended.
+        margin: points within which a difference does not matter.
+        rows: one row per arm, the baseline first.
+        warnings: reasons to read the numbers with care, one sentence each.
     """
 
     job: str
@@ -76,16 +85,16 @@ class Leaderboard:
 
     @property
     def beaten(self) -> tuple[str, ...]:
-        """The arms that beat the baseline."""
+        """Names of the arms that beat the baseline."""
         return tuple(row.arm for row in self.rows if row.comparison and row.comparison.outcome == Outcome.BEATS)
 
     def best(self) -> str:
-        """The arm to use: of those that beat the baseline, the one with the highest mean; else the baseline."""
+        """The arm with the highest mean among those that beat the baseline. If no arm beats it, the baseline."""
         better = [row for row in self.rows if row.arm in self.beaten]
         return max(better, key=lambda row: row.test_mean or 0.0).arm if better else self.baseline
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The leaderboard as plain values that JSON can hold."""
         values = dataclasses.asdict(self)
         for row, plain in zip(self.rows, values["rows"], strict=True):
             plain |= {
@@ -97,7 +106,7 @@ class Leaderboard:
 
 
 def verdict_text(row: Row, baseline: str) -> str:
-    """The last column."""
+    """The text in the verdict column of the leaderboard."""
     if row.arm == baseline:
         return "baseline"
     return describe(row.comparison) if row.comparison else "not confirmed yet"

@@ -1,8 +1,9 @@
-"""The verdict: whether a variant's winner beats the baseline's, and how much evidence there is.
+"""The verdict: whether a variant's winner beats the baseline's winner, and how strong the evidence is.
 
-The winners of all arms were trained on the same fresh seeds, so a variant is judged by its seed-wise
-differences to the baseline: a paired t-test, Holm-adjusted over the variants, and a margin within which a
-difference does not matter. Accuracies come in as fractions (0 to 1), differences go out in points (percent).
+The winners of all arms are trained on the same fresh seeds. So the verdict uses the seed-wise differences between a
+variant and the baseline. It is a paired t-test, Holm-adjusted over the variants, with a margin: a difference within
+the margin does not matter. Accuracies are given as fractions (0 to 1), and differences are returned in points
+(percent).
 """
 
 import math
@@ -16,17 +17,20 @@ from typing import NamedTuple
 from scipy.special import stdtr, stdtrit
 
 MOST_SEEDS = 1000
-"""No more seeds than this are ever suggested."""
+"""Largest number of seeds that a verdict suggests."""
 
 LEAST_SEEDS = 3
-"""Fewer pairs give no verdict: with two, equal differences on a small test set have no spread and look certain."""
+"""Fewest pairs that give a verdict.
+
+On a small test set, two pairs can have equal differences by chance. Their spread is then 0, which looks certain.
+"""
 
 POINTS = 100.0
-"""Points in the fraction 1."""
+"""The fraction 1 in points."""
 
 
 class Outcome(StrEnum):
-    """What the evidence says of a variant."""
+    """The verdict on a variant."""
 
     BEATS = "beats"
     TIES = "ties"
@@ -36,20 +40,21 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One variant against the baseline; numbers that the evidence does not give are None.
+    """The comparison of one variant with the baseline. A number is None if there are too few results for it.
 
     Attributes:
         arm: the variant's name.
-        n: seeds on which both it and the baseline have a result.
+        n: number of seeds on which both the variant and the baseline have a result.
         mean_diff: mean of the seed-wise differences, variant minus baseline, in points.
-        low: lower end of the unadjusted interval (95 % at the default alpha) of that mean, in points.
-        high: its upper end.
-        p: two-sided p of the paired t-test.
-        p_holm: the same, adjusted over all variants of the job.
+        low: lower end of the unadjusted confidence interval of this mean (95 % at the default alpha), in points.
+        high: upper end of the same interval, in points.
+        p: two-sided p-value of the paired t-test.
+        p_holm: this p-value, Holm-adjusted over all variants of the job.
         margin: points within which a difference does not matter.
         outcome: the verdict.
-        seeds_needed: where evidence is lacking, how many seeds in all would probably settle it.
-        note: what a reader has to know beside the numbers (lost seeds, no spread), or "".
+        seeds_needed: total number of seeds that would probably settle the verdict; None if it is settled, or if
+            ``MOST_SEEDS`` seeds would not settle it.
+        note: a fact that the reader needs besides the numbers, such as lost seeds or no spread; else "".
     """
 
     arm: str
@@ -73,14 +78,20 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """Judge every variant against the baseline.
 
-    A variant *ties* if its unadjusted ``1 - alpha`` interval lies strictly inside ``±margin`` (so a margin of
-    0 never ties); else it *beats* or *loses*, by the sign, if Holm's p is below ``alpha``; else there is *not
-    enough evidence*. A variant without a p-value still counts in Holm's family, as if its p were 1: an arm
-    that failed must not make the others significant.
+    The rules apply in this order:
+
+    1. The variant *ties* if its unadjusted ``1 - alpha`` interval lies strictly inside ``±margin``. So a margin of 0
+       never gives a tie.
+    2. The variant *beats* or *loses to* the baseline if its Holm-adjusted p is below ``alpha``. The sign of the mean
+       difference decides which.
+    3. Otherwise there is *not enough evidence*.
+
+    A variant without a p-value still counts in Holm's family, with a p of 1. So a failed arm cannot make the other
+    arms significant.
 
     Args:
-        baseline: test accuracy (0 to 1) of the baseline's winner by seed.
-        arms: the same for every variant; a failed seed is left out.
+        baseline: test accuracy (0 to 1) of the baseline's winner, by seed.
+        arms: for every variant, the test accuracy (0 to 1) of its winner, by seed. A failed seed is missing.
         margin: points within which a difference does not matter, at least 0.
         alpha: significance level, between 0 and 1.
 
@@ -103,13 +114,14 @@ def compare(
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Step-down adjusted p-values, in the order given (Holm 1979, Scand. J. Statist. 6:65-70).
+    """Holm's step-down adjusted p-values (Holm 1979, Scand. J. Statist. 6:65-70).
 
     Args:
-        p_values: one p per hypothesis, 0 to 1.
+        p_values: one p-value per hypothesis, from 0 to 1.
 
     Returns:
-        The adjusted p-values: rejecting those below a level keeps the chance of any false rejection below it.
+        The adjusted p-values, in the order of ``p_values``. If a caller rejects the hypotheses with an adjusted p
+        below a level, the chance of any false rejection is at most this level.
 
     Raises:
         ValueError: a p-value is not in 0 to 1.
@@ -124,18 +136,18 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def prediction_interval(values: Sequence[float], level: float = 0.99, widest: float = 3.0) -> tuple[float, float]:
-    """Where one more run of the same setting should fall: a two-sided t prediction interval.
+    """The interval in which one more run of the same setting should fall: a two-sided t prediction interval.
 
-    Cut to at most ``widest`` around the mean (two or three seeds would excuse anything) and to 0 to 1.
-    One value says nothing of the spread: it gets the widest interval.
+    The interval is at most ``widest`` points wide, because two or three seeds alone would accept almost any value.
+    It also stays within 0 and 1. One value shows no spread, so its interval has the full width ``widest``.
 
     Args:
-        values: accuracies (0 to 1) of the runs at hand, at least one.
-        level: chance that the new value falls inside, between 0 and 1.
-        widest: most points from end to end, at least 0.
+        values: accuracies (0 to 1) of the known runs, at least one.
+        level: chance that the new value lies inside the interval, between 0 and 1.
+        widest: largest width of the interval in points, at least 0.
 
     Returns:
-        The lower and upper end, as fractions.
+        The lower and the upper end, as fractions.
 
     Raises:
         ValueError: no values, an accuracy not in 0 to 1, or a level or width out of range.
@@ -153,7 +165,7 @@ def prediction_interval(values: Sequence[float], level: float = 0.99, widest: fl
 
 
 def describe(comparison: Comparison) -> str:
-    """The verdict as one phrase to put after the variant's name."""
+    """The verdict as one phrase that follows the variant's name."""
     text = _phrase(comparison)
     return f"{text} [{comparison.note}]" if comparison.note else text
 
@@ -177,7 +189,7 @@ def _check(baseline: Mapping[int, float], arms: Mapping[str, Mapping[int, float]
         _check_fractions(f"test accuracy of {arm}", results.values())
 
 
-# NaN fails every comparison, so "not inside" rejects it where "outside" would let it pass.
+# NaN fails every comparison. So the checks below ask "not inside", which rejects NaN; "outside" would accept it.
 def _check_fractions(what: str, values: Iterable[float]) -> None:
     for value in values:
         if not 0 <= value <= 1:
@@ -195,8 +207,8 @@ def _check_points(what: str, value: float) -> None:
 
 
 def _differences(baseline: Mapping[int, float], results: Mapping[int, float]) -> list[float]:
-    # 0.73 - 0.72 and 0.72 - 0.71 differ in the 17th digit: without rounding, equal differences would have
-    # a spread of 1e-15 and a meaningless t. A billionth of a point is far below one test image.
+    # 0.73 - 0.72 and 0.72 - 0.71 differ in the 17th digit. Without rounding, equal differences would have a spread of
+    # 1e-15 and a meaningless t. The rounding step, a billionth of a point, is far below the effect of one test image.
     shared = sorted(baseline.keys() & results.keys())
     return [round(POINTS * (float(results[seed]) - float(baseline[seed])), 9) for seed in shared]
 
@@ -205,7 +217,7 @@ def _sample(values: Sequence[float]) -> _Sample | None:
     if not values:
         return None
     n, first = len(values), float(values[0])
-    # Counted from the first value, so that equal values have exactly their own mean and no spread.
+    # The sums use differences from the first value, so that equal values have exactly their own mean and no spread.
     offset = math.fsum(value - first for value in values) / n
     squares = math.fsum((value - first - offset) ** 2 for value in values)
     return _Sample(n, first + offset, math.sqrt(squares / (n - 1)) if n > 1 else math.inf)
@@ -251,7 +263,7 @@ def _judge(arm: str, sample: _Sample | None, p: float | None, p_holm: float, los
 
 def _unjudged(arm: str, sample: _Sample | None, lost: str, margin: float) -> Comparison:
     n, mean = (0, None) if sample is None else (sample.n, sample.mean)
-    reason = "no seed to compare" if sample is None else f"fewer than {LEAST_SEEDS} seeds to judge by"
+    reason = "no seed to compare" if sample is None else f"a verdict needs at least {LEAST_SEEDS} seeds"
     return Comparison(arm, n, mean, None, None, None, None, margin, Outcome.NOT_ENOUGH, None, _join(reason, lost))
 
 
@@ -264,7 +276,7 @@ def _outcome(mean: float, half: float, p_holm: float, rule: _Rule) -> Outcome:
 
 
 def _seeds_needed(sample: _Sample, rule: _Rule) -> int | None:
-    # Intervals only shrink as seeds are added, so a count that decides is followed by counts that decide.
+    # More seeds only make the intervals narrower. So if one number of seeds decides, every larger number decides too.
     counts = range(sample.n + 1, MOST_SEEDS + 1)
     i = bisect_left(counts, True, key=lambda n: _decides(sample._replace(n=n), rule))
     return counts[i] if i < len(counts) else None

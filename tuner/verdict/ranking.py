@@ -1,4 +1,4 @@
-"""The leaderboard computed from a job's record: who won, at what cost, and with what verdict."""
+"""Computes the leaderboard from a job's record: the winners, their cost and their verdicts."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tuner.verdict.paired_test import Comparison, compare
 
 
 def build(record: Record, spec: SearchSpec) -> Leaderboard:
-    """The leaderboard of a record, finished or not."""
+    """The leaderboard of a job's record. The job need not be finished."""
     last = next(reversed(record.ended_rounds()), None)
     chosen = winners(record, spec)
     tests = {arm: test_accuracies(record, arm, last.number) if last else {} for arm in record.arms}
@@ -42,16 +42,19 @@ def _comparisons(tests: Mapping[str, Mapping[int, float]], baseline: str, margin
 
 
 def _earlier_rounds(record: Record, spec: SearchSpec) -> Iterator[str]:
-    """Confirming again until a verdict pleases is optional stopping: say what the rounds before it came to."""
+    """Yields the verdicts of the earlier rounds of confirm runs, if there are any.
+
+    A user who confirms again until the verdict looks good does optional stopping. So the reader must see every verdict.
+    """
     rounds = record.ended_rounds()
-    came_to = []
+    earlier = []
     for confirm_round in rounds[:-1]:
         tests = {arm: test_accuracies(record, arm, confirm_round.number) for arm in record.arms}
         outcomes = _comparisons(tests, record.baseline, spec.confirm.margin).values()
-        came_to.append(f"round {confirm_round.number}: " + ", ".join(f"{c.arm} {c.outcome}" for c in outcomes))
-    if came_to:
-        before = "; ".join(came_to)
-        yield f"this is the verdict of round {rounds[-1].number} of confirm runs alone; before it came {before}"
+        earlier.append(f"round {confirm_round.number}: " + ", ".join(f"{c.arm} {c.outcome}" for c in outcomes))
+    if earlier:
+        last = rounds[-1].number
+        yield f"the verdict uses only the confirm runs of round {last}; the earlier verdicts: {'; '.join(earlier)}"
 
 
 def _row(
@@ -84,7 +87,7 @@ def _row(
 
 @dataclass(frozen=True)
 class JobResults:
-    """The results of a job, computed once and handed to leaderboard, report, exports and registry."""
+    """The results of a job. They are computed once, and the leaderboard, report, exports and registry all use them."""
 
     folder: JobFolder
     record: Record
@@ -93,14 +96,17 @@ class JobResults:
 
 
 def job_results(folder: JobFolder, record: Record | None = None) -> JobResults:
-    """The results of a job as it stands.
+    """The results of a job so far.
 
     Args:
-        folder: the job's.
-        record: what its journal says, where that is known already; else the journal is read.
+        folder: the folder of the job.
+        record: the record of the job, if the caller has read its journal already; else this function reads it.
+
+    Returns:
+        The folder, the record, the spec and the leaderboard of the job.
 
     Raises:
-        NotFound: the job has not begun.
+        NotFound: the job has not started.
         IntegrityError: the journal is damaged.
     """
     record = folder.record() if record is None else record

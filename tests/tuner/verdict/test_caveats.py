@@ -38,7 +38,7 @@ def test_a_search_that_went_well_has_no_warning_about_ranges() -> None:
 def test_a_best_value_at_the_end_of_its_range_gives_a_warning_with_a_wider_range() -> None:
     text = warnings(with_knobs(TWO, lr=0.0099))
     assert "the best lr lies at the upper end of its range (0.0001 to 0.01, log): adamw 0.0099; " in text
-    wider = text.split("for all arms that have it: ")[1].splitlines()[0]
+    wider = text.split("; to widen the range for all arms with this knob, set ")[1].splitlines()[0]
     assert wider == "parameters: {lr: {min: 0.0001, max: 0.1, scale: log}}"
     assert load_with(wider).parameters["lr"].max == 0.1
 
@@ -69,15 +69,15 @@ def test_the_position_of_a_value_is_on_the_scale_of_its_range(domain: Domain, va
 
 
 def test_few_trials_for_several_knobs_give_a_warning() -> None:
-    assert "4 trials an arm are few for up to 2 knobs" in warnings(with_knobs(TWO))
+    assert "4 trials per arm are few for up to 2 knobs" in warnings(with_knobs(TWO))
     many = spec_of(("- variant: noam", "- adamw"), ("trials: 4", "trials: 40"))
     assert "are few" not in warnings(with_knobs(many), many)
 
 
 def test_restarts_that_do_not_end_on_a_cycle_give_a_warning() -> None:
     spec = spec_of(("- variant: noam", "- adamw_restarts"))
-    assert "do not end on a cycle" not in warnings(with_knobs(spec, restarts="4x1"), spec)
-    assert "adamw_restarts's restarts 3x1 do not end on a cycle in 8 epochs" in warnings(
+    assert "its last cycle is cut short" not in warnings(with_knobs(spec, restarts="4x1"), spec)
+    assert "no cycle of adamw_restarts (restarts 3x1) ends at epoch 8: its last cycle is cut short" in warnings(
         with_knobs(spec, restarts="3x1"), spec
     )
 
@@ -89,6 +89,6 @@ def test_if_more_seeds_would_settle_the_question_the_warning_names_the_command()
     row = build(history.record(), TWO).rows[1]
     assert row.comparison is not None
     needed = row.comparison.seeds_needed
-    assert f"(adamw about {needed}); to judge again, on fresh ones alone: tuner confirm job-1 --seeds {needed}" in (
+    assert f"(adamw about {needed}); to judge again on fresh seeds only, run: tuner confirm job-1 --seeds {needed}" in (
         warnings(history)
     )

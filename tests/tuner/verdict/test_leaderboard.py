@@ -133,7 +133,7 @@ def test_a_fifth_more_epochs_in_one_arm_is_warned_of(epochs: int, warned: bool) 
     history.trial("adam_l2", 0, [0.5] * 10)
     history.trial("noam", 0, [0.5] * epochs)
     warnings = build(history.record(), TWO).warnings
-    expected = f"(adam_l2 10, noam {epochs}); scheduler: none makes them equal"
+    expected = f"(adam_l2 10, noam {epochs}); to give every arm the same epochs, set scheduler: none"
     assert any(warning.endswith(expected) for warning in warnings) == warned
 
 
@@ -148,7 +148,7 @@ def test_lost_trials_are_warned_of() -> None:
     history = searched()
     history.trial("adamw", 1, [0.1, 0.1], State.DIVERGED)
     history.trial("adamw", 2, [0.1, 0.1], State.FAILED)
-    assert "trials diverged or failed (adamw 2 of 3); they count as used" in board(history).warnings
+    assert "trials diverged or failed (adamw 2 of 3); they count towards the trial budget" in board(history).warnings
 
 
 def test_as_data_it_is_json_with_the_verdict_in_words() -> None:

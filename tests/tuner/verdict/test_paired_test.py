@@ -180,14 +180,14 @@ def test_equal_results_tie_unless_the_margin_is_zero(margin: float, outcome: Out
 def test_two_seeds_are_not_enough_however_alike() -> None:
     [got] = compare(by_seed(0.6, 0.6), {"v": by_seed(0.65, 0.65)}, margin=0.5)
     assert (got.n, got.p, got.low, got.outcome) == (2, None, None, Outcome.NOT_ENOUGH)
-    assert describe(got) == "not enough evidence: +5.00 points, 2 seeds [fewer than 3 seeds to judge by]"
+    assert describe(got) == "not enough evidence: +5.00 points, 2 seeds [a verdict needs at least 3 seeds]"
 
 
 def test_one_seed_is_not_enough() -> None:
     got = against_flat(9)
     assert (got.n, got.mean_diff, got.outcome) == (1, 9.0, Outcome.NOT_ENOUGH)
     assert (got.low, got.high, got.p, got.p_holm, got.seeds_needed) == (None,) * 5
-    assert describe(got) == "not enough evidence: +9.00 points, 1 seed [fewer than 3 seeds to judge by]"
+    assert describe(got) == "not enough evidence: +9.00 points, 1 seed [a verdict needs at least 3 seeds]"
 
 
 def test_lost_seeds_are_left_out_and_named() -> None:
