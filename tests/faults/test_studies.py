@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy import text
 
 from tests.faults.services import Postgres
 from tests.tuner.events import History
@@ -153,18 +155,34 @@ def test_a_job_does_not_wait_long_for_studies_that_stay_down_and_a_later_writer_
     assert values(folder, url) == EXPECTED
 
 
-def test_a_study_that_is_deleted_while_the_job_runs_is_a_problem_and_the_next_writer_restores_it(
-    url: str, folder: JobFolder
-) -> None:
+def test_a_study_that_is_deleted_while_the_job_runs_is_written_again(url: str, folder: JobFolder) -> None:
     writer = StudyWriter(folder, url, durable=True)
     with journal_of(folder, 0.5):
         writer.send()
         storage = open_storage(url)
         optuna.delete_study(study_name=f"{folder.id}/noam", storage=storage)
         storage.engine.dispose()
-    with pytest.raises(ServiceError, match=r"the studies' database .* cannot be used"):
-        writer.send()
-    StudyWriter(folder, url, durable=True).send()
+    writer.send()
+    assert values(folder, url) == EXPECTED
+
+
+@pytest.mark.parametrize("kind", ["postgres", "sqlite"])
+def test_two_writers_at_once_write_each_trial_once(
+    kind: str, request: pytest.FixtureRequest, folder: JobFolder, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue("url") if kind == "postgres" else f"sqlite:///{tmp_path}/studies.db"
+    writers = [StudyWriter(folder, url, durable=True) for _ in range(4)]
+    with journal_of(folder, 0.3):
+        for writer in writers:
+            writer.send()
+    with ThreadPoolExecutor(len(writers)) as pool:
+        for sent in [pool.submit(writer.send) for writer in writers]:
+            sent.result()
+    storage = open_storage(url)
+    with storage.engine.connect() as connection:
+        rows = connection.execute(text("SELECT study_id, number FROM trials")).all()
+    storage.engine.dispose()
+    assert len(rows) == len(set(rows)) == len(ARMS) * TRIALS
     assert values(folder, url) == EXPECTED
 
 

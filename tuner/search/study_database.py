@@ -21,6 +21,7 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import (
     BaseModel,
+    StudyModel,
     TrialIntermediateValueModel,
     TrialModel,
     TrialParamModel,
@@ -47,9 +48,10 @@ PACE = Pace(pause_s=0.5, beat_s=10.0, longest_retry_s=10.0, give_up_s=15.0, pati
 # The kernel would wait for minutes for a server that accepts no connection.
 os.environ.setdefault("PGCONNECT_TIMEOUT", "5")
 
-_TRIALS, _PARAMS, _ATTRIBUTES, _VALUES, _REPORTS = (
+_STUDIES, _TRIALS, _PARAMS, _ATTRIBUTES, _VALUES, _REPORTS = (
     model.__table__
     for model in (
+        StudyModel,
         TrialModel,
         TrialParamModel,
         TrialSystemAttributeModel,
@@ -113,7 +115,7 @@ class StudyWriter:
             self._storage = open_storage(self._url, durable=self._durable)
 
     def send(self) -> None:
-        """Write everything new.
+        """Write everything new. If a study was deleted, write everything again.
 
         Raises:
             ServiceError: the database cannot be used, or the journal cannot be read.
@@ -121,6 +123,13 @@ class StudyWriter:
         self.open()
         if not self._folder.journal.exists():
             return
+        try:
+            self._send()
+        except _StudyIsGone:
+            self._offset, self._running, self._studies = 0, {}, {}
+            self._send()
+
+    def _send(self) -> None:
         changed: dict[str, _Trial] = {}
         offset = self._offset
         # A change must not be lost if writing fails: state is kept only once all was written.
@@ -164,6 +173,10 @@ class StudyWriter:
             self._studies[name].put([trial.as_optuna(arm) for trial in trials])
 
 
+class _StudyIsGone(ServiceError):
+    """A study was deleted after it was opened."""
+
+
 class _StoredStudy:
     """A study in the database. Every call of ``put`` is one transaction, and a repeated one changes nothing."""
 
@@ -172,24 +185,27 @@ class _StoredStudy:
         self._name = name
         self._direction = direction
         self._study_id = self._create()
-        self._ids: dict[int, int] | None = None
-        """Trial number to the database's own number; None if that is not certain."""
 
     def put(self, trials: Sequence[FrozenTrial]) -> None:
-        """Write trials that have begun or have ended. Of a running one only its parameters are kept."""
+        """Write trials that have begun or have ended. Of a running one only its parameters are kept.
+
+        Raises:
+            _StudyIsGone: somebody has deleted the study.
+        """
         if not trials:
             return
-        ids, self._ids = self._ids, None
         with self._storage.engine.begin() as connection:
-            if ids is None:
-                known = select(_TRIALS.c.number, _TRIALS.c.trial_id).where(_TRIALS.c.study_id == self._study_id)
-                ids = {row.number: row.trial_id for row in connection.execute(known)}
+            # Another writer, as ``tuner sync`` beside a running job, waits here: no trial gets two rows.
+            held = update(_STUDIES).where(_STUDIES.c.study_id == self._study_id).values(study_name=self._name)
+            if connection.execute(held).rowcount == 0:
+                raise _StudyIsGone(f"the study {self._name} was deleted while it was written")
+            known = select(_TRIALS.c.number, _TRIALS.c.trial_id).where(_TRIALS.c.study_id == self._study_id)
+            ids: dict[int, int] = {row.number: row.trial_id for row in connection.execute(known)}
             for trial in trials:
                 if trial.number not in ids:
                     ids[trial.number] = _begin(connection, self._study_id, trial)
                 if trial.state.is_finished():
                     _end(connection, ids[trial.number], trial)
-        self._ids = ids
 
     def keep_only_if_it_agrees(self, arm: Arm, trials: Sequence[_Trial]) -> None:
         """Delete the study, to be written again, if it has a trial that the journal does not have, or has otherwise."""
@@ -198,7 +214,7 @@ class _StoredStudy:
             if stored.number not in recorded or not _agrees(stored, recorded[stored.number], arm):
                 with suppress(KeyError):
                     optuna.delete_study(study_name=self._name, storage=self._storage)
-                self._study_id, self._ids = self._create(), {}
+                self._study_id = self._create()
                 return
 
     def _create(self) -> int:
