@@ -8,11 +8,12 @@ from tuner.jobs.workspace import LATEST, Workspace
 
 
 def find_job(workspace: Workspace, job_id: str = LATEST) -> JobFolder:
-    """A job by its id, the beginning of it, or ``latest``; its folder is made, and brought up to date, from the
-    database that ``TUNER_STORAGE`` names, if it is there.
+    """A job by its id, by a prefix of it, or by ``latest``.
+
+    If ``TUNER_STORAGE`` names a Postgres, its jobs get folders here, and the found one is brought up to date.
 
     Raises:
-        NotFound: no such job, or several.
+        NotFound: no such job, or several fit.
         ServiceError: the database cannot be used.
     """
     database = open_database(os.environ.get(STORAGE_VARIABLE))

@@ -1,4 +1,4 @@
-"""The folder of one job: its files by name, its state, and who runs it."""
+"""The folder of one job: its files, its state, and the process that runs it."""
 
 import json
 import logging
@@ -24,14 +24,9 @@ if TYPE_CHECKING:
 
 STORAGE_VARIABLE = "TUNER_STORAGE"
 """Names the database of studies and job records; it wins over the spec."""
-
-
 SHARED = "shared"
-
-
+"""Key of ``start.json`` with the place of the files that all nodes need."""
 _START = {"ms": int, "spec": dict, "folder": str, "simulate": bool}
-
-
 _log = logging.getLogger(__name__)
 
 
@@ -53,7 +48,7 @@ class JobFolder:
 
     @property
     def start(self) -> Path:
-        """What was asked for; written before anything else is."""
+        """What the user submitted; the first file that is written."""
         return self.path / "start.json"
 
     @property
@@ -68,12 +63,12 @@ class JobFolder:
 
     @property
     def packing(self) -> Path:
-        """How many trials a GPU takes at once, where that was to be measured."""
+        """How many trials a GPU runs at once, if that was measured."""
         return self.path / "packing.json"
 
     @property
     def tracked(self) -> Path:
-        """How far MLflow has been told."""
+        """How much of the journal MLflow has."""
         return self.path / "tracked.json"
 
     @property
@@ -97,17 +92,18 @@ class JobFolder:
 
     @property
     def code(self) -> Path:
-        """The user's own code, where it came with the job from another machine."""
+        """The user's own code, if the job came from another machine."""
         return self.path / "code"
 
     @property
     def shared(self) -> str:
-        """Where its checkpoints, weights and copies of its exports are: a path, or an S3 URL.
+        """The place of its checkpoints, weights and copies of its exports: a path or an S3 URL.
 
-        Below what ``TUNER_SHARED`` names now, else named when the job was made; without either, the job's own folder.
+        It is below the place that ``TUNER_SHARED`` names now, or named when the job was created. Without either it is
+        the job's own folder.
 
         Raises:
-            SpecError: ``TUNER_SHARED`` names no place.
+            SpecError: ``TUNER_SHARED`` is neither a path nor an S3 URL.
         """
         root = shared_root()
         if root is None:
@@ -116,7 +112,7 @@ class JobFolder:
         return str(self.path) if root is None else inside(root, "jobs", self.id)
 
     def checkpoints(self, trial: str = "") -> str:
-        """Folder of a trial's checkpoints, by its key; of all trials' without."""
+        """Folder of the checkpoints of a trial, by its key; without a key, of all trials."""
         return inside(self.shared, "checkpoints", trial)
 
     def weights(self, arm: str, round_number: int) -> str:
@@ -124,7 +120,7 @@ class JobFolder:
         return inside(self.shared, "weights", f"{arm}-round{round_number}.safetensors")
 
     def forget_checkpoints(self, trial: str = "") -> None:
-        """Remove a trial's checkpoints, or all trials'; where that fails for now, they are left."""
+        """Remove the checkpoints of a trial or of all trials. If that fails, they stay, and a warning is logged."""
         folder = self.checkpoints(trial)
         try:
             files_at(folder, patience_s=0).clear()
@@ -132,7 +128,7 @@ class JobFolder:
             _log.warning("warning: checkpoints that nobody needs any more are left: %s", error)
 
     def started(self) -> Mapping[str, Any]:
-        """What was asked for: ``ms``, ``spec`` (all its values), ``folder`` (of the user's code) and ``simulate``.
+        """What the user submitted: ``ms``, ``spec`` (all its values), ``folder`` (of the user's code) and ``simulate``.
 
         Raises:
             IntegrityError: the file is damaged.
@@ -146,7 +142,7 @@ class JobFolder:
         return start
 
     def record(self) -> Record:
-        """What the journal says.
+        """The record that the journal gives.
 
         Raises:
             NotFound: the job has not begun.
@@ -158,7 +154,7 @@ class JobFolder:
         return record
 
     def record_so_far(self) -> Record:
-        """What the journal says, also before the job has begun.
+        """The record that the journal gives, which is empty before the job has begun.
 
         Raises:
             IntegrityError: the journal is damaged.
@@ -166,9 +162,10 @@ class JobFolder:
         return load_record(self.journal) if self.journal.exists() else Record()
 
     def state(self) -> str:
-        """The job's state in a word: ``new`` before it has done anything, ``crashed`` if the process that ran it died.
+        """The job's state in a word.
 
-        It is ``damaged`` if its journal is. A resume then goes back to the last good state.
+        A job is ``new`` before it has begun, ``crashed`` if the process that ran it died, and ``damaged`` if its
+        journal is. A resume continues a damaged job from its last good event.
         """
         try:
             record = self.record_so_far()
@@ -182,10 +179,10 @@ class JobFolder:
         return lock_owner(self.lock_file) is not None
 
     def owner(self) -> LockOwner | None:
-        """Who runs the job, here or, where its record is in a database, anywhere.
+        """The process that runs the job: on this machine or, if the job's record is in a database, on any machine.
 
         Raises:
-            ServiceError: the lease or the database cannot be read.
+            ServiceError: the lock or the database cannot be read.
         """
         if here := lock_owner(self.lock_file):
             return here
@@ -194,13 +191,13 @@ class JobFolder:
         return None if row is None else row.holder
 
     def database(self) -> "Database | None":
-        """Where the job's record is kept beside this folder: the Postgres of its studies.
+        """The database with a copy of the job's record: the Postgres of its studies. None for a SQLite file.
 
         Raises:
             ServiceError: it cannot be reached.
         """
         started = self.started()
-        # A simulation can be had again, and needs no service.
+        # A simulation can be repeated, and needs no service.
         return (
             None
             if started["simulate"]
@@ -208,20 +205,20 @@ class JobFolder:
         )
 
     def forget(self) -> None:
-        """Remove the folder of a job that did nothing, and the folder of jobs if it was the only one."""
+        """Remove the folder of a job that did nothing, and the folder of jobs if it is then empty."""
         shutil.rmtree(self.path)
         with suppress(OSError):
             self.path.parent.rmdir()
 
 
 def state_of(record: Record, owner: LockOwner | None) -> str:
-    """A job's state in a word, from its record and from who runs it now."""
+    """A job's state in a word, from its record and its owner."""
     return "crashed" if record.state == "running" and owner is None else record.state
 
 
 @cache
 def open_database(url: str | None) -> "Database | None":
-    """The database at a URL, if it is a Postgres: it alone can be shared by machines.
+    """The database at a URL; None if it is not a Postgres, because only that can be shared by machines.
 
     Raises:
         ServiceError: it cannot be reached.

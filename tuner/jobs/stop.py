@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 @dataclass
 class StopRequest:
-    """Asks a run to stop, from a signal handler or another thread.
+    """Tells a run to stop; it is true once a stop was requested.
 
     Args:
-        signal_number: the signal that asked.
-        failure: why it must stop, where nobody asked.
+        signal_number: the signal that requested it.
+        failure: the error that makes the run stop.
     """
 
     signal_number: int | None = None
@@ -20,5 +20,5 @@ class StopRequest:
         return self.signal_number is not None or self.failure is not None
 
     def ask(self) -> None:
-        """As SIGTERM does."""
+        """Request a stop, as SIGTERM does."""
         self.signal_number = self.signal_number or signal.SIGTERM

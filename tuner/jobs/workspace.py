@@ -1,4 +1,4 @@
-"""Where things lie on this machine: one folder, and one folder in it for each job."""
+"""The workspace: one folder on this machine, with a folder for each job and the stores that they share."""
 
 import errno
 import json
@@ -10,15 +10,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuner.errors import IntegrityError, NotFound, ServiceError, did_you_mean
 from tuner.jobs.job_folder import SHARED, JobFolder
 from tuner.storage.atomic_files import write_atomically
 from tuner.storage.shared_files import shared_root
-
-if TYPE_CHECKING:
-    pass
 
 LATEST = "latest"
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
@@ -32,12 +29,12 @@ class Workspace:
 
     @classmethod
     def find(cls, given: Path | None = None) -> "Workspace":
-        """The home that the flag, the environment or the default names; it need not exist yet."""
+        """The workspace that the option, the environment or the default names. Its folder need not exist yet."""
         return cls((given or Path(os.environ.get("TUNER_HOME") or "tuner-runs")).absolute())
 
     @property
     def cache(self) -> Path:
-        """Decoded data: ``TUNER_CACHE``, else in the home; a node's own ``TUNER_CACHE`` wins there."""
+        """Folder of decoded data: ``TUNER_CACHE``, else in the workspace. On a node, its own ``TUNER_CACHE`` wins."""
         return Path(os.environ.get("TUNER_CACHE") or self.path / "cache").absolute()
 
     @property
@@ -47,7 +44,7 @@ class Workspace:
 
     @property
     def storage_url(self) -> str:
-        """Its URL."""
+        """SQLAlchemy URL of that database."""
         return f"sqlite:///{self.studies}"
 
     @property
@@ -57,7 +54,7 @@ class Workspace:
 
     @property
     def tracking_uri(self) -> str:
-        """Its URI."""
+        """MLflow's URI of that store."""
         return f"sqlite:///{self.tracking_store}"
 
     @property
@@ -66,16 +63,16 @@ class Workspace:
         return self.path / "artifacts"
 
     def new_job(self, name: str, spec_text: str, start: Mapping[str, Any]) -> JobFolder:
-        """Make the folder of a new job, whole or not at all; its id is the spec's name and six random digits.
+        """Create the folder of a new job, whole or not at all. Its id is the spec's name and six random hex digits.
 
         Args:
             name: the spec's name.
             spec_text: the spec as the user wrote it.
-            start: what ``JobFolder.started`` gives back; where it is set, ``TUNER_SHARED`` is added.
+            start: what ``JobFolder.started`` is to return. ``TUNER_SHARED`` is added if it is set.
 
         Raises:
             ServiceError: the folder cannot be written.
-            SpecError: ``TUNER_SHARED`` names no place.
+            SpecError: ``TUNER_SHARED`` is neither a path nor an S3 URL.
         """
         beginning = {"ms": time.time_ns() // 1_000_000, **start} | shared_entry()
         while (folder := self.put_job(f"{name}-{secrets.token_hex(3)}", spec_text, beginning)) is None:
@@ -83,7 +80,7 @@ class Workspace:
         return folder
 
     def put_job(self, job_id: str, spec_text: str, start: Mapping[str, Any]) -> JobFolder | None:
-        """Make the folder of a job, whole or not at all; None if there is one.
+        """Create the folder of a job, whole or not at all; None if it exists.
 
         Raises:
             ServiceError: the folder cannot be written.
@@ -93,7 +90,7 @@ class Workspace:
             made.mkdir(parents=True)
             write_atomically(made / "spec.yaml", spec_text.encode())
             write_atomically(made / "start.json", json.dumps(dict(start)).encode())
-            # Onto a folder that is not empty there is no renaming.
+            # Renaming to a folder that is not empty fails, so an existing job stays.
             made.rename(made.with_name(job_id))
         except OSError as error:
             shutil.rmtree(made, ignore_errors=True)
@@ -103,12 +100,12 @@ class Workspace:
         return JobFolder(made.with_name(job_id))
 
     def jobs(self) -> Iterator[JobFolder]:
-        """All jobs, oldest first; one whose beginning cannot be read is as if it were older than all."""
+        """All jobs, oldest first. A job whose ``start.json`` cannot be read comes first."""
         folders = [JobFolder(start.parent) for start in self.path.glob("jobs/[!.]*/start.json")]
         return iter(sorted(folders, key=_begun_ms))
 
     def job(self, job_id: str = LATEST) -> JobFolder:
-        """A job by its id, a prefix of it that no other has, or ``latest``.
+        """A job by its id, by a prefix that only one id has, or by ``latest``.
 
         Raises:
             NotFound: no such job, or several.
@@ -127,10 +124,10 @@ class Workspace:
 
 
 def shared_entry() -> dict[str, str]:
-    """What is written down of ``TUNER_SHARED`` when a job is made.
+    """The part of ``start.json`` that keeps ``TUNER_SHARED``.
 
     Raises:
-        SpecError: it names no place.
+        SpecError: it is neither a path nor an S3 URL.
     """
     root = shared_root()
     return {} if root is None else {SHARED: root}

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a power cut."""
+"""Writes files whole or not at all, also in a power cut."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,10 @@ from tuner.errors import ServiceError, SpecError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its place, onto the disk, then move it there.
+    """Write a file to the disk under another name in the same folder, then rename it.
 
     Raises:
-        OSError: it cannot be written; what was there before still is.
+        OSError: it cannot be written. The old file stays.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -26,7 +26,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder onto the disk."""
+    """Write the names in a folder to the disk, so that they survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -35,7 +35,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_new(path: Path, content: str | bytes, force: bool) -> None:
-    """Write a file whole or not at all; an existing one only with ``force``."""
+    """Write a file whole or not at all. An existing file is replaced only with ``force``.
+
+    Raises:
+        SpecError: as ``check_new``.
+        ServiceError: the file cannot be written.
+    """
     check_new(path, force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,11 +50,11 @@ def write_new(path: Path, content: str | bytes, force: bool) -> None:
 
 
 def check_new(path: Path, force: bool) -> None:
-    """Refuse a path that is there already.
+    """Refuse a path that already exists.
 
     Raises:
         SpecError: it exists and ``force`` is off, or it is a folder.
-        ServiceError: the path cannot be looked at.
+        ServiceError: the path cannot be checked.
     """
     try:
         is_folder, exists = path.is_dir(), path.exists()

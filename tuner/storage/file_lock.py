@@ -1,10 +1,11 @@
-"""A job's lease: one process at a time runs a job, and the others can tell which.
+"""A job's lock on this machine: one process at a time runs a job, and other processes can see which one.
 
-It is a lock on a file in the job's folder, which the kernel releases however its holder dies. The file says who
-holds it; what a dead holder left there is no hindrance. The file is never removed: a second one could then be locked.
+It is a lock on a file in the job's folder. The kernel releases it when the holder dies for any reason. The file names
+the holder, and a name that a dead holder left does no harm. The file is never removed, because then a second process
+could lock a new file of the same name.
 
-The lock goes with the open file. Programs that the holder starts do not get it (PEP 446); a child that is forked and
-starts no program does, and the lease then ends with the last of them, unless the holder gives it back itself.
+The lock belongs to the open file. Programs that the holder starts do not inherit it (PEP 446). A forked child that
+starts no program does, so the holder unlocks the file itself when it ends.
 """
 
 import fcntl
@@ -23,20 +24,20 @@ from pathlib import Path
 from tuner.errors import ServiceError, SpecError
 
 PATIENCE_S = 0.5
-"""How long a lease that is held is tried for: a look at it (``lock_owner``) holds it for a moment."""
+"""How long to try to lock a held file. Reading the owner (``lock_owner``) also holds the lock for a moment."""
 BEAT_S = 1.0
 _MOST = 64 * 2**10
 
 
 @dataclass(frozen=True)
 class LockOwner:
-    """Who holds a lease.
+    """The process that holds a lock.
 
     Args:
-        host: the machine.
-        pid: the process; 0 for one that has not yet said its name.
-        command: what it was started as.
-        since: ISO 8601, with the machine's offset from UTC.
+        host: name of the machine.
+        pid: process id; 0 if the process has not written its name yet.
+        command: the command that started the process.
+        since: time of locking in ISO 8601, with the machine's offset from UTC.
     """
 
     host: str
@@ -55,16 +56,16 @@ _UNKNOWN = LockOwner("", 0, "", "")
 
 
 class FileLock:
-    """A lease that is held."""
+    """A lock that this process holds."""
 
     def __init__(self, file: int) -> None:
         self._file = file
         self._beaten = time.monotonic()
 
     def beat(self) -> None:
-        """Set the file's modification time, once a second at most, as a sign of life.
+        """Show that the holder is alive: set the file's modification time, at most once a second.
 
-        Whoever watches it should time how long it does not change: the clock that it is set by may step.
+        A watcher should measure how long the time does not change, because the clock may jump.
         """
         if time.monotonic() - self._beaten >= BEAT_S:
             self._beaten = time.monotonic()
@@ -127,7 +128,7 @@ def locked(path: Path, job: str) -> Iterator[FileLock]:
 
 
 def lock_owner(path: Path) -> LockOwner | None:
-    """Who holds a lease now, or None.
+    """The process that holds a lock now, or None.
 
     Raises:
         ServiceError: the file cannot be read or locked.
@@ -171,7 +172,7 @@ def _take(file: int, patience_s: float) -> bool:
 
 def me() -> LockOwner:
     """This process."""
-    # ``python -m`` and scripts alike: the program's name, not its path.
+    # The name of the program without its path, for ``python -m`` as for scripts.
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
     command = " ".join(" ".join([name, *sys.argv[1:]]).split())
@@ -179,7 +180,7 @@ def me() -> LockOwner:
 
 
 def parse(written: str | bytes) -> LockOwner:
-    """The holder that was written as JSON; what is no holder is one that has not yet said its name."""
+    """Read an owner from JSON. Anything else is an owner that has not written its name yet."""
     try:
         return LockOwner(**json.loads(written))
     except (ValueError, TypeError):

@@ -43,22 +43,22 @@ EMPTY = End(0, 0)
 
 
 class Journal:
-    """Appends events to a file; several threads of one process may call it.
+    """Appends events to a file. Several threads of one process may call it.
 
-    Only one journal may be open on a file. Whoever runs a job holds its lock.
+    Only one journal may be open on a file, so the process that runs a job holds its lock.
 
-    An event is in the file before ``append`` returns. Every process sees it then, and it stays however this process
-    dies. Whether it is on the disk too, where it survives a power cut, depends on the event's type. An event with
+    An event is in the file before ``append`` returns. Every process sees it then, and it survives the death of this
+    process. Whether it is also on the disk, where it survives a power cut, depends on the event's type. An event with
     ``at_once`` is on the disk before ``append`` returns. Other events share a sync: they reach the disk as soon as the
     sync before theirs has ended, after milliseconds, or seconds on a slow disk. A power cut takes only the journal's
     last events.
 
     Args:
-        path: the file; it is created if it is missing, and cut after its last whole line.
+        path: the file. A missing one is created, and a torn last line is removed.
         on_event: called with every entry that was written.
-        end: where the file ends, if the caller has read it; else it is read here.
-        durable: whether events are put on the disk at all. A simulated search writes hundreds of thousands of events
-            that nobody will miss.
+        end: the end of the file, if the caller has read it.
+        durable: whether to wait for the disk at all. A simulated search writes hundreds of thousands of events, and
+            it can be repeated.
         clock: seconds, monotonic.
         now: the wall clock, Unix seconds.
 
@@ -85,13 +85,13 @@ class Journal:
         self._opened = clock()
         self._lock = threading.Lock()
         self._disk = threading.Lock()
-        """Held during every sync: of two syncs at once, only one learns that the disk failed. Taken after ``_lock``."""
+        """Held during every sync, because only one of two concurrent syncs sees a failure. Taken after ``_lock``."""
         self._number, self._end = end or end_of(path)
         self._torn = True
         self._syncer = ThreadPoolExecutor(1, "journal")
         self._syncing = self._failed = False
         self._behind: deque[tuple[int, bytes]] = deque()
-        """The last lines that may not be on the disk yet, each with the offset after it."""
+        """Lines that may not be on the disk yet, each with the offset of its end."""
         try:
             self._file = path.open("ab", buffering=0)
             self._cut()
@@ -104,8 +104,8 @@ class Journal:
         """Write one event; when this returns the event is in the file, and on the disk then or soon after.
 
         Raises:
-            ServiceError: the disk is full or broken, now or when it had to take earlier events. Nothing of this event
-                is kept, and the journal is as it was before. A later append works once there is room.
+            ServiceError: the disk is full or broken, or was when earlier events were written. The journal is as before
+                the call. A later append works once there is space.
         """
         with self._lock:
             entry = Entry(self._number, round(self._now() * 1000), round(self._clock() - self._opened, 3), event)
@@ -116,7 +116,7 @@ class Journal:
         """Close the file, with every event on the disk.
 
         Raises:
-            ServiceError: the disk does not take them; they are in the file.
+            ServiceError: the disk fails. The events are in the file.
         """
         self._syncer.shutdown()
         with self._lock:
@@ -148,8 +148,8 @@ class Journal:
                 " resumed"
             ) from error
         finally:
-            # Also a signal that came in between must leave no line that the next one would be glued to. If even this
-            # fails, the next append tries again, and so does whoever opens the file next.
+            # A signal may interrupt the write. The next line must not join half a line, so that half is removed.
+            # If this fails too, the next append or the next opening tries again.
             if self._torn:
                 with suppress(OSError):
                     self._cut()
@@ -162,7 +162,7 @@ class Journal:
         self._torn = False
 
     def _sync(self, end: int) -> None:
-        """Put the file on the disk, of which ``end`` bytes are written."""
+        """Wait until the file, with its first ``end`` bytes, is on the disk."""
         if self._durable:
             self._fsync()
             self._is_on_disk(end)
@@ -186,21 +186,21 @@ class Journal:
             self._syncer.submit(self._sync_behind)
 
     def _sync_behind(self) -> None:
-        """Until nothing is behind: the lines that are written during one sync share the next."""
+        """Sync until every line is on the disk. Lines that are written during one sync share the next."""
         while True:
             with self._lock:
                 if self._failed or not self._behind:
                     self._syncing = False
                     return
                 end = self._behind[-1][0]
-            # Whoever writes next meets the failure.
+            # The next write raises the failure.
             with suppress(OSError):
                 self._fsync()
                 with self._lock:
                     self._is_on_disk(end)
 
     def _write_again(self) -> None:
-        """Write what a sync that failed was to write: the kernel may have dropped it, and tells so only once."""
+        """Write the lines of a failed sync again. The kernel may have dropped them, and reports that only once."""
         with self._disk:
             if self._behind:
                 end, line = self._behind[0]
@@ -234,7 +234,7 @@ def read(path: Path) -> Iterator[Entry]:
 
     Raises:
         NotFound: no such file.
-        IntegrityError: a line that is no event, was altered, or is out of order; a torn last line is no error.
+        IntegrityError: a line is not an event, was changed, or is out of order. A torn last line is no error.
         ServiceError: the file cannot be read.
     """
     for line in read_from(path, 0):
@@ -242,11 +242,11 @@ def read(path: Path) -> Iterator[Entry]:
 
 
 def read_from(path: Path, offset: int) -> Iterator[Line]:
-    """Whole lines from a byte offset on; a torn last line is left for later.
+    """Whole lines from a byte offset on. A torn last line is left for later.
 
     Raises:
-        NotFound, IntegrityError, ServiceError: as ``read``; and IntegrityError if no line starts at ``offset``, because
-            the lines before it were lost.
+        NotFound, ServiceError: as ``read``.
+        IntegrityError: as ``read``, or no line starts at ``offset`` because the file is shorter than it was.
     """
     due = 0 if offset == 0 else None
     try:
@@ -271,7 +271,7 @@ def read_from(path: Path, offset: int) -> Iterator[Line]:
 
 
 def end_of(path: Path) -> End:
-    """Where a journal ends, if it is not damaged; a missing one is empty. Raises as ``read``."""
+    """The end of an undamaged journal. A missing one is empty. Raises as ``read``."""
     end = EMPTY
     if path.exists():
         for line in read_from(path, 0):
@@ -292,18 +292,18 @@ class Recovered(NamedTuple):
 
 
 def recover(path: Path, take: Callable[[Line], None]) -> Recovered:
-    """Read a journal once; keep the good beginning of a damaged one as the journal, and the original beside it.
+    """Read a journal once. If it is damaged, keep its good part as the journal, and the original beside it.
 
-    At every moment a journal is at ``path``: the damaged one or its good beginning. Notes about later lines, such as
-    how far a tracker has read, no longer hold. Only the holder of the job's lock may call this.
+    At every moment a journal is at ``path``: the damaged one or its good part. Notes about later lines, such as how
+    much a tracker has, no longer hold. Only the holder of the job's lock may call this.
 
     Args:
-        path: the file; a missing one is an empty journal.
+        path: the file. A missing one is an empty journal.
         take: called with every good line, in order.
 
     Raises:
         IntegrityError: a line is whole, but this version does not know its event.
-        ServiceError: there is no room, or the file cannot be read.
+        ServiceError: the disk is full, or the file cannot be read.
     """
     end = EMPTY
     if not path.exists():
@@ -334,7 +334,7 @@ def _second_name(path: Path) -> Path:
         try:
             os.link(path, name)
         except FileExistsError:
-            # Whoever salvaged it before and died at it has left the name that is wanted.
+            # A process that died during an earlier recovery has already made this name.
             if not name.samefile(path):
                 number += 1
                 continue

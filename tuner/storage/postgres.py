@@ -1,7 +1,7 @@
-"""The records of jobs in Postgres, where every machine finds them: what was asked for, the journal, and who runs it.
+"""The records of jobs in Postgres, where every machine finds them: the spec, the journal, and who runs the job.
 
-A job's journal is a file on the driver's disk first and comes here line by line, from whoever holds the job
-(``tuner.claim``). Everyone else only reads, and may ask the holder to stop.
+A job's journal is first a file on the driver's disk. The process that holds the job's lock sends it here line by line
+(``tuner.storage.postgres_lock``). All other processes only read, and may ask the holder to stop.
 """
 
 import json
@@ -66,7 +66,7 @@ JOURNAL = Table(
     Column("line", LargeBinary, nullable=False),
 )
 _MAKING = 7_309_845
-"""Of the lock under which the tables are made."""
+"""Number of the lock that is held while the tables are created."""
 _LOCKED = text(
     "exists (select 1 from pg_locks where locktype = 'advisory' and objsubid = 1 and granted"
     " and database = (select oid from pg_database where datname = current_database())"
@@ -77,14 +77,14 @@ _LOCKED = text(
 
 @dataclass(frozen=True)
 class JobSummary:
-    """What a holder says of its job.
+    """What a holder reports about its job.
 
     Args:
-        state: the job's.
-        arms, trials: how many.
-        cluster: which Ray it runs on; empty for one of its own.
-        wants: most trials that it could run at once there.
-        waits: why nothing of it runs now, or empty.
+        state: the job's state.
+        arms, trials: how many there are.
+        cluster: the Ray cluster that the job runs on; empty if the job started its own Ray.
+        wants: the most trials that the job could run at once there.
+        waits: why none of its trials runs now; empty if one runs.
     """
 
     state: str = "running"
@@ -97,15 +97,15 @@ class JobSummary:
 
 @dataclass(frozen=True)
 class JobRow:
-    """A job's record, but for its journal and its code.
+    """A job's record without its journal and its code.
 
     Args:
         id: the job's id.
-        ms: when it was asked for, Unix milliseconds.
+        ms: when the job was submitted, in Unix milliseconds.
         spec_text: the spec as the user wrote it.
-        start: what ``JobFolder.started`` gives.
-        holder: who runs it, or None.
-        summary: what the last holder said of it.
+        start: the mapping that ``JobFolder.started`` returns.
+        holder: the process that runs the job, or None.
+        summary: the last report of a holder.
     """
 
     id: str
@@ -117,13 +117,13 @@ class JobRow:
 
 
 class Database:
-    """A Postgres with the records of jobs; its tables are made if they are not there.
+    """A Postgres database with the records of jobs. Missing tables are created.
 
     Args:
         url: SQLAlchemy URL without a password.
 
     Raises:
-        ServiceError: as every method does: it cannot be reached, or refuses us.
+        ServiceError: the database cannot be reached or refuses us. Every method may raise it.
     """
 
     def __init__(self, url: str) -> None:
@@ -134,7 +134,7 @@ class Database:
             _TABLES.create_all(connection)
 
     def register(self, job_id: str, ms: int, spec_text: str, start: Mapping[str, Any], code: bytes | None) -> bool:
-        """Write down a new job; False if there is one of this id."""
+        """Write a new job; False if a job with this id exists."""
         values = {"id": job_id, "ms": ms, "spec_text": spec_text, "start": json.dumps(dict(start)), "code": code}
         with self._begin() as connection:
             made = connection.execute(upsert(JOBS).values(values).on_conflict_do_nothing().returning(JOBS.c.id))
@@ -152,20 +152,20 @@ class Database:
             return None if found is None else _row(found)
 
     def code(self, job_id: str) -> bytes | None:
-        """The user's own code of a job, as ``tuner.bundle`` packed it."""
+        """The user's own code of a job, as ``tuner.jobs.code_archive`` packed it."""
         return self._one(job_id, "code")
 
     def tracked(self, job_id: str) -> bytes | None:
-        """How far its journal was sent to MLflow, as its last holder noted."""
+        """The last holder's note of how much of the journal MLflow has."""
         return self._one(job_id, "tracked")
 
     def note_tracked(self, job_id: str, note: bytes) -> None:
-        """Keep that note."""
+        """Store a note of how much of the journal MLflow has."""
         with self._begin() as connection:
             connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(tracked=note))
 
     def ask_to_stop(self, job_id: str) -> None:
-        """Have whoever runs a job stop it."""
+        """Ask the process that runs a job to stop it."""
         with self._begin() as connection:
             connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(stop=True))
 
@@ -181,12 +181,12 @@ class Database:
             start += PAGE
 
     def journal_length(self, job_id: str) -> int:
-        """How many lines of a job's journal are here."""
+        """The number of lines of a job's journal in the database."""
         with self._begin() as connection:
             return int(connection.execute(select(func.count()).where(JOURNAL.c.job == job_id)).scalar_one())
 
     def connect(self) -> Connection:
-        """A connection of one's own; SQLAlchemyError as it comes."""
+        """A new connection. Its errors are SQLAlchemy's own."""
         return self._engine.connect()
 
     def _one(self, job_id: str, column: str) -> bytes | None:

@@ -1,7 +1,7 @@
-"""A job's claim in the database: one process at a time runs a job, whatever machine it is on.
+"""A job's lock in the database: one process at a time runs a job, on any machine.
 
-It is an advisory lock of the job's name, which Postgres releases when the holder's connection ends, however that came
-about. Each holder has a number, its fence: what one still writes that has been replaced is refused.
+It is an advisory lock on the job's id. Postgres releases it when the holder's connection ends for any reason. Each
+holder has a number, its fence. The database refuses what a holder writes after another process has taken the job.
 """
 
 import json
@@ -21,11 +21,11 @@ from tuner.storage.file_lock import LockOwner, parse
 from tuner.storage.postgres import JOBS, JOURNAL, Database, JobSummary, unusable
 
 PATIENCE_S = 3.0
-"""How long a job that is held is tried for: a holder that was killed is noticed at once."""
+"""How long to try to lock a job that another process holds. Postgres notices a killed holder at once."""
 ALIVE_S = 15.0
-"""A job whose holder has not written for so long takes no part in sharing a cluster."""
+"""A job whose holder has not written for this long gets no share of a cluster."""
 KEEPALIVE = "set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 5"
-"""Has the server notice in 15 s that a holder's machine is gone."""
+"""Makes the server notice within 15 s that a holder's machine is gone."""
 
 
 class Fenced(SpecError):
@@ -33,14 +33,14 @@ class Fenced(SpecError):
 
 
 class Instructions(NamedTuple):
-    """What a holder is told in turn: whether to stop, and what each job on the same cluster wants, oldest first."""
+    """The answer to a holder: whether to stop, and how many trials each job on the cluster wants, oldest first."""
 
     stop: bool
     wants: Mapping[str, int]
 
 
 class PostgresLock:
-    """A job that this process holds; used by one thread at a time.
+    """A job that this process holds. One thread at a time may use it.
 
     Raises:
         SpecError: another process holds it.
@@ -60,7 +60,7 @@ class PostgresLock:
             raise unusable(database.shown, error) from error
 
     def send(self, lines: Sequence[tuple[int, bytes]], summary: JobSummary) -> Instructions:
-        """Write lines of the journal, with their numbers, and what is to be said of the job; all of it or nothing.
+        """Write numbered lines of the journal and a summary of the job, all in one transaction.
 
         Raises:
             Fenced: another process holds the job now.
@@ -78,10 +78,10 @@ class PostgresLock:
             raise
 
     def release(self) -> None:
-        """Let others have the job."""
+        """Release the job, so that other processes can hold it."""
         if self._connection is not None:
             with suppress(SQLAlchemyError):
-                # Closing would put it back into no pool, and end it: with it goes the lock.
+                # There is no pool: closing ends the connection, and Postgres releases the lock.
                 self._connection.close()
             self._connection = None
 
@@ -95,7 +95,7 @@ class PostgresLock:
             return None
         if lines:
             rows = [{"job": self.job, "n": n, "line": line} for n, line in lines]
-            # A call whose answer was lost may have gone through.
+            # An earlier call may have succeeded although its answer was lost.
             connection.execute(upsert(JOURNAL).on_conflict_do_nothing(), rows)
         since = func.clock_timestamp() - text(f"interval '{ALIVE_S:g} s'")
         there = select(JOBS.c.id, JOBS.c.wants).where(JOBS.c.cluster == summary.cluster, JOBS.c.beat > since)
@@ -120,7 +120,7 @@ class PostgresLock:
         return int(fence)
 
     def _renewed(self) -> Connection:
-        """The connection; a new one if it broke, with the lock, unless another process has the job by now."""
+        """The connection. A broken one is replaced and locks the job again, unless another process has it."""
         if self._connection is None:
             connection = self._connected()
             if not self._locked(connection):

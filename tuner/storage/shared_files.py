@@ -1,4 +1,4 @@
-"""Where a job keeps what other nodes must reach: ``TUNER_SHARED``, a folder that all of them mount or an S3 URL."""
+"""Where a job keeps files that other nodes need: ``TUNER_SHARED``, a folder that all nodes mount or an S3 URL."""
 
 import os
 import threading
@@ -15,7 +15,7 @@ ANSWER_S = 5.0
 
 
 def shared_root() -> str | None:
-    """What ``TUNER_SHARED`` names; None if it is not set: every job then keeps all in its own folder.
+    """The place that ``TUNER_SHARED`` names. None if it is not set; a job then keeps all files in its own folder.
 
     Raises:
         SpecError: it is neither an absolute path nor an S3 URL without credentials.
@@ -31,7 +31,7 @@ def shared_root() -> str | None:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Raise what goes wrong with a store as ``ServiceError``; that a file is not there is left as it is."""
+    """Raise errors of a file store as ``ServiceError``, except ``FileNotFoundError``."""
     try:
         yield
     except (StoreError, DiskFull) as error:
@@ -46,7 +46,7 @@ def check_writable(root: str) -> None:
     """Write a small file to a folder or bucket, and remove it.
 
     Raises:
-        ServiceError: that cannot be done, or not within ``ANSWER_S``: a mount whose server is gone waits for ever.
+        ServiceError: it fails, or takes longer than ``ANSWER_S``. A mount whose server is gone would wait for ever.
     """
     problems: list[ServiceError] = []
 
