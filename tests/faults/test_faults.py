@@ -156,7 +156,7 @@ def test_the_driver_is_killed_and_another_continues_the_job(where: Place, undist
     os.kill(driver(where), signal.SIGKILL)
     ended = where.ended(process)
     assert ended.code == 0, ended.err
-    assert f"the driver of job {where.job.id} was killed by SIGKILL; another one goes on" in ended.err
+    assert f"the driver of job {where.job.id} was killed by SIGKILL; a new one continues the job" in ended.err
     record = check_as_undisturbed(where, undisturbed)
     assert sum(trial.attempts == 2 for trial in record.trials.values()) in (1, 2)
 
@@ -367,7 +367,7 @@ def test_a_driver_that_hangs_is_killed_and_another_continues_the_job(
         os.kill(driver(where), signal.SIGSTOP)
         ended = where.ended(process)
         assert ended.code == 0, ended.err
-        assert "showed no sign of life and was killed; another one goes on" in ended.err
+        assert "showed no sign of life and was killed; a new one continues the job" in ended.err
         check_as_undisturbed(where, undisturbed)
 
 

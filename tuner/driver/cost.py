@@ -1,4 +1,4 @@
-"""About what a spec costs: trials, epochs, and time from a few updates timed on this machine."""
+"""Estimates what a spec costs: trials, epochs and time. It times a few updates on this machine."""
 
 import time
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ TIMED_UPDATES = 5
 
 @dataclass(frozen=True)
 class Cost:
-    """What would run, at most (before pruning and caps), and about how long it takes.
+    """The most that would run, without pruning and caps, and about how long it takes.
 
     Args:
         search_trials, search_epochs: of all arms.
         confirm_runs, confirm_epochs: of all arms, selection runs among them.
-        updates_per_epoch: None where only reading the data tells.
+        updates_per_epoch: None if only reading the data can tell.
         concurrent: trials at once, on CPU; with GPUs as many as fit.
         seconds_per_epoch: measured on one thread here, or None.
         search_hours, confirm_hours: with ``concurrent`` trials at once, or None.

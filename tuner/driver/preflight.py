@@ -1,4 +1,4 @@
-"""What a job needs of this machine and its services, checked before anything heavy is loaded or anything is written."""
+"""Checks what a job needs from this machine and its services, before anything slow is loaded or anything is written."""
 
 import shutil
 from pathlib import Path
@@ -13,15 +13,15 @@ from tuner.tracking.background_sync import tracking_uri
 from tuner.tracking.server_check import check_tracker
 
 EPOCH_BYTES = 4096
-"""Of journal and stores; measured 0.4 KB and 2.7 KB."""
+"""Bytes per epoch in the journal (0.4 KB measured) and in the stores (2.7 KB measured), rounded up."""
 STORES_BYTES = 4 * 2**20
-"""Of empty stores, and what SQLite writes beside them."""
+"""Bytes of empty stores, and of SQLite's files beside them."""
 PARAMETERS = 1_465_720
-"""Of ``elu_net`` at width 1."""
+"""Parameters of ``elu_net`` at width 1."""
 STATE_WEIGHTS = 4
-"""A training's state in units of its weights: these, two moments, AMSGrad's maximum."""
+"""Size of a training's state in units of its weights: the weights, two moments, and AMSGrad's maximum."""
 CHECKPOINTS = 3
-"""Of a trial: two that are kept, one that is being written."""
+"""Checkpoints of a trial: two that are kept, and one that is being written."""
 STORAGES = "write sqlite:///FILE or postgresql://…"
 
 
@@ -29,19 +29,19 @@ def preflight(spec: SearchSpec, workspace: Workspace) -> None:
     """Refuse a job that could not run here.
 
     Raises:
-        SpecError: a trial asks for more CPUs or GPUs than this machine has, or a store's URL is none.
-        ServiceError: a disk has no room for it, what ``TUNER_SHARED`` names cannot be written, or the tracking server
-            does not answer or refuses us.
+        SpecError: a trial needs more CPUs or GPUs than this machine has, or the URL of a store is invalid.
+        ServiceError: a disk has too little space, the place that ``TUNER_SHARED`` names cannot be written, or the
+            tracking server does not answer or refuses us.
     """
     _check_machine(spec)
     _check_stores(spec, workspace, shared_root())
 
 
 def preflight_on_cluster(spec: SearchSpec, workspace: Workspace) -> None:
-    """Refuse a job that could not run on the cluster of this head; which nodes there are is the submitter's to see.
+    """Refuse a job that could not run on the cluster of this head. ``tuner submit`` checks the nodes.
 
     Raises:
-        SpecError: nothing is named that all nodes can write to.
+        SpecError: ``TUNER_SHARED`` names no place that all nodes can write to.
         ServiceError: as ``preflight``.
     """
     shared = shared_root()
@@ -62,7 +62,7 @@ def _check_stores(spec: SearchSpec, workspace: Workspace, shared: str | None) ->
 
 
 def _check_machine(spec: SearchSpec) -> None:
-    """Refuse what this machine can never give, instead of waiting for it."""
+    """Refuse a trial that this machine can never run, instead of waiting for ever."""
     cpus, gpus = spec.resources.cpus, spec.resources.gpus
     if cpus > usable_cpus():
         raise SpecError(f"resources.cpus: a trial asks for {cpus} CPUs and this machine has {usable_cpus()}")
@@ -71,7 +71,7 @@ def _check_machine(spec: SearchSpec) -> None:
 
 
 def bytes_needed(spec: SearchSpec, concurrent: int) -> int:
-    """About what a job writes at most, decoded data apart: epochs in journal and stores, checkpoints, kept weights."""
+    """About the most bytes that a job writes: journal, stores, checkpoints and kept weights, without decoded data."""
     return _journal_bytes(spec) + _state_bytes(spec, concurrent)
 
 
@@ -83,7 +83,7 @@ def _journal_bytes(spec: SearchSpec) -> int:
 
 
 def _state_bytes(spec: SearchSpec, concurrent: int) -> int:
-    # How large the user's own net is only building it tells.
+    # The size of the user's own net is unknown until it is built.
     weights = 4 * round(PARAMETERS * spec.model.width**2) if spec.model.name == "elu_net" else 0
     return (concurrent * CHECKPOINTS * STATE_WEIGHTS + len(spec.arms)) * weights
 
@@ -94,7 +94,7 @@ def _check_room(spec: SearchSpec, workspace: Workspace, shared: str | None) -> N
         _check_free(workspace.path, bytes_needed(spec, concurrent))
         return
     _check_free(workspace.path, _journal_bytes(spec))
-    # A bucket does not say how much room it has.
+    # A bucket does not report its free space.
     if not shared.startswith(S3):
         _check_free(Path(shared), _state_bytes(spec, concurrent))
 

@@ -1,4 +1,4 @@
-"""What crashes leave behind, found and put in order."""
+"""Finds and repairs what crashes left behind."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from tuner.tracking.background_sync import open_writer
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be.
+    """A problem of a job.
 
     Args:
         job: the job's id.
         problem: what is wrong.
-        way_out: what can be done.
+        way_out: what the user can do.
     """
 
     job: str
@@ -30,7 +30,7 @@ class Finding:
 
 
 def examine(workspace: Workspace) -> Iterator[Finding]:
-    """Look at every job."""
+    """Find the problems of every job."""
     for folder in workspace.jobs():
         resume = f"tuner resume {folder.id}"
         try:
@@ -40,7 +40,7 @@ def examine(workspace: Workspace) -> Iterator[Finding]:
             continue
         state = folder.state()
         if state == "damaged":
-            yield Finding(folder.id, "its journal is damaged", f"{resume} goes on from its good beginning")
+            yield Finding(folder.id, "its journal is damaged", f"{resume} continues from its good part")
         elif state == "crashed":
             yield Finding(folder.id, "what ran it died; its runs still look as if they ran", f"{resume}, or --fix")
         elif state == "new":
@@ -48,10 +48,10 @@ def examine(workspace: Workspace) -> Iterator[Finding]:
 
 
 def close_crashed(workspace: Workspace, folder: JobFolder) -> None:
-    """Write down that a crashed job does not run any more, and tell MLflow; it can still be resumed.
+    """Record in the journal and in MLflow that a crashed job does not run. It can still be resumed.
 
     Raises:
-        SpecError: it runs after all.
+        SpecError: the job is running.
         ServiceError: the tracker cannot be reached.
     """
     with locked(folder.lock_file, folder.id):

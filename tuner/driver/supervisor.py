@@ -1,7 +1,7 @@
-"""Keeps a job's driver going: starts another when one dies or falls silent, as long as that gets the job further.
+"""Starts a job's driver, and a new one when it dies or hangs, as long as the job makes progress.
 
-The driver is a process of its own (``tuner drive``), so that what ends it leaves this one standing. It ends by itself
-when this one is gone: its standard input is a pipe that nobody then holds.
+The driver is a separate process (``tuner drive``), so the supervisor survives the driver's death. The driver's
+standard input is a pipe from the supervisor. When the supervisor dies, the pipe closes and the driver ends itself.
 """
 
 import ctypes
@@ -26,25 +26,23 @@ from tuner.storage.events import State
 DRIVERS = 20
 """Most drivers of one supervisor."""
 FRUITLESS = 2
-"""So many drivers in a row that did not get the job any further are the last."""
+"""After this many drivers in a row without progress, no new one is started."""
 POLL_S = 0.5
 ORPHANS_S = 10.0
 PR_SET_CHILD_SUBREAPER = 36
-"""Of Linux's prctl."""
+"""An option of Linux's prctl."""
 ENDS = (0, 2, 3, 4, 5, 6, 7, 130, 143)
-"""Exit codes with which a driver has said what there is to say."""
+"""Exit codes of a driver that has ended the job or explained why not. No new one is started."""
 
 
 def supervise(folder: JobFolder, options: Sequence[str], silent_s: float, announce: Callable[[str], None]) -> int:
-    """Run a job's driver, and another one after each that dies.
-
-    SIGINT and SIGTERM are passed on to it.
+    """Run a job's driver, and a new one whenever it dies. SIGINT and SIGTERM are passed on to it.
 
     Args:
-        folder: the job's.
-        options: for ``tuner drive``.
-        silent_s: a driver that shows no sign of life for so long is killed.
-        announce: told of drivers that died.
+        folder: the job's folder.
+        options: options of ``tuner drive``.
+        silent_s: a driver without a sign of life for this long, in seconds, is killed.
+        announce: called with a line about each driver that died.
 
     Returns:
         The exit code for this process.
@@ -63,10 +61,10 @@ def supervise(folder: JobFolder, options: Sequence[str], silent_s: float, announ
             if signals.received is not None:
                 return 128 + signals.received
             fruitless = 0 if _progress(folder) > before else fruitless + 1
-            # A bug that is met before anything was done will be met again; its traceback was printed.
+            # A bug that ends a driver before any progress would end the next one too. Its traceback was printed.
             if fruitless >= FRUITLESS or (code == 1 and fruitless):
                 break
-            announce(f"the driver of job {folder.id} {_death(code, driver.silent)}; another one goes on")
+            announce(f"the driver of job {folder.id} {_death(code, driver.silent)}; a new one continues the job")
     announce(
         f"error: the driver of job {folder.id} {_death(code, driver.silent)}; try again with: tuner resume {folder.id}"
     )
@@ -74,7 +72,7 @@ def supervise(folder: JobFolder, options: Sequence[str], silent_s: float, announ
 
 
 class _Signals:
-    """Catches SIGINT and SIGTERM, and passes them on to the driver there is."""
+    """Catches SIGINT and SIGTERM, and passes them on to the running driver."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -100,7 +98,7 @@ class _Driver:
     def __init__(self, folder: JobFolder, options: Sequence[str], signals: _Signals) -> None:
         self.silent = False
         self._folder = folder
-        # A process group of its own: Ctrl-C comes to it once, from here, and not from the terminal as well.
+        # In its own process group the driver gets Ctrl-C once, from here, and not from the terminal too.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tuner.cli", "drive", str(folder.path), *options],
             stdin=subprocess.PIPE,
@@ -111,7 +109,7 @@ class _Driver:
             self._process.send_signal(signals.received)
 
     def wait(self, silent_s: float) -> int:
-        """Its exit code, negative for a signal; killed if it is silent for too long."""
+        """Wait for its end, and kill it if it is silent for too long. Returns its exit code, negative for a signal."""
         sign, since = _life(self._folder), time.monotonic()
         while True:
             try:
@@ -127,7 +125,7 @@ class _Driver:
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of what a driver that is killed leaves behind: Ray's processes outlive it for a while."""
+    """Become the parent of processes that a killed driver leaves behind. Ray's outlive it for a while."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -137,7 +135,7 @@ def _family() -> set[psutil.Process]:
 
 
 def _end_all(left: set[psutil.Process]) -> None:
-    """End what a driver left behind, before another one starts and when the job is over."""
+    """Kill processes that a driver left behind, before a new one starts and at the end of the job."""
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -145,18 +143,18 @@ def _end_all(left: set[psutil.Process]) -> None:
 
 
 def _progress(folder: JobFolder) -> int:
-    """Epochs trained and trials ended: what a driver is there for."""
+    """The job's progress: epochs trained plus trials ended."""
     try:
         record = load_record(folder.journal)
     except TunerError:
-        # None yet, or damaged: the next driver mends it.
+        # There is no journal yet, or it is damaged and the next driver recovers it.
         return 0
     ended = sum(trial.state != State.RUNNING for trial in record.trials.values())
     return ended + sum(len(trial.epochs) for trial in record.trials.values())
 
 
 def _life(folder: JobFolder) -> tuple[int, ...]:
-    """Changes as long as the driver does anything."""
+    """A value that changes as long as the driver is alive."""
     return tuple(file.stat().st_mtime_ns for file in (folder.journal, folder.lock_file) if file.exists())
 
 

@@ -1,4 +1,4 @@
-"""The text formats of an export: YAML, JSON and Python, written here byte for byte."""
+"""The text formats of an export: YAML, JSON and Python."""
 
 import json
 import pprint
@@ -16,7 +16,7 @@ def _yaml(values: Mapping[str, Any]) -> str:
 
 
 def _block(values: Mapping[str, Any]) -> Iterator[str]:
-    """Lines of block YAML. Written here, so that no library's new taste changes the bytes of an export."""
+    """Lines of block YAML. Written here, so that a new version of a library cannot change an export's bytes."""
     for key, value in values.items():
         if value and isinstance(value, dict):
             yield f"{_scalar(key)}:"
@@ -30,14 +30,14 @@ def _block(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _scalar(value: Any) -> str:
-    """A value on one line: plain words as they are, all else as JSON, which is YAML."""
+    """A value on one line: plain words unquoted, all other values as JSON, which is YAML too."""
     if isinstance(value, str) and _PLAIN.fullmatch(value) and scalar(value) == value:
         return value
     return json.dumps(value, ensure_ascii=False)
 
 
 def _json(values: Mapping[str, Any]) -> str:
-    # YAML, whose reader reads this too, has no escapes for half a character.
+    # The YAML reader reads this too, and YAML has no escapes for half a surrogate pair.
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,8 +1,8 @@
-"""Registered models: a finished job's winner as a model version, whose source is its export and its weights.
+"""Reads registered models. A version of a model is a finished job's winner: its export and its weights.
 
-The model has the spec's name, each winner is a version of it, and the alias ``champion`` is that of the job that ended
-last. The source is a folder of the job's parent run, named by the export's checksum: two files, no pickle. What is
-registered is known again by that checksum, so that a job which is resumed, or sent again, makes no second version.
+The model has the spec's name, and each winner is a version of it. The alias ``champion`` names the version of the job
+that ended last. The source of a version is a folder of the job's parent run with two files and no pickle. The folder
+is named by the export's checksum, so a job that is resumed or sent again does not register a second version.
 """
 
 import os
@@ -18,7 +18,7 @@ from tuner.tracking.model_registry import CHECKSUM, named_version
 
 
 def read_registered(uri: str, workspace: Workspace | None = None, tracking_uri: str | None = None) -> Export:
-    """The export of a registered model, checked: see ``download``."""
+    """The checked export of a registered model. Arguments and errors are those of ``download``."""
     with tempfile.TemporaryDirectory(prefix="tuner-") as folder:
         return download(uri, Path(folder), workspace, tracking_uri)[0]
 
@@ -26,21 +26,21 @@ def read_registered(uri: str, workspace: Workspace | None = None, tracking_uri: 
 def download(
     uri: str, folder: Path, workspace: Workspace | None = None, tracking_uri: str | None = None
 ) -> tuple[Export, Path]:
-    """Download what a model URI names, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``, and check it.
+    """Download and check a registered model.
 
     Args:
-        uri: the model's.
-        folder: where its files go; it must be there.
-        workspace: whose store is asked if no tracker is named; by default the one that the environment names.
-        tracking_uri: of the tracker; without it, ``MLFLOW_TRACKING_URI``.
+        uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        folder: an existing folder for its files.
+        workspace: the workspace whose store is read if no tracker is named; by default that of the environment.
+        tracking_uri: URI of the tracker; by default ``MLFLOW_TRACKING_URI``.
 
     Returns:
         The export, and the file of the weights.
 
     Raises:
-        SpecError: it is no such URI.
+        SpecError: the URI has neither form.
         NotFound: no such model, alias or version.
-        IntegrityError: it was not registered by us, or is not what was registered.
+        IntegrityError: tuner did not register it, or it was changed since.
         ServiceError: the tracker cannot be reached.
     """
     workspace = workspace or Workspace.find()

@@ -1,4 +1,4 @@
-"""Trains an exported winner again and says whether the result is the recorded one."""
+"""Trains an exported winner again, and compares the result with the recorded one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,20 +19,20 @@ from tuner.spec.trial_config import check_fingerprint
 from tuner.verdict.paired_test import prediction_interval
 
 SAME_BITS_NEED = ("python", "torch", "numpy")
-"""Versions that must agree before equal bits are asked for."""
+"""Packages whose versions must agree before the weights must be equal bit for bit."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What training again came to.
+    """The result of training again.
 
     Args:
-        seed: trained with.
-        test_acc: in [0, 1].
-        recorded: the recorded test accuracy of that seed; None for a fresh one.
-        low, high: where it should lie, in [0, 1].
-        same_bits: whether the weights equal the recorded ones; None where that was not asked for.
-        why_not_bits: why it was not asked for, or "".
+        seed: the seed.
+        test_acc: test accuracy in [0, 1].
+        recorded: the recorded test accuracy of that seed; None for a fresh seed.
+        low, high: interval in which the accuracy should lie, in [0, 1].
+        same_bits: whether the weights equal the recorded ones bit for bit; None if that was not required.
+        why_not_bits: why it was not required, or "".
     """
 
     seed: int
@@ -45,11 +45,11 @@ class Reproduction:
 
     @property
     def ok(self) -> bool:
-        """Whether it was reproduced."""
+        """Whether the result was reproduced."""
         return self.same_bits if self.same_bits is not None else self.low <= self.test_acc <= self.high
 
     def text(self) -> str:
-        """For people."""
+        """The result as a sentence."""
         came_to = f"seed {self.seed}: test accuracy {100 * self.test_acc:.2f} %"
         was = "" if self.recorded is None else f" (recorded {100 * self.recorded:.2f} %)"
         if self.same_bits is not None:
@@ -73,11 +73,11 @@ def reproduce(
 ) -> Reproduction:
     """Train one recorded confirm seed again, or a fresh one, and compare.
 
-    Equal to the last bit is asked for on the same device, thread count and versions; else the test accuracy must
-    lie in the 99 % prediction interval of the recorded seeds, never wider than 3 points.
+    On the same device, thread count and versions, the weights must be equal bit for bit. Otherwise the test accuracy
+    must lie in the 99 % prediction interval of the recorded seeds, which is never wider than 3 points.
 
     Raises:
-        IntegrityError: the data is not what the search used, or training diverged.
+        IntegrityError: the data differs from the data of the search, or training diverged.
         SpecError: as ``check_allowed``.
     """
     recorded = {run.seed: run for run in export.confirm_runs}
@@ -109,7 +109,7 @@ def start(
 
     Raises:
         SpecError: it names code by dotted path and ``allow_code`` is off.
-        IntegrityError: the data is not what the search used.
+        IntegrityError: the data differs from the data of the search.
     """
     check_allowed(export, None, allow_code)
     if data_path is not None:

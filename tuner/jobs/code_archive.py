@@ -1,4 +1,4 @@
-"""The user's own code, packed to travel with a job: a zip of a folder, the same bytes for the same files."""
+"""Packs the user's own code, to travel with a job: a zip of a folder. The same files give the same bytes."""
 
 import io
 import os
@@ -14,14 +14,14 @@ IGNORE_FILES = (".gitignore", ".rayignore")
 NEVER = (".git", "__pycache__", ".venv", "tuner-runs")
 MOST_BYTES = 50 * 2**20
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that a zip can hold: a file's own would make another zip of the same files."""
+"""Time of all files in the zip, the earliest that a zip can hold. Real times would change the bytes."""
 
 
 def pack(folder: Path) -> bytes:
-    """The files of a folder, but for those that its ignore files name.
+    """A zip of the files of a folder, except those that its ignore files name.
 
     Raises:
-        SpecError: they are too large to travel, or cannot be read.
+        SpecError: they are larger than ``MOST_BYTES``, or cannot be read.
     """
     packed, total = io.BytesIO(), 0
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -41,13 +41,13 @@ def pack(folder: Path) -> bytes:
 
 
 def unpack(packed: bytes, folder: Path) -> None:
-    """Write the files of ``pack`` into a folder; none of them can leave it."""
+    """Write the files of ``pack`` into a folder. No file can land outside it."""
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         archive.extractall(folder)
 
 
 def _files(top: Path) -> Iterator[Path]:
-    """Files below a folder; an ignore file holds for what lies beside and below it."""
+    """Files below a folder. An ignore file applies to its own folder and all folders below."""
     rules: dict[Path, GitIgnoreSpec] = {}
     for here, folders, files in os.walk(top):
         folder = Path(here)
@@ -69,7 +69,7 @@ def _ignored(rules: dict[Path, GitIgnoreSpec], path: Path, ending: str = "") -> 
     found = None
     for folder, rule in rules.items():
         if path.is_relative_to(folder):
-            # Of several that speak of a path the nearest one decides, as in git: they were found in that order.
+            # As in git, the nearest ignore file with a rule for a path decides. The nearest one comes last.
             said = rule.check_file(f"{path.relative_to(folder)}{ending}").include
             found = found if said is None else said
     return bool(found)

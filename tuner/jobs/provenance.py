@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, machine and source revision."""
+"""The origin of a result: versions, machine and source revision."""
 
 import os
 import platform
@@ -11,12 +11,12 @@ PACKAGES = ("tuner", "torch", "torchvision", "ray", "mlflow", "optuna", "numpy")
 
 
 def versions() -> Mapping[str, str]:
-    """The versions that decide a result: Python's and the packages'."""
+    """Versions of Python and of the packages that can change a result."""
     return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 def machine() -> Mapping[str, str]:
-    """This machine, in words."""
+    """Facts about this machine, in words."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": str(len(os.sched_getaffinity(0))),

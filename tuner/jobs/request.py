@@ -1,4 +1,4 @@
-"""How a job is written down, and how what was asked for then is read again."""
+"""Writes what the user submitted into a new job's folder, and reads it again."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -15,14 +15,14 @@ from tuner.spec.user_code import names_code
 
 
 def new_job(workspace: Workspace, spec: SearchSpec, spec_text: str, code: Path, simulate: bool = False) -> JobFolder:
-    """Write down what is to be run.
+    """Create a job: its folder and, if its studies are in a Postgres, its record there.
 
     Args:
-        workspace: where things go.
-        spec: what to run.
+        workspace: the workspace of the job.
+        spec: the search.
         spec_text: the spec as the user wrote it.
         code: folder of the user's own modules.
-        simulate: train nothing.
+        simulate: whether to train nothing.
 
     Raises:
         ServiceError: the folder, or the record in the database, cannot be written.
@@ -40,20 +40,20 @@ def new_job(workspace: Workspace, spec: SearchSpec, spec_text: str, code: Path, 
 
 
 def beginning(spec: SearchSpec, code: str, simulate: bool) -> tuple[str, dict[str, Any]]:
-    """A job's name, and what ``JobFolder.started`` is to give."""
+    """A job's name, and the mapping that ``JobFolder.started`` is to return."""
     values = to_dict(spec)
-    # The job may go on from another folder.
+    # The job may continue from another folder.
     values["data"]["path"] = data_request(spec).path
     name = spec.name
     if simulate:
-        # Wherever it is shown, it is not to be taken for a real one.
+        # Nobody must take it for a real job, wherever it is shown.
         name = f"{name}-simulated"
         values["tracking"]["experiment"] = f"{spec.tracking.experiment or spec.name}-simulated"
     return name, {"spec": values, "folder": code, "simulate": simulate}
 
 
 def spec_of(folder: JobFolder, data_path: str | None = None) -> SearchSpec:
-    """The spec a job was started with; ``data_path`` says where its data lies now."""
+    """The spec that a job was started with. ``data_path`` is the place of its data now, if it was moved."""
     values = folder.started()["spec"]
     if data_path is not None:
         values = values | {"data": values["data"] | {"path": data_path}}
@@ -61,18 +61,18 @@ def spec_of(folder: JobFolder, data_path: str | None = None) -> SearchSpec:
 
 
 def storage_of(spec: SearchSpec, workspace: Workspace) -> str:
-    """URL of the database of a job's studies: ``TUNER_STORAGE`` wins over the spec, the spec over the home folder."""
+    """URL of the studies' database: ``TUNER_STORAGE``, else the spec's ``storage``, else the workspace's file."""
     return os.environ.get(STORAGE_VARIABLE) or spec.storage or workspace.storage_url
 
 
 def refuse_finished(job: str, state: str) -> None:
-    """Raise ``SpecError`` if there is nothing to go on with."""
+    """Raise ``SpecError`` for a finished job, which cannot be continued."""
     if state == "finished":
         raise SpecError(f"job {job} is finished; see: tuner leaderboard {job}")
 
 
 def next_round(folder: JobFolder) -> int:
-    """The number of the confirm runs' next round.
+    """The number of the next round of confirm runs.
 
     Raises:
         SpecError: the search has not ended, or the job runs.
@@ -84,14 +84,14 @@ def next_round(folder: JobFolder) -> int:
 
 
 def check_unchanged(folder: JobFolder) -> None:
-    """Refuse a spec that was changed since its job was started: half the trials would be of another search.
+    """Refuse a spec that was changed since its job was started, because its trials would be of two searches.
 
     Raises:
-        SpecError: what differs.
+        SpecError: it was changed. The message names the differences.
     """
     then = to_dict(spec_of(folder))
     now = to_dict(load(folder.spec, then["data"]["path"]))
-    # These two were not the spec's alone to say.
+    # The start of the job may have changed these two.
     then["data"]["path"] = now["data"]["path"] = None
     then["tracking"]["experiment"] = now["tracking"]["experiment"] = None
     changes = [f"{key} was {old!r} and is {new!r}" for key, old, new in _differences(then, now)]

@@ -1,4 +1,4 @@
-"""How far a job has come: counts of each arm, what was spent, and when it will be done."""
+"""A job's progress: counts per arm, time spent, and time left."""
 
 import time
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ class ArmProgress(NamedTuple):
 
     Args:
         arm: its name.
-        trials, of: search trials started, and planned.
-        running, pruned, failed: of these; failed are also those that diverged.
+        trials, of: search trials that started, and that are planned.
+        running, pruned, failed: how many of the started ones; diverged trials count as failed.
         epochs: trained in the search.
         best: the metric's best value after any epoch, or None.
         confirmed, to_confirm: confirm runs that ended, and planned.
@@ -34,7 +34,7 @@ class ArmProgress(NamedTuple):
 
 
 class Stages(NamedTuple):
-    """Trials that ended of those planned, by what they are for."""
+    """(ended, planned) trials of each stage."""
 
     search: tuple[int, int]
     select: tuple[int, int]
@@ -42,11 +42,11 @@ class Stages(NamedTuple):
 
 
 class Progress:
-    """Counts of a job, and when it will be done.
+    """Counts of a job, and its time left.
 
     Args:
-        spec: the job's.
-        record: its journal so far; may grow in another thread.
+        spec: the job's spec.
+        record: its record so far. It may grow in another thread.
         concurrent: trials at once.
     """
 
@@ -63,11 +63,11 @@ class Progress:
 
     @property
     def metric(self) -> str:
-        """The name of what settings are chosen by."""
+        """The name of the metric that selects settings."""
         return self._spec.metric.name
 
     def line(self) -> str:
-        """Trials done of all, time spent and left."""
+        """One line: trials done of all, time spent and time left."""
         stages = self.stages()
         parts = [f"search {_of(stages.search)}"]
         if stages.select[1]:
@@ -77,7 +77,7 @@ class Progress:
         return f"{', '.join(parts)}, {duration(time.monotonic() - self._started)} spent, {self._left()}"
 
     def stages(self) -> Stages:
-        """Trials that ended of those planned."""
+        """(ended, planned) trials of each stage."""
         return Stages(
             (self._done(Stage.SEARCH), self._search_trials()),
             (self._done(Stage.SELECT), self._selection_runs()),
@@ -89,14 +89,14 @@ class Progress:
         return [self._arm(arm) for arm in self._record.arms]
 
     def left_s(self) -> float | None:
-        """About how many seconds are left, judged by the trials so far; None before any has ended."""
+        """An estimate of the seconds left, from the trials so far; None before any has ended."""
         searched = [trial for trial in self._trials(Stage.SEARCH) if trial.state != State.RUNNING]
         epochs: list[float] = [
             epoch.seconds for trial in list(self._record.trials.values()) for epoch in list(trial.epochs)
         ]
         if not searched or not epochs:
             return None
-        # Once confirm runs have begun, the search is over, also one that a cap ended early.
+        # Once confirm runs have begun the search is over, even if a cap ended it early.
         search_left = 0 if self._record.rounds else self._search_trials() - len(searched)
         whole_left = self._confirm_runs() - self._confirmed()
         if not self._record.rounds:
@@ -136,7 +136,7 @@ class Progress:
         return max(values) if self._spec.metric.goal == "maximize" else min(values)
 
     def _trials(self, stage: Stage, arm: str | None = None, round_number: int | None = None) -> list[Trial]:
-        # The record grows in another thread, and a dictionary must not grow while it is walked through.
+        # The record grows in another thread, and a dictionary must not grow during iteration.
         trials = list(self._record.trials.values())
         return [t for t in trials if t.stage == stage and arm in (None, t.arm) and round_number in (None, t.round)]
 

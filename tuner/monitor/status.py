@@ -1,4 +1,4 @@
-"""What can be said of a job at any moment: its state, how far it has come, what it spent and what it waits for."""
+"""A job's status at any moment: its state, its progress, the time spent, and what it waits for."""
 
 import os
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from tuner.storage.file_lock import lock_owner
 
 @dataclass(frozen=True)
 class Overview:
-    """A job in a line.
+    """A job in one line.
 
     Args:
         job: its id.
-        state: in a word.
-        ms: when it was asked for, Unix milliseconds.
+        state: its state in a word.
+        ms: when it was submitted, in Unix milliseconds.
         arms, trials: how many there are so far.
-        waits: why nothing of it runs, or empty.
-        problem: what is damaged, or empty.
+        waits: why none of its trials runs; empty if one runs.
+        problem: what is damaged; empty if nothing is.
     """
 
     job: str
@@ -38,21 +38,21 @@ class Overview:
 
 @dataclass(frozen=True)
 class Status:
-    """How a job stands.
+    """The status of a job.
 
     Args:
         job: its id.
-        state: in a word.
+        state: its state in a word.
         reason: why it failed or stopped, or None.
-        holder: who runs it, or None.
-        waits: why nothing of it runs, or empty.
-        search, select, confirm: trials that ended, and planned.
-        arms: counts of each.
+        holder: the process that runs it, or None.
+        waits: why none of its trials runs; empty if one runs.
+        search, select, confirm: trials that ended, and that are planned.
+        arms: counts per arm.
         metric: the name of the values in ``arms``.
-        spent_s: seconds that drivers worked on it.
-        trained_s: seconds of training, of all trials together.
-        gpu_s: the same times the GPUs of a trial.
-        left_s: about how long it will take, or None before that can be told, and for a job that does not run.
+        spent_s: seconds for which drivers ran.
+        trained_s: seconds of training of all trials together.
+        gpu_s: ``trained_s`` times the GPUs per trial.
+        left_s: estimated seconds left; None before the first trial has ended and for a job that does not run.
     """
 
     job: str
@@ -91,7 +91,7 @@ def overview(workspace: Workspace) -> list[Overview]:
 
 
 def status(folder: JobFolder) -> Status:
-    """How a job stands.
+    """The status of a job.
 
     Raises:
         IntegrityError: its journal is damaged.
@@ -136,5 +136,5 @@ def _overview(folder: JobFolder) -> Overview:
 
 
 def _at_once(record: Record, trained_s: float) -> float:
-    """How many trials ran at once on average; on a cluster this changes as other jobs come and go."""
+    """The mean number of trials at once. On a cluster, it changes as other jobs come and go."""
     return max(1.0, trained_s / record.active_s if record.active_s else 1.0)

@@ -1,4 +1,4 @@
-"""What a person sees while a job runs: a live table on a terminal, plain lines elsewhere. Talk goes to stderr."""
+"""Shows a running job: a live table on a terminal, plain lines elsewhere. All of it goes to stderr."""
 
 import sys
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ class View(Protocol):
     """Shows a job's progress."""
 
     def announce(self, text: str) -> None:
-        """A line of talk."""
+        """Print a message."""
 
     def on_event(self, entry: Entry, record: Record) -> None:
-        """An event was written; ``record`` has taken it."""
+        """Handle an event that was written. ``record`` already contains it."""
 
     def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> AbstractContextManager[None]:
         """A context in which progress is shown."""
@@ -33,25 +33,25 @@ class Quiet:
     """Shows nothing."""
 
     def announce(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def on_event(self, entry: Entry, record: Record) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     @contextmanager
     def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> Iterator[None]:
-        """Nothing."""
+        """Do nothing."""
         yield
 
 
 class Lines:
-    """A line whenever a trial ends, with what remains."""
+    """Prints a line whenever a trial ends, with the time left."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
 
     def announce(self, text: str) -> None:
-        """Print it."""
+        """Print a message."""
         print(text, file=sys.stderr, flush=True)
 
     def on_event(self, entry: Entry, record: Record) -> None:
@@ -71,11 +71,11 @@ class Live:
     """A table of arms that is redrawn in place."""
 
     def announce(self, text: str) -> None:
-        """Print it."""
+        """Print a message."""
         print(text, file=sys.stderr, flush=True)
 
     def on_event(self, entry: Entry, record: Record) -> None:
-        """The table redraws itself."""
+        """Do nothing: the table redraws itself."""
 
     @contextmanager
     def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> Iterator[None]:
@@ -93,7 +93,7 @@ class Live:
 
 
 def progress_table(progress: Progress) -> "Table":
-    """One row an arm."""
+    """A table with one row per arm."""
     from rich.table import Table
 
     table = Table(title=f"{progress.job}: {progress.line()}", title_justify="left")
@@ -124,7 +124,7 @@ def arm_cells(arm: ArmProgress) -> tuple[str, ...]:
 
 
 def trial_line(trial: Trial) -> str:
-    """How a trial ended."""
+    """One line about the end of a trial."""
     last = trial.epochs[-1] if trial.epochs else None
     what = f"{trial.key} {trial.state} after {len(trial.epochs)} epochs"
     if trial.result:
@@ -135,7 +135,7 @@ def trial_line(trial: Trial) -> str:
 
 
 def choose_view(quiet: bool) -> View:
-    """A live table if stderr is a terminal, else lines; nothing if quiet."""
+    """A live table if stderr is a terminal, otherwise lines; nothing if ``quiet``."""
     if quiet:
         return Quiet()
     return Live() if sys.stderr.isatty() else Lines()

@@ -1,10 +1,10 @@
-"""One colour an arm, the same in MLflow and in the report."""
+"""One colour per arm, the same in MLflow and in the report."""
 
 BASELINE = "#808080"
 VARIANTS = ("#2485C7", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-"""Okabe & Ito's colours, which colour-blind people tell apart, the blue a little lighter to be seen on black."""
+"""Colours of Okabe & Ito, which colour-blind people can distinguish. The blue is lighter, to be visible on black."""
 
 
 def colour(number: int) -> str:
-    """The colour of a job's arm, by its number; the baseline is the first, 0."""
+    """The colour of a job's arm, by its number from 0. The baseline is 0."""
     return BASELINE if number == 0 else VARIANTS[(number - 1) % len(VARIANTS)]

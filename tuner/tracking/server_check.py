@@ -1,18 +1,20 @@
-"""Asks a tracking server over HTTP whether it answers and takes our credentials, without importing mlflow."""
+"""Checks over HTTP that a tracking server answers and accepts our credentials. It does not import mlflow."""
 
 from tuner.errors import ServiceError, SpecError, without_password
 from tuner.tracking.credentials import tracking_credentials
 
 ANSWER_S = 5.0
-
-
 TRACKERS = ("http://", "https://", "sqlite:", "postgresql", "mysql", "mssql", "databricks")
 
 
 def check_tracker(uri: str) -> None:
-    """Raise ``ServiceError`` unless a tracking server answers; one that is a file is made when it is first written.
+    """Check a tracker before a job starts. A tracker that fails later stops nothing.
 
-    Only before a job starts: a tracker that goes away later stops nothing.
+    A tracker that is a file is created when it is first written.
+
+    Raises:
+        SpecError: the URI is none of MLflow's kinds.
+        ServiceError: the server does not answer, or refuses us.
     """
     if not uri.startswith(TRACKERS):
         known = ", ".join(TRACKERS)
@@ -28,7 +30,7 @@ def check_tracker(uri: str) -> None:
     try:
         answer = requests.get(page, auth=auth, timeout=ANSWER_S)
     except (requests.RequestException, ValueError) as error:
-        # ValueError: a host name that cannot be one, which requests lets through.
+        # ValueError: requests raises it for some invalid host names.
         raise ServiceError(
             f"MLflow at {without_password(uri)} cannot be reached ({type(error).__name__}); is it up?"
         ) from None

@@ -1,4 +1,4 @@
-"""How far a journal has been sent to a tracker: a note in the job's folder, believed only where it fits the journal."""
+"""A note in the job's folder that says how much of the journal a tracker has. It counts only if it fits the journal."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +12,15 @@ from tuner.storage.journal import read_from
 
 @dataclass
 class SyncState:
-    """What was sent, and what became of it.
+    """What was sent, and the runs that it became.
 
     Args:
-        tracker: which one, without a password: what was noted of one says nothing of another.
+        tracker: URI of the tracker without a password. A note about another tracker does not count.
         experiment: the experiment's id there.
-        runs: trial key to run id; the parent's key is the empty string.
-        running: keys of trials that were last seen running.
-        start, offset: where in the journal the last event sent begins and ends, in bytes.
-        n, ms: that event's number and time, by which it is known again.
+        runs: trial key to run id. The key of the parent run is the empty string.
+        running: keys of trials that were running at the last event sent.
+        start, offset: where the last event sent begins and ends in the journal, in bytes.
+        n, ms: number and time of that event, to recognize it.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -35,7 +35,7 @@ class SyncState:
     ms: int = 0
 
     def fits(self, journal: Path) -> bool:
-        """Whether the last event sent is still where it was: a damaged journal may have been cut back since."""
+        """Whether the last event sent is still at its place. A recovery may have cut a damaged journal since."""
         if self.offset == 0:
             return True
         try:
@@ -49,7 +49,7 @@ _NOTE: TypeAdapter[SyncState] = TypeAdapter(SyncState)
 
 
 def load(path: Path) -> SyncState:
-    """The note; one that is not there, or damaged, says that nothing was sent."""
+    """Read the note. A missing or damaged one says that nothing was sent."""
     try:
         return _NOTE.validate_json(path.read_bytes(), strict=True)
     except (OSError, ValueError):
@@ -57,7 +57,7 @@ def load(path: Path) -> SyncState:
 
 
 def save(path: Path, note: SyncState) -> None:
-    """Write the note; one that was there stays until the new one is on disk.
+    """Write the note. The old one stays until the new one is on the disk.
 
     Raises:
         ServiceError: it cannot be written.

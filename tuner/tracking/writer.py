@@ -1,10 +1,12 @@
-"""MLflow: the record people read, written from the journal by one batched writer. The one module that imports mlflow.
+"""Writes a job's journal to MLflow, in batches.
 
-The writer reads the journal file itself and notes beside it how far it came, so a tracker that is down stops nothing
-and loses nothing: the next writer goes on where the last one ended, or begins anew where the note is lost or does not
-fit. Whatever died in between, a trial has one run and a step one row: where another may have sent an event before, a
-run is looked for by its tags before it is made, and asked which steps it has before more are sent; and a metric's time
-is the journal's, so that a call which was given up, and done after all, comes to the same row.
+The writer reads the journal file itself. A note beside the journal says how much MLflow has. So a tracker that is down
+stops nothing and loses nothing: the next writer continues where the last one ended. If the note is lost or does not
+fit the journal, the writer starts again from the beginning.
+
+Each trial has one run and each step one row, whatever died in between. Where an event may have been sent before, the
+writer searches for the run by its tags before it creates one, and reads the run's steps before it sends more. The time
+of a metric comes from the journal, so a call that timed out and succeeded after all writes the same row.
 """
 
 import os
@@ -37,19 +39,19 @@ RUN_STATUS: Mapping[str, str] = {
     "finished": "FINISHED",
     "interrupted": "KILLED",
 }
-"""States of trials and of jobs."""
+"""States of trials and jobs, and MLflow's status for each."""
 JOB_ENDS = ("finished", "failed", "interrupted")
 
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-"""Opens an experiment in the UI on its runs; without it the UI takes it for a collection of language-model traces."""
+"""Makes the UI open an experiment on its runs. Without it, the UI shows the page of language-model traces."""
 BATCH = 2000
-"""Events that are sent before it is noted that they were."""
+"""Events between two notes."""
 STEPS_A_CALL = 125
 PARAMS_A_CALL = 100
-"""MLflow takes 1000 things a call, and 100 of them parameters."""
+"""MLflow's limits: 1,000 items in a call, of which 100 may be parameters."""
 MOST_TAG = 5000
 ALONE_S = 10.0
-"""How long another process may be sending the same journal."""
+"""How long to wait while another process sends the same journal."""
 
 
 class Writer:
@@ -58,12 +60,12 @@ class Writer:
     Args:
         job: the job's folder.
         uri: the tracking URI.
-        experiment: the experiment's name; made if it is not there.
-        artifacts: where a new experiment keeps its artifacts, or None to leave it to the server.
+        experiment: the experiment's name. A missing one is created.
+        artifacts: the folder of a new experiment's artifacts; None leaves the choice to the server.
 
     Raises:
-        ServiceError: the tracker's database cannot be reached, or the file with the password cannot be read; a server
-            is first tried by ``send``.
+        ServiceError: the tracker's database cannot be reached, or the file with the password cannot be read. A server
+            is first called by ``send``.
     """
 
     def __init__(self, job: JobFolder, uri: str, experiment: str, artifacts: Path | None) -> None:
@@ -73,18 +75,18 @@ class Writer:
         self._artifacts = artifacts
         self._note = SyncState()
         self._steps: dict[str, set[int]] = {}
-        """Run id to the steps it is known to have."""
+        """Run id to the steps that the run has."""
         self._arms: list[str] = []
         self._in_doubt = 0
-        """Bytes of the journal of which something may have been sent that is not noted."""
+        """Length of the journal's part that may have been sent without a note, in bytes from its start."""
         self._client = connect(uri)
 
     def send(self) -> None:
         """Send everything in the journal.
 
         Raises:
-            ServiceError: the tracker cannot be reached, or another process is sending; what was sent is noted.
-            IntegrityError: the journal is damaged; what stands before that was sent.
+            ServiceError: the tracker cannot be reached, or another process is sending. The note says what was sent.
+            IntegrityError: the journal is damaged. The part before the damage was sent.
         """
         with self._alone(), self._explained():
             note = load(self._job.tracked)
@@ -101,12 +103,16 @@ class Writer:
             except MlflowException as error:
                 if error.error_code != LOST or not self._note.offset:
                     raise
-                # What was noted is gone: the tracker was set up anew.
+                # The runs of the note are gone: somebody has set up a new tracker.
                 self._restart()
                 self._send_all()
 
     def attach(self, files: Mapping[str, Path], description: str) -> None:
-        """Put files (artifact folder and file) and a description in Markdown on the parent run.
+        """Attach files and a description to the parent run.
+
+        Args:
+            files: artifact path to file.
+            description: Markdown.
 
         Raises:
             ServiceError: the tracker cannot be reached.
@@ -128,7 +134,7 @@ class Writer:
 
     @property
     def runs(self) -> Mapping[str, str]:
-        """Trial key to MLflow run id; the parent's is ``JOB``."""
+        """Trial key to MLflow run id. The key of the parent run is ``JOB``."""
         return self._note.runs
 
     @contextmanager
@@ -147,13 +153,13 @@ class Writer:
             with tracker_errors(self._shown):
                 yield
         except ServiceError:
-            # Whether the call was done is not known.
+            # Nobody knows whether the call succeeded.
             self._steps.clear()
             self._doubt()
             raise
 
     def _doubt(self) -> None:
-        """Whatever the journal holds by now may have been sent."""
+        """From now on, assume that every event of the journal may have been sent."""
         journal = self._job.journal
         self._in_doubt = journal.stat().st_size if journal.exists() else 0
 
@@ -202,7 +208,7 @@ class Writer:
                 else:
                     self._client.set_terminated(run_id, status, end_time=change.ms)
         except MlflowException as error:
-            # The user may throw a run away, and of the others there is still to be told.
+            # The user may delete a run. The other runs still get their events.
             if error.error_code != REFUSED or self._client.get_run(run_id).info.lifecycle_stage != "deleted":
                 raise
 
@@ -227,7 +233,7 @@ class Writer:
     def _begin(
         self, key: str, change: Change, event: JobDescribed | TrialBegun
     ) -> tuple[list[Param], Mapping[str, str]]:
-        """Make a run, unless it is there; returns the parameters and tags that it lacks."""
+        """Create a run unless it exists; return the parameters and tags that it lacks."""
         if key == JOB:
             self._note.experiment = self._find_experiment() or self._make_experiment()
         if isinstance(event, JobDescribed):
@@ -240,7 +246,7 @@ class Writer:
             tags |= lacking
             run = self._client.create_run(self._note.experiment, start_time=change.begun_ms, tags=tags, run_name=name)
             self._steps[run.info.run_id] = set()
-            # It is made with them.
+            # The new run has these tags already.
             lacking = {}
             if change.state == State.RUNNING:
                 change.state = ""
@@ -270,13 +276,13 @@ class Writer:
         return found
 
     def _delete_twins(self) -> None:
-        """A call that makes a run may be given up, and done after all: nothing is ever sent to what it made."""
+        """Delete empty runs that are not ours: a call that timed out may have created a second run of a trial."""
         for run in self._search(f"attributes.status = '{RUNNING}'"):
             if run.info.run_id not in self.runs.values() and not run.data.metrics:
                 self._client.delete_run(run.info.run_id)
 
     def _delete_lost(self) -> None:
-        """The journal was cut back: what runs hold of what it lost may be done otherwise now, and they made again."""
+        """After a recovery of the journal, delete runs with events that it lost. The trials may now go differently."""
         known, _ = fold((line.entry for line in read_from(self._job.journal, 0)), ())
         for run in list(self._children()):
             change = known.get(run.data.tags.get("tuner.trial", JOB))
@@ -312,7 +318,7 @@ class Writer:
                 self._client.create_experiment(self._experiment_name, artifact_location=location, tags=MODEL_TRAINING)
             )
         except MlflowException:
-            # Another job made it a moment ago, or it was deleted: the name tells.
+            # Another job may have created it a moment ago. If it was deleted, the search finds nothing.
             if found := self._find_experiment():
                 return found
             raise
