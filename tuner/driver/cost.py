@@ -37,10 +37,10 @@ class Cost:
     cap_hours: float | None
     cap_gpu_hours: float | None
     auto: str | None
-    """How ``resources: auto`` will be settled, or None."""
+    """What ``resources: auto`` will become, or None."""
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """The estimate in lines of text."""
         yield f"search:  {self.search_trials} trials, at most {self.search_epochs} epochs{_hours(self.search_hours)}"
         yield f"confirm: {self.confirm_runs} runs, {self.confirm_epochs} epochs{_hours(self.confirm_hours)}"
         if self.auto is not None:
@@ -57,7 +57,7 @@ class Cost:
 
 
 def estimate(checked: Checked, measure: bool) -> Cost:
-    """The cost of a checked spec; ``measure`` trains a few updates on made-up images to tell the time."""
+    """The cost of a checked spec. ``measure`` trains a few updates on made-up images to estimate the time."""
     spec, arms = checked.spec, len(checked.spec.arms)
     budget, confirm = spec.budget, spec.confirm
     selection = arms * confirm.top_k * confirm.selection_seeds if confirm.top_k > 1 else 0
@@ -83,7 +83,7 @@ def estimate(checked: Checked, measure: bool) -> Cost:
 
 
 def _seconds_per_epoch(checked: Checked) -> float | None:
-    """Timed on random images of the data set's usual 32 x 32; None where images or their shape are not known."""
+    """Seconds per epoch, timed on random images of the spec's size, else 32 x 32. None if their number is unknown."""
     if checked.images is None or checked.plan is None:
         return None
     import numpy as np

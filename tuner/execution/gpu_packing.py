@@ -1,7 +1,8 @@
-"""How many trials a GPU takes at once: measured before a job whose ``resources`` are ``auto``, and kept in its folder.
+"""Measures how many trials a GPU should run at once, for a job with ``resources: auto``.
 
-Trials that share a GPU fill each other's gaps, until they crowd each other out. Where that begins depends on device,
-net, batch and precision, so it is tried: the job's own trial in 1, 2, 4 and 8 processes at once, a few seconds each.
+Trials that share a GPU use each other's idle times, until they slow each other down. The best number depends on the
+device, the net, the batch and the precision. So a trial of the job runs in 1, 2, 4 and 8 processes at once, for a few
+seconds each. The result is kept in the job's folder.
 """
 
 import dataclasses
@@ -22,18 +23,18 @@ from tuner.storage.atomic_files import write_atomically
 AT_ONCE = (1, 2, 4, MOST_PER_GPU)
 SECONDS = 4.0
 GAIN = 1.03
-"""More trials at once must be worth this factor: a scheduler learns less from trials that run side by side."""
+"""More trials at once must raise the rate by this factor, because a sampler learns less from concurrent trials."""
 
 Rates = Mapping[int, float | None]
-"""Trials at once on one GPU -> images a second of all together; None where they ran out of memory."""
+"""Trials at once on one GPU to images per second of all of them; None if they ran out of memory."""
 Measure = Callable[[int], float | None]
 
 
 def best(rates: Rates) -> int:
-    """The packing to take: the highest rate, but the fewest trials of those that come close to it.
+    """The number of trials to run at once: the fewest whose rate is close to the highest.
 
     Raises:
-        SpecError: not even one trial fits.
+        SpecError: one trial alone does not fit.
     """
     fitting = {trials: rate for trials, rate in rates.items() if rate is not None}
     if not fitting:
@@ -43,11 +44,11 @@ def best(rates: Rates) -> int:
 
 
 def measured(measure: Measure, asked: Callable[[], bool] = lambda: False) -> dict[int, float | None]:
-    """Try ever more trials at once, until they run out of memory or all together get slower.
+    """Try more and more trials at once, until they run out of memory or their total rate falls.
 
     Args:
-        measure: what so many trials come to; None if they ran out of memory.
-        asked: whether to stop before the next.
+        measure: images per second of a number of trials at once; None if they ran out of memory.
+        asked: whether to stop before the next try.
     """
     rates: dict[int, float | None] = {}
     for trials in AT_ONCE:
@@ -68,14 +69,14 @@ def with_measured_packing(
     announce: Callable[[str], None],
     asked: Callable[[], bool],
 ) -> SearchSpec:
-    """The spec with figures for ``auto``, measured unless this job was on such a device before.
+    """Replace ``auto`` in a spec by figures. They are measured unless the job was measured on such a device before.
 
     Args:
-        spec: the job's.
+        spec: the job's spec.
         trial: one of its trials.
-        folder: where the answer is kept.
+        folder: the folder that keeps the result.
         measure: images per second of a number of trials at once on a GPU; None if they ran out of memory.
-        announce: is called with the result in one line.
+        announce: called with the result in one line.
         asked: whether the job was asked to stop.
 
     Raises:
@@ -101,7 +102,7 @@ def with_measured_packing(
 
 
 def expected(spec: SearchSpec) -> str | None:
-    """What ``auto`` will come to in a run here, as far as can be said before; None if the spec gives figures."""
+    """What ``auto`` will become on this machine, as far as is known before a run; None if the spec gives figures."""
     if not spec.resources.auto:
         return None
     if not usable_gpus():
@@ -110,7 +111,7 @@ def expected(spec: SearchSpec) -> str | None:
 
 
 def described(rates: Rates) -> str:
-    """What was measured and is taken, in one line."""
+    """The measured rates and the chosen number, in one line."""
     found = ", ".join(
         f"{trials} at once {'out of memory' if rate is None else f'{rate:,.0f} images/s'}"
         for trials, rate in rates.items()
@@ -119,13 +120,13 @@ def described(rates: Rates) -> str:
 
 
 def as_packed(spec: SearchSpec, folder: JobFolder) -> SearchSpec:
-    """The spec with the figures that ``auto`` came to when the job last ran on a GPU."""
+    """The spec with the figures that replaced ``auto`` when the job last ran on a GPU."""
     kept = _read(folder.packing) if spec.resources.auto else None
     return spec if kept is None else with_packing(spec, int(kept["trials_per_gpu"]))
 
 
 def with_packing(spec: SearchSpec, trials_per_gpu: int | None) -> SearchSpec:
-    """The spec with so many trials on each GPU, or one thread a trial and no GPU."""
+    """The spec with a number of trials on each GPU; with None, one thread per trial and no GPU."""
     gpus = 1 / trials_per_gpu if trials_per_gpu else 0.0
     resources = spec.resources.model_copy(update={"auto": False, "cpus": 1, "gpus": gpus})
     budget = spec.budget if gpus else spec.budget.model_copy(update={"max_gpu_hours": None})
@@ -133,7 +134,7 @@ def with_packing(spec: SearchSpec, trials_per_gpu: int | None) -> SearchSpec:
 
 
 def _measured_of(trial: TrialConfig) -> dict[str, Any]:
-    """All that the answer depends on."""
+    """Everything that the result depends on."""
     return {
         "device": gpu_model(),
         "model": [trial.model.name, dict(trial.model.options)],

@@ -1,9 +1,9 @@
 """Exports: a winner's full settings and evidence as one file that ``tuner reproduce`` and ``load_config`` read.
 
-A file holds nothing that depends on when or where it was written: the same search exports to the same bytes. Its
-``sha256`` covers everything else in it, as canonical JSON, and so is the same in every format. What is read must also
-be, byte for byte, what is written for its content: no changed byte passes, not even one that changes no value. Another
-way to write the same content is therefore a new ``SCHEMA``.
+A file contains nothing that depends on the time or place of writing: the same search exports to the same bytes. Its
+``sha256`` covers all its other content, as canonical JSON, so it is the same in every format. A file must also have
+exactly the bytes that this module writes for its content, so a changed byte never passes, even if it changes no value.
+A new way to write the same content therefore needs a new ``SCHEMA``.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -32,15 +32,12 @@ from tuner.spec.trial_config import trial_config
 from tuner.storage.events import Stage, State
 from tuner.verdict.leaderboard import Leaderboard, Row
 
-if TYPE_CHECKING:
-    pass
-
 SCHEMA = 1
 MAX_VALUES = 30_000
 MAX_BYTES = 2 * 2**20
-"""Keys and values, and bytes, of an export with the most confirm seeds, and more."""
+"""Limits of a file: its keys and values, and its bytes. An export with the most confirm seeds stays below both."""
 LONGEST = 10**9
-"""Updates in an epoch, at most: how many there are, only the data tells."""
+"""Most updates in an epoch, because only the data tells how many there are."""
 WEIGHTS_SUFFIX = ".safetensors"
 _TRIAL: TypeAdapter[TrialConfig] = TypeAdapter(TrialConfig)
 
@@ -50,7 +47,7 @@ class _Strict(BaseModel):
 
 
 class ConfirmRun(_Strict):
-    """One confirm run: what one seed came to, test accuracy in [0, 1]; ``mlflow_run`` is None until tracked."""
+    """The result of one confirm run. Accuracies are in [0, 1]. ``mlflow_run`` is None until MLflow has the run."""
 
     seed: int = Field(ge=0)
     val_acc: float = Field(ge=0, le=1)
@@ -62,7 +59,7 @@ class ConfirmRun(_Strict):
 
 
 class Export(_Strict):
-    """A winner: settings, how it was chosen, evidence, and where it comes from."""
+    """A winner: its settings, how it was chosen, its evidence, and its origin."""
 
     schema_version: int
     job: str
@@ -99,7 +96,14 @@ class Export(_Strict):
 
 
 def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str, runs: Mapping[str, str]) -> Export:
-    """An arm's export; ``runs`` are MLflow's run ids by trial key.
+    """Build the export of an arm's winner.
+
+    Args:
+        record: the job's record.
+        spec: the job's spec.
+        board: the job's leaderboard.
+        arm: the arm's name.
+        runs: trial key to MLflow run id.
 
     Raises:
         NotFound: no such arm, or none of its confirm runs has finished.
@@ -112,7 +116,7 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
         raise NotFound(f"nothing to export: arm {arm} of job {record.name} has no finished confirm run yet")
     winner = record.trials[f"{Stage.SEARCH}/{arm}/{row.winner}"]
     trial = trial_config(spec, Hyper.of(winner.hyper), confirmed[0].seed).to_dict()
-    # Where the data lies differs from machine to machine; what it is, the fingerprint says.
+    # The path of the data differs between machines. The fingerprint identifies the data.
     trial["data"]["path"] = None
     content = {
         "schema_version": SCHEMA,
@@ -153,7 +157,7 @@ def render(export: Export, suffix: str) -> str:
 
 
 def check_allowed(export: Export, fresh_seed: int | None, allow_code: bool) -> None:
-    """Refuse what may not be trained.
+    """Refuse an export that must not be trained.
 
     Raises:
         SpecError: the export names code and ``allow_code`` is off, or the fresh seed is a recorded one.
@@ -170,7 +174,7 @@ def read_export(path: Path) -> Export:
 
     Raises:
         NotFound: no such file.
-        IntegrityError: it is cut short, altered, of a newer schema, or no export at all.
+        IntegrityError: it is cut short, was changed, has a newer schema, or is not an export.
     """
     text = _read(path)
     values = _parse(path, text)
@@ -215,9 +219,9 @@ def _chosen_by(spec: SearchSpec, row: Row) -> str:
 
 
 def _check_trial(export: Export) -> None:
-    """Refuse a trial of the wrong form, or one that no spec could ask for; raises many kinds of error."""
+    """Refuse a trial of the wrong form, or one that no spec could give. It raises many kinds of error."""
     trial, data, model = export.trial, dict(export.trial["data"]), export.trial["model"]
-    _ = export.config  # knows all keys
+    _ = export.config  # refuses unknown keys
     _TRIAL.validate_json(json.dumps(trial), strict=True)
     Schedule(Hyper.of(trial["hyper"]), Plan(trial["epochs"], LONGEST))
     path, seed, sums = (data.pop(key) for key in ("path", "seed", "sha256"))
@@ -263,7 +267,7 @@ def _read(path: Path) -> str:
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
-        # JSON is YAML 1.2, and one strict reader refuses doubled keys in both.
+        # JSON is YAML 1.2, so one strict reader refuses repeated keys in both.
         return read_text(text, str(path), MAX_VALUES).value
     except SpecError as error:
         raise IntegrityError(f"{error} (not a whole export)") from None

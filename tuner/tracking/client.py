@@ -1,4 +1,4 @@
-"""The one client of MLflow: its settings, its errors in our words, and the password from a file."""
+"""Connects to MLflow: its settings, its errors as ``ServiceError``, and the password from a file."""
 
 import logging
 import os
@@ -57,7 +57,12 @@ def connect(uri: str) -> Any:
 
 @contextmanager
 def tracker_errors(shown: str, what: str = "written") -> Iterator[None]:
-    """Raise what goes wrong with the tracker that is ``shown`` so as ``ServiceError``."""
+    """Raise errors of a tracker as ``ServiceError``.
+
+    Args:
+        shown: the tracker's URI without a password, for messages.
+        what: what failed: ``written`` or ``read``.
+    """
     try:
         yield
     except UNREACHABLE as error:
@@ -71,7 +76,7 @@ def tracker_errors(shown: str, what: str = "written") -> Iterator[None]:
 
 @contextmanager
 def there_already() -> Iterator[None]:
-    """Let pass that something is not made because another has made it a moment ago."""
+    """Ignore the error that something exists already, because another process has just created it."""
     try:
         yield
     except MlflowException as error:
@@ -80,7 +85,7 @@ def there_already() -> Iterator[None]:
 
 
 class _PasswordFile(RequestAuthProvider):
-    """Gives MLflow's requests the password of a file: in the environment, workers would inherit it."""
+    """Gives MLflow's requests the password from a file. Workers would inherit a password in the environment."""
 
     NAME = "tuner-password-file"
 
@@ -97,12 +102,12 @@ registry._request_auth_provider_registry.register(_PasswordFile)  # type: ignore
 
 def _use_password_file(uri: str) -> None:
     if uri.startswith("http") and password_is_in_a_file():
-        tracking_credentials()  # that it cannot be read is told here, in one line
+        tracking_credentials()  # an unreadable file is reported here, in one line
         os.environ["MLFLOW_TRACKING_AUTH"] = _PasswordFile.NAME
 
 
 def _knock(uri: str) -> None:
-    """Fail at once if a database is away: MLflow would wait for it for minutes."""
+    """Fail at once if a database is down. MLflow would wait for minutes."""
     parts = urlsplit(uri)
     port = PORTS.get(parts.scheme.partition("+")[0])
     if port and parts.hostname:
@@ -110,7 +115,7 @@ def _knock(uri: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong at the root where it is the network's word, else the message's first line; without passwords."""
+    """The first line of the network's error, if there is one, otherwise of the error itself. Passwords are masked."""
     network = [cause for cause in _causes(error) if isinstance(cause, OSError | HTTPError)]
     root = network[-1] if network else error
     lines = str(getattr(root, "strerror", None) or root).strip().splitlines()
@@ -118,7 +123,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterable[BaseException]:
-    """What led to an error, one by one; urllib3 hands some of it on as an argument only."""
+    """An error and its causes, one by one. urllib3 passes some causes only as an argument."""
     while error is not None:
         yield error
         handed = next((arg for arg in error.args if isinstance(arg, BaseException)), None)

@@ -1,4 +1,4 @@
-"""The tracking server's user and password: from the environment, the password better from a file that it names."""
+"""User and password of the tracking server, from the environment. The password can be in a file, which is safer."""
 
 import os
 from pathlib import Path
