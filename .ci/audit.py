@@ -1,8 +1,8 @@
 """Fails if a pinned package has a known vulnerability that is fixed in another version.
 
-One that is listed with a reason is let pass, one without a fix is told. Where no vulnerability service answers, as when
-offline or behind a mirror that keeps none, this says so in one line and goes on: what cannot be asked is no finding.
-Whether a service knows anything is seen from a package that is asked for beside ours and is known to be vulnerable.
+A vulnerability that is listed with a reason passes. One without a fix is only printed. If no vulnerability service
+answers, for example behind a mirror without one, the audit says so in one line and passes. To check that the service
+knows anything, the audit also asks about a package that is known to be vulnerable.
 """
 
 import argparse
@@ -18,11 +18,11 @@ PINNED = HERE.parent / "constraints.txt"
 CANARY = HERE / "audit-canary.txt"
 PATIENCE_S = 300
 NO_ANSWER = ("ConnectionError", "ServiceError", "Timeout", "timed out", "ould not connect")
-"""What pip-audit says, among more, where the service is not there."""
+"""Parts of pip-audit's messages if the service does not answer."""
 
 
 class Unasked(Exception):
-    """No vulnerability service answered, or none that knows anything."""
+    """No vulnerability service answered, or the service knows nothing."""
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The services that tests use, up when a test begins; a test may leave them stopped or frozen."""
+"""The services that tests use. They run when a test begins, and a test may leave them stopped or frozen."""
 
 import shutil
 import tempfile
@@ -15,7 +15,7 @@ Up = TypeVar("Up", bound=Service)
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_terminal() -> Iterator[None]:
-    """Programs that tests start know no terminal's size: pytest-xdist's processes inherit one."""
+    """Hide the terminal's size from programs that tests start. The processes of pytest-xdist inherit one."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("COLUMNS", "LINES"):
             patch.delenv(name, raising=False)
@@ -24,7 +24,7 @@ def _no_terminal() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def services_folder() -> Iterator[Path]:
-    """Where services lie: not in pytest's own folder, which only its user can enter, and Postgres may be another's."""
+    """The folder of services. It is not in pytest's own folder, which the user that runs Postgres may not enter."""
     folder = Path(tempfile.mkdtemp(prefix="tuner-services-"))
     folder.chmod(0o755)
     yield folder
@@ -50,13 +50,13 @@ def session_mlflow_server(session_postgres: Postgres, services_folder: Path) -> 
 
 @pytest.fixture
 def postgres(session_postgres: Postgres) -> Postgres:
-    """A Postgres that is up; ``PGPASSFILE`` names its password to this process and those it starts."""
+    """A running Postgres. ``PGPASSFILE`` gives its password to this process and to processes that it starts."""
     return _up(session_postgres)
 
 
 @pytest.fixture
 def mlflow_server(postgres: Postgres, session_mlflow_server: MlflowServer) -> MlflowServer:
-    """An MLflow server that is up, on the database ``mlflow`` of ``postgres``."""
+    """A running MLflow server, on the database ``mlflow`` of ``postgres``."""
     return _up(session_mlflow_server)
 
 
