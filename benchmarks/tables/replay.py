@@ -70,7 +70,6 @@ def replay(table: Table, target: float, search: Search, seed: int) -> Reached:
             record,
             spec.resources,
             early_stopper=early_stopper(spec, table.plan, record),
-            metric=spec.metric.key,
             clock=clock,
         )
         simulation = Simulation(

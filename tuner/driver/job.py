@@ -49,7 +49,6 @@ class Job:
             self.record,
             spec.resources,
             early_stopper=early_stopper,
-            metric=spec.metric.key,
             clock=self.backend.clock,
         )
         self.backend.run(dispatcher)

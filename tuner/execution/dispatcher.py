@@ -66,7 +66,6 @@ class Dispatcher:
         record: what the journal says; it grows as the journal is written.
         limits: retries, and how long a trial may take and may be silent.
         early_stopper: stops trials early; None stops none.
-        metric: the field of an epoch's report that the early stopper compares.
         clock: seconds, monotonic.
     """
 
@@ -78,7 +77,6 @@ class Dispatcher:
         limits: ResourcesSpec,
         *,
         early_stopper: EarlyStopper | None = None,
-        metric: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.failure: Exception | None = None
@@ -87,7 +85,6 @@ class Dispatcher:
         self._record = record
         self._limits = limits
         self._early_stopper = early_stopper
-        self._metric = metric
         self._clock = clock
         self._more = True
         self._again: deque[TrialRequest] = deque()
@@ -217,9 +214,10 @@ class Dispatcher:
         return running if running is not None and report.attempt == running.attempt.number else None
 
     def _is_stopped(self, request: TrialRequest, report: StepReport) -> bool:
-        if self._early_stopper is None or request.judged is None:
+        stopper, epoch = self._early_stopper, report.epoch
+        if stopper is None or request.judged is None:
             return False
-        return self._early_stopper.stops(request.judged, report.epoch.epoch, report.epoch.metric(self._metric))
+        return stopper.stops(request.judged, epoch.epoch, epoch.metric(stopper.metric))
 
     def _end(self, event: TrialEnded, request: TrialRequest) -> None:
         def end() -> None:

@@ -95,11 +95,13 @@ class EarlyStopper:
     """Stops a trial that does not survive a rung of its own arm and bracket.
 
     Args:
+        metric: the field of an epoch's report that it compares.
         maximize: whether larger values are better.
         reduction_factor: one in this many trials passes each rung.
     """
 
-    def __init__(self, maximize: bool, reduction_factor: int) -> None:
+    def __init__(self, metric: str, maximize: bool, reduction_factor: int) -> None:
+        self.metric = metric
         self._sign = 1.0 if maximize else -1.0
         self._peers: dict[tuple[str, int], Rungs] = defaultdict(lambda: Rungs(reduction_factor))
         self._seen: set[tuple[str, int]] = set()

@@ -162,11 +162,11 @@ def early_stopper(spec: SearchSpec, plan: Plan, record: Record) -> EarlyStopper 
     """The early stopper of a search, which knows all reports on record; None if the spec has no scheduler."""
     if spec.scheduler.name == "none":
         return None
-    stopper = EarlyStopper(spec.metric.goal == "maximize", spec.scheduler.reduction_factor)
+    stopper = EarlyStopper(spec.metric.key, spec.metric.goal == "maximize", spec.scheduler.reduction_factor)
     for trial in record.of(Stage.SEARCH):
         judged = _judged(spec, plan, trial.arm, trial.number, Hyper.of(trial.hyper))
         for epoch in trial.epochs:
-            stopper.stops(judged, epoch.epoch, epoch.metric(spec.metric.key))
+            stopper.stops(judged, epoch.epoch, epoch.metric(stopper.metric))
     return stopper
 
 

@@ -169,7 +169,6 @@ class Driver:
             self.record,
             limits,
             early_stopper=self.early_stopper,
-            metric=spec.metric.key,
             clock=lambda: 0.0,
         )
 

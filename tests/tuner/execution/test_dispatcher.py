@@ -179,10 +179,8 @@ def test_a_trial_that_the_early_stopper_ends_does_not_continue(tmp_path: Path) -
     record = Record()
     with closing(Journal(tmp_path / "journal.jsonl", record.add, durable=False)) as journal:
         judged = [replace(request(n), judged=JudgedEpochs(f"search/noam/{n}", "noam", 0, (2,), (2,))) for n in (0, 1)]
-        stopper = EarlyStopper(maximize=True, reduction_factor=2)
-        made = Dispatcher(
-            Given(*judged), journal, record, ResourcesSpec(), early_stopper=stopper, metric="val_acc", clock=lambda: 0.0
-        )
+        stopper = EarlyStopper("val_acc", maximize=True, reduction_factor=2)
+        made = Dispatcher(Given(*judged), journal, record, ResourcesSpec(), early_stopper=stopper, clock=lambda: 0.0)
         continues = []
         for name, better in (("a", 0.5), ("b", 0.0)):
             made.start(name)

@@ -110,7 +110,7 @@ def judged(
 
 
 def halving_stopper(maximize: bool = True) -> EarlyStopper:
-    return EarlyStopper(maximize, reduction_factor=2)
+    return EarlyStopper("val_acc", maximize, reduction_factor=2)
 
 
 def test_the_worse_of_two_trials_of_an_arm_is_stopped() -> None:
