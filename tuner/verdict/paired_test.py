@@ -2,24 +2,28 @@
 
 The winners of all arms are trained on the same fresh seeds. So the verdict uses the seed-wise differences between a
 variant and the baseline. It is a paired t-test, Holm-adjusted over the variants, with a margin: a difference within
-the margin does not matter. Accuracies are given as fractions (0 to 1), and differences are returned in points
-(percent).
+the margin does not matter. The number of seeds is fixed before; ``tuner.verdict.looks`` is for numbers that grow.
+Accuracies are given as fractions (0 to 1), and differences are returned in points (percent).
 """
 
 import math
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-from scipy.special import stdtr, stdtrit
+from scipy.special import nctdtr, stdtr, stdtrit
+
+from tuner.storage.events import Outcome
 
 MOST_SEEDS = 1000
 """Largest number of seeds that a verdict suggests."""
 
-LEAST_SEEDS = 3
+POWER = 0.8
+"""Chance of a verdict with the number of seeds that a verdict suggests."""
+
+LEAST_PAIRS = 3
 """Fewest pairs that give a verdict.
 
 On a small test set, two pairs can have equal differences by chance. Their spread is then 0, which looks certain.
@@ -28,14 +32,7 @@ On a small test set, two pairs can have equal differences by chance. Their sprea
 POINTS = 100.0
 """The fraction 1 in points."""
 
-
-class Outcome(StrEnum):
-    """The verdict on a variant."""
-
-    BEATS = "beats"
-    TIES = "ties"
-    LOSES = "loses"
-    NOT_ENOUGH = "not enough evidence"
+NO_SPREAD = "every seed gave the same difference"
 
 
 @dataclass(frozen=True)
@@ -46,14 +43,16 @@ class Comparison:
         arm: the variant's name.
         n: number of seeds on which both the variant and the baseline have a result.
         mean_diff: mean of the seed-wise differences, variant minus baseline, in points.
-        low: lower end of the unadjusted confidence interval of this mean (95 % at the default alpha), in points.
+        low: lower end of the simultaneous confidence interval of this mean, in points. The intervals of all variants
+            together hold with a chance of at least ``1 - alpha`` (Bonferroni: each has the level ``alpha`` divided by
+            the number of variants). Holm's test is a little sharper: it may reject although the interval includes 0.
         high: upper end of the same interval, in points.
         p: two-sided p-value of the paired t-test.
         p_holm: this p-value, Holm-adjusted over all variants of the job.
         margin: points within which a difference does not matter.
         outcome: the verdict.
-        seeds_needed: total number of seeds that would probably settle the verdict; None if it is settled, or if
-            ``MOST_SEEDS`` seeds would not settle it.
+        seeds_needed: number of seeds that would settle the verdict with a chance of 80 %, if the true mean and spread
+            of the differences are those observed; None if it is settled, or if ``MOST_SEEDS`` seeds are too few.
         note: a fact that the reader needs besides the numbers, such as lost seeds or no spread; else "".
     """
 
@@ -75,13 +74,14 @@ def compare(
     arms: Mapping[str, Mapping[int, float]],
     margin: float,
     alpha: float = 0.05,
+    floor: float = 0.0,
 ) -> tuple[Comparison, ...]:
     """Judge every variant against the baseline.
 
     The rules apply in this order:
 
-    1. The variant *ties* if its unadjusted ``1 - alpha`` interval lies strictly inside ``±margin``. So a margin of 0
-       never gives a tie.
+    1. The variant *ties* if its own ``1 - alpha`` interval, not adjusted over the variants, lies strictly inside
+       ``±margin``. So a margin of 0 never gives a tie. This interval is narrower than the one in ``Comparison``.
     2. The variant *beats* or *loses to* the baseline if its Holm-adjusted p is below ``alpha``. The sign of the mean
        difference decides which.
     3. Otherwise there is *not enough evidence*.
@@ -89,23 +89,30 @@ def compare(
     A variant without a p-value still counts in Holm's family, with a p of 1. So a failed arm cannot make the other
     arms significant.
 
+    A few seeds can have equal differences by chance, because accuracies are rounded to whole test images. So the
+    standard deviation of the differences counts as at least ``floor``. If the floor is 0 and there is no spread, the
+    t-test is undefined, and there is not enough evidence.
+
     Args:
         baseline: test accuracy (0 to 1) of the baseline's winner, by seed.
         arms: for every variant, the test accuracy (0 to 1) of its winner, by seed. A failed seed is missing.
         margin: points within which a difference does not matter, at least 0.
         alpha: significance level, between 0 and 1.
+        floor: smallest standard deviation of a difference that is believed, in points, at least 0. For accuracies on N
+            test images it is ``100 / N / sqrt(6)``: the standard deviation of the difference of two rounded values.
 
     Returns:
         One comparison per variant, in the order of ``arms``.
 
     Raises:
-        ValueError: an accuracy is not in 0 to 1, or the margin or alpha is out of range.
+        ValueError: an accuracy is not in 0 to 1, or the margin, alpha or the floor is out of range.
     """
-    _check(baseline, arms, margin, alpha)
-    rule = _Rule(margin, alpha, len(arms))
+    _check(baseline, arms)
+    rule = _Rule(margin, alpha, len(arms), floor)
+    _check_rule(rule)
     planned = frozenset(baseline).union(*arms.values())
     samples = {arm: _sample(_differences(baseline, results)) for arm, results in arms.items()}
-    p_values = {arm: _p_value(sample) for arm, sample in samples.items()}
+    p_values = {arm: _p_value(sample, floor) for arm, sample in samples.items()}
     adjusted = holm([1.0 if p is None else p for p in p_values.values()])
     return tuple(
         _judge(arm, samples[arm], p_values[arm], p_holm, _lost(planned, baseline, results), rule)
@@ -174,6 +181,7 @@ class _Rule(NamedTuple):
     margin: float
     alpha: float
     variants: int
+    floor: float
 
 
 class _Sample(NamedTuple):
@@ -182,9 +190,13 @@ class _Sample(NamedTuple):
     sd: float
 
 
-def _check(baseline: Mapping[int, float], arms: Mapping[str, Mapping[int, float]], margin: float, alpha: float) -> None:
-    _check_points("margin", margin)
-    _check_open_fraction("alpha", alpha)
+def _check_rule(rule: _Rule) -> None:
+    _check_points("margin", rule.margin)
+    _check_points("floor", rule.floor)
+    _check_open_fraction("alpha", rule.alpha)
+
+
+def _check(baseline: Mapping[int, float], arms: Mapping[str, Mapping[int, float]]) -> None:
     for arm, results in [("baseline", baseline), *arms.items()]:
         _check_fractions(f"test accuracy of {arm}", results.values())
 
@@ -232,20 +244,19 @@ def _half_width(sample: _Sample, alpha: float) -> float:
     return _critical(sample.n - 1, alpha) * sample.sd / math.sqrt(sample.n)
 
 
-def _p_value(sample: _Sample | None) -> float | None:
-    if sample is None or sample.n < LEAST_SEEDS:
+def _p_value(sample: _Sample | None, floor: float) -> float | None:
+    if sample is None or sample.n < LEAST_PAIRS or max(sample.sd, floor) == 0:
         return None
-    if sample.sd == 0:
-        return 0.0 if sample.mean else 1.0
-    t = sample.mean * math.sqrt(sample.n) / sample.sd
+    t = sample.mean * math.sqrt(sample.n) / max(sample.sd, floor)
     return min(1.0, float(2 * stdtr(sample.n - 1, -abs(t))))
 
 
 def _judge(arm: str, sample: _Sample | None, p: float | None, p_holm: float, lost: str, rule: _Rule) -> Comparison:
     if sample is None or p is None:
         return _unjudged(arm, sample, lost, rule.margin)
-    half = _half_width(sample, rule.alpha)
-    outcome = _outcome(sample.mean, half, p_holm, rule)
+    believed = sample._replace(sd=max(sample.sd, rule.floor))
+    half = _half_width(believed, rule.alpha / rule.variants)
+    outcome = _outcome(believed, p_holm, rule)
     return Comparison(
         arm=arm,
         n=sample.n,
@@ -256,35 +267,50 @@ def _judge(arm: str, sample: _Sample | None, p: float | None, p_holm: float, los
         p_holm=p_holm,
         margin=rule.margin,
         outcome=outcome,
-        seeds_needed=_seeds_needed(sample, rule) if outcome is Outcome.NOT_ENOUGH else None,
-        note=_join(lost, "every seed gave the same difference" if sample.sd == 0 else ""),
+        seeds_needed=_seeds_needed(believed, rule) if outcome is Outcome.NOT_ENOUGH else None,
+        note=_join(lost, NO_SPREAD if sample.sd == 0 else ""),
     )
 
 
 def _unjudged(arm: str, sample: _Sample | None, lost: str, margin: float) -> Comparison:
     n, mean = (0, None) if sample is None else (sample.n, sample.mean)
-    reason = "no seed to compare" if sample is None else f"a verdict needs at least {LEAST_SEEDS} seeds"
-    return Comparison(arm, n, mean, None, None, None, None, margin, Outcome.NOT_ENOUGH, None, _join(reason, lost))
+    reason = "no seed to compare" if sample is None else f"a verdict needs at least {LEAST_PAIRS} seeds"
+    note = _join(lost, NO_SPREAD) if n >= LEAST_PAIRS else _join(reason, lost)
+    return Comparison(arm, n, mean, None, None, None, None, margin, Outcome.NOT_ENOUGH, None, note)
 
 
-def _outcome(mean: float, half: float, p_holm: float, rule: _Rule) -> Outcome:
-    if abs(mean) + half < rule.margin:
+def _outcome(sample: _Sample, p_holm: float, rule: _Rule) -> Outcome:
+    if abs(sample.mean) + _half_width(sample, rule.alpha) < rule.margin:
         return Outcome.TIES
     if p_holm < rule.alpha:
-        return Outcome.BEATS if mean > 0 else Outcome.LOSES
+        return Outcome.BEATS if sample.mean > 0 else Outcome.LOSES
     return Outcome.NOT_ENOUGH
 
 
 def _seeds_needed(sample: _Sample, rule: _Rule) -> int | None:
-    # More seeds only make the intervals narrower. So if one number of seeds decides, every larger number decides too.
+    # The power grows with the number of seeds. So if one number is enough, every larger number is enough too.
     counts = range(sample.n + 1, MOST_SEEDS + 1)
-    i = bisect_left(counts, True, key=lambda n: _decides(sample._replace(n=n), rule))
+    i = bisect_left(counts, True, key=lambda n: _power(sample._replace(n=n), rule) >= POWER)
     return counts[i] if i < len(counts) else None
 
 
-def _decides(sample: _Sample, rule: _Rule) -> bool:
-    tied = abs(sample.mean) + _half_width(sample, rule.alpha) < rule.margin
-    return tied or abs(sample.mean) > _half_width(sample, rule.alpha / rule.variants)
+def _power(sample: _Sample, rule: _Rule) -> float:
+    """Chance that as many fresh seeds as in ``sample`` settle the verdict, if its mean and sd are the true ones.
+
+    This is the better of the chance to beat or lose, at the level of Holm's first step, and the chance to tie. Both
+    come from the noncentral t distribution (for the tie: Phillips 1990, J. Pharmacokinet. Biopharm. 18:137-144).
+    """
+    beyond = _exceeds(sample, abs(sample.mean), rule.alpha / rule.variants)
+    if abs(sample.mean) >= rule.margin:
+        return beyond
+    near, far = rule.margin - abs(sample.mean), rule.margin + abs(sample.mean)
+    return max(beyond, _exceeds(sample, near, rule.alpha) + _exceeds(sample, far, rule.alpha) - 1)
+
+
+def _exceeds(sample: _Sample, effect: float, tails: float) -> float:
+    """Chance that the t of a true ``effect`` in points exceeds the two-sided critical value of ``tails``."""
+    t = effect * math.sqrt(sample.n) / sample.sd
+    return 1 - float(nctdtr(sample.n - 1, t, _critical(sample.n - 1, tails)))
 
 
 def _lost(planned: Collection[int], baseline: Mapping[int, float], results: Mapping[int, float]) -> str:
@@ -316,19 +342,21 @@ def _phrase(c: Comparison) -> str:
     evidence = f"{_p_text(c.p_holm)}, {c.n} seeds"
     match c.outcome:
         case Outcome.BEATS:
-            return f"beats the baseline by {c.mean_diff:.2f} ± {half} points ({evidence})"
+            return f"this setting beats the baseline's by {c.mean_diff:.2f} ± {half} points ({evidence})"
         case Outcome.LOSES:
-            return f"loses to the baseline by {-c.mean_diff:.2f} ± {half} points ({evidence})"
+            return f"this setting loses to the baseline's by {-c.mean_diff:.2f} ± {half} points ({evidence})"
         case Outcome.TIES:
-            return f"ties: {c.mean_diff:+z.2f} ± {half} points, within ±{c.margin:g} ({c.n} seeds)"
-        case Outcome.NOT_ENOUGH:
+            # Not "within": this interval is simultaneous, and so it may be wider than the margin.
+            return f"this setting ties: {c.mean_diff:+z.2f} ± {half} points, margin ±{c.margin:g} ({c.n} seeds)"
+        case Outcome.NOT_ENOUGH | Outcome.FUTILE:
             return f"{c.outcome.value}: {c.mean_diff:+z.2f} ± {half} points ({evidence}); {_wanted(c)}"
 
 
 def _wanted(c: Comparison) -> str:
     if c.seeds_needed is None:
-        return f"{MOST_SEEDS} seeds would not settle it"
-    return f"about {c.seeds_needed} seeds would settle it"
+        return f"{MOST_SEEDS} seeds would probably not settle it"
+    # Probably: with a chance of ``POWER``.
+    return f"about {c.seeds_needed} seeds would probably settle it"
 
 
 def _p_text(p: float) -> str:
