@@ -1,12 +1,13 @@
 """Search-space domains: the values that a knob may take, and the scale on which they are searched.
 
-A domain may depend on the trial's planned length (``UpdateShare``, ``Cycles``); ``resolve`` turns it into
-a plain domain for a given ``Plan``. This module imports neither torch nor optuna.
+A domain may depend on the trial's planned length (``UpdateShare``, ``Cycles``, ``MomentDecay``) or on the model's width
+(``PerWidth``); ``resolve`` turns it into a plain domain for a given ``Plan`` and width. This module imports neither
+torch nor optuna.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from trainables.errors import TrainableError
 
@@ -15,6 +16,9 @@ Scale = Literal["linear", "log", "one-minus-log"]
 
 MAX_CYCLES = 8
 """Largest number of cosine cycles that is offered by default; with more, each cycle is too short for annealing."""
+
+LONGEST_MEMORY = 0.1
+"""Longest memory of a moment that is offered by default, as a share of the planned updates."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ class Float:
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}, {self.scale}"
 
-    def resolve(self, plan: Plan) -> "Float":
-        """Itself, because it does not depend on the plan."""
+    def resolve(self, plan: Plan, width: float | None = None) -> "Float":
+        """Itself, because it depends neither on the plan nor on the width."""
         return self
 
     def contains(self, value: Scalar) -> bool:
@@ -80,8 +84,8 @@ class Int:
         step = f", step {self.step}" if self.step != 1 else ""
         return f"{self.low} to {self.high}, {self.scale}{step}"
 
-    def resolve(self, plan: Plan) -> "Int":
-        """Itself, because it does not depend on the plan."""
+    def resolve(self, plan: Plan, width: float | None = None) -> "Int":
+        """Itself, because it depends neither on the plan nor on the width."""
         return self
 
     def contains(self, value: Scalar) -> bool:
@@ -109,8 +113,8 @@ class Choice:
     def __str__(self) -> str:
         return ", ".join(str(value) for value in self.values)
 
-    def resolve(self, plan: Plan) -> "Choice":
-        """Itself, because it does not depend on the plan."""
+    def resolve(self, plan: Plan, width: float | None = None) -> "Choice":
+        """Itself, because it depends neither on the plan nor on the width."""
         return self
 
     def contains(self, value: Scalar) -> bool:
@@ -122,10 +126,11 @@ class Choice:
 class UpdateShare:
     """A whole number of updates, log-uniform between two shares of the trial's planned updates."""
 
+    scale: ClassVar[Scale] = "log"
     low: float
     high: float
 
-    def resolve(self, plan: Plan) -> Int | Choice:
+    def resolve(self, plan: Plan, width: float | None = None) -> Int | Choice:
         """The range in updates; both ends are at least 1 and below the planned number of updates."""
         low = max(1, math.ceil(self.low * plan.updates))
         high = min(plan.updates - 1, math.floor(self.high * plan.updates))
@@ -141,7 +146,9 @@ class UpdateShare:
 class Cycles:
     """Cosine restarts ``"T_0xT_mult"`` (T_0 in epochs) of 2 to 8 whole cycles that end exactly with the trial."""
 
-    def resolve(self, plan: Plan) -> Choice:
+    scale: ClassVar[Scale] = "linear"
+
+    def resolve(self, plan: Plan, width: float | None = None) -> Choice:
         """All such pairs with T_mult 1 or 2, fewest cycles first."""
         pairs = restart_pairs(plan.epochs)
         if not pairs:
@@ -152,8 +159,54 @@ class Cycles:
         return Choice(tuple(f"{t_0}x{t_mult}" for t_0, t_mult in pairs))
 
 
+@dataclass(frozen=True)
+class PerWidth:
+    """A real number, log-uniform in a range whose ends are divided by the model's width.
+
+    Args:
+        low, high: the ends for a model of width 1.
+        without: the range for a model that has no width.
+    """
+
+    low: float
+    high: float
+    without: Float
+    scale: ClassVar[Scale] = "log"
+
+    def resolve(self, plan: Plan, width: float | None = None) -> Float:
+        """The range for this width; its ends have two digits."""
+        if width is None:
+            return self.without
+        return Float(two_digits(self.low / width), two_digits(self.high / width), "log")
+
+
+@dataclass(frozen=True)
+class MomentDecay:
+    """A moment's decay per update, log-uniform in 1 - beta, for a memory that is short beside the training.
+
+    A decay of beta averages over about 1 / (1 - beta) updates. With a longer memory than a tenth of the training, the
+    maximum of AMSGrad hardly ever differs from the moment itself.
+
+    Args:
+        low, high: the ends for a long training.
+    """
+
+    low: float
+    high: float
+    scale: ClassVar[Scale] = "one-minus-log"
+
+    def resolve(self, plan: Plan, width: float | None = None) -> Float:
+        """The range whose longest memory is a tenth of the planned updates, but at least twice the shortest memory.
+
+        Without this least range, a training of up to ``10 / (1 - low)`` updates would have nothing to search.
+        """
+        least = two_digits((1 - self.low) / 2)
+        rest = min(two_digits(1 / (LONGEST_MEMORY * plan.updates)), least)
+        return Float(self.low, min(self.high, round(1 - rest, 12)), "one-minus-log")
+
+
 Domain = Float | Int | Choice
-PlannedDomain = Domain | UpdateShare | Cycles
+PlannedDomain = Domain | UpdateShare | Cycles | PerWidth | MomentDecay
 
 
 def middle(domain: Domain) -> Scalar:
@@ -237,6 +290,11 @@ def unscaled(domain: Float, at: float) -> float:
     if domain.scale == "log":
         return math.exp(at)
     return 1 - math.exp(-at) if domain.scale == "one-minus-log" else at
+
+
+def two_digits(number: float) -> float:
+    """A number rounded to two digits, so that the texts of ranges stay readable."""
+    return float(f"{number:.2g}")
 
 
 def short_text(value: Any) -> str:

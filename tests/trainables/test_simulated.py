@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from tests.trainables.small import smallest_trial
+from trainables.config import ModelConfig
 from trainables.hyper import Hyper
 from trainables.report import EpochReport
-from trainables.simulated import BEST_LR, TOO_LARGE_LR, SimulatedTraining
+from trainables.simulated import TOO_LARGE_LR, SimulatedTraining, best_lr
 from trainables.space import Plan
 from trainables.variants import VARIANTS
 
 PLAN = Plan(12, 10)
+BEST_LR = best_lr(smallest_trial("adam_l2"))
 
 
 def final(hyper: Hyper, seed: int = 0, plan: Plan = PLAN) -> float:
@@ -47,6 +49,29 @@ def test_no_variant_is_better_than_another(name: str) -> None:
     baseline = [final(Hyper(BEST_LR), seed) for seed in range(200)]
     error = (statistics.variance(runs) / 200 + statistics.variance(baseline) / 200) ** 0.5
     assert abs(statistics.fmean(runs) - statistics.fmean(baseline)) < 5 * error
+
+
+def test_a_seed_has_the_same_effect_on_every_setting_so_pairing_shows() -> None:
+    seeds = range(200)
+    ours = [final(Hyper(BEST_LR, l2=1e-4), seed) for seed in seeds]
+    theirs = [final(Hyper(BEST_LR, lambda_norm=0.05, schedule="cosine"), seed) for seed in seeds]
+    assert statistics.correlation(ours, theirs) > 0.8
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    assert 0 < statistics.stdev(differences) < 0.7 * statistics.stdev(ours)
+
+
+def test_a_setting_adds_a_little_noise_of_its_own_to_a_seed() -> None:
+    shifts = {final(Hyper(BEST_LR, l2=l2), seed=0) for l2 in (1e-6, 1e-5, 1e-4)}
+    assert len(shifts) == 3
+
+
+def test_the_best_learning_rate_is_inverse_to_the_width() -> None:
+    def best_of(width: float) -> float:
+        return best_lr(dataclasses.replace(smallest_trial("adam_l2"), model=ModelConfig("elu_net", {"width": width})))
+
+    assert best_of(1 / 8) == pytest.approx(8 * best_of(1))
+    own = dataclasses.replace(smallest_trial("adam_l2"), model=ModelConfig("my.code:net", {"width": 4}))
+    assert best_lr(own) == best_lr(dataclasses.replace(own, model=ModelConfig("my.code:net")))
 
 
 def test_a_much_too_large_learning_rate_diverges() -> None:

@@ -12,6 +12,8 @@ from trainables.space import (
     Domain,
     Float,
     Int,
+    MomentDecay,
+    PerWidth,
     Plan,
     Scalar,
     UpdateShare,
@@ -74,6 +76,35 @@ def test_shares_of_the_updates_are_rounded_inwards() -> None:
 
 def test_a_share_of_a_single_update_becomes_a_choice() -> None:
     assert UpdateShare(0.01, 0.3).resolve(Plan(5, 1)) == Choice((1,))
+
+
+@pytest.mark.parametrize(
+    ("width", "range_"),
+    [
+        (1.0, Float(1.2e-4, 1.6e-3, "log")),
+        (1 / 8, Float(9.6e-4, 1.3e-2, "log")),
+        (1 / 16, Float(1.9e-3, 2.6e-2, "log")),
+        (None, Float(1e-4, 1e-2, "log")),
+    ],
+)
+def test_a_range_per_width_is_divided_by_the_width(width: float | None, range_: Float) -> None:
+    domain = PerWidth(1.2e-4, 1.6e-3, without=Float(1e-4, 1e-2, "log"))
+    assert domain.resolve(PLAN, width) == range_
+
+
+@pytest.mark.parametrize(
+    ("plan", "high"),
+    [
+        (Plan(12, 60), 0.986),  # 720 updates: 1 - 1 / 72 = 0.98611
+        (Plan(12, 21), 0.96),  # 252 updates: 1 - 1 / 25.2 = 0.96032
+        (Plan(30, 450), 0.99926),  # 13,500 updates
+        (Plan(1000, 450), 0.9999),
+        (Plan(1, 200), 0.95),
+        (Plan(1, 1), 0.95),
+    ],
+)
+def test_the_longest_memory_of_a_moment_is_a_tenth_of_the_training(plan: Plan, high: float) -> None:
+    assert MomentDecay(0.9, 0.9999).resolve(plan) == Float(0.9, high, "one-minus-log")
 
 
 def test_a_share_stays_below_the_planned_updates() -> None:

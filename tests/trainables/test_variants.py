@@ -176,6 +176,7 @@ def test_every_update_matches_the_papers(name: str, tiny: Splits) -> None:
         ("noam", {"warmup": 2}),
         ("adamw_restarts", {"schedule": "cosine"}),
         ("adamw_cosine", {"schedule": "halving"}),
+        ("adam_l2_cosine", {"schedule": "halving"}),
         ("adam_beta2", {"beta2": 0.96}),
     ],
 )
@@ -302,6 +303,7 @@ def test_every_decoupled_variant_searches_adamws_decay(name: str) -> None:
         ("noam", "adam_l2", {"schedule", "warmup"}),
         ("adamw", "adam_l2", {"l2", "lambda_norm"}),
         ("adamw_cosine", "adamw", {"schedule"}),
+        ("adam_l2_cosine", "adam_l2", {"schedule"}),
         ("adamw_restarts", "adamw_cosine", {"schedule", "restarts"}),
         ("adam_beta2", "adam_l2", set()),
     ],

@@ -8,7 +8,7 @@ from optuna.study import StudyDirection
 from optuna.trial import create_trial
 
 from trainables.space import Scalar
-from tuner.search.distributions import ONE_MINUS, distributions, to_search
+from tuner.search.distributions import ONE_MINUS, distributions, to_search, widened
 from tuner.spec.arms import Arm
 
 LEAST_IMPORTANCE = 5
@@ -27,10 +27,13 @@ def importances(arm: Arm, trials: Sequence[tuple[Mapping[str, Scalar], float]], 
     """
     if len(trials) < LEAST_IMPORTANCE or len({value for _, value in trials}) == 1:
         return {}
-    searched = distributions(arm.space)
+    space = arm.space
+    for knobs, _ in trials:
+        space = widened(space, knobs)
+    searched = distributions(space)
     study = optuna.create_study(direction=StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE)
     for knobs, value in trials:
-        params = to_search(arm.space, knobs)
+        params = to_search(space, knobs)
         study.add_trial(create_trial(params=params, distributions=searched, value=value))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     found = optuna.importance.get_param_importances(study, evaluator=evaluator)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from trainables.errors import TrainableError
 from trainables.hyper import KNOBS, RANGES, Hyper
 from trainables.schedules import LR_SCHEDULES, parse_restarts
-from trainables.space import Choice, Domain, Float, Int, PlannedDomain, Scalar, Scale, UpdateShare
+from trainables.space import Choice, Domain, Float, Int, PlannedDomain, Scalar, Scale
 from tuner.errors import did_you_mean
 from tuner.spec.messages import InvalidValue, shown
 
@@ -151,6 +151,4 @@ def check_value(knob: str, value: Scalar) -> None:
 
 
 def _scale(own: PlannedDomain | None) -> Scale:
-    if isinstance(own, UpdateShare):
-        return "log"
-    return own.scale if isinstance(own, Float | Int) else "linear"
+    return "linear" if own is None or isinstance(own, Choice) else own.scale
