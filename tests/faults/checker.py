@@ -62,7 +62,7 @@ def _check_journal(folder: JobFolder, record: Record) -> None:
     for arm in record.arms:
         assert [trial.number for trial in record.of(Stage.SEARCH, arm)] == list(range(spec.budget.trials))
     for confirm_round in record.rounds:
-        runs = [(run.arm, run.seed) for run in record.of(Stage.CONFIRM, round_number=confirm_round.number)]
+        runs = [(run.arm, run.seed) for run in record.of(Stage.CONFIRM, round_number=confirm_round.round)]
         assert sorted(runs) == sorted((arm, seed) for arm in confirm_round.winners for seed in confirm_round.seeds)
         for arm, winner in confirm_round.winners.items():
             assert winner == ranked(record, spec, arm)[0].number

@@ -4,6 +4,7 @@ A seed always gives the same spec, unless ``CORPUS`` changes. To repeat a failed
 """
 
 import copy
+import itertools
 import math
 import random
 import re
@@ -243,11 +244,13 @@ def faults(checked: Checked, data: bytes) -> Iterator[str]:
         yield "changes in a conversion to values and back"
     if SECRET in repr(kept):
         yield "contains a password"
-    yield from (f"lost or changed: {path}" for path in _lost(read_text(data.decode(), "spec").value, kept))
+    yield from (f"lost or changed: {path}" for path in _lost(read_text(data.decode(), "spec").value, _in_full(kept)))
     yield from (f"not finite: {path}" for path, value in _leaves(kept) if value != value or abs_of(value) == math.inf)
     names = [arm["name"] for arm in kept["arms"]]
     budget, scheduler, confirm = kept["budget"], kept["scheduler"], kept["confirm"]
     rung = scheduler["first_rung"]
+    looks = kept["searches"]["at"] if "searches" in kept else []
+    placebo = ["placebo"] if kept.get("placebo") else []
     rules = {
         "arms": 2 <= len(names) <= 100 and len(set(names)) == len(names),
         "names": all(NAME.fullmatch(name) and ".." not in name for name in [kept["name"], *names]),
@@ -256,7 +259,12 @@ def faults(checked: Checked, data: bytes) -> Iterator[str]:
         "budget": all(type(budget[key]) is int and budget[key] >= 1 for key in ("trials", "epochs", "batch_size")),
         "rung": rung is None or (scheduler["name"] != "none" and 1 <= rung < budget["epochs"]),
         "factor": scheduler["reduction_factor"] >= 2,
-        "confirm": confirm["seeds"] >= 3 and confirm["margin"] >= 0 and 1 <= confirm["top_k"] <= budget["trials"],
+        "margin": confirm["margin"] >= 0,
+        # A claim about methods has looks, and a claim about settings has seeds; never both.
+        "confirm": bool(looks) or (confirm["seeds"] >= 3 and 1 <= confirm["top_k"] <= budget["trials"]),
+        "one claim": not looks or confirm.keys() == {"margin"},
+        "looks": not looks or (looks[0] >= 3 and all(a < b for a, b in itertools.pairwise(looks))),
+        "placebo": not placebo or (bool(looks) and "placebo" not in names),
         "resources": kept["resources"]["cpus"] >= 1 and kept["resources"]["gpus"] >= 0,
         "goal": kept["metric"]["goal"] == {"val/acc": "maximize", "val/loss": "minimize"}[kept["metric"]["name"]],
         "seed": type(kept["seed"]) is int and 0 <= kept["seed"] < 2**31,
@@ -267,7 +275,7 @@ def faults(checked: Checked, data: bytes) -> Iterator[str]:
         ),
         "images": checked.images is None or min(vars(checked.images).values()) >= 1,
         "batch": checked.plan is None or checked.plan.steps_per_epoch >= 1,
-        "every arm": not checked.arms or sorted(arm.name for arm in checked.arms) == sorted(names),
+        "every arm": not checked.arms or sorted(arm.name for arm in checked.arms) == sorted(names + placebo),
         "baseline first": not checked.arms or checked.arms[0].name == kept["baseline"],
     }  # fmt: skip
     yield from (rule for rule, good in rules.items() if not good)
@@ -316,6 +324,12 @@ def _sound(knob: str, domain: Domain, updates: int) -> bool:
     return True
 
 
+def _in_full(kept: dict[str, Any]) -> dict[str, Any]:
+    """The values of a spec, with the defaults that it leaves out so that older specs keep their fingerprints."""
+    left_out = {"claim": "setting", "searches": None, "placebo": False, "families": {}}
+    return {**left_out, **kept, "budget": {"epochs_per_search": None, **kept["budget"]}}
+
+
 def _lost(written: Any, kept: Any, path: str = "") -> Iterator[str]:
     """Paths of values in the file that the spec ignored or changed. There must be none."""
     if isinstance(written, dict) and isinstance(kept, dict):
@@ -324,6 +338,9 @@ def _lost(written: Any, kept: Any, path: str = "") -> Iterator[str]:
     elif isinstance(written, list) and isinstance(kept, list) and len(written) == len(kept):
         for index, value in enumerate(written):
             yield from _lost(value, kept[index], f"{path}[{index}]")
+    elif type(written) is int and isinstance(kept, dict):
+        if kept.get("at") != [written]:
+            yield path
     elif isinstance(written, str) and isinstance(kept, dict):
         shorthand = kept.get("variant", kept.get("name"))
         if shorthand != written:

@@ -43,6 +43,7 @@ class History:
             machine={"system": "Linux", "cpus": "2"},
             git_commit="none",
             folder=".",
+            classes=10,
         )
 
     def add(self, kind: str, **fields: Any) -> None:

@@ -214,7 +214,7 @@ def show_board(board: "Leaderboard", output: str) -> None:
                 trials_text(row),
                 str(row.epochs),
                 f"{row.seconds:.0f}",
-                verdict_text(row, board.baseline),
+                verdict_text(row, board),
             )
             for row in board.rows
         ],

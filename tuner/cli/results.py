@@ -132,7 +132,7 @@ def export(
     results = job_results(folder)
     board = results.board
     if every:
-        tested = [row.arm for row in board.rows if row.tests]
+        tested = [row.arm for row in board.rows if row.confirmed]
         if not tested:
             raise NotFound(f"nothing to export: job {folder.id} has no finished confirm run yet")
         for tested_arm in tested:

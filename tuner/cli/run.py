@@ -98,7 +98,11 @@ def resume(job: str, address: str | None, data_path: str | None, home: Path | No
 def confirm(
     job: str, seeds: int, address: str | None, data_path: str | None, home: Path | None, quiet: bool, output: str
 ) -> None:
-    """Confirm JOB's winners again on fresh seeds. The new verdict uses only these confirm runs."""
+    """Train JOB's best settings again on fresh seeds, for a better estimate. The verdict stays as it is.
+
+    In a job about methods only the best arm's setting has been confirmed so far; this confirms the setting of every
+    arm, so that each of them can be exported.
+    """
     from tuner.driver.preflight import preflight
     from tuner.jobs.find import find_job
     from tuner.jobs.request import next_round, spec_of

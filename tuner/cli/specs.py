@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from trainables.space import Scalar
     from tuner.driver.cost import Cost
     from tuner.spec.checks import Checked
+    from tuner.spec.search_spec import SearchSpec
 
 
 @click.command(epilog="Example: tuner init my-search.yaml")
@@ -45,24 +46,39 @@ def validate(spec: Path, data_path: str | None, output: str) -> None:
         print_json({"valid": True, "name": checked.spec.name, "warnings": checked.warnings})
         return
     _show_warnings(checked)
-    click.echo(f"{spec}: valid, {len(checked.spec.arms)} arms, {checked.spec.budget.trials} trials per arm")
+    click.echo(f"{spec}: valid, {checked.spec.arm_count} arms, {_trials(checked.spec)}")
     if checked.spec.resources.auto:
         from tuner.execution.gpu_packing import expected
 
         click.echo(f"resources: auto: {expected(checked.spec)}")
 
 
+def _trials(spec: "SearchSpec") -> str:
+    trials = spec.budget.trials
+    return (
+        f"{trials} trials per search, searches up to {spec.searches.most}"
+        if spec.searches
+        else f"{trials} trials per arm"
+    )
+
+
 @click.command(epilog="Example: tuner plan searches/quickstart.yaml")
 @click.argument("spec", type=click.Path(path_type=Path))
 @data_option
 @click.option("--measure/--no-measure", default=True, help="Time a few updates on this machine to estimate the cost.")
+@click.option(
+    "--spread",
+    type=click.FloatRange(0, 100, min_open=True),
+    metavar="POINTS",
+    help="Standard deviation, from search to search, of the difference to the baseline: shows gains in points.",
+)
 @output_option
-def plan(spec: Path, data_path: str | None, measure: bool, output: str) -> None:
+def plan(spec: Path, data_path: str | None, measure: bool, spread: float | None, output: str) -> None:
     """Show what SPEC would run, where it would run, and the estimated cost."""
     from tuner.driver.cost import estimate
 
     checked = _checked(spec, data_path)
-    cost = estimate(checked, measure=measure)
+    cost = estimate(checked, measure=measure, spread=spread)
     if output == "json":
         print_json(_plan_dict(checked, cost))
         return

@@ -1,14 +1,56 @@
 """Estimates what a spec costs: trials, epochs and time. It times a few updates on this machine."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cluster.runtime import usable_cpus, usable_gpus
 from tuner.execution.gpu_packing import expected
 from tuner.spec.checks import Checked
+from tuner.spec.search_spec import SearchSpec
 
 TIMED_UPDATES = 5
+
+
+GAINS = (0.5, 1.0, 2.0, 3.0)
+"""True gains whose chance of a verdict is shown, in sd of the search-wise differences."""
+
+
+@dataclass(frozen=True)
+class LookCost:
+    """What a job has cost at a look, if no arm is settled earlier: at most ``epochs``, and hours or None."""
+
+    searches: int
+    epochs: int
+    hours: float | None
+
+
+@dataclass(frozen=True)
+class Prospects:
+    """What the looks of a job can settle.
+
+    Args:
+        spread: sd of the search-wise differences to the baseline, in points, as far as the user knows it; else None.
+        smallest_margin: smallest margin that can tie at the last look, in points; in units of the sd without a spread.
+        chances: for each true gain (in units of the sd), the chance that the variant is shown to beat the baseline.
+    """
+
+    spread: float | None
+    smallest_margin: float
+    chances: Mapping[float, float]
+
+    def lines(self) -> Iterator[str]:
+        """The prospects in lines of text."""
+        unit = "sd" if self.spread is None else "points"
+        scale = self.spread or 1.0
+        yield f"ties:    possible with a margin of at least {self.smallest_margin:.2g} {unit}"
+        gains = " / ".join(f"{scale * gain:.2g}" for gain in self.chances)
+        yield (
+            f"beats:   a true gain of {gains} {unit} is shown with a chance of "
+            f"{' / '.join(f'{100 * chance:.0f}' for chance in self.chances.values())} %"
+        )
+        if self.spread is None:
+            yield "         (sd: of the difference between an arm and the baseline from search to search; see --spread)"
 
 
 @dataclass(frozen=True)
@@ -23,6 +65,8 @@ class Cost:
         seconds_per_epoch: measured on one thread here, or None.
         search_hours, confirm_hours: with ``concurrent`` trials at once, or None.
         cap_hours, cap_gpu_hours: the spec's caps on the search.
+        looks: the cost at each look; empty if the claim is about one setting.
+        prospects: what the looks can settle, or None.
     """
 
     search_trials: int
@@ -38,17 +82,26 @@ class Cost:
     cap_gpu_hours: float | None
     auto: str | None
     """What ``resources: auto`` will become, or None."""
+    looks: tuple[LookCost, ...] = ()
+    prospects: Prospects | None = None
 
     def lines(self) -> Iterator[str]:
         """The estimate in lines of text."""
         yield f"search:  {self.search_trials} trials, at most {self.search_epochs} epochs{_hours(self.search_hours)}"
         yield f"confirm: {self.confirm_runs} runs, {self.confirm_epochs} epochs{_hours(self.confirm_hours)}"
+        if not self.looks:
+            yield "claim:   about one setting per arm; for a claim about methods, write searches: {at: [4, 6, 8, 12]}"
+        for look in self.looks:
+            yield f"look:    after {look.searches} searches per arm, at most {look.epochs} epochs{_hours(look.hours)}"
+        if self.prospects is not None:
+            yield from self.prospects.lines()
+        what = "search" if self.looks else "trial of the search"
         if self.auto is not None:
             yield f"auto:    {self.auto}"
         if self.cap_hours is not None:
-            yield f"cap:     no trial of the search starts after about {self.cap_hours:g} h"
+            yield f"cap:     no {what} starts after about {self.cap_hours:g} h"
         if self.cap_gpu_hours is not None:
-            yield f"cap:     no trial of the search starts after about {self.cap_gpu_hours:g} GPU hours"
+            yield f"cap:     no {what} starts after about {self.cap_gpu_hours:g} GPU hours"
         if self.seconds_per_epoch is not None:
             yield (
                 f"timed:   {self.seconds_per_epoch:.2f} s an epoch of {self.updates_per_epoch} updates, one trial "
@@ -56,29 +109,79 @@ class Cost:
             )
 
 
-def estimate(checked: Checked, measure: bool) -> Cost:
-    """The cost of a checked spec. ``measure`` trains a few updates on made-up images to estimate the time."""
-    spec, arms = checked.spec, len(checked.spec.arms)
-    budget, confirm = spec.budget, spec.confirm
-    selection = arms * confirm.top_k * confirm.selection_seeds if confirm.top_k > 1 else 0
-    trials, runs = arms * budget.trials, arms * confirm.seeds + selection
+def estimate(checked: Checked, measure: bool, spread: float | None = None) -> Cost:
+    """The cost of a checked spec.
+
+    Args:
+        checked: the spec.
+        measure: whether to train a few updates on made-up images, to estimate the time.
+        spread: sd of the search-wise differences to the baseline, in points, if it is known.
+    """
+    spec, budget = checked.spec, checked.spec.budget
+    trials, runs = search_trials(spec), confirm_runs(spec)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
     on_gpu = spec.resources.gpus or (spec.resources.auto and usable_gpus())
     epoch_s = _seconds_per_epoch(checked) if measure and not on_gpu else None
     epoch_h = None if epoch_s is None else epoch_s / concurrent / 3600
     return Cost(
         search_trials=trials,
-        search_epochs=trials * budget.epochs,
+        search_epochs=trials // budget.trials * epochs_of_search(spec),
         confirm_runs=runs,
         confirm_epochs=runs * budget.epochs,
         updates_per_epoch=None if checked.plan is None else checked.plan.steps_per_epoch,
         concurrent=concurrent,
         seconds_per_epoch=epoch_s,
-        search_hours=None if epoch_h is None else trials * budget.epochs * epoch_h,
+        search_hours=None if epoch_h is None else trials // budget.trials * epochs_of_search(spec) * epoch_h,
         confirm_hours=None if epoch_h is None else runs * budget.epochs * epoch_h,
         cap_hours=budget.max_hours,
         cap_gpu_hours=budget.max_gpu_hours,
         auto=expected(spec),
+        looks=tuple(_look_cost(spec, at, epoch_h) for at in spec.looks),
+        prospects=_prospects(checked, spread) if spec.searches else None,
+    )
+
+
+def search_trials(spec: SearchSpec) -> int:
+    """The most trials that the searches of a job start."""
+    return spec.arm_count * spec.budget.trials * (spec.searches.most if spec.searches else 1)
+
+
+def epochs_of_search(spec: SearchSpec) -> int:
+    """The most epochs of one search of an arm. Trials that run when its limit is reached are trained to their end."""
+    budget = spec.budget
+    whole = budget.trials * budget.epochs
+    if budget.epochs_per_search is None:
+        return whole
+    running = spec.concurrent_on(usable_cpus(), usable_gpus())
+    return min(whole, budget.epochs_per_search + running * budget.epochs)
+
+
+def confirm_runs(spec: SearchSpec) -> int:
+    """The most selection and confirm runs of a job, before the user asks for more."""
+    confirm = spec.confirm
+    selection = confirm.top_k * confirm.selection_seeds if confirm.top_k > 1 else 0
+    if spec.searches is None:
+        return spec.arm_count * (selection + confirm.seeds)
+    # Only the setting of the best arm is confirmed by itself.
+    return spec.arm_count * spec.searches.most * spec.searches.confirm_seeds + selection + confirm.seeds
+
+
+def _look_cost(spec: SearchSpec, at: int, epoch_h: float | None) -> LookCost:
+    seeds = spec.searches.confirm_seeds if spec.searches else 0
+    epochs = spec.arm_count * at * (epochs_of_search(spec) + seeds * spec.budget.epochs)
+    return LookCost(at, epochs, None if epoch_h is None else epochs * epoch_h)
+
+
+def _prospects(checked: Checked, spread: float | None) -> Prospects:
+    from tuner.verdict.levels import smallest_margin
+    from tuner.verdict.looks import LookPlan, chances
+
+    spec, sd = checked.spec, spread or 1.0
+    # Without a known spread the margin has no place on this scale.
+    plan = LookPlan(spec.looks, spec.confirm.margin if spread else 0.0, len(spec.arms) - 1)
+    found = chances(plan, sd, [gain * sd for gain in GAINS])
+    return Prospects(
+        spread, smallest_margin(spec.looks, sd), dict(zip(GAINS, (chance.beats for chance in found), strict=True))
     )
 
 

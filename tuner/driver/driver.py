@@ -11,12 +11,18 @@ from tuner.driver.job import Job
 from tuner.driver.prepare import Prepared, prepare
 from tuner.driver.session import held, session, study_writer
 from tuner.errors import SearchFailed
-from tuner.jobs.record import Record, Round, Trial
-from tuner.search.confirm_trials import FixedSource, confirm_requests, confirm_seeds, selection_requests
+from tuner.jobs.record import Record, Trial
+from tuner.monitor.terminal import look_line
+from tuner.search.confirm_trials import FixedSource, confirm_requests, selection_requests
 from tuner.search.search_trials import SearchSource, early_stopper
+from tuner.search.searches import SearchesSource
 from tuner.search.study_database import StudyWriter
-from tuner.search.winners import test_accuracies, winners
+from tuner.search.winners import of_round, test_accuracies, winners
+from tuner.spec.settings import LEAST_SEARCHES
+from tuner.spec.trial_config import round_seeds
 from tuner.storage.events import LOST, JobStateChanged, RoundBegun, Stage
+from tuner.verdict.method import active_arms, next_look, take_look
+from tuner.verdict.ranking import build
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,10 @@ def drive(context: Context, data_path: str | None = None, new_round: NewRound | 
             job.journal.append(JobStateChanged("running"))
             with job.backend.up(), context.view.watching(prepared.spec, record, prepared.concurrent):
                 if not record.rounds:
-                    _search(job)
-                    _begin_round(job, NewRound(1, prepared.spec.confirm.seeds))
+                    arms = _search_until_settled(job) if prepared.spec.searches else _search(job)
+                    _begin_round(job, NewRound(1, prepared.spec.confirm.seeds), arms)
                 elif new_round is not None and len(record.rounds) < new_round.number:
-                    _begin_round(job, new_round)
+                    _begin_round(job, new_round, record.arms)
                 _confirm(job, record.rounds[-1])
 
 
@@ -69,31 +75,63 @@ def _prepare(context: Context, record: Record, data_path: str | None) -> tuple[P
     return prepared, study_writer(context, prepared, record.begun)
 
 
-def _search(job: Job) -> None:
+def _search(job: Job) -> Sequence[str]:
+    """Search once, and return the arms to confirm: all of them."""
     prepared, record = job.prepared, job.record
     spec, plan = prepared.spec, prepared.plan
     source = SearchSource(spec, prepared.arms, plan, record, concurrent=prepared.concurrent, clock=job.backend.clock)
     job.execute(source, early_stopper(spec, plan, record))
-    if requests := selection_requests(record, spec):
-        job.execute(FixedSource(requests, record))
     chosen = winners(record, spec)
     if spec.baseline not in chosen or len(chosen) < 2:
         raise SearchFailed(_why_no_winners(record, chosen))
+    return record.arms
 
 
-def _begin_round(job: Job, new: NewRound) -> None:
-    spec = job.prepared.spec
-    chosen = {arm: trial.number for arm, trial in winners(job.record, spec).items()}
-    job.journal.append(RoundBegun(new.number, confirm_seeds(spec, new.number, new.seeds), chosen))
+def _search_until_settled(job: Job) -> Sequence[str]:
+    """Search again and again, with a verdict at every look, until all arms are settled or the searches are spent.
+
+    Returns:
+        The arm whose best setting is to be confirmed: the best of those that beat the baseline, else the baseline.
+    """
+    prepared, record, announce = job.prepared, job.record, job.context.view.announce
+    spec, plan, concurrent = prepared.spec, prepared.plan, prepared.concurrent
+    stopper = early_stopper(spec, plan, record)
+    while (at := next_look(record, spec)) is not None:
+        names = active_arms(record, spec)
+        active = [arm for arm in prepared.arms if arm.name in names]
+        source = SearchesSource(spec, active, plan, record, at, concurrent=concurrent, clock=job.backend.clock)
+        job.execute(source, stopper)
+        look = take_look(record, spec, at)
+        if look is None:
+            break
+        job.journal.append(look)
+        announce(look_line(look))
+        if look.searches < at:
+            announce(f"the time of the budget is spent: the verdict rests on {look.searches} searches per arm")
+            break
+    if not record.looks:
+        raise SearchFailed(_why_no_look(record))
+    return (build(record, spec).best(),)
 
 
-def _confirm(job: Job, confirm_round: Round) -> None:
-    spec, number = job.prepared.spec, confirm_round.number
-    chosen = winners(job.record, spec)
+def _begin_round(job: Job, new: NewRound, arms: Sequence[str]) -> None:
+    spec, record = job.prepared.spec, job.record
+    if requests := selection_requests(record, spec, arms):
+        job.execute(FixedSource(requests, record))
+    chosen = {arm: trial for arm, trial in winners(record, spec).items() if arm in arms}
+    numbers = {arm: trial.number for arm, trial in chosen.items()}
+    searches = {arm: trial.search for arm, trial in chosen.items()} if spec.searches else {}
+    job.journal.append(RoundBegun(new.number, round_seeds(spec, new.number, new.seeds), numbers, searches))
+
+
+def _confirm(job: Job, confirm_round: RoundBegun) -> None:
+    spec, number = job.prepared.spec, confirm_round.round
+    chosen = of_round(job.record, confirm_round)
     requests = confirm_requests(spec, chosen, confirm_round, job.context.folder.weights)
     job.execute(FixedSource(requests, job.record))
     tested = [arm for arm in chosen if test_accuracies(job.record, arm, number)]
-    if spec.baseline not in tested or len(tested) < 2:
+    # The verdict on a method rests on its searches, and has been given.
+    if not spec.searches and (spec.baseline not in tested or len(tested) < 2):
         raise SearchFailed(_why_no_verdict(job.record, [arm for arm in chosen if arm not in tested], number))
 
 
@@ -101,6 +139,11 @@ def _why_no_winners(record: Record, chosen: Mapping[str, object]) -> str:
     missing = [arm for arm in record.arms if arm not in chosen]
     lost = [trial for trial in record.of(Stage.SEARCH) if trial.arm in missing]
     return f"no trial of {', '.join(missing)} trained to its end, so there is nothing to compare{_first_failure(lost)}"
+
+
+def _why_no_look(record: Record) -> str:
+    lost = record.of(Stage.SEARCH) + record.of(Stage.CONFIRM)
+    return f"no arm has {LEAST_SEARCHES} searches to compare with the baseline's{_first_failure(lost)}"
 
 
 def _why_no_verdict(record: Record, missing: Sequence[str], round_number: int) -> str:

@@ -86,4 +86,5 @@ class Job:
             machine=dict(machine()),
             git_commit=git_commit(Path(code)),
             folder=code,
+            classes=prepared.classes,
         )

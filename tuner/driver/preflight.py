@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cluster.runtime import usable_cpus, usable_gpus
 from trainables.file_store import S3
+from tuner.driver.cost import confirm_runs, search_trials
 from tuner.errors import ServiceError, SpecError
 from tuner.jobs.workspace import Workspace
 from tuner.spec.search_spec import SearchSpec
@@ -76,16 +77,14 @@ def bytes_needed(spec: SearchSpec, concurrent: int) -> int:
 
 
 def _journal_bytes(spec: SearchSpec) -> int:
-    confirm = spec.confirm
-    runs = confirm.seeds + (confirm.top_k * confirm.selection_seeds if confirm.top_k > 1 else 0)
-    epochs = len(spec.arms) * (spec.budget.trials + runs) * spec.budget.epochs
+    epochs = (search_trials(spec) + confirm_runs(spec)) * spec.budget.epochs
     return STORES_BYTES + EPOCH_BYTES * epochs
 
 
 def _state_bytes(spec: SearchSpec, concurrent: int) -> int:
     # The size of the user's own net is unknown until it is built.
     weights = 4 * round(PARAMETERS * spec.model.width**2) if spec.model.name == "elu_net" else 0
-    return (concurrent * CHECKPOINTS * STATE_WEIGHTS + len(spec.arms)) * weights
+    return (concurrent * CHECKPOINTS * STATE_WEIGHTS + spec.arm_count) * weights
 
 
 def _check_room(spec: SearchSpec, workspace: Workspace, shared: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.runtime import usable_cpus, usable_gpus
 from trainables.config import TrialConfig
@@ -23,6 +24,9 @@ from tuner.spec.search_spec import SearchSpec
 from tuner.spec.trial_config import check_fingerprint, data_request, trial_config
 from tuner.spec.user_code import own_code
 
+SIMULATED_CLASSES = 10
+"""Classes of made-up data: a simulated run that diverges counts as one guess in ten."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -32,7 +36,7 @@ class Prepared:
         spec: the job's, with measured figures for ``resources: auto``.
         simulated: whether nothing is trained.
         code: folder of the user's own modules, or None.
-        images, fingerprint: of the data.
+        images, fingerprint, classes: of the data.
         plan: length of a trial.
         arms: the baseline first.
         concurrent: trials at once, on this machine.
@@ -43,6 +47,7 @@ class Prepared:
     code: Path | None
     images: ImageCounts
     fingerprint: str
+    classes: int
     plan: Plan
     arms: tuple[Arm, ...]
     concurrent: int
@@ -63,16 +68,16 @@ def prepare(context: Context, record: Record, data_path: str | None) -> Prepared
     folder = context.folder
     spec, simulated = spec_of(folder, data_path), bool(folder.started()["simulate"])
     code = own_code(spec, _code_folder(folder))
-    images, fingerprint = _made_up(spec) if simulated else _load(context, spec)
+    data = _made_up(spec) if simulated else _load(context, spec)
     if record.begun:
-        check_fingerprint(fingerprint, record.job.data_fingerprint)
-    planned = plan(spec, images.train)
+        check_fingerprint(data.fingerprint, record.job.data_fingerprint)
+    planned = plan(spec, data.images.train)
     found = arms(spec, planned)
     check_sampler(spec, found)
     if spec.resources.auto:
         spec = _packed(context, spec, found[0], simulated, code)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
-    return Prepared(spec, simulated, code, images, fingerprint, planned, found, concurrent)
+    return Prepared(spec, simulated, code, *data, planned, found, concurrent)
 
 
 def _packed(context: Context, spec: SearchSpec, arm: Arm, simulated: bool, code: Path | None) -> SearchSpec:
@@ -88,7 +93,13 @@ def _packed(context: Context, spec: SearchSpec, arm: Arm, simulated: bool, code:
     return with_measured_packing(spec, trial, context.folder, measure, announce, lambda: bool(context.stop))
 
 
-def _load(context: Context, spec: SearchSpec) -> tuple[ImageCounts, str]:
+class _Data(NamedTuple):
+    images: ImageCounts
+    fingerprint: str
+    classes: int
+
+
+def _load(context: Context, spec: SearchSpec) -> _Data:
     """Decode the data and build the model once, so that an error shows before anything starts."""
     splits = load_data(data_request(spec), context.workspace.cache, context.view.announce)
     if spec.data.augment == "flip_crop" and not splits.flips:
@@ -96,14 +107,15 @@ def _load(context: Context, spec: SearchSpec) -> tuple[ImageCounts, str]:
     baseline = arms(spec, plan(spec, len(splits.train)))[0]
     trial = trial_config(spec, baseline.hyper(baseline.default), spec.seed)
     build_model(trial, splits.num_classes, splits.train.images_BHWC.shape[1:])
-    return ImageCounts(len(splits.train), len(splits.val), len(splits.test)), splits.fingerprint
+    images = ImageCounts(len(splits.train), len(splits.val), len(splits.test))
+    return _Data(images, splits.fingerprint, splits.num_classes)
 
 
-def _made_up(spec: SearchSpec) -> tuple[ImageCounts, str]:
+def _made_up(spec: SearchSpec) -> _Data:
     checked = check(spec)
     if checked.images is None:
         raise SpecError("data: only reading this data set tells how many images it has; simulate another one")
-    return checked.images, "simulated"
+    return _Data(checked.images, "simulated", SIMULATED_CLASSES)
 
 
 def _code_folder(folder: JobFolder) -> Path:

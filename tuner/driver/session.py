@@ -100,12 +100,14 @@ def session(context: Context, prepared: Prepared, held: Held, studies: StudyWrit
             follower.on_event(entry)
         context.view.on_event(entry, record)
 
-    # A simulation writes an event every few microseconds, and it can be repeated.
-    journal = Journal(folder.journal, on_event, end=held.reading.end, durable=not prepared.simulated)
     backend = (
         SimulatedBackend(context, prepared)
         if prepared.simulated
         else RayBackend(context, prepared, held.lock, held.replicator)
+    )
+    # A simulation writes an event every few microseconds, and it can be repeated. Its caps count made-up time.
+    journal = Journal(
+        folder.journal, on_event, end=held.reading.end, durable=not prepared.simulated, clock=backend.clock
     )
     job = Job(context, prepared, journal, record, backend)
     for follower in followers:

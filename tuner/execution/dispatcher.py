@@ -248,4 +248,5 @@ def _begun(request: TrialRequest) -> TrialBegun:
         round=request.round,
         hyper=request.trial.to_dict()["hyper"],
         knobs=dict(request.knobs),
+        search=request.search,
     )

@@ -9,7 +9,8 @@ A new way to write the same content therefore needs a new ``SCHEMA``.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from trainables.space import Plan
 from tuner.errors import IntegrityError, NotFound, SpecError
 from tuner.export.formats import RENDERERS
 from tuner.jobs.record import Record, Trial
+from tuner.search.trial_request import search_key
 from tuner.spec.experiment import DataSpec, ModelSpec
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.settings import BudgetSpec, ResourcesSpec
@@ -32,10 +34,12 @@ from tuner.spec.trial_config import trial_config
 from tuner.storage.events import Stage, State
 from tuner.verdict.leaderboard import Leaderboard, Row
 
-SCHEMA = 1
+SCHEMA = 2
+"""Version of the format. Version 1 has no ``claim``: its verdicts are about settings."""
 MAX_VALUES = 30_000
 MAX_BYTES = 2 * 2**20
 """Limits of a file: its keys and values, and its bytes. An export with the most confirm seeds stays below both."""
+POINTS = 100.0
 LONGEST = 10**9
 """Most updates in an epoch, because only the data tells how many there are."""
 WEIGHTS_SUFFIX = ".safetensors"
@@ -74,6 +78,7 @@ class Export(_Strict):
     test_mean_points: float
     test_sd_points: float | None
     baseline: str
+    claim: str = "setting"
     verdict: str
     comparison: dict[str, Any] | None
     versions: dict[str, str]
@@ -92,7 +97,12 @@ class Export(_Strict):
     def sealed(cls, content: Mapping[str, Any]) -> Self:
         """The export with this content and its checksum."""
         bare = cls(**json.loads(json.dumps(content)), sha256="")
-        return bare.model_copy(update={"sha256": _checksum(bare.model_dump(mode="json", exclude={"sha256"}))})
+        return bare.model_copy(update={"sha256": _checksum(bare.plain(exclude={"sha256"}))})
+
+    def plain(self, exclude: Set[str] = frozenset()) -> dict[str, Any]:
+        """The content as plain values, in the order of the file, without the keys to exclude."""
+        unknown = {"claim"} if self.schema_version == 1 else set()
+        return self.model_dump(mode="json", exclude={*exclude, *unknown})
 
 
 def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str, runs: Mapping[str, str]) -> Export:
@@ -113,8 +123,12 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
         raise NotFound(f"no arm {arm!r} in job {record.name} (there are: {', '.join(record.arms)})")
     confirmed = _confirmed(record, board, arm)
     if row.winner is None or not confirmed:
-        raise NotFound(f"nothing to export: arm {arm} of job {record.name} has no finished confirm run yet")
-    winner = record.trials[f"{Stage.SEARCH}/{arm}/{row.winner}"]
+        raise NotFound(
+            f"nothing to export: the best setting of arm {arm} of job {record.name} has no finished confirm run yet"
+            + (f"; run: tuner confirm {record.name} --seeds 5" if board.looks else "")
+        )
+    winner = record.trials[search_key(arm, row.search, row.winner)]
+    accuracies = [POINTS * run.result.test_acc for run in confirmed if run.result is not None]
     trial = trial_config(spec, Hyper.of(winner.hyper), confirmed[0].seed).to_dict()
     # The path of the data differs between machines. The fingerprint identifies the data.
     trial["data"]["path"] = None
@@ -123,15 +137,16 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
         "job": record.name,
         "arm": arm,
         "variant": row.variant,
-        "chosen_by": _chosen_by(spec, row),
+        "chosen_by": _chosen_by(spec, row, len(record.of(Stage.SELECT, arm)) > 0),
         "search_trial": winner.key,
         "search_value": row.val,
         "trial": trial,
         "confirm_round": board.round,
         "confirm_runs": [_confirm_run(trial, runs) for trial in confirmed],
-        "test_mean_points": row.test_mean,
-        "test_sd_points": row.test_sd,
-        "baseline": board.baseline,
+        "test_mean_points": statistics.fmean(accuracies),
+        "test_sd_points": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "baseline": row.baseline,
+        "claim": spec.claim,
         "verdict": "baseline" if row.comparison is None else row.comparison.outcome,
         "comparison": None if row.comparison is None else dataclasses.asdict(row.comparison),
         "versions": dict(record.job.versions),
@@ -153,7 +168,7 @@ def render(export: Export, suffix: str) -> str:
         raise SpecError(
             f"cannot export to {suffix or 'a file without a suffix'}; use {', '.join([*RENDERERS, WEIGHTS_SUFFIX])}"
         )
-    return RENDERERS[suffix](export.model_dump(mode="json"))
+    return RENDERERS[suffix](export.plain())
 
 
 def check_allowed(export: Export, fresh_seed: int | None, allow_code: bool) -> None:
@@ -196,8 +211,9 @@ def read_export(path: Path) -> Export:
 
 
 def _confirmed(record: Record, board: Leaderboard, arm: str) -> list[Trial]:
-    trials = record.of(Stage.CONFIRM, arm, board.round)
-    return sorted((t for t in trials if t.state == State.COMPLETE), key=lambda trial: trial.seed)
+    trials = record.of(Stage.CONFIRM, arm, round_number=board.round) if board.round else []
+    # The first seed of the round is the one whose weights are kept.
+    return sorted((t for t in trials if t.state == State.COMPLETE), key=lambda trial: board.seeds.index(trial.seed))
 
 
 def _confirm_run(trial: Trial, runs: Mapping[str, str]) -> dict[str, Any]:
@@ -210,11 +226,12 @@ def _confirm_run(trial: Trial, runs: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _chosen_by(spec: SearchSpec, row: Row) -> str:
+def _chosen_by(spec: SearchSpec, row: Row, compared: bool) -> str:
     best = "highest" if spec.metric.goal == "maximize" else "lowest"
     how = f"{best} {spec.metric.name} at the last epoch among {row.complete} complete of {row.trials} trials"
-    if spec.confirm.top_k > 1:
-        how += f", then the best mean of the first {spec.confirm.top_k} over {spec.confirm.selection_seeds} seeds"
+    if compared:
+        which = "best winners of searches" if spec.searches else "first"
+        how += f", then the best mean of the {spec.confirm.top_k} {which} over {spec.confirm.selection_seeds} seeds"
     return how
 
 

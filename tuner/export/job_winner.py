@@ -79,7 +79,12 @@ def as_champion(model: str, export: Export, weights: bytes, ended_ms: int) -> Ch
     return Champion(
         model=model,
         files={CONFIG: render(export, ".yaml").encode(), WEIGHTS: weights},
-        tags={"tuner.job": export.job, "tuner.arm": export.arm, "tuner.verdict": export.verdict},
+        tags={
+            "tuner.job": export.job,
+            "tuner.arm": export.arm,
+            "tuner.verdict": export.verdict,
+            "tuner.claim": export.claim,
+        },
         description=_description(export, model),
         sha256=export.sha256,
         ended_ms=ended_ms,
@@ -94,8 +99,10 @@ def _description(export: Export, model: str) -> str:
     """Markdown for people."""
     spread = "" if export.test_sd_points is None else f" ± {export.test_sd_points:.2f}"
     verdict = "the baseline" if export.arm == export.baseline else f"{export.verdict} {export.baseline}"
+    what = "the verdict is on the method, over all its searches" if export.claim == "method" else "this setting"
     return (
-        f"**{export.arm}** of job {export.job}: {verdict}. Test accuracy {export.test_mean_points:.2f}{spread} % "
+        f"**{export.arm}** of job {export.job}: {verdict} ({what}). "
+        f"Test accuracy of this setting: {export.test_mean_points:.2f}{spread} % "
         f"over {len(export.confirm_runs)} fresh seeds; the weights are of seed {export.confirm_runs[0].seed}.\n\n"
         f'`tuner.load_config("models:/{model}@champion")` checks and loads it.'
     )

@@ -15,6 +15,8 @@ from tuner.storage.events import (
     EpochReported,
     JobDescribed,
     JobStateChanged,
+    LookTaken,
+    Outcome,
     RoundBegun,
     Stage,
     State,
@@ -69,6 +71,16 @@ class Trial:
         return self.begun.number
 
     @property
+    def search(self) -> int:
+        """Which of the arm's searches the setting comes from, from 1; 0 in a job with one search per arm."""
+        return self.begun.search
+
+    @property
+    def label(self) -> str:
+        """The setting in its arm, in words, such as ``7`` or ``3.7``."""
+        return self.begun.label
+
+    @property
     def seed(self) -> int:
         """The seed of weights, order and augmentation."""
         return self.begun.seed
@@ -109,22 +121,14 @@ class Trial:
         return sum(epoch.seconds for epoch in self.epochs)
 
 
-@dataclass(frozen=True)
-class Round:
-    """One round of confirm runs: its number, its fresh seeds, and the trial number of each arm's winner."""
-
-    number: int
-    seeds: tuple[int, ...]
-    winners: Mapping[str, int]
-
-
 @dataclass
 class Record:
     """Everything that a job's journal says. It grows with ``add``."""
 
     description: JobDescribed | None = None
     trials: dict[str, Trial] = field(default_factory=dict)
-    rounds: list[Round] = field(default_factory=list)
+    looks: list[LookTaken] = field(default_factory=list)
+    rounds: list[RoundBegun] = field(default_factory=list)
     state: str = "new"
     reason: str | None = None
     _earlier_s: float = 0.0
@@ -176,22 +180,34 @@ class Record:
         """Seconds that drivers worked on the job, by clocks that never step back."""
         return self._earlier_s + self._driver_s
 
-    def of(self, stage: Stage, arm: str | None = None, round_number: int | None = None) -> list[Trial]:
-        """The trials of a stage, in the order in which they began."""
+    def of(
+        self, stage: Stage, arm: str | None = None, *, round_number: int | None = None, search: int | None = None
+    ) -> list[Trial]:
+        """The trials of a stage, in the order in which they began; of one arm, round or search if it is given."""
         return [
             trial
             for trial in self.trials.values()
             if trial.stage == stage
             and arm in (None, trial.arm)
-            and (round_number is None or trial.round == round_number)
+            and round_number in (None, trial.round)
+            and search in (None, trial.search)
         ]
 
-    def ended_rounds(self) -> list[Round]:
+    def settled(self) -> dict[str, Outcome]:
+        """The arms that a look has settled, and how: they are not searched again."""
+        return {
+            arm: outcome
+            for look in self.looks
+            for arm, outcome in look.outcomes.items()
+            if outcome != Outcome.NOT_ENOUGH
+        }
+
+    def ended_rounds(self) -> list[RoundBegun]:
         """The rounds whose confirm runs have all ended. A round that was interrupted gives no verdict."""
         return [confirm_round for confirm_round in self.rounds if self._has_ended(confirm_round)]
 
-    def _has_ended(self, confirm_round: Round) -> bool:
-        runs = self.of(Stage.CONFIRM, round_number=confirm_round.number)
+    def _has_ended(self, confirm_round: RoundBegun) -> bool:
+        runs = self.of(Stage.CONFIRM, round_number=confirm_round.round)
         wanted = len(confirm_round.seeds) * len(confirm_round.winners)
         return sum(run.state != State.RUNNING for run in runs) == wanted
 
@@ -220,7 +236,9 @@ class Record:
                 trial = self.trials[event.trial]
                 trial.end, trial.ended_n, trial.ended_ms = event, entry.n, entry.ms
             case RoundBegun():
-                self.rounds.append(Round(event.round, event.seeds, event.winners))
+                self.rounds.append(event)
+            case LookTaken():
+                self.looks.append(event)
             case JobStateChanged():
                 self.state, self.reason = event.state, event.reason
 

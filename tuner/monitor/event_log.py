@@ -7,8 +7,17 @@ from datetime import datetime
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import Record
 from tuner.jobs.replication import pull
-from tuner.monitor.terminal import trial_line
-from tuner.storage.events import AttemptBegun, Event, JobDescribed, JobStateChanged, RoundBegun, TrialEnded
+from tuner.monitor.terminal import look_line, trial_line
+from tuner.storage.events import (
+    AttemptBegun,
+    Event,
+    JobDescribed,
+    JobStateChanged,
+    LookTaken,
+    RoundBegun,
+    TrialEnded,
+    setting_label,
+)
 from tuner.storage.journal import read_from
 
 POLL_S = 1.0
@@ -46,8 +55,12 @@ def _text(event: Event, record: Record) -> str | None:
             return f"{event.trial}: attempt {event.attempt}, from epoch {event.epoch}"
         case TrialEnded():
             return trial_line(record.trials[event.trial])
+        case LookTaken():
+            return look_line(event)
         case RoundBegun():
-            winners = ", ".join(f"{arm} {number}" for arm, number in event.winners.items())
+            winners = ", ".join(
+                f"{arm} {setting_label(event.searches.get(arm, 0), number)}" for arm, number in event.winners.items()
+            )
             return f"round {event.round} of confirm runs, {len(event.seeds)} seeds; winners: {winners}"
         case JobStateChanged():
             return f"{event.state}: {event.reason.splitlines()[0]}" if event.reason else event.state

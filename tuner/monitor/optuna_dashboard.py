@@ -21,6 +21,8 @@ from tuner.jobs.workspace import Workspace
 from tuner.monitor.local_server import HOST, Links, serve
 from tuner.search.study import study_name
 from tuner.search.study_database import open_storage, study_ids
+from tuner.spec.search_spec import SearchSpec
+from tuner.storage.events import Stage
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """A WSGI application."""
@@ -49,7 +51,7 @@ def serve_dashboard(folder: JobFolder, workspace: Workspace, port: int, browse: 
         raise SpecError(f"job {folder.id} is a simulation; the studies of a simulation are not saved")
     spec = spec_of(folder)
     url = storage_of(spec, workspace)
-    names = {arm.name: study_name(folder.id, arm.name) for arm in spec.arms}
+    names = _study_names(folder, spec)
     ids = study_ids(url, list(names.values())) if url != workspace.storage_url or workspace.studies.exists() else {}
     if not ids:
         raise NotFound(
@@ -58,11 +60,21 @@ def serve_dashboard(folder: JobFolder, workspace: Workspace, port: int, browse: 
     for arm, name in names.items():
         if name in ids:
             click.echo(f"{arm}: http://{HOST}:{port}/dashboard/studies/{ids[name]}", err=True)
-    first = next(ids[name] for name in (names[spec.baseline], *names.values()) if name in ids)
+    first = next(ids[name] for name in names.values() if name in ids)
     # The URL may hold a password, which others could read from a command line.
     env = {STORAGE: url, PORT: str(port)}
     command = [sys.executable, "-m", "tuner.monitor.optuna_dashboard"]
     serve(command, env, port, "/", Links((f"/dashboard/studies/{first}",), browse))
+
+
+def _study_names(folder: JobFolder, spec: SearchSpec) -> dict[str, str]:
+    """What a study is called in the list, and its name; the baseline's first."""
+    if not spec.searches:
+        arms = sorted((arm.name for arm in spec.arms), key=lambda arm: arm != spec.baseline)
+        return {arm: study_name(folder.id, arm) for arm in arms}
+    studies = {(trial.arm, trial.search) for trial in folder.record().of(Stage.SEARCH)}
+    in_order = sorted(studies, key=lambda study: (study[0] != spec.baseline, study))
+    return {f"{arm}, search {search}": study_name(folder.id, arm, search) for arm, search in in_order}
 
 
 def guarded(app: App) -> App:

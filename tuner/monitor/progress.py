@@ -1,12 +1,12 @@
 """A job's progress: counts per arm, time spent, and time left."""
 
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from tuner.jobs.record import Record, Trial
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import LOST, Stage, State
+from tuner.verdict.method import active_arms, next_look
 
 
 class ArmProgress(NamedTuple):
@@ -72,7 +72,7 @@ class Progress:
         parts = [f"search {_of(stages.search)}"]
         if stages.select[1]:
             parts.append(f"select {_of(stages.select)}")
-        if self._record.rounds:
+        if self._record.rounds or self._spec.searches:
             parts.append(f"confirm {_of(stages.confirm)}")
         return f"{', '.join(parts)}, {duration(time.monotonic() - self._started)} spent, {self._left()}"
 
@@ -119,14 +119,14 @@ class Progress:
         return ArmProgress(
             arm=arm,
             trials=len(trials),
-            of=self._spec.budget.trials,
+            of=self._spec.budget.trials * self._searches(arm),
             running=states.count(State.RUNNING),
             pruned=states.count(State.PRUNED),
             failed=sum(state in LOST for state in states),
             epochs=sum(len(trial.epochs) for trial in trials),
             best=self._best(trials),
             confirmed=self._confirmed(arm),
-            to_confirm=len(self._seeds()),
+            to_confirm=self._confirm_runs_of(arm),
         )
 
     def _best(self, trials: list[Trial]) -> float | None:
@@ -145,22 +145,37 @@ class Progress:
 
     def _confirmed(self, arm: str | None = None) -> int:
         rounds = self._record.rounds
-        return self._done(Stage.CONFIRM, arm, rounds[-1].number) if rounds else 0
+        last = self._done(Stage.CONFIRM, arm, rounds[-1].round) if rounds else 0
+        return last + (self._done(Stage.CONFIRM, arm, 0) if self._spec.searches else 0)
+
+    def _searches(self, arm: str) -> int:
+        """Searches of an arm up to the next look; those that it has if it is not searched any more."""
+        at = None if self._record.rounds else next_look(self._record, self._spec)
+        if at is not None and arm in active_arms(self._record, self._spec):
+            return at
+        return max((trial.search for trial in self._trials(Stage.SEARCH, arm)), default=0) or 1
 
     def _search_trials(self) -> int:
-        return self._spec.budget.trials * len(self._record.arms)
+        return self._spec.budget.trials * sum(self._searches(arm) for arm in self._record.arms)
 
     def _selection_runs(self) -> int:
         confirm = self._spec.confirm
-        return confirm.top_k * confirm.selection_seeds * len(self._record.arms) if confirm.top_k > 1 else 0
-
-    def _seeds(self) -> Sequence[int]:
-        rounds = self._record.rounds
-        return rounds[-1].seeds if rounds else range(self._spec.confirm.seeds)
+        arms = 1 if self._spec.searches else len(self._record.arms)
+        return confirm.top_k * confirm.selection_seeds * arms if confirm.top_k > 1 else 0
 
     def _confirm_runs(self) -> int:
-        rounds = self._record.rounds
-        return len(self._seeds()) * len(rounds[-1].winners if rounds else self._record.arms)
+        runs = sum(self._confirm_runs_of(arm) for arm in self._record.arms)
+        # Only the best arm's setting will be confirmed by itself, and nobody knows the arm before the round begins.
+        last = self._spec.confirm.seeds if self._spec.searches and not self._record.rounds else 0
+        return runs + last
+
+    def _confirm_runs_of(self, arm: str) -> int:
+        """Confirm runs of an arm: of its searches, and of the last round that it is in."""
+        rounds, searches = self._record.rounds, self._spec.searches
+        of_searches = self._searches(arm) * searches.confirm_seeds if searches else 0
+        if rounds:
+            return of_searches + (len(rounds[-1].seeds) if arm in rounds[-1].winners else 0)
+        return of_searches if searches else self._spec.confirm.seeds
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from tuner.jobs.record import Record, Trial
 from tuner.monitor.progress import ArmProgress, Progress
 from tuner.spec.search_spec import SearchSpec
-from tuner.storage.events import Entry, State, TrialEnded
+from tuner.storage.events import Entry, LookTaken, State, TrialEnded
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -121,6 +121,12 @@ def arm_cells(arm: ArmProgress) -> tuple[str, ...]:
         "–" if arm.best is None else f"{arm.best:.4f}",
         f"{arm.confirmed}/{arm.to_confirm}",
     )
+
+
+def look_line(look: LookTaken) -> str:
+    """A look in one line: how every arm stands that was not settled before."""
+    outcomes = ", ".join(f"{arm} {outcome}" for arm, outcome in look.outcomes.items())
+    return f"look {look.look}, after {look.searches} searches per arm: {outcomes}"
 
 
 def trial_line(trial: Trial) -> str:

@@ -1,8 +1,9 @@
 """Anytime curves: the expected best value of an arm's search by number of trials, or by number of epochs.
 
 They compare optimizers by the result of a tuning budget (Sivaprasad et al. 2020, arXiv:1910.11758).
-The trials count as exchangeable, as if a random search had drawn them. If a sampler learns from earlier trials, its
-later trials are better, and the curve is too high at its beginning.
+With one search per arm, the trials count as exchangeable, as if a random search had drawn them. If a sampler learns
+from earlier trials, its later trials are better, and the curve is too high at its beginning. With several searches per
+arm, each keeps its order, and the bootstrap draws searches.
 """
 
 from collections.abc import Sequence
@@ -79,6 +80,36 @@ def by_epochs(values: Sequence[float], epochs: Sequence[int], maximize: bool, se
     drawn = draw.integers(count, size=(RESAMPLES, count))
     mean = _best_within(signed, cost, orders, grid).mean(axis=0)
     return _curve(grid, mean, _best_within(signed, cost, drawn, grid), sign)
+
+
+def over_searches(
+    values: Sequence[Sequence[float]], costs: Sequence[Sequence[float]], maximize: bool, seed: int
+) -> Curve:
+    """The best value so far after each cost, as the mean over several searches.
+
+    The curve begins where every search has a result. A search that has ended keeps its best value.
+
+    Args:
+        values: for each search, the objective of each trial, in order. A search has at least one.
+        costs: for each of these trials, what it cost: 1, or its number of epochs.
+        maximize: whether a larger objective is better.
+        seed: the seed of the bootstrap over searches.
+    """
+    sign, draw = (1.0 if maximize else -1.0), np.random.default_rng(seed)
+    spent = [np.cumsum(np.asarray(cost, dtype=np.float64)) for cost in costs]
+    grid = np.unique(np.concatenate(spent))
+    grid = grid[grid >= max(cost[0] for cost in spent)]
+    grid = grid[_thinned(len(grid))]
+    best = np.array(
+        [
+            np.maximum.accumulate(sign * np.asarray(search, dtype=np.float64))[
+                np.searchsorted(cost, grid, side="right") - 1
+            ]
+            for search, cost in zip(values, spent, strict=True)
+        ]
+    )
+    drawn = best[draw.integers(len(best), size=(RESAMPLES, len(best)))].mean(axis=1)
+    return _curve(grid, best.mean(axis=0), drawn, sign)
 
 
 def _best_within(

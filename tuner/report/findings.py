@@ -13,13 +13,16 @@ from trainables.hyper import Hyper
 from trainables.schedules import Schedule
 from trainables.space import Scalar
 from tuner.jobs.record import Record, Trial
-from tuner.report.anytime import Curve, by_epochs, by_trials
+from tuner.report.anytime import Curve, by_epochs, by_trials, over_searches
+from tuner.report.by_search import ToTarget, Won, target, to_target
 from tuner.report.knob import Knob
 from tuner.report.lr_schedule import points
 from tuner.report.sensitivity import Near, near_best
 from tuner.report.training_cost import Spent, spent
 from tuner.report.wording import Statements, statements
-from tuner.spec.arms import Arm, arms
+from tuner.search.trial_request import search_key
+from tuner.search.winners import search_has_ended
+from tuner.spec.arms import Arm, recorded_arms
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import LOST, Stage, State
 from tuner.verdict.leaderboard import Leaderboard, Row
@@ -36,14 +39,14 @@ class Tried:
     """One trial of the search.
 
     Args:
-        number: number of the trial in its arm.
+        label: name of the trial in its arm, such as ``7``, or ``3.7`` for trial 7 of search 3.
         state: state of the trial.
         knobs: values of the searched knobs.
         value: objective after the last epoch; None if the trial has no result.
         curve: objective after each epoch; None where it is not a finite number.
     """
 
-    number: int
+    label: str
     state: str
     knobs: Mapping[str, Scalar]
     value: float | None
@@ -105,6 +108,8 @@ class ArmFindings:
         near: its sensitivity card.
         rates: the learning rate and the decay of its winner.
         settings: the winner's values of the searched knobs.
+        won: the share of the searches that it won; None for a baseline, and in claims about settings.
+        to_target: the cost until its baseline's median result; None in claims about settings.
     """
 
     row: Row
@@ -119,6 +124,8 @@ class ArmFindings:
     near: tuple[Near, ...]
     rates: Rates | None
     settings: Mapping[str, Scalar]
+    won: Won | None
+    to_target: ToTarget | None
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,7 @@ def findings(record: Record, spec: SearchSpec, board: Leaderboard) -> Findings:
         epochs=spec.budget.epochs,
         gpus=spec.resources.gpus,
         simulated=record.simulated,
-        arms=tuple(found.arm(arm, rows[arm.name], board.round) for arm in found.arms),
+        arms=tuple(found.arm(arm, rows[arm.name], rows[rows[arm.name].baseline], board.round) for arm in found.arms),
         statements=statements(record, spec, board),
         origin=Origin(
             versions=job.versions,
@@ -214,13 +221,13 @@ class _Finder:
         self._plan = record.plan
         self._key = spec.metric.key
         self.maximize = spec.metric.goal == "maximize"
-        self.arms = arms(spec, self._plan)
+        self.arms = recorded_arms(spec, self._plan, record.job.ranges)
 
-    def arm(self, arm: Arm, row: Row, round_number: int) -> ArmFindings:
+    def arm(self, arm: Arm, row: Row, baseline: Row, round_number: int) -> ArmFindings:
         searched = self._record.of(Stage.SEARCH, arm.name)
-        confirmed = self._record.of(Stage.CONFIRM, arm.name, round_number) if round_number else []
+        confirmed = self._confirmed(arm.name, round_number)
         complete = [trial for trial in searched if trial.state == State.COMPLETE]
-        winner = None if row.winner is None else next(trial for trial in searched if trial.number == row.winner)
+        winner = self._record.trials[search_key(arm.name, row.search, row.winner)] if row.winner is not None else None
         after_trials, after_epochs = self._anytime(searched)
         return ArmFindings(
             row=row,
@@ -235,7 +242,25 @@ class _Finder:
             near=() if winner is None else self._near(arm, winner, complete),
             rates=None if winner is None else self._rates(winner),
             settings={} if winner is None else {knob: winner.hyper[knob] for knob in arm.space},
+            won=Won.over(row.tests, baseline.tests) if self._spec.searches and row.arm != baseline.arm else None,
+            to_target=self._to_target(arm.name, baseline.arm) if self._spec.searches else None,
         )
+
+    def _to_target(self, arm: str, baseline: str) -> ToTarget | None:
+        goal = target(self._searches(baseline), self._key, self.maximize)
+        return None if goal is None else to_target(self._searches(arm), goal, self._key, self.maximize)
+
+    def _searches(self, arm: str) -> list[list[Trial]]:
+        """The trials of each search of an arm that has ended."""
+        trials = self._record.of(Stage.SEARCH, arm)
+        ended = sorted({t.search for t in trials if search_has_ended(self._record, self._spec, arm, t.search)})
+        return [[trial for trial in trials if trial.search == search] for search in ended]
+
+    def _confirmed(self, arm: str, round_number: int) -> list[Trial]:
+        """The confirm runs behind the verdict: of the last round, or of all searches."""
+        if self._spec.searches:
+            return self._record.of(Stage.CONFIRM, arm, round_number=0)
+        return self._record.of(Stage.CONFIRM, arm, round_number=round_number) if round_number else []
 
     def _value(self, trial: Trial) -> float:
         return trial.epochs[-1].metric(self._key)
@@ -243,7 +268,7 @@ class _Finder:
     def _tried(self, trial: Trial) -> Tried:
         curve = tuple(_finite(epoch.metric(self._key)) for epoch in trial.epochs)
         lost = trial.state in LOST or not curve
-        return Tried(trial.number, str(trial.state), trial.knobs, None if lost else curve[-1], curve)
+        return Tried(trial.label, str(trial.state), trial.knobs, None if lost else curve[-1], curve)
 
     def _anytime(self, searched: Sequence[Trial]) -> tuple[Curve | None, Curve | None]:
         """The anytime curves by trials and by epochs. A trial without a result counts with the worst result."""
@@ -255,6 +280,15 @@ class _Finder:
         values = [worst if trial.state in LOST else self._value(trial) for trial in ended]
         seed = derive_seed(self._spec.seed, "anytime")
         epochs = [len(trial.epochs) for trial in ended]
+        if self._spec.searches:
+            searches = sorted({trial.search for trial in ended})
+            of = [[index for index, trial in enumerate(ended) if trial.search == search] for search in searches]
+            by_search, cost = ([[each[i] for i in indices] for indices in of] for each in (values, epochs))
+            ones = [[1.0] * len(indices) for indices in of]
+            return (
+                over_searches(by_search, ones, self.maximize, seed),
+                over_searches(by_search, cost, self.maximize, seed),
+            )
         return by_trials(values, self.maximize, seed), by_epochs(values, epochs, self.maximize, seed)
 
     def _importances(self, arm: Arm, complete: Sequence[Trial]) -> Mapping[str, float]:

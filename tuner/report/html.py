@@ -20,7 +20,7 @@ from tuner.report.figures.one_arm import searching
 from tuner.report.figures.style import looks
 from tuner.report.findings import Findings
 from tuner.report.sensitivity import reach
-from tuner.report.wording import percent, spent_text, test_text, tolerance_text, trials_text, val_text
+from tuner.report.wording import SEARCHES_TEXT, percent, spent_text, test_text, tolerance_text, trials_text, val_text
 from tuner.verdict.leaderboard import verdict_text
 
 
@@ -36,6 +36,7 @@ def html(found: Findings) -> str:
     return template.render(
         board=found.board,
         statements=found.statements,
+        searches_text=SEARCHES_TEXT,
         arms=arms,
         comparing=compared,
         searching=searched,

@@ -8,7 +8,7 @@ from typing import Any
 from trainables.space import short_text
 from tuner.report.findings import Findings
 from tuner.report.sensitivity import reach
-from tuner.report.wording import percent, spent_text, test_text, tolerance_text, trials_text, val_text
+from tuner.report.wording import SEARCHES_TEXT, percent, spent_text, test_text, tolerance_text, trials_text, val_text
 from tuner.verdict.leaderboard import verdict_text
 
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])")
@@ -19,6 +19,7 @@ def markdown(found: Findings) -> str:
     parts = (
         _head(found),
         _verdicts(found),
+        _searches(found),
         _warnings(found),
         _settings(found),
         _conditions(found),
@@ -32,7 +33,7 @@ def markdown(found: Findings) -> str:
 def _head(found: Findings) -> Iterator[str]:
     yield f"# {found.board.job}"
     yield ""
-    yield f"**{found.statements.headline}**" if found.board.round else found.statements.headline
+    yield f"**{found.statements.headline}**" if found.board.judged else found.statements.headline
     yield ""
     if found.statements.simulated:
         yield f"**{found.statements.simulated}**"
@@ -47,7 +48,7 @@ def _verdicts(found: Findings) -> Iterator[str]:
             arm.row.arm,
             val_text(arm.row),
             test_text(arm.row),
-            verdict_text(arm.row, board.baseline),
+            verdict_text(arm.row, board),
             trials_text(arm.row),
             arm.row.epochs,
             spent_text(arm.spent, found.factor),
@@ -55,9 +56,27 @@ def _verdicts(found: Findings) -> Iterator[str]:
         for arm in found.arms
     ]
     yield from _table(columns, rows)
-    if found.statements.reading:
-        yield found.statements.reading
+    for text in (found.statements.reading, found.statements.evidence):
+        if text:
+            yield text
+            yield ""
+
+
+def _searches(found: Findings) -> Iterator[str]:
+    rows = [
+        (
+            arm.row.arm,
+            len(arm.row.tests),
+            arm.won.text() if arm.won else "–",
+            f"{arm.to_target.text()} to {arm.to_target.target:.4g}" if arm.to_target else "–",
+        )
+        for arm in found.arms
+        if found.board.claim == "method"
+    ]
+    if rows:
+        yield f"{SEARCHES_TEXT.format(metric=found.board.metric)}"
         yield ""
+        yield from _table(("arm", "searches", "won", "cost to the target"), rows)
 
 
 def _warnings(found: Findings) -> Iterator[str]:
@@ -73,7 +92,7 @@ def _settings(found: Findings) -> Iterator[str]:
     for arm in found.arms:
         if arm.row.winner is not None:
             knobs = ", ".join(f"{knob} {_safe(short_text(value))}" for knob, value in arm.settings.items())
-            yield f"- **{arm.row.arm}** (trial {arm.row.winner}): {knobs}"
+            yield f"- **{arm.row.arm}** (trial {arm.row.label}): {knobs}"
     yield ""
 
 
@@ -124,7 +143,8 @@ def _anytime(found: Findings) -> Iterator[str]:
         rows.append((arm, *cells))
     yield f"## Expected best {found.measure} by number of trials"
     yield ""
-    yield "The trials are put in random order. The brackets contain the middle 90 % of a bootstrap."
+    order = "The mean over the searches." if found.board.claim == "method" else "The trials are put in random order."
+    yield f"{order} The brackets contain the middle 90 % of a bootstrap."
     yield ""
     yield from _table(("arm", *(f"{count:g}" for count in counts)), rows)
 

@@ -66,7 +66,7 @@ def publish(results: JobResults) -> dict[str, Path]:
         "leaderboard.json": folder.leaderboard,
     }
     for row in board.rows:
-        if row.winner is not None and row.tests and not results.record.simulated:
+        if row.winner is not None and row.confirmed and not results.record.simulated:
             files[f"exports/{row.arm}.yaml"] = export_arm(results, row.arm, folder.export(row.arm), force=True)
     _share(folder, [file for name, file in files.items() if name.startswith("exports/")])
     return files

@@ -1,15 +1,23 @@
 """The sentences of a report, without markup. Each format of the report adds its own markup."""
 
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainables.catalog import MODELS
 from tuner.jobs.record import Record
 from tuner.report.training_cost import Spent
+from tuner.search.winners import test_accuracies
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import Stage
 from tuner.verdict.leaderboard import Leaderboard, Row
+
+SEARCHES_TEXT = (
+    "Won: searches in which the test accuracy of an arm was above that of its baseline, with a 95 % interval of the "
+    "share for this look alone. Target: the median {metric} of the baseline's searches. The cost is the median over "
+    "the searches that reach it."
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class Statements:
         headline: the result of the job.
         simulated: a note that the job is a simulation; empty for a real job.
         reading: how to read the verdicts; empty before the first verdict.
+        evidence: how the best setting did on fresh seeds, if the verdict does not rest on it; else empty.
         conditions: the conditions of the search.
         provenance: the software, the machine and the data of the job.
         reproduce: the command line that trains the best setting again; empty for a simulation.
@@ -28,6 +37,7 @@ class Statements:
     headline: str
     simulated: str
     reading: str
+    evidence: str
     conditions: tuple[str, ...]
     provenance: tuple[str, ...]
     reproduce: str
@@ -40,7 +50,8 @@ def statements(record: Record, spec: SearchSpec, board: Leaderboard) -> Statemen
     return Statements(
         headline=_headline(board),
         simulated=made_up if record.simulated else "",
-        reading=_reading(board) if board.round else "",
+        reading=_reading(board) if board.judged else "",
+        evidence=_evidence(record, board) if board.claim == "method" and board.round else "",
         conditions=tuple(_conditions(spec)),
         provenance=tuple(_provenance(record)),
         reproduce="" if record.simulated else again,
@@ -48,37 +59,92 @@ def statements(record: Record, spec: SearchSpec, board: Leaderboard) -> Statemen
 
 
 def _headline(board: Leaderboard) -> str:
-    if board.round == 0:
-        return f"State: {board.state}. No round of confirm runs has finished, so there is no verdict yet."
-    if board.beaten:
-        return f"{', '.join(board.beaten)} beat{'s' if len(board.beaten) == 1 else ''} {board.baseline}."
-    return f"No variant is shown to beat {board.baseline}."
+    if not board.judged:
+        first = "There was no look" if board.claim == "method" else "No round of confirm runs has finished"
+        return f"State: {board.state}. {first}, so there is no verdict yet."
+    beaten: dict[str, list[str]] = {
+        row.baseline: [] for row in board.rows if row.arm not in (row.baseline, board.placebo)
+    }
+    for row in board.rows:
+        if row.arm in board.beaten:
+            beaten[row.baseline].append(row.arm)
+    return " ".join(_outcome(arms, baseline, board) for baseline, arms in beaten.items())
+
+
+def _outcome(arms: Sequence[str], baseline: str, board: Leaderboard) -> str:
+    """The headline of one question: which arms beat their baseline."""
+    if not arms:
+        return f"No variant is shown to beat {baseline}."
+    verb = f"beat{'s' if len(arms) == 1 else ''}"
+    if board.claim == "method":
+        return f"{_listed(arms)} {verb} {baseline}."
+    settings = "best setting" if len(arms) == 1 else "best settings"
+    return f"The {settings} of {_listed(arms)} {verb} the best setting of {baseline}."
 
 
 def _reading(board: Leaderboard) -> str:
+    if board.claim == "method":
+        return _reading_of_method(board)
     return (
-        f"Test accuracy is the mean ± sd over {len(board.seeds)} fresh training seeds "
-        f"({board.seeds[0]} to {board.seeds[-1]}) of round {board.round}. All arms use the same seeds. Each run reads "
-        f"the test accuracy once, after the last epoch. ± in the verdict is the unadjusted 95 % interval of the "
-        f"seed-wise difference to {board.baseline}. The interval covers other training seeds on this test set, but not "
-        f"other test images. p is Holm-adjusted over {len(board.rows) - 1} variants. The margin for a tie is "
+        f"The claim is about these settings of the arms: another search would find others. Test accuracy is the mean ± "
+        f"sd over {len(board.seeds)} fresh training seeds. All arms use the same seeds. Each run reads the test "
+        f"accuracy once, after the last epoch. ± in the verdict is the 95 % interval of the seed-wise difference to "
+        f"{board.baseline}, for all variants together. It covers other training seeds on this test set, but not other "
+        f"test images. p is Holm-adjusted over {len(board.rows) - 1} variants. The margin for a tie is "
         f"±{board.margin:g} points. The winners were chosen by {board.metric}. Epochs and seconds are totals of the "
         f"search; they include pruned and failed trials."
     )
 
 
+def _reading_of_method(board: Leaderboard) -> str:
+    return (
+        "The claim is about methods: every arm was searched again and again, and a unit of the verdict is a search. "
+        f"Test accuracy is the mean ± sd over the searches of an arm; each trained its winner on fresh seeds and read "
+        f"the test accuracy once, after the last epoch. All arms of a search share the data's split and all seeds. The "
+        f"verdict was computed after {_listed(board.looks)} searches per arm; an arm that is settled is not searched "
+        f"again. The chance of any false 'beats' or 'loses' over all looks and variants is at most 5 %; a tie has "
+        f"a 5 % chance of its own for each variant. ± in the verdict is an interval that holds at all looks and for "
+        f"all variants together. An early 'beats' overstates the gain. The margin for a tie is ±{board.margin:g} "
+        f"points. Epochs and seconds are totals of all searches; they include pruned and failed trials."
+    )
+
+
+def _evidence(record: Record, board: Leaderboard) -> str:
+    row = next(row for row in board.rows if row.arm == board.best())
+    accuracies = list(test_accuracies(record, row.arm, board.round).values())
+    if not accuracies:
+        return ""
+    spread = f" ± {100 * statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
+    return (
+        f"The best setting is trial {row.label} of {row.arm}: test accuracy {100 * statistics.fmean(accuracies):.2f}"
+        f"{spread} % (mean ± sd) over {len(accuracies)} fresh seeds. It was chosen from the winners of the searches by "
+        f"{board.metric}, on one common split. This says how good the setting is, and not how good the method is."
+    )
+
+
+def _listed(things: Sequence[object]) -> str:
+    *first, last = map(str, things)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _conditions(spec: SearchSpec) -> Iterator[str]:
     data, model, budget, confirm = spec.data, spec.model, spec.budget, spec.confirm
     net = f"{model.name}, width {model.width:g}, set-up {model.setup}" if model.name in MODELS else model.name
-    best = (
-        f", the best {confirm.top_k} settings compared on {confirm.selection_seeds} seeds" if confirm.top_k > 1 else ""
-    )
+    best = ""
+    if confirm.top_k > 1:
+        whose = "of the best arm the winners of" if spec.searches else "the best"
+        which = f"{whose} {confirm.top_k} {'searches' if spec.searches else 'settings'}"
+        best = f", {which} compared on {confirm.selection_seeds} seeds"
     pruning = "no pruning"
     if spec.scheduler.name != "none":
         kept = f"1 in {spec.scheduler.reduction_factor} trials continues"
         pruning = f"{spec.scheduler.name} from epoch {spec.first_rung}, {kept}"
     yield f"{net}; data {data.name}, augmentation {data.augment}, {spec.resources.precision}, seed {spec.seed}"
-    yield f"{budget.trials} trials per arm, {budget.epochs} epochs, batches of {budget.batch_size}{best}"
+    if searches := spec.searches:
+        seeds = f"{searches.confirm_seeds} confirm seed{'s' if searches.confirm_seeds > 1 else ''} for each winner"
+        yield f"at most {searches.most} searches per arm, looks at {_listed(searches.at)}, {seeds}"
+    search = "search" if spec.searches else "arm"
+    yield f"{budget.trials} trials per {search}, {budget.epochs} epochs, batches of {budget.batch_size}{best}"
     yield f"sampler {spec.sampler.name}, first trial at the variant's default; {pruning}"
     for arm in spec.arms:
         if arm.fixed or arm.parameters:

@@ -1,4 +1,4 @@
-"""Early stopping: ASHA per arm, or asynchronous HyperBand; both know about warm-up and restarts.
+"""Early stopping: ASHA per study, or asynchronous HyperBand; both know about warm-up and restarts.
 
 Li et al. 2020 (arXiv:1810.05934), in its stopping form. Two departures: a rung needs ``reduction_factor`` values before
 it stops a trial, and a trial is judged only at epochs where its value means something (``judged_epochs``).
@@ -55,7 +55,7 @@ def comparable_epochs(schedule: Schedule, at: Sequence[int]) -> tuple[int, ...]:
 
 
 class Rungs:
-    """The values at each epoch, in one bracket of one arm."""
+    """The values at each epoch, in one bracket of one study."""
 
     def __init__(self, reduction_factor: int) -> None:
         self._factor = reduction_factor
@@ -80,19 +80,19 @@ class JudgedEpochs:
 
     Args:
         key: the trial's name in the job.
-        arm, bracket: it is compared with trials of the same arm and bracket.
+        study, bracket: it is compared with trials of the same study, that is one search of one arm, and bracket.
         at, comparable: epochs; see ``judged_epochs`` and ``comparable_epochs``.
     """
 
     key: str
-    arm: str
+    study: str
     bracket: int
     at: tuple[int, ...]
     comparable: tuple[int, ...]
 
 
 class EarlyStopper:
-    """Stops a trial that does not survive a rung of its own arm and bracket.
+    """Stops a trial that does not survive a rung of its own study and bracket.
 
     Args:
         metric: the field of an epoch's report that it compares.
@@ -111,6 +111,6 @@ class EarlyStopper:
         if epoch not in judged.comparable or (judged.key, epoch) in self._seen:
             return False
         self._seen.add((judged.key, epoch))
-        peers = self._peers[judged.arm, judged.bracket]
+        peers = self._peers[judged.study, judged.bracket]
         peers.record(epoch, self._sign * value)
         return epoch in judged.at and not peers.survives(epoch, self._sign * value)

@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from trainables.hyper import Hyper
 from trainables.report import EpochReport
@@ -13,10 +14,11 @@ from tuner.errors import SearchFailed
 from tuner.jobs.record import Record, Trial
 from tuner.search.asha import EarlyStopper, JudgedEpochs, bracket, comparable_epochs, judged_epochs, rungs
 from tuner.search.study import ArmStudy, Proposal, RecordedTrial
-from tuner.search.trial_request import TrialOutcome, TrialRequest
+from tuner.search.trial_request import TrialOutcome, TrialRequest, search_key
+from tuner.search.winners import epochs_are_spent
 from tuner.spec.arms import Arm
 from tuner.spec.search_spec import SearchSpec
-from tuner.spec.trial_config import trial_config
+from tuner.spec.trial_config import SearchSeeds, trial_config
 from tuner.storage.events import Stage, State
 
 HOPELESS = 5
@@ -31,6 +33,7 @@ class SearchSource:
         arms: the job's arms, the baseline first.
         plan: planned length of a trial.
         record: what the job's journal says; an interrupted search continues from there.
+        search: which of the arms' searches it is, from 1; 0 in a job with one search per arm.
         concurrent: trials that run at once.
         clock: seconds, monotonic.
     """
@@ -42,11 +45,14 @@ class SearchSource:
         plan: Plan,
         record: Record,
         *,
+        search: int = 0,
         concurrent: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
         self._plan = plan
+        self._search = search
+        self._seeds = SearchSeeds.of(spec, search)
         self._concurrent = concurrent
         self._clock = clock
         self._record = record
@@ -54,7 +60,8 @@ class SearchSource:
         self._running: dict[str, float] = {}
         self._ended_s = 0.0
         self._errors: list[str] = []
-        self._fine = False
+        # Failures at the start of a later search come from a machine: the searches before were fine.
+        self._fine = search > 1
         self._turns = tuple(arm.name for arm in arms)
         self._studies = {arm.name: self._study_of(arm) for arm in arms}
         self._unfinished = self._interrupted()
@@ -79,16 +86,30 @@ class SearchSource:
         self._give_up_if_hopeless(outcome)
 
     def _ask(self) -> TrialRequest | None:
+        open_studies = self._open()
+        if not open_studies:
+            return None
         done = self._fewest()
-        behind = [study for study in self._studies.values() if study.asked == done]
+        behind = [study for study in open_studies if study.asked == done]
         # Only a whole round may begin, so that all arms end with the same number of started trials.
-        whole = len(behind) == len(self._studies)
+        whole = len(behind) == len(open_studies)
         if whole and (done == self._spec.budget.trials or self._no_time_for_another_round()):
             return None
         return self._request(behind[0].arm, behind[0].ask())
 
-    def _fewest(self) -> int:
-        return min(study.asked for study in self._studies.values())
+    def _open(self) -> list[ArmStudy]:
+        """The studies that may ask for more: with a cap on epochs, those that have not reached it."""
+        if self._spec.budget.epochs_per_search is None:
+            return list(self._studies.values())
+        return [
+            study
+            for arm, study in self._studies.items()
+            if not epochs_are_spent(self._spec, self._record.of(Stage.SEARCH, arm, search=self._search))
+        ]
+
+    def _fewest(self) -> float:
+        """The fewest trials of a study that may ask for more."""
+        return min((study.asked for study in self._open()), default=math.inf)
 
     @property
     def _given(self) -> int:
@@ -98,10 +119,10 @@ class SearchSource:
         spec = self._spec
         past = [recorded(trial, spec.metric.key) for trial in self._searched(arm.name)]
         maximize = spec.metric.goal == "maximize"
-        return ArmStudy(arm, spec.sampler, spec.seed, spec.budget.trials, maximize=maximize, past=past)
+        return ArmStudy(arm, spec.sampler, self._seeds.sampler, spec.budget.trials, maximize=maximize, past=past)
 
     def _searched(self, arm: str) -> list[Trial]:
-        return sorted(self._record.of(Stage.SEARCH, arm), key=lambda trial: trial.number)
+        return sorted(self._record.of(Stage.SEARCH, arm, search=self._search), key=lambda trial: trial.number)
 
     def _interrupted(self) -> deque[TrialRequest]:
         """The trials that are on record and have not ended, in the order of their rounds."""
@@ -128,7 +149,8 @@ class SearchSource:
 
     def _no_time_for_another_round(self) -> bool:
         """Whether another round, with trials as long as those so far, would end beyond a cap."""
-        if self._given == 0:
+        # One of several searches is always ended: a shorter one would be no equal of the others.
+        if self._given == 0 or self._search:
             return False
         now, arms, budget = self._clock(), len(self._turns), self._spec.budget
         ages = [now - begun for begun in self._running.values()]
@@ -140,16 +162,17 @@ class SearchSource:
         return _over(clock_s, budget.max_hours) or _over(gpu_s, budget.max_gpu_hours)
 
     def _request(self, arm: Arm, proposal: Proposal) -> TrialRequest:
-        number, hyper = proposal.number, arm.hyper(proposal.knobs)
-        return TrialRequest(
-            key=f"{Stage.SEARCH}/{arm.name}/{number}",
+        hyper = arm.hyper(proposal.knobs)
+        request = TrialRequest(
+            key=search_key(arm.name, self._search, proposal.number),
             stage=Stage.SEARCH,
             arm=arm.name,
-            number=number,
-            trial=trial_config(self._spec, hyper, self._spec.seed),
+            number=proposal.number,
+            trial=trial_config(self._spec, hyper, self._seeds.training, self._seeds.split),
             knobs=proposal.knobs,
-            judged=_judged(self._spec, self._plan, arm.name, number, hyper),
+            search=self._search,
         )
+        return replace(request, judged=_judged(self._spec, self._plan, request))
 
 
 def recorded(trial: Trial, metric: str) -> RecordedTrial:
@@ -164,19 +187,20 @@ def early_stopper(spec: SearchSpec, plan: Plan, record: Record) -> EarlyStopper 
         return None
     stopper = EarlyStopper(spec.metric.key, spec.metric.goal == "maximize", spec.scheduler.reduction_factor)
     for trial in record.of(Stage.SEARCH):
-        judged = _judged(spec, plan, trial.arm, trial.number, Hyper.of(trial.hyper))
+        judged = _judged(spec, plan, trial)
         for epoch in trial.epochs:
             stopper.stops(judged, epoch.epoch, epoch.metric(stopper.metric))
     return stopper
 
 
-def _judged(spec: SearchSpec, plan: Plan, arm: str, number: int, hyper: Hyper) -> JudgedEpochs:
+def _judged(spec: SearchSpec, plan: Plan, trial: Trial | TrialRequest) -> JudgedEpochs:
+    hyper = trial.trial.hyper if isinstance(trial, TrialRequest) else Hyper.of(trial.hyper)
     scheduler, schedule = spec.scheduler, Schedule(hyper, plan)
     at = () if scheduler.name == "none" else rungs(spec.first_rung, scheduler.reduction_factor, plan.epochs)
-    in_bracket = bracket(number, scheduler.reduction_factor, len(at)) if scheduler.name == "hyperband" else 0
+    in_bracket = bracket(trial.number, scheduler.reduction_factor, len(at)) if scheduler.name == "hyperband" else 0
     return JudgedEpochs(
-        key=f"{Stage.SEARCH}/{arm}/{number}",
-        arm=arm,
+        key=trial.key,
+        study=f"{trial.arm}/{trial.search}",
         bracket=in_bracket,
         at=judged_epochs(schedule, at[in_bracket:]),
         comparable=comparable_epochs(schedule, at[in_bracket:]),

@@ -1,4 +1,4 @@
-"""The Optuna study of one arm, in memory: asked for settings, and told how they ended.
+"""The Optuna study of one search of an arm, in memory: asked for settings, and told how they ended.
 
 The study is built from the record when a driver starts, so the record alone decides what it knows. Optuna hears the
 truth: COMPLETE, PRUNED with the epoch that the trial reached, or FAIL.
@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trainables.config import derive_seed
 from trainables.space import Scalar
-from tuner.search.distributions import distributions, from_search, to_search
+from tuner.search.distributions import distributions, from_search, to_search, widened
 from tuner.search.samplers import REPLAYED, SAMPLERS, Seeds
 from tuner.search.trial_window import BEST, NEWEST, WINDOWED, ShownStudy, TrialWindow, tpe_rank
 from tuner.spec.arms import Arm
@@ -61,12 +61,12 @@ class RecordedTrial:
 
 
 class ArmStudy:
-    """The study of one arm; its first trial is the arm's default.
+    """The study of one search of an arm; its first trial is the arm's default.
 
     Args:
         arm: the arm and its search space.
         sampler: which sampler, and its options.
-        seed: the job's seed; every ask is seeded from (seed, arm, trial number).
+        seed: of the study; every ask is seeded from (seed, arm, trial number).
         trials: planned trials, for the sampler's random start.
         maximize: whether larger objective values are better.
         past: the arm's trials on record, by their numbers from 0.
@@ -165,20 +165,25 @@ class ArmStudy:
 
 
 def as_optuna_trial(arm: Arm, trial: RecordedTrial) -> FrozenTrial:
-    """A trial on record as a trial of Optuna's."""
+    """A trial on record as a trial of Optuna's.
+
+    Its own distributions contain its values, which may lie outside of the arm's ranges if another version chose them.
+    A choice that no longer exists is left out of the trial. Samplers then ignore the trial or the knob.
+    """
     value, values = _objective(trial.state, trial.reports)
+    space = widened(arm.space, trial.knobs)
     return create_trial(
         state=OPTUNA_STATES[trial.state],
         value=value,
-        params=to_search(arm.space, trial.knobs),
-        distributions=distributions(arm.space),
+        params=to_search(space, trial.knobs),
+        distributions=distributions(space),
         intermediate_values=values,
     )
 
 
-def study_name(job: str, arm: str) -> str:
-    """The name of an arm's study in the studies' database."""
-    return f"{job}/{arm}"
+def study_name(job: str, arm: str, search: int = 0) -> str:
+    """The name of a study in the studies' database: of an arm, or of one of its searches."""
+    return f"{job}/{arm}/search-{search}" if search else f"{job}/{arm}"
 
 
 def _objective(state: State, reports: Sequence[tuple[int, float]]) -> tuple[float | None, dict[int, float]]:

@@ -39,7 +39,7 @@ from tuner.jobs.follower import Follower, Pace
 from tuner.jobs.job_folder import JobFolder
 from tuner.search.distributions import from_search
 from tuner.search.study import RecordedTrial, as_optuna_trial, study_name
-from tuner.spec.arms import Arm, arms
+from tuner.spec.arms import Arm, recorded_arms
 from tuner.spec.search_spec import SearchSpec, from_dict
 from tuner.storage.events import Entry, EpochReported, JobDescribed, Stage, State, TrialBegun, TrialEnded
 from tuner.storage.journal import read_from
@@ -149,7 +149,7 @@ class StudyWriter:
         match entry.event:
             case JobDescribed() as job:
                 self._spec = from_dict(job.spec)
-                self._arms = {arm.name: arm for arm in arms(self._spec, job.plan)}
+                self._arms = {arm.name: arm for arm in recorded_arms(self._spec, job.plan, job.ranges)}
             case TrialBegun(trial=key, stage=Stage.SEARCH) as begun:
                 running[key] = changed[key] = _Trial(begun.arm, begun.number, begun, entry.ms)
             case EpochReported(trial=key) as epoch if key in running:
@@ -160,17 +160,20 @@ class StudyWriter:
                 trial.state, trial.ended_ms = ended.state, entry.ms
 
     def _write(self, changed: Sequence[_Trial]) -> None:
-        for name, arm in self._arms.items():
-            trials = [trial for trial in changed if trial.arm == name]
-            if name not in self._studies:
-                assert self._spec is not None
+        if self._spec is None:
+            return
+        # The only search of an arm has its study from the start; a later search has it once it has a trial.
+        begun = {(trial.arm, trial.begun.search) for trial in changed}
+        for name, search in sorted(begun if self._spec.searches else {(arm, 0) for arm in self._arms}):
+            arm, study = self._arms[name], study_name(self._folder.id, name, search)
+            trials = [trial for trial in changed if (trial.arm, trial.begun.search) == (name, search)]
+            if study not in self._studies:
                 assert self._storage is not None
                 maximize = self._spec.metric.goal == "maximize"
                 direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
-                study = _StoredStudy(self._storage, study_name(self._folder.id, name), direction)
-                study.keep_only_if_it_agrees(arm, trials)
-                self._studies[name] = study
-            self._studies[name].put([trial.as_optuna(arm) for trial in trials])
+                self._studies[study] = _StoredStudy(self._storage, study, direction)
+                self._studies[study].keep_only_if_it_agrees(arm, trials)
+            self._studies[study].put([trial.as_optuna(arm) for trial in trials])
 
 
 class _StudyIsGone(ServiceError):

@@ -8,7 +8,7 @@ from trainables.config import TrialConfig
 from trainables.report import EpochReport
 from trainables.space import Scalar
 from tuner.search.asha import JudgedEpochs
-from tuner.storage.events import Stage, State
+from tuner.storage.events import Stage, State, setting_label
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class TrialRequest:
         number: of the setting in the arm's search.
         trial: what to train.
         knobs: the searched knobs, as the sampler proposed them; empty if the setting comes from an earlier trial.
+        search: which of the arm's searches the setting comes from, from 1; 0 in a job with one search per arm.
         round: of confirm runs, 0 before them.
         judged: where the early stopper judges it; None for trials that are never stopped early.
         weights_path: where to write the final weights: a path or an S3 URL.
@@ -33,6 +34,7 @@ class TrialRequest:
     number: int
     trial: TrialConfig
     knobs: Mapping[str, Scalar] = field(default_factory=dict)
+    search: int = 0
     round: int = 0
     judged: JudgedEpochs | None = None
     weights_path: str | None = None
@@ -45,6 +47,11 @@ class TrialOutcome:
     state: State
     epochs: tuple[EpochReport, ...]
     reason: str | None = None
+
+
+def search_key(arm: str, search: int, number: int) -> str:
+    """The key of a trial of the search."""
+    return f"{Stage.SEARCH}/{arm}/{setting_label(search, number)}"
 
 
 class TrialSource(Protocol):

@@ -1,18 +1,36 @@
 """The arms of a spec: what each arm searches, once the length of a trial is known."""
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainables.errors import TrainableError
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule, parse_restarts
-from trainables.space import Choice, Domain, Plan, PlannedDomain, Scalar, middle, near_restart_epochs, restart_pairs
+from trainables.space import (
+    Choice,
+    Domain,
+    Float,
+    Plan,
+    PlannedDomain,
+    Scalar,
+    Scale,
+    middle,
+    near_restart_epochs,
+    restart_pairs,
+)
 from trainables.variants import VARIANTS
 from tuner.spec.experiment import ArmSpec
 from tuner.spec.messages import InvalidValue
 from tuner.spec.ranges import KNOB_TYPES, NEEDS_SCHEDULE, ends
-from tuner.spec.search_spec import SearchSpec
+from tuner.spec.search_spec import PLACEBO, SearchSpec
 from tuner.spec.strict_yaml import KeyPath
+
+NARROWEST = 4 / 192
+"""Width of elu_net from which its first layers have their least number of channels and do not get narrower."""
+
+_SCALES: Mapping[str, Scale] = {"linear": "linear", "log": "log", "one-minus-log": "one-minus-log"}
+_RANGE = re.compile(rf"(?P<low>\S+) to (?P<high>\S+), (?P<scale>{'|'.join(_SCALES)})")
 
 
 @dataclass(frozen=True)
@@ -22,7 +40,7 @@ class Arm:
     Args:
         name: the arm's name, unique in the job.
         variant: the name of a row of ``VARIANTS``.
-        space: the searched knobs and their domains, for the planned length of a trial.
+        space: the searched knobs and their domains, for the planned length of a trial and the width of the model.
         fixed: the knobs that the spec fixes, in addition to those that the variant fixes.
         default: the setting of the arm's first trial: the variant's known-good values. A knob starts in the middle of
             its domain if it has no such value, or if the value is outside the domain.
@@ -57,13 +75,31 @@ def plan(spec: SearchSpec, train_images: int) -> Plan:
 
 
 def arms(spec: SearchSpec, plan: Plan) -> tuple[Arm, ...]:
-    """The arms: first the baseline, then the others in the order of the spec.
+    """The arms: first the baseline, then the others in the order of the spec, at last the placebo if there is one.
 
     Raises:
         SpecError: a space does not fit the plan, or no trial can have some of its settings.
     """
     order = sorted(range(len(spec.arms)), key=lambda index: spec.arms[index].name != spec.baseline)
-    return tuple(_arm(spec, index, plan) for index in order)
+    found = tuple(_arm(spec, index, plan) for index in order)
+    return (*found, replace(found[0], name=PLACEBO)) if spec.placebo else found
+
+
+def recorded_arms(spec: SearchSpec, plan: Plan, ranges: Mapping[str, Mapping[str, str]]) -> tuple[Arm, ...]:
+    """The arms of a job with the ranges that it recorded. The variants of its version may have had other ranges.
+
+    Args:
+        spec: the job's spec.
+        plan: the planned length of its trials.
+        ranges: arm -> knob -> the domain in words, as in the job's record.
+
+    Raises:
+        SpecError: as ``arms`` does.
+    """
+    return tuple(
+        replace(arm, space={knob: _recorded(domain, ranges[arm.name].get(knob)) for knob, domain in arm.space.items()})
+        for arm in arms(spec, plan)
+    )
 
 
 def warnings(spec: SearchSpec, plan: Plan) -> tuple[str, ...]:
@@ -74,19 +110,25 @@ def warnings(spec: SearchSpec, plan: Plan) -> tuple[str, ...]:
 
 def _arm(spec: SearchSpec, index: int, plan: Plan) -> Arm:
     given, variant = spec.arms[index], VARIANTS[spec.arms[index].variant]
+    width, space = _width(spec), dict[str, Domain]()
     knobs = [*variant.space, *(knob for knob in given.parameters if knob not in variant.space)]
-    space: dict[str, Domain] = {}
     for knob in knobs:
         if knob not in given.fixed:
             try:
-                space[knob] = _planned(spec, given, knob).resolve(plan)
+                space[knob] = _planned(spec, given, knob).resolve(plan, width)
             except TrainableError as error:
                 raise spec.origin.error(InvalidValue(str(error), *_place(spec, index, knob))) from None
     fixed = {knob: KNOB_TYPES[knob](value) for knob, value in given.fixed.items()}
-    default = {knob: _first(domain, variant.default.get(knob)) for knob, domain in space.items()}
+    first = variant.first(width)
+    default = {knob: _first(domain, first.get(knob)) for knob, domain in space.items()}
     arm = Arm(given.name, given.variant, space, fixed, default)
     _try_out(spec, index, arm, plan)
     return arm
+
+
+def _width(spec: SearchSpec) -> float | None:
+    """The width by which ranges are scaled; None for the user's own model."""
+    return max(spec.model.width, NARROWEST) if spec.model.name == "elu_net" else None
 
 
 def _planned(spec: SearchSpec, given: ArmSpec, knob: str) -> PlannedDomain:
@@ -96,6 +138,14 @@ def _planned(spec: SearchSpec, given: ArmSpec, knob: str) -> PlannedDomain:
         return range_.domain(knob, own)
     assert own is not None
     return own
+
+
+def _recorded(domain: Domain, text: str | None) -> Domain:
+    """The range of real numbers in this text; other domains depend on the spec alone and are the same."""
+    found = _RANGE.fullmatch(text or "")
+    if not isinstance(domain, Float) or found is None or text == str(domain):
+        return domain
+    return Float(float(found["low"]), float(found["high"]), _SCALES[found["scale"]])
 
 
 def _first(domain: Domain, known_good: Scalar | None) -> Scalar:
@@ -144,7 +194,8 @@ def _place(spec: SearchSpec, index: int, knob: str) -> KeyPath:
 def _doubts(spec: SearchSpec, found: tuple[Arm, ...], plan: Plan) -> Iterator[InvalidValue]:
     index_of = {arm.name: index for index, arm in enumerate(spec.arms)}
     baseline = found[0]
-    for arm in found:
+    # A placebo is no arm of the spec.
+    for arm in (arm for arm in found if arm.name in index_of):
         place = index_of[arm.name]
         ours, theirs = _learning_rates(arm), _learning_rates(baseline)
         if ours != theirs:

@@ -219,5 +219,15 @@ class ArmSpec(Frozen):
         return self
 
 
+class FamilySpec(Frozen):
+    """Arms that are compared with one baseline, as one question of the job."""
+
+    baseline: Name = Field(description="the arm that the arms of the family are compared with")
+    arms: tuple[Name, ...] = Field(min_length=1, max_length=100, description="the arms of the family")
+    alpha: float = Field(
+        gt=0, le=0.05, description="the family's share of the 5 % chance of any false 'beats' or 'loses'"
+    )
+
+
 def _default(model: Frozen, key: str) -> Any:
     return type(model).model_fields[key].default

@@ -6,18 +6,26 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from trainables.space import PlannedDomain
 from trainables.variants import VARIANTS
 from tuner.errors import did_you_mean
-from tuner.spec.experiment import NET_STRIDE, ArmSpec, DataSpec, Line, MetricSpec, ModelSpec, Name
+from tuner.spec.experiment import NET_STRIDE, ArmSpec, DataSpec, FamilySpec, Line, MetricSpec, ModelSpec, Name
 from tuner.spec.messages import InvalidValue, Origin
 from tuner.spec.pydantic_messages import from_pydantic
 from tuner.spec.ranges import Frozen, Range, check_knob_name
-from tuner.spec.settings import BudgetSpec, ConfirmSpec, ResourcesSpec, SamplerSpec, SchedulerSpec, TrackingSpec
+from tuner.spec.settings import (
+    BudgetSpec,
+    ConfirmSpec,
+    ResourcesSpec,
+    SamplerSpec,
+    SchedulerSpec,
+    SearchesSpec,
+    TrackingSpec,
+)
 from tuner.spec.strict_yaml import Document, KeyPath, read
 
 __all__ = [
@@ -25,12 +33,14 @@ __all__ = [
     "BudgetSpec",
     "ConfirmSpec",
     "DataSpec",
+    "FamilySpec",
     "MetricSpec",
     "ModelSpec",
     "ResourcesSpec",
     "SamplerSpec",
     "SchedulerSpec",
     "SearchSpec",
+    "SearchesSpec",
     "TrackingSpec",
     "fingerprint",
     "from_dict",
@@ -39,6 +49,15 @@ __all__ = [
     "starter",
     "to_dict",
 ]
+
+ALPHA = 0.05
+"""Chance of any false 'beats' or 'loses' in a job."""
+
+PLACEBO = "placebo"
+"""Name of the arm that repeats the baseline."""
+
+ONE_SETTING: Mapping[str, int] = {"top_k": 3, "selection_seeds": 3, "seeds": 5}
+"""Keys of ``confirm`` that belong to claims about one setting, and what they are for the best setting of a method."""
 
 MOST_PER_GPU = 8
 """Largest number of trials at once on one GPU that ``resources: auto`` measures."""
@@ -76,6 +95,24 @@ class SearchSpec(Frozen):
     resources: ResourcesSpec = Field(
         default=ResourcesSpec(), description="the resources of a trial: auto, or a mapping"
     )
+    claim: Literal["method", "setting"] = Field(
+        default="setting",
+        description="what the verdict is about: the method (several searches per arm), or one best setting per arm; "
+        "default: method if the spec has searches, else setting",
+    )
+    searches: SearchesSpec | None = Field(
+        default=None,
+        description="claim method: how many searches per arm, and when the verdict looks: a number, or a mapping",
+    )
+    placebo: bool = Field(
+        default=False,
+        description="claim method: search the baseline once more under the name placebo; it must not beat itself",
+    )
+    families: dict[Name, FamilySpec] = Field(
+        default_factory=dict,
+        description="claim method: the questions of the job, each with its own baseline and its share of the 5 %; "
+        "default: one question, all arms against the baseline",
+    )
     confirm: ConfirmSpec = Field(
         default=ConfirmSpec(), description="how the best settings are trained again on fresh seeds"
     )
@@ -96,6 +133,26 @@ class SearchSpec(Frozen):
     def origin(self) -> Origin:
         """The file that the spec was read from."""
         return self._origin
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of searches per arm at which the verdict is computed; empty if the claim is about one setting."""
+        return self.searches.at if self.searches else ()
+
+    @property
+    def questions(self) -> tuple[FamilySpec, ...]:
+        """The families of arms that are compared with a baseline of their own; without any, all arms are one family."""
+        others = tuple(arm.name for arm in self.arms if arm.name != self.baseline)
+        return tuple(self.families.values()) or (FamilySpec(baseline=self.baseline, arms=others, alpha=ALPHA),)
+
+    def baseline_of(self, arm: str) -> str:
+        """The arm that an arm is compared with."""
+        return next((family.baseline for family in self.questions if arm in family.arms), self.baseline)
+
+    @property
+    def arm_count(self) -> int:
+        """Number of arms that are searched, the placebo among them."""
+        return len(self.arms) + self.placebo
 
     @property
     def first_rung(self) -> int:
@@ -138,6 +195,65 @@ class SearchSpec(Frozen):
             self._check_shared(knob, range_)
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _claim_of_searches(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        claim = value.get("claim", "method" if value.get("searches") is not None else "setting")
+        if claim != "method":
+            return {**value, "claim": claim}
+        confirm = value.get("confirm", {})
+        if not isinstance(confirm, dict):
+            return value
+        for key in ONE_SETTING:
+            if key in confirm:
+                raise InvalidValue(
+                    "is for claim: setting only, and this spec has claim: method; remove this key, or the key searches",
+                    "confirm",
+                    key,
+                )
+        searches = {} if value.get("searches") is None else value["searches"]
+        return {**value, "searches": searches, "claim": claim, "confirm": {**confirm, **ONE_SETTING}}
+
+    @model_validator(mode="after")
+    def _claim_fits(self) -> Self:
+        if self.claim == "setting":
+            for key, given in (
+                ("searches", self.searches is not None),
+                ("placebo", self.placebo),
+                ("families", bool(self.families)),
+            ):
+                if given:
+                    raise InvalidValue("is for claim: method only; remove this key, or set claim: method", key)
+            return self
+        if self.placebo and PLACEBO in [arm.name for arm in self.arms]:
+            raise InvalidValue("an arm has the name placebo; rename the arm", "placebo")
+        if self.families:
+            self._check_families()
+        return self
+
+    def _check_families(self) -> None:
+        names, asked = [arm.name for arm in self.arms], dict[str, str]()
+        for name, family in self.families.items():
+            for key, arm in (("baseline", family.baseline), *(("arms", arm) for arm in family.arms)):
+                if arm not in names:
+                    text = f"no arm named {arm!r}; arms: {', '.join(names)}{did_you_mean(arm, names)}"
+                    raise InvalidValue(text, "families", name, key)
+            for arm in family.arms:
+                if arm in (family.baseline, self.baseline):
+                    raise InvalidValue(f"{arm} is a baseline; it is not compared with itself", "families", name, "arms")
+                if arm in asked:
+                    text = f"{arm} is in the family {asked[arm]} too; an arm is asked about once"
+                    raise InvalidValue(text, "families", name, "arms")
+                asked[arm] = name
+        if missing := [name for name in names if name not in asked and name != self.baseline]:
+            raise InvalidValue(f"no family asks about {', '.join(missing)}; add it to one", "families")
+        if self.baseline not in {family.baseline for family in self.families.values()}:
+            raise InvalidValue(f"no family is compared with the baseline {self.baseline}", "families")
+        if sum(family.alpha for family in self.families.values()) > ALPHA + 1e-12:
+            raise InvalidValue(f"the alphas are more than {ALPHA:g} together", "families")
+
     def _check_shared(self, knob: str, range_: Range) -> None:
         searching: list[PlannedDomain] = [
             VARIANTS[variant].space[knob]
@@ -169,7 +285,8 @@ class SearchSpec(Frozen):
             raise InvalidValue(
                 "no GPU is used; set resources.gpus, or use max_hours instead", "budget", "max_gpu_hours"
             )
-        if self.confirm.top_k > budget.trials:
+        # The best settings of a method are the winners of its searches: their number does not depend on the trials.
+        if self.claim == "setting" and self.confirm.top_k > budget.trials:
             raise InvalidValue(
                 f"is {self.confirm.top_k}; must be at most budget.trials ({budget.trials})",
                 "confirm",
@@ -225,6 +342,15 @@ def from_dict(value: Mapping[str, Any], origin: Origin | None = None) -> SearchS
 def to_dict(spec: SearchSpec) -> dict[str, Any]:
     """Every value of the spec, with the defaults, as plain values that JSON and YAML can store."""
     values: dict[str, Any] = spec.model_dump(mode="json")
+    if spec.claim == "method":
+        for key in ONE_SETTING:
+            del values["confirm"][key]
+    else:
+        # A spec that knows nothing of searches keeps its fingerprint.
+        for key in ("claim", "searches", "placebo", "families"):
+            del values[key]
+        if spec.budget.epochs_per_search is None:
+            del values["budget"]["epochs_per_search"]
     return values
 
 
@@ -260,6 +386,8 @@ def _in_full(value: dict[str, Any]) -> dict[str, Any]:
             full[key] = {"name": full[key]}
     if full.get("resources") == "auto":
         full["resources"] = {"auto": True}
+    if isinstance(full.get("searches"), int) and not isinstance(full["searches"], bool):
+        full["searches"] = {"at": (full["searches"],)}
     if isinstance(full.get("arms"), tuple):
         full["arms"] = tuple({"variant": arm} if isinstance(arm, str) else arm for arm in full["arms"])
     return full

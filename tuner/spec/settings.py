@@ -1,8 +1,9 @@
 """The sections of a spec that define how the search runs.
 
-They are the budget, the sampler, the scheduler, the resources, the confirm runs and the tracking.
+They are the budget, the sampler, the scheduler, the resources, the searches, the confirm runs and the tracking.
 """
 
+import itertools
 import math
 from typing import Literal, Self
 
@@ -16,8 +17,14 @@ from tuner.spec.ranges import Frozen
 class BudgetSpec(Frozen):
     """How much is trained: trials, epochs and limits."""
 
-    trials: int = Field(ge=1, le=100_000, description="number of trials per arm")
+    trials: int = Field(ge=1, le=100_000, description="number of trials per arm, in each search")
     epochs: int = Field(ge=1, le=100_000, description="maximum number of epochs per trial")
+    epochs_per_search: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**9,
+        description="an arm starts no further trial of a search after this many epochs of it; default: no limit",
+    )
     batch_size: int = Field(default=100, ge=1, le=1_000_000, description="number of images per update")
     max_hours: float | None = Field(
         default=None, gt=0, le=100_000, description="hours after which no new trial starts; default: no limit"
@@ -127,6 +134,42 @@ class ConfirmSpec(Frozen):
     margin: float = Field(
         default=0.5, ge=0, le=100, description="two arms tie within this margin, in percentage points"
     )
+
+
+LEAST_SEARCHES = 3
+"""Fewest searches per arm that give a verdict."""
+MOST_SEARCHES = 1000
+"""Largest number of searches per arm."""
+
+
+class SearchesSpec(Frozen):
+    """How often every arm is searched, and when the verdict looks at the results."""
+
+    at: tuple[int, ...] = Field(
+        default=(4, 6, 8, 12),
+        min_length=1,
+        max_length=100,
+        description="numbers of searches per arm at which the verdict is computed; an arm that is settled stops there",
+    )
+    confirm_seeds: int = Field(
+        default=1, ge=1, le=2, description="number of fresh seeds on which the winner of each search is trained again"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.at[0] < LEAST_SEARCHES:
+            raise InvalidValue(f"the first look is at {self.at[0]}; it must be at {LEAST_SEARCHES} or more", "at", 0)
+        for index, (before, after) in enumerate(itertools.pairwise(self.at), start=1):
+            if after <= before:
+                raise InvalidValue(f"{after} comes after {before}; the numbers must increase", "at", index)
+        if self.most > MOST_SEARCHES:
+            raise InvalidValue(f"is {self.most}; must be at most {MOST_SEARCHES}", "at", len(self.at) - 1)
+        return self
+
+    @property
+    def most(self) -> int:
+        """The largest number of searches per arm: the last look."""
+        return self.at[-1]
 
 
 class TrackingSpec(Frozen):

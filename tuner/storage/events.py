@@ -7,6 +7,7 @@ attempt  AttemptBegun       an attempt at a trial begins
 epoch    EpochReported      an attempt reports a new epoch
 again    EpochRepeated      an attempt has trained an epoch that was on record
 end      TrialEnded         a trial ends: its state, and the result of a confirm run
+look     LookTaken          the verdict was computed after a number of searches per arm
 confirm  RoundBegun         a round of confirm runs begins
 state    JobStateChanged    the job itself runs (each time a driver starts), finishes, fails or is interrupted
 
@@ -16,7 +17,7 @@ An ``Entry`` is an event with its number and its times. Reading checks every fie
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
@@ -50,6 +51,19 @@ class Stage(StrEnum):
     CONFIRM = "confirm"
 
 
+class Outcome(StrEnum):
+    """The verdict on a variant.
+
+    ``FUTILE``: more searches would hardly settle it, so the variant is not searched again.
+    """
+
+    BEATS = "beats"
+    TIES = "ties"
+    LOSES = "loses"
+    FUTILE = "futile"
+    NOT_ENOUGH = "not enough evidence"
+
+
 JobState: TypeAlias = Literal["running", "finished", "failed", "interrupted"]
 
 
@@ -64,6 +78,10 @@ Text = Annotated[str, PlainValidator(_is_text)]
 OptionalText = Annotated[str | None, PlainValidator(lambda value: None if value is None else _is_text(value))]
 
 
+LATER = frozenset({"classes", "search", "searches"})
+"""Fields that the first version of the journal did not have. A field of an event that may be empty is none of them."""
+
+
 class _Event:
     """An event. Its fields are those of the journal's line, in the same order."""
 
@@ -74,8 +92,12 @@ class _Event:
     __slots__ = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as plain values; numbers that are not finite as text, because JSON has none."""
-        return {item.name: plain(getattr(self, item.name)) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
+        """The fields as plain values; numbers that are not finite as text, because JSON has none.
+
+        A field that says nothing is left out, so that a journal without it stays as it was.
+        """
+        values = {item.name: plain(getattr(self, item.name)) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if value or name not in LATER}
 
     @classmethod
     def nested(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -113,6 +135,7 @@ class JobDescribed(_Event):
         arms: the baseline first.
         plan: length of a trial.
         data_fingerprint, data_images: of the data.
+        classes: number of classes of the data; 0 in journals that do not say it.
         concurrent: trials at once.
         versions: package to version.
         machine: facts about the machine of the first driver, in words.
@@ -135,6 +158,12 @@ class JobDescribed(_Event):
     machine: Mapping[str, str]
     git_commit: str
     folder: Text
+    classes: int = 0
+
+    @property
+    def ranges(self) -> Mapping[str, Mapping[str, str]]:
+        """Arm -> searched knob -> its domain in words."""
+        return {arm.name: arm.space for arm in self.arms}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +179,7 @@ class TrialBegun(_Event):
         round: of confirm runs, from 1; 0 before them.
         hyper: every hyperparameter.
         knobs: the searched ones, as the sampler proposed them; empty after the search.
+        search: which of the arm's searches the setting comes from, from 1; 0 in a job with one search per arm.
     """
 
     kind: ClassVar[str] = "trial"
@@ -161,6 +191,17 @@ class TrialBegun(_Event):
     round: int
     hyper: Mapping[str, Scalar]
     knobs: Mapping[str, Scalar]
+    search: int = 0
+
+    @property
+    def label(self) -> str:
+        """The setting in its arm, in words; see ``setting_label``."""
+        return setting_label(self.search, self.number)
+
+
+def setting_label(search: int, number: int) -> str:
+    """The short name of a setting in its arm: ``3.7`` is number 7 of search 3, and ``7`` of an arm's only search."""
+    return f"{search}.{number}" if search else str(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,14 +267,39 @@ class TrialEnded(_Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LookTaken(_Event):
+    """The verdict was computed.
+
+    Args:
+        look: its number, from 1.
+        searches: searches per arm that it is based on.
+        outcomes: arm to outcome, for the arms that were not settled before.
+    """
+
+    kind: ClassVar[str] = "look"
+    at_once: ClassVar[bool] = True
+    look: int
+    searches: int
+    outcomes: Mapping[str, Outcome]
+
+
+@dataclass(frozen=True, slots=True)
 class RoundBegun(_Event):
-    """A round of confirm runs begins: its number from 1, its fresh seeds, and the trial number of each arm's winner."""
+    """A round of confirm runs begins.
+
+    Args:
+        round: its number, from 1.
+        seeds: its fresh seeds.
+        winners: arm to the number of its winning setting.
+        searches: arm to the search which that setting comes from; empty in a job with one search per arm.
+    """
 
     kind: ClassVar[str] = "confirm"
     at_once: ClassVar[bool] = True
     round: int
     seeds: tuple[int, ...]
     winners: Mapping[str, int]
+    searches: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +317,15 @@ class JobStateChanged(_Event):
 
 
 Event: TypeAlias = (
-    JobDescribed | TrialBegun | AttemptBegun | EpochReported | EpochRepeated | TrialEnded | RoundBegun | JobStateChanged
+    JobDescribed
+    | TrialBegun
+    | AttemptBegun
+    | EpochReported
+    | EpochRepeated
+    | TrialEnded
+    | LookTaken
+    | RoundBegun
+    | JobStateChanged
 )
 
 

@@ -55,7 +55,7 @@ def trial_run(event: TrialBegun, job: str, parent: str, arms: Sequence[str]) -> 
         parent: id of the parent run.
         arms: names of all arms of the job, which decide the colour.
     """
-    name = f"{event.arm}-{event.number}"
+    name = f"{event.arm}-{event.label}"
     if event.stage != Stage.SEARCH:
         name += f"-{event.stage}-{event.seed}"
     tags = {
@@ -68,6 +68,8 @@ def trial_run(event: TrialBegun, job: str, parent: str, arms: Sequence[str]) -> 
         "tuner.number": str(event.number),
         "mlflow.runColor": colour(arms.index(event.arm)),
     }
+    if event.search:
+        tags["tuner.search"] = str(event.search)
     return RunLayout(name, tags, {**event.hyper, "seed": event.seed})
 
 

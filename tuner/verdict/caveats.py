@@ -7,10 +7,13 @@ from trainables.hyper import Hyper
 from trainables.schedules import Schedule
 from trainables.space import Domain, Float, position, scaled, short_text, unscaled
 from tuner.jobs.record import Record, Trial
-from tuner.spec.arms import arms
+from tuner.search.winners import search_has_ended
+from tuner.spec.arms import recorded_arms
 from tuner.spec.messages import InvalidValue
 from tuner.spec.ranges import Range
-from tuner.spec.search_spec import SearchSpec
+from tuner.spec.search_spec import PLACEBO, SearchSpec
+from tuner.storage.events import Outcome, Stage
+from tuner.verdict.paired_test import Comparison
 
 if TYPE_CHECKING:
     from tuner.verdict.leaderboard import Row
@@ -40,8 +43,11 @@ def caveats(record: Record, spec: SearchSpec, rows: Sequence["Row"], chosen: Map
     Yields:
         One sentence per warning, without a full stop.
     """
+    yield from _older(record)
+    yield from _placebo(spec, rows)
+    yield from _lost_searches(record, spec, rows)
     yield from _without_winner(rows)
-    yield from _unequal_epochs(rows)
+    yield from _unequal_epochs(record, rows)
     yield from _unequal_knobs(rows)
     yield from _lost(rows)
     yield from _few_trials(spec, rows)
@@ -56,10 +62,44 @@ def _without_winner(rows: Sequence["Row"]) -> Iterator[str]:
             yield f"{row.arm} has no winner: none of its {row.trials} trials trained to the end"
 
 
-def _unequal_epochs(rows: Sequence["Row"]) -> Iterator[str]:
-    used = [row.epochs for row in rows]
-    if used and min(used) < (1 - UNEQUAL_EPOCHS) * max(used):
-        each = ", ".join(f"{row.arm} {row.epochs}" for row in rows)
+def _older(record: Record) -> Iterator[str]:
+    if not record.job.classes:
+        yield (
+            "the job was made by an earlier version: its claim is about settings, and a confirm run that diverged is "
+            "left out instead of counting as chance"
+        )
+
+
+def _placebo(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
+    found = next((row.comparison for row in rows if spec.placebo and row.arm == PLACEBO), None)
+    if found is not None and found.outcome in (Outcome.BEATS, Outcome.LOSES):
+        told = "beats" if found.outcome == Outcome.BEATS else "loses to"
+        yield (
+            f"the placebo {told} the baseline, and it is the baseline under another name: chance does this in about "
+            "5 % of sound jobs; else something other than the methods differs between arms"
+        )
+
+
+def _lost_searches(record: Record, spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
+    """Yields one warning that names every search of an arm that ended without a result to compare."""
+    lost = []
+    for row in rows if spec.searches else ():
+        ended = [search for search in _searches(record, row.arm) if search_has_ended(record, spec, row.arm, search)]
+        if missing := [search for search in ended if search not in row.tests]:
+            lost.append(f"{row.arm} {len(missing)} of {len(ended)}: {', '.join(map(str, missing))}")
+    if lost and record.state != "running":
+        yield f"searches were lost to failures ({'; '.join(lost)}); the verdict leaves these pairs out"
+
+
+def _searches(record: Record, arm: str) -> list[int]:
+    return sorted({trial.search for trial in record.of(Stage.SEARCH, arm)})
+
+
+def _unequal_epochs(record: Record, rows: Sequence["Row"]) -> Iterator[str]:
+    # Arms that are settled early have fewer searches: what counts is the cost of one.
+    used = {row.arm: round(row.epochs / max(1, len(_searches(record, row.arm)))) for row in rows}
+    if used and min(used.values()) < (1 - UNEQUAL_EPOCHS) * max(used.values()):
+        each = ", ".join(f"{arm} {epochs}" for arm, epochs in used.items())
         advice = "to give every arm the same epochs, set scheduler: none"
         yield f"the arms' searches used unequal numbers of epochs ({each}); {advice}"
 
@@ -80,21 +120,27 @@ def _lost(rows: Sequence["Row"]) -> Iterator[str]:
 def _few_trials(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
     most = max(row.knobs for row in rows)
     if spec.budget.trials < FEW_TRIALS and most > 1:
-        yield f"{spec.budget.trials} trials per arm are few for up to {most} knobs: luck may decide which setting wins"
+        per = "search" if spec.searches else "arm"
+        luck = "luck may decide which setting wins"
+        yield f"{spec.budget.trials} trials per {per} are few for up to {most} knobs: {luck}"
 
 
 def _few_seeds(record: Record, rows: Sequence["Row"]) -> Iterator[str]:
-    wanted = {row.arm: row.comparison.seeds_needed for row in rows if row.comparison and row.comparison.seeds_needed}
+    wanted = {
+        row.arm: row.comparison.seeds_needed
+        for row in rows
+        if isinstance(row.comparison, Comparison) and row.comparison.seeds_needed
+    }
     if wanted and not record.simulated:
         each = ", ".join(f"{arm} about {seeds}" for arm, seeds in wanted.items())
-        again = f"tuner confirm {record.name} --seeds {max(wanted.values())}"
-        yield f"a verdict needs more seeds ({each}); to judge again on fresh seeds only, run: {again}"
+        most = max(wanted.values())
+        yield f"a verdict needs more seeds ({each}): start a new job with another seed and confirm: {{seeds: {most}}}"
 
 
 def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Iterator[str]:
     """Yields one warning per end of a range where best values lie. It names all arms with a best value there."""
     found: dict[tuple[str, Domain, str], list[str]] = {}
-    for arm in arms(spec, record.plan):
+    for arm in recorded_arms(spec, record.plan, record.job.ranges):
         for knob, domain in arm.space.items() if arm.name in chosen else ():
             value = chosen[arm.name].hyper[knob]
             at = position(domain, value)

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.verdict.paired_test import Comparison, Outcome, describe
+from tuner.spec.experiment import METRICS
+from tuner.storage.events import Outcome, setting_label
+from tuner.verdict import method
+from tuner.verdict.looks import Standing
+from tuner.verdict.paired_test import Comparison, describe
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,7 @@ class Row:
     Args:
         arm: name of the arm.
         variant: name of its variant.
+        baseline: the arm that it is compared with.
         knobs: number of knobs that were searched.
         trials: number of trials that the search started.
         complete: number of these trials that trained to the end.
@@ -24,15 +29,18 @@ class Row:
         failed: number of these trials that failed, or ran out of memory.
         epochs: number of epochs that the search trained.
         seconds: seconds of training in the search, summed over its trials.
-        winner: trial number of the winner, which was chosen on validation; None if there is no winner.
-        val: the winner's validation metric in the search; None if there is no winner.
-        tests: test accuracy of each confirm run, by seed, in [0, 1].
-        comparison: comparison with the baseline; None for the baseline itself, and before the first round of
-            confirm runs has ended.
+        winner: trial number of the best setting, which was chosen on validation; None if there is none.
+        search: the search that this setting comes from; 0 in a job with one search per arm.
+        val: the best setting's validation metric in the search; None if there is none.
+        tests: test accuracies in [0, 1] that the verdict rests on: by confirm seed if the claim is about one setting,
+            else by search.
+        confirmed: number of finished confirm runs of the best setting, in the last round of them.
+        comparison: comparison with the baseline; None for the baseline itself, and before the first verdict.
     """
 
     arm: str
     variant: str
+    baseline: str
     knobs: int
     trials: int
     complete: int
@@ -42,18 +50,25 @@ class Row:
     epochs: int
     seconds: float
     winner: int | None
+    search: int
     val: float | None
     tests: Mapping[int, float]
-    comparison: Comparison | None
+    confirmed: int
+    comparison: Comparison | Standing | None
+
+    @property
+    def label(self) -> str:
+        """The best setting in its arm, in words; empty if there is none."""
+        return "" if self.winner is None else setting_label(self.search, self.winner)
 
     @property
     def test_mean(self) -> float | None:
-        """Mean test accuracy over the confirm seeds, in points."""
+        """Mean of ``tests``, in points."""
         return 100 * statistics.fmean(self.tests.values()) if self.tests else None
 
     @property
     def test_sd(self) -> float | None:
-        """Standard deviation of the test accuracy over the confirm seeds, in points."""
+        """Standard deviation of ``tests``, in points."""
         return 100 * statistics.stdev(self.tests.values()) if len(self.tests) > 1 else None
 
 
@@ -66,6 +81,9 @@ class Leaderboard:
         state: state of the job.
         baseline: name of the baseline.
         metric: name of the metric that chose the winners.
+        claim: ``method`` or ``setting``: what the verdict is about.
+        looks: searches per arm at each look so far; empty if the claim is about one setting.
+        placebo: name of the arm that repeats the baseline; empty if there is none.
         round: number of the last round of confirm runs that ended; 0 if none has ended.
         seeds: seeds of that round; empty if no round has ended.
         margin: points within which a difference does not matter.
@@ -77,6 +95,9 @@ class Leaderboard:
     state: str
     baseline: str
     metric: str
+    claim: str
+    looks: tuple[int, ...]
+    placebo: str
     round: int
     seeds: tuple[int, ...]
     margin: float
@@ -84,14 +105,39 @@ class Leaderboard:
     warnings: tuple[str, ...]
 
     @property
+    def judged(self) -> bool:
+        """Whether there is a verdict."""
+        return bool(self.looks or self.round)
+
+    @property
+    def unit(self) -> str:
+        """What the verdict compares: a ``search`` or a ``seed``."""
+        return "search" if self.claim == "method" else "seed"
+
+    @property
     def beaten(self) -> tuple[str, ...]:
-        """Names of the arms that beat the baseline."""
-        return tuple(row.arm for row in self.rows if row.comparison and row.comparison.outcome == Outcome.BEATS)
+        """Names of the arms that beat the baseline. The placebo is none of them: it is the baseline."""
+        return tuple(
+            row.arm
+            for row in self.rows
+            if row.comparison and row.comparison.outcome == Outcome.BEATS and row.arm != self.placebo
+        )
 
     def best(self) -> str:
-        """The arm with the highest mean among those that beat the baseline. If no arm beats it, the baseline."""
-        better = [row for row in self.rows if row.arm in self.beaten]
-        return max(better, key=lambda row: row.test_mean or 0.0).arm if better else self.baseline
+        """The best arm by validation among those that beat the baseline; if no arm beats it, the baseline.
+
+        The test accuracies do not choose, because the best of several is too high by luck. An arm that beats another
+        baseline than the job's counts only if that one beats the job's.
+        """
+        beaten = self.beaten
+        sign = 1.0 if METRICS[self.metric] == "maximize" else -1.0
+        better = [
+            (sign * row.val, row.arm)
+            for row in self.rows
+            if row.arm in beaten and row.baseline in (self.baseline, *beaten) and row.val is not None
+        ]
+        # ``max`` keeps the first of equals.
+        return max(better, key=lambda found: found[0])[1] if better else self.baseline
 
     def to_dict(self) -> dict[str, Any]:
         """The leaderboard as plain values that JSON can hold."""
@@ -100,13 +146,16 @@ class Leaderboard:
             plain |= {
                 "test_mean": row.test_mean,
                 "test_sd": row.test_sd,
-                "verdict": verdict_text(row, self.baseline),
+                "verdict": verdict_text(row, self),
             }
         return values | {"best": self.best()}
 
 
-def verdict_text(row: Row, baseline: str) -> str:
+def verdict_text(row: Row, board: Leaderboard) -> str:
     """The text in the verdict column of the leaderboard."""
-    if row.arm == baseline:
-        return "baseline"
-    return describe(row.comparison) if row.comparison else "not confirmed yet"
+    match row.comparison:
+        case Comparison():
+            return describe(row.comparison)
+        case Standing():
+            return method.describe(row.comparison, row.baseline, board.margin, board.looks)
+    return "baseline" if row.arm == board.baseline else "not confirmed yet"

@@ -1,75 +1,97 @@
 """Computes the leaderboard from a job's record: the winners, their cost and their verdicts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import Record, Trial
-from tuner.search.winners import test_accuracies, winners
-from tuner.spec.search_spec import SearchSpec
-from tuner.storage.events import ArmDescription, Stage, State
+from tuner.search.winners import of_round, search_accuracies, test_accuracies, winners
+from tuner.spec.search_spec import PLACEBO, SearchSpec
+from tuner.storage.events import ArmDescription, RoundBegun, Stage, State
 from tuner.verdict.caveats import caveats
 from tuner.verdict.leaderboard import Leaderboard, Row
+from tuner.verdict.looks import Standing
+from tuner.verdict.method import Accuracies, floor, standings
 from tuner.verdict.paired_test import Comparison, compare
 
 
+class _Evidence(NamedTuple):
+    """What the verdict on an arm rests on; the fields are as in ``Row``, ``winner`` is the best setting's trial."""
+
+    winner: Trial | None
+    tests: Mapping[int, float]
+    confirmed: int
+    comparison: Comparison | Standing | None
+
+
 def build(record: Record, spec: SearchSpec) -> Leaderboard:
-    """The leaderboard of a job's record. The job need not be finished."""
-    last = next(reversed(record.ended_rounds()), None)
-    chosen = winners(record, spec)
-    tests = {arm: test_accuracies(record, arm, last.number) if last else {} for arm in record.arms}
-    comparisons = _comparisons(tests, record.baseline, spec.confirm.margin) if last else {}
-    rows = tuple(
-        _row(record, spec, arm, chosen.get(arm.name), tests[arm.name], comparisons.get(arm.name))
-        for arm in record.job.arms
-    )
+    """The leaderboard of a job's record. The job need not be finished.
+
+    A verdict is given once. In a claim about settings it rests on the first round of confirm runs, and every later
+    round is an estimate: whoever confirms again until the verdict looks good would be right too often by chance.
+    """
+    rounds = record.ended_rounds()
+    judged = rounds[-1] if rounds and spec.searches else next(iter(rounds), None)
+    number = judged.round if judged else 0
+    chosen = {**winners(record, spec), **(of_round(record, judged) if judged else {})}
+    confirmed = {arm: test_accuracies(record, arm, number) if judged else {} for arm in record.arms}
+    tests = {arm: search_accuracies(record, spec, arm) for arm in record.arms} if spec.searches else confirmed
+    compared: Mapping[str, Comparison | Standing] = {}
+    if spec.searches:
+        compared = standings(record, spec)
+    elif judged:
+        compared = _comparisons(record, spec, tests)
+    evidence = {
+        arm: _Evidence(chosen.get(arm), tests[arm], len(confirmed[arm]), compared.get(arm)) for arm in record.arms
+    }
+    rows = tuple(_row(record, spec, arm, evidence[arm.name]) for arm in record.job.arms)
     return Leaderboard(
         job=record.name,
         state=record.state,
         baseline=record.baseline,
         metric=spec.metric.name,
-        round=last.number if last else 0,
-        seeds=last.seeds if last else (),
+        claim=spec.claim,
+        looks=tuple(look.searches for look in record.looks),
+        placebo=PLACEBO if spec.placebo else "",
+        round=number,
+        seeds=judged.seeds if judged else (),
         margin=spec.confirm.margin,
         rows=rows,
-        warnings=(*_earlier_rounds(record, spec), *caveats(record, spec, rows, chosen)),
+        warnings=(*_estimates(record, spec, rounds[1:]), *caveats(record, spec, rows, chosen)),
     )
 
 
-def _comparisons(tests: Mapping[str, Mapping[int, float]], baseline: str, margin: float) -> dict[str, Comparison]:
-    others = {arm: values for arm, values in tests.items() if arm != baseline}
-    return {comparison.arm: comparison for comparison in compare(tests[baseline], others, margin)}
+def _comparisons(record: Record, spec: SearchSpec, tests: Accuracies) -> dict[str, Comparison]:
+    others = {arm: values for arm, values in tests.items() if arm != record.baseline}
+    least_sd = floor(record.job.data_images.test)
+    found = compare(tests[record.baseline], others, spec.confirm.margin, floor=least_sd)
+    return {comparison.arm: comparison for comparison in found}
 
 
-def _earlier_rounds(record: Record, spec: SearchSpec) -> Iterator[str]:
-    """Yields the verdicts of the earlier rounds of confirm runs, if there are any.
+def _estimates(record: Record, spec: SearchSpec, later: Sequence[RoundBegun]) -> Iterator[str]:
+    """Yields what the rounds of confirm runs after the first one estimate."""
+    for confirm_round in later if not spec.searches else ():
+        tests = {arm: test_accuracies(record, arm, confirm_round.round) for arm in record.arms}
+        found = [
+            f"{c.arm} {c.mean_diff:+z.2f}"
+            + ("" if c.low is None or c.high is None else f" ± {(c.high - c.low) / 2:.2f}")
+            for c in _comparisons(record, spec, tests).values()
+            if c.mean_diff is not None
+        ]
+        yield (
+            f"round {confirm_round.round} of confirm runs, on {len(confirm_round.seeds)} other seeds, estimates the "
+            f"differences in points as {', '.join(found)}; this is no second verdict: round 1 has given it"
+        )
 
-    A user who confirms again until the verdict looks good does optional stopping. So the reader must see every verdict.
-    """
-    rounds = record.ended_rounds()
-    earlier = []
-    for confirm_round in rounds[:-1]:
-        tests = {arm: test_accuracies(record, arm, confirm_round.number) for arm in record.arms}
-        outcomes = _comparisons(tests, record.baseline, spec.confirm.margin).values()
-        earlier.append(f"round {confirm_round.number}: " + ", ".join(f"{c.arm} {c.outcome}" for c in outcomes))
-    if earlier:
-        last = rounds[-1].number
-        yield f"the verdict uses only the confirm runs of round {last}; the earlier verdicts: {'; '.join(earlier)}"
 
-
-def _row(
-    record: Record,
-    spec: SearchSpec,
-    arm: ArmDescription,
-    winner: Trial | None,
-    tests: Mapping[int, float],
-    comparison: Comparison | None,
-) -> Row:
-    trials = record.of(Stage.SEARCH, arm.name)
+def _row(record: Record, spec: SearchSpec, arm: ArmDescription, found: _Evidence) -> Row:
+    trials, winner = record.of(Stage.SEARCH, arm.name), found.winner
     states = [trial.state for trial in trials]
     return Row(
         arm=arm.name,
         variant=arm.variant,
+        baseline=spec.baseline_of(arm.name),
         knobs=len(arm.space),
         trials=len(trials),
         complete=states.count(State.COMPLETE),
@@ -79,9 +101,11 @@ def _row(
         epochs=sum(len(trial.epochs) for trial in trials),
         seconds=sum(trial.seconds for trial in trials),
         winner=None if winner is None else winner.number,
+        search=0 if winner is None else winner.search,
         val=None if winner is None else winner.epochs[-1].metric(spec.metric.key),
-        tests=dict(tests),
-        comparison=comparison,
+        tests=found.tests,
+        confirmed=found.confirmed,
+        comparison=found.comparison,
     )
 
 

@@ -114,9 +114,14 @@ def test_a_plan_as_json_has_arms_and_cost(tuner: Tuner) -> None:
     ended = tuner("plan", QUICKSTART, "--no-measure", "-o", "json")
     found = json.loads(ended.out)
     assert found["arms"][0]["name"] == "adam_l2"
-    assert found["cost"]["search_trials"] == 40
-    assert found["cost"]["search_epochs"] == 480
-    assert found["cost"]["confirm_runs"] == 25
+    # Three arms, six searches of each with six trials of eight epochs; a confirm run for each search, and 9 + 5 runs
+    # for the best setting.
+    assert found["cost"]["search_trials"] == 3 * 6 * 6
+    assert found["cost"]["search_epochs"] == 3 * 6 * 6 * 8
+    assert found["cost"]["confirm_runs"] == 3 * 6 + 9 + 5
+    assert [(look["searches"], look["epochs"]) for look in found["cost"]["looks"]] == [
+        (at, 3 * at * (6 + 1) * 8) for at in (4, 6)
+    ]
     assert found["cost"]["seconds_per_epoch"] is None
 
 
@@ -234,7 +239,7 @@ def test_the_gate_exits_6_if_no_variant_beats_the_baseline(tuner: Tuner, made_up
     ended = tuner("leaderboard", "--fail-unless", "beats")
     assert ended.code == 6
     assert "error: no variant of job-1 is shown to beat adam_l2" in ended.err
-    assert "ties" in ended.out
+    assert "not enough evidence" in ended.out
 
 
 def test_the_gate_exits_0_if_a_variant_beats_the_baseline(tuner: Tuner, made_up_job: MakeJob) -> None:

@@ -18,7 +18,7 @@ from tests.tuner.whole_jobs import SPEC, Ended, Place, mlflow_rows, mlflow_runs,
 from trainables.space import Plan
 from tuner.jobs.record import Record, Trial
 from tuner.jobs.request import spec_of
-from tuner.search.confirm_trials import confirm_seeds
+from tuner.spec.trial_config import round_seeds
 from tuner.storage.events import Stage, State
 from tuner.storage.journal import read
 from tuner.tracking.background_sync import open_writer
@@ -159,7 +159,7 @@ def test_winners_are_the_best_on_validation_and_are_confirmed_on_the_same_fresh_
         runs = record.of(Stage.CONFIRM, arm)
         assert record.rounds[0].winners[arm] == best.number
         assert all(run.hyper == best.hyper for run in runs)
-        assert tuple(run.seed for run in runs) == confirm_seeds(spec, 1, SEEDS)
+        assert tuple(run.seed for run in runs) == round_seeds(spec, 1, SEEDS)
 
 
 def test_the_first_trial_of_every_arm_is_its_default(searched: Searched) -> None:
@@ -231,7 +231,7 @@ def test_a_tracker_that_was_never_there_is_filled_from_the_journal(copied: Place
     assert len(record.trials) == ARMS * TRIALS + ARMS * SEEDS
 
 
-def test_confirming_again_judges_on_new_seeds_alone(copied: Place) -> None:
+def test_confirming_again_estimates_on_new_seeds_and_leaves_the_verdict(copied: Place) -> None:
     before = copied.job.record()
     ended = copied.tuner("confirm", "latest", "--seeds", "3", "-q")
     assert ended.code == 0, ended.err
@@ -239,10 +239,8 @@ def test_confirming_again_judges_on_new_seeds_alone(copied: Place) -> None:
     first, second = record.rounds
     assert set(second.seeds).isdisjoint({*first.seeds, *(trial.seed for trial in before.trials.values())})
     assert second.winners == first.winners
-    board = build(record, spec_of(copied.job))
-    assert (board.round, board.seeds) == (2, second.seeds)
-    for row in board.rows:
-        assert set(row.tests) == set(second.seeds)
+    board, verdict = (build(each, spec_of(copied.job)) for each in (record, before))
+    assert (board.round, board.seeds, board.rows) == (1, first.seeds, verdict.rows)
     assert record.state == "finished"
     assert "round 2" in copied.job.summary.read_text()
     assert (copied.job.path / "weights" / "noam-round2.safetensors").exists()

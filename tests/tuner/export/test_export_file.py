@@ -167,7 +167,7 @@ def test_code_that_an_export_names_is_not_run_unasked(
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("lr: 0", "lr: 1"), ("seed: 100000", "seed: 100009"), ("verdict: ", "verdict: beats "), ("arm: n", "arm: m")],
+    [("lr: 0", "lr: 1"), ("\n- seed: ", "\n- seed: 1"), ("verdict: ", "verdict: beats "), ("arm: n", "arm: m")],
 )
 def test_an_altered_export_is_refused(exported: Path, tuner: Tuner, tmp_path: Path, old: str, new: str) -> None:
     text = exported.read_text()
@@ -254,7 +254,9 @@ def test_before_anything_is_confirmed_there_is_nothing_to_export(
     made_up_job("job-1", history)
     ended = tuner("export", "job-1", "--best", "-o", "best.yaml")
     assert ended.code == 4
-    assert "nothing to export: arm adam_l2 of job job-1 has no finished confirm run yet" in ended.err
+    assert (
+        "nothing to export: the best setting of arm adam_l2 of job job-1 has no finished confirm run yet" in ended.err
+    )
     assert not (tmp_path / "best.yaml").exists()
 
 

@@ -36,7 +36,7 @@ def test_trials_are_picked_by_stage_arm_and_round() -> None:
         history.confirm(round_number, dict.fromkeys(history.arms, 0), tests)
     record = history.record()
     assert [trial.key for trial in record.of(Stage.SEARCH, "noam")] == ["search/noam/0"]
-    assert [trial.seed for trial in record.of(Stage.CONFIRM, "noam", 2)] == [2]
+    assert [trial.seed for trial in record.of(Stage.CONFIRM, "noam", round_number=2)] == [2]
     assert len(record.of(Stage.CONFIRM)) == 4
 
 

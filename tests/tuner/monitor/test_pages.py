@@ -60,11 +60,12 @@ def test_the_first_link_shows_the_parent_run_its_children_and_their_settings(
     searched: tuple[Place, Ended], links: list[str], browser: Browser
 ) -> None:
     job = searched[0].job
-    trials = job.record().trials.values()
+    trials, [first_round] = job.record().trials.values(), job.record().rounds
+    confirmed = f"noam-{winner(searched, 'noam')}-confirm-{first_round.seeds[0]}"
     with visit(browser, viewport=SCREEN) as seen:
         seen.page.goto(links[0])
         expect(seen.page.get_by_role("link", name=job.id, exact=True).first).to_be_visible()
-        for name in ("adam_l2-0", "noam-2", f"noam-{winner(searched, 'noam')}-confirm-100000"):
+        for name in ("adam_l2-0", "noam-2", confirmed):
             expect(seen.page.get_by_role("link", name=name, exact=True).first).to_be_visible()
         rows = seen.page.locator(".ag-center-cols-container .ag-row")
         expect(rows).to_have_count(1 + len(trials))
@@ -82,6 +83,7 @@ def test_the_parent_run_shows_the_verdicts_the_report_and_the_exports(
     searched: tuple[Place, Ended], links: list[str], browser: Browser
 ) -> None:
     job = searched[0].job
+    [first_round] = job.record().rounds
     with visit(browser, viewport=SCREEN) as seen:
         seen.page.goto(links[1])
         expect(seen.page.get_by_role("heading", name=job.id).first).to_be_visible()
@@ -89,7 +91,9 @@ def test_the_parent_run_shows_the_verdicts_the_report_and_the_exports(
         expect(verdicts).to_be_visible()
         for arm in job.record().arms:
             expect(verdicts.locator("td", has_text=arm).first).to_be_visible()
-        expect(seen.page.get_by_role("link", name=re.compile("^noam-.-confirm-100002")).first).to_be_visible()
+        expect(
+            seen.page.get_by_role("link", name=re.compile(f"^noam-.-confirm-{first_round.seeds[2]}")).first
+        ).to_be_visible()
         seen.page.goto(links[1].partition("?")[0] + "/artifacts")
         for name in ("report.html", "report.md", "spec.yaml", "leaderboard.json", "exports"):
             expect(seen.page.get_by_text(name, exact=True).first).to_be_visible()

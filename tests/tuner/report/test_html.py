@@ -88,10 +88,10 @@ def finished(tests: dict[int, float] = BETTER) -> History:
 def test_the_verdict_comes_first_and_every_figure_has_a_description() -> None:
     page = page_of(finished())
     words = [word.strip() for word in page.words if word.strip()]
-    assert words[2] == "noam beats adam_l2."
+    assert words[2] == "The best setting of noam beats the best setting of adam_l2."
     assert set(page.alts) == set(page.figures)
-    assert "noam +10.03 [+9.89, +10.18]" in page.alts["forest"]
-    assert "noam 61.03 ± 1.05 (3 seeds)" in page.alts["seeds"]
+    assert "noam +10.03 [+9.02, +11.05]" in page.alts["forest"]
+    assert "noam 61.03 ± 1.05 (n = 3)" in page.alts["seeds"]
 
 
 def test_every_expected_figure_is_drawn() -> None:

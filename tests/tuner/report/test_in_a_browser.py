@@ -91,7 +91,7 @@ def test_the_theme_can_be_switched_and_figures_follow(browser: Browser, report: 
 def test_every_figure_has_a_description(browser: Browser, report: str) -> None:
     with visit(browser) as seen:
         page = opened(seen.page, report)
-        expect(page.get_by_role("img", name="Forest plot. noam +10.03 [+9.89, +10.18].")).to_be_visible()
+        expect(page.get_by_role("img", name="Forest plot. noam +10.03 [+9.02, +11.05].")).to_be_visible()
         assert page.locator(".plot[role=img][aria-label]").count() == page.locator(".plot").count()
 
 

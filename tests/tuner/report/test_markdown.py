@@ -45,7 +45,7 @@ def test_without_confirm_runs_there_is_no_verdict() -> None:
 
 def test_what_beats_the_baseline_is_said_first() -> None:
     lines = [line for line in confirmed(BETTER).splitlines() if line]
-    assert lines[:2] == ["# job-1", "**noam beats adam_l2.**"]
+    assert lines[:2] == ["# job-1", "**The best setting of noam beats the best setting of adam_l2.**"]
 
 
 def test_when_nothing_beats_that_is_said_first() -> None:
@@ -55,7 +55,7 @@ def test_when_nothing_beats_that_is_said_first() -> None:
 def test_mean_spread_seeds_and_warnings_are_told() -> None:
     text = confirmed(BETTER)
     assert "| adam_l2 | 0.5000 | 51.00 ± 1.00 | baseline | 1 | 2 | 2 / 0 / 0 |" in text
-    assert "3 fresh training seeds (1 to 3)" in text
+    assert "3 fresh training seeds" in text
     assert "- Warning: the arms searched unequal numbers of knobs (adam_l2 2, noam 3)." in text
 
 
@@ -94,11 +94,11 @@ def test_where_it_comes_from_is_told() -> None:
 
 
 def test_how_far_settings_could_move_is_told_or_that_it_cannot_be() -> None:
-    assert "| noam | lr | 0.0011 | too few trials to tell (1) | 0.0001 to 0.01, log | – |" in confirmed(BETTER)
+    assert "| noam | lr | 0.0011 | too few trials to tell (1) | 0.00012 to 0.0016, log | – |" in confirmed(BETTER)
     history = searched()
     for number in (2, 3):
         history.trial("noam", number, [0.4, 0.61])
-    assert "| noam | lr | 0.0011 | 0.0011 to 0.0013 | 0.0001 to 0.01, log | – |" in report_of(history)
+    assert "| noam | lr | 0.0011 | 0.0011 to 0.0013 | 0.00012 to 0.0016, log | – |" in report_of(history)
 
 
 def test_what_more_trials_would_have_brought_is_told() -> None:

@@ -4,18 +4,12 @@ import pytest
 
 from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
-from tuner.jobs.record import Round
-from tuner.search.confirm_trials import (
-    FixedSource,
-    confirm_requests,
-    confirm_seeds,
-    selection_requests,
-    selection_seeds,
-)
+from tuner.search.confirm_trials import FixedSource, confirm_requests, selection_requests
 from tuner.search.trial_request import TrialRequest
 from tuner.search.winners import ranked, test_accuracies, winners
 from tuner.spec.search_spec import SearchSpec
-from tuner.storage.events import Stage, State
+from tuner.spec.trial_config import round_seeds, selection_seeds
+from tuner.storage.events import RoundBegun, Stage, State
 
 test_accuracies.__test__ = False  # type: ignore[attr-defined]  # its name is no test's
 
@@ -28,7 +22,7 @@ def requests_of_round(
     spec: SearchSpec, history: History, round_number: int, seeds: tuple[int, ...]
 ) -> list[TrialRequest]:
     chosen = winners(history.record(), spec)
-    confirm_round = Round(round_number, seeds, {arm: trial.number for arm, trial in chosen.items()})
+    confirm_round = RoundBegun(round_number, seeds, {arm: trial.number for arm, trial in chosen.items()})
     return confirm_requests(spec, chosen, confirm_round, lambda arm, number: f"{arm}-{number}")
 
 
@@ -72,21 +66,25 @@ def test_an_arm_without_a_complete_trial_has_no_winner() -> None:
     assert list(winners(history.record(), SPEC)) == ["adam_l2"]
 
 
-def test_one_candidate_needs_no_selection_runs() -> None:
-    history = History(SPEC)
+@pytest.mark.parametrize("spec", [SPEC, TOP_2])
+def test_one_candidate_needs_no_selection_runs(spec: SearchSpec) -> None:
+    history = History(spec)
     history.trial("noam", 0, [0.5])
-    assert selection_requests(history.record(), SPEC) == []
+    assert selection_requests(history.record(), spec, ("noam",)) == []
 
 
 def test_the_best_of_each_arm_are_trained_on_the_selection_seeds() -> None:
     history = History(TOP_2)
     for number, val in enumerate((0.3, 0.5, 0.4)):
         history.trial("noam", number, [val])
-    history.trial("adam_l2", 0, [0.5])
-    requests = selection_requests(history.record(), TOP_2)
+    for number, val in enumerate((0.5, 0.6)):
+        history.trial("adam_l2", number, [val])
+    requests = selection_requests(history.record(), TOP_2, history.arms)
     seeds = selection_seeds(TOP_2)
     assert [(request.arm, request.number, request.trial.seed) for request in requests] == [
-        (arm, number, seed) for seed in seeds for arm, number in (("adam_l2", 0), ("noam", 1), ("noam", 2))
+        (arm, number, seed)
+        for seed in seeds
+        for arm, number in (("adam_l2", 1), ("adam_l2", 0), ("noam", 1), ("noam", 2))
     ]
     assert len({request.key for request in requests}) == len(requests)
 
@@ -124,7 +122,7 @@ def test_when_all_settings_fail_on_a_selection_seed_the_search_decides() -> None
 @pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
 def test_no_seed_is_ever_used_for_two_things(seed: int) -> None:
     spec = spec_of(more(f"seed: {seed}\nconfirm: {{selection_seeds: 100}}\n"))
-    rounds = [confirm_seeds(spec, number, MOST_SEEDS) for number in range(1, MOST_ROUNDS + 1)]
+    rounds = [round_seeds(spec, number, MOST_SEEDS) for number in range(1, MOST_ROUNDS + 1)]
     every = [spec.seed, *selection_seeds(spec), *(seed for seeds in rounds for seed in seeds)]
     assert len(set(every)) == len(every) == 1 + 100 + MOST_SEEDS * MOST_ROUNDS
 
@@ -134,7 +132,7 @@ def test_all_arms_get_the_same_fresh_seeds_and_the_winners_own_settings() -> Non
     history.trial("adam_l2", 0, [0.5])
     history.trial("noam", 0, [0.5])
     history.trial("noam", 1, [0.6])
-    requests = requests_of_round(SPEC, history, 1, seeds := confirm_seeds(SPEC, 1, 4))
+    requests = requests_of_round(SPEC, history, 1, seeds := round_seeds(SPEC, 1, 4))
     for arm, number in (("adam_l2", 0), ("noam", 1)):
         own = [request for request in requests if request.arm == arm]
         assert tuple(request.trial.seed for request in own) == seeds
@@ -150,7 +148,7 @@ def test_only_the_first_seeds_weights_are_kept() -> None:
     history = History(SPEC)
     history.trial("adam_l2", 0, [0.5])
     history.trial("noam", 0, [0.5])
-    requests = requests_of_round(SPEC, history, 2, seeds := confirm_seeds(SPEC, 2, 3))
+    requests = requests_of_round(SPEC, history, 2, seeds := round_seeds(SPEC, 2, 3))
     kept = {
         (request.arm, request.trial.seed, str(request.weights_path)) for request in requests if request.weights_path
     }
@@ -176,27 +174,28 @@ def searched(*extra: tuple[str, int]) -> History:
 
 
 def keys_left(history: History) -> list[str]:
-    requests = requests_of_round(SPEC, history, 1, confirm_seeds(SPEC, 1, 2))
+    requests = requests_of_round(SPEC, history, 1, round_seeds(SPEC, 1, 2))
     source = FixedSource(requests, history.record())
     return [request.key for request in iter(source.next, None)]
 
 
 def test_a_list_gives_its_trials_once_in_their_order() -> None:
     assert keys_left(searched()) == [
-        f"confirm/{arm}/1/{seed}" for seed in (100_000, 100_001) for arm in ("adam_l2", "noam")
+        f"confirm/{arm}/1/{seed}" for seed in round_seeds(SPEC, 1, 2) for arm in ("adam_l2", "noam")
     ]
 
 
 @pytest.mark.parametrize("state", [state for state in State if state != State.RUNNING])
 def test_a_list_gives_no_trial_again_that_has_ended(state: State) -> None:
     history = searched()
-    history.trial("adam_l2", 0, [0.5], state, Stage.CONFIRM, 100_000, 1)
-    history.trial("noam", 0, [0.5], None, Stage.CONFIRM, 100_000, 1)
-    assert keys_left(history) == ["confirm/noam/1/100000", "confirm/adam_l2/1/100001", "confirm/noam/1/100001"]
+    first, second = round_seeds(SPEC, 1, 2)
+    history.trial("adam_l2", 0, [0.5], state, Stage.CONFIRM, first, 1)
+    history.trial("noam", 0, [0.5], None, Stage.CONFIRM, first, 1)
+    assert keys_left(history) == [f"confirm/noam/1/{first}", f"confirm/adam_l2/1/{second}", f"confirm/noam/1/{second}"]
 
 
 def test_an_interrupted_round_goes_on_with_the_same_winners_and_settings() -> None:
     history = searched(("noam", 1))
-    before = requests_of_round(SPEC, history, 1, seeds := confirm_seeds(SPEC, 1, 3))
+    before = requests_of_round(SPEC, history, 1, seeds := round_seeds(SPEC, 1, 3))
     history.trial("noam", 0, [0.9], State.COMPLETE, Stage.CONFIRM, seeds[0], 1, 0.9)
     assert requests_of_round(SPEC, history, 1, seeds) == before

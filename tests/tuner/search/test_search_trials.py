@@ -193,7 +193,7 @@ def test_trials_are_judged_at_their_rungs_and_after_warm_up() -> None:
     assert plain.judged is not None
     assert noam is not None
     assert noam.judged is not None
-    assert plain.judged == JudgedEpochs("search/adam_l2/0", "adam_l2", 0, (1, 2, 4), (1, 2, 4))
+    assert plain.judged == JudgedEpochs("search/adam_l2/0", "adam_l2/0", 0, (1, 2, 4), (1, 2, 4))
     warmup_epochs = -(-noam.trial.hyper.warmup // PLAN.steps_per_epoch)
     assert noam.judged.at == tuple(rung for rung in (1, 2, 4) if rung >= warmup_epochs)
 

@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
-from trainables.space import Choice, Domain, Float, Int, Plan, Scalar
+from trainables.space import Choice, Domain, Float, Int, Plan, Scalar, middle
 from tuner.search.distributions import from_search, to_search
+from tuner.search.importance import LEAST_IMPORTANCE, importances
 from tuner.search.samplers import SAMPLERS
-from tuner.search.study import ArmStudy, Proposal, RecordedTrial
+from tuner.search.study import ArmStudy, Proposal, RecordedTrial, as_optuna_trial
 from tuner.spec.arms import Arm, arms
 from tuner.spec.search_spec import from_dict
 from tuner.spec.settings import SamplerSpec
@@ -259,3 +261,69 @@ def fresh_ask(number: int) -> Proposal:
     """The ``number``-th setting of an undisturbed study."""
     study = study_of("random")
     return [study.ask() for _ in range(number + 1)][number]
+
+
+OTHER_RANGES: Mapping[str, Domain] = {
+    "lr": Float(1e-3, 1.3e-2, "log"),
+    "beta2": Float(0.9, 0.95, "one-minus-log"),
+    "beta1": Float(0.5, 0.8),
+    "warmup": Int(50, 60),
+}
+
+
+def resumed_with(space: Mapping[str, Domain], sampler: str) -> tuple[Sequence[RecordedTrial], ArmStudy]:
+    """The record of a search, and its study under another version, in which these domains are others."""
+    states = [State.COMPLETE, State.PRUNED, State.FAILED, State.COMPLETE, State.COMPLETE, State.RUNNING]
+    past = asked_and_told(study_of(sampler), states)
+    then = arm_of(sampler)
+    changed = {knob: space.get(knob, domain) for knob, domain in then.space.items()}
+    default = {knob: (middle(space[knob]) if knob in space else DEFAULT[knob]) for knob in changed}
+    return past, study_of(sampler, arm=replace(then, space=changed, default=default), past=past)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_trials_outside_of_todays_ranges_stay_as_they_were_and_the_next_is_inside(sampler: str) -> None:
+    past, study = resumed_with(OTHER_RANGES, sampler)
+    assert all(not domain.contains(past[0].knobs[knob]) for knob, domain in OTHER_RANGES.items() if knob != "lr")
+    assert any(not OTHER_RANGES["lr"].contains(trial.knobs["lr"]) for trial in past)
+    for (_, _, _, _, knobs), trial in zip(seen(study), past, strict=True):
+        assert knobs == {knob: pytest.approx(value) for knob, value in trial.knobs.items()}
+    study.tell(len(past) - 1, State.COMPLETE, REPORTS)
+    for knobs in ask_and_tell(study, 2):
+        assert all(domain.contains(knobs[knob]) for knob, domain in study.arm.space.items()), knobs
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "cmaes"])
+def test_a_choice_that_is_gone_is_left_out_of_the_past_trials(sampler: str) -> None:
+    past, study = resumed_with({"restarts": Choice(("1x2", "3x1"))}, sampler)
+    gone = [trial.knobs["restarts"] == "2x1" for trial in past]
+    assert gone[0]
+    assert ["restarts" not in trial.params for trial in study.trials()] == gone
+    assert all(knobs["restarts"] in ("1x2", "3x1") for knobs in ask_and_tell(study, 2))
+
+
+@pytest.mark.parametrize(
+    ("domain", "value", "distribution"),
+    [
+        (Float(1e-3, 1e-2, "log"), 1e-4, FloatDistribution(1e-4, 1e-2, log=True)),
+        (Float(0.0, 1.0), 2.0, FloatDistribution(0.0, 2.0)),
+        (Int(2, 8, step=3), 14, IntDistribution(2, 14, step=3)),
+        (Int(2, 8, step=3), 9, IntDistribution(2, 9)),
+        (Float(1e-3, 1e-2, "log"), 0.0, None),
+        (Int(1, 8), "1x2", None),
+    ],
+)
+def test_a_trials_own_range_reaches_to_its_value_if_its_scale_can(
+    domain: Domain, value: Scalar, distribution: BaseDistribution | None
+) -> None:
+    arm = Arm("arm", "adam_l2", {"eps": domain, "beta1": Float(0.0, 0.9)}, {}, {})
+    trial = as_optuna_trial(arm, RecordedTrial({"eps": value, "beta1": 0.5}, State.RUNNING, []))
+    assert trial.distributions.get("eps") == distribution
+    assert trial.params == {"beta1": 0.5} | ({} if distribution is None else {"eps": value})
+
+
+def test_importances_count_trials_outside_of_the_range() -> None:
+    arm = Arm("arm", "adam_l2", {"lr": OTHER_RANGES["lr"], "beta1": Float(0.5, 0.95)}, {}, {})
+    trials = [({"lr": 1e-4 * 2**number, "beta1": 0.6}, 0.1 * number) for number in range(LEAST_IMPORTANCE + 3)]
+    found = importances(arm, trials, maximize=True)
+    assert found["lr"] > found["beta1"]

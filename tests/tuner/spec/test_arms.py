@@ -6,7 +6,7 @@ from tests.tuner.spec_texts import SPEC, more, noam, search, spec_of
 from trainables.space import Choice, Float, Int, Plan
 from trainables.variants import VARIANTS
 from tuner.errors import SpecError
-from tuner.spec.arms import Arm, arms, plan, warnings
+from tuner.spec.arms import Arm, arms, plan, recorded_arms, warnings
 from tuner.spec.search_spec import SearchSpec
 
 PLAN = Plan(epochs=8, steps_per_epoch=10)
@@ -34,13 +34,65 @@ def test_the_baseline_comes_first_and_the_others_keep_their_order() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_starts_with_its_known_good_default_inside_its_space(variant: str) -> None:
-    arm = second(with_arm(variant, "name: other"))
-    assert list(arm.space) == list(VARIANTS[variant].space)
+    row, planned = VARIANTS[variant], Plan(epochs=8, steps_per_epoch=2000)
+    arm = arms(spec_of(with_arm(variant, "name: other")), planned)[1]
+    assert list(arm.space) == list(row.space)
     for knob, domain in arm.space.items():
         assert domain.contains(arm.default[knob])
     hyper = arm.hyper(arm.default)
-    for knob, value in (VARIANTS[variant].default | VARIANTS[variant].fixed).items():  # type: ignore[operator]
+    for knob, value in {**row.default, **row.fixed, "lr": 6e-4}.items():
         assert getattr(hyper, knob) == value
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("width", "range_", "first"),
+    [
+        ("1.0", Float(1.2e-4, 1.6e-3, "log"), 6e-4),
+        ("0.125", Float(9.6e-4, 1.3e-2, "log"), 4.8e-3),
+        ("0.0625", Float(1.9e-3, 2.6e-2, "log"), 9.6e-3),
+        ("0.0001", Float(5.8e-3, 7.7e-2, "log"), 2.9e-2),  # as 4 / 192: the net gets no narrower
+    ],
+)
+def test_the_learning_rate_scales_with_the_width_of_the_net(
+    variant: str, width: str, range_: Float, first: float
+) -> None:
+    arm = second(with_arm(variant, "name: other"), ("name: elu_net", f"name: elu_net\n  width: {width}"))
+    assert (arm.space["lr"], arm.default["lr"]) == (range_, first)
+
+
+def test_the_users_own_model_keeps_its_range_of_learning_rates() -> None:
+    arm = second(("name: elu_net", "name: my.code:net\n  options: {width: 0.125}"))
+    assert (arm.space["lr"], arm.default["lr"]) == (Float(1e-4, 1e-2, "log"), 1e-3)
+
+
+def test_a_range_in_the_spec_keeps_the_first_learning_rate_of_the_width_if_it_is_inside() -> None:
+    narrow = ("name: elu_net", "name: elu_net\n  width: 0.125")
+    arm = second(narrow, search("lr", "{min: 1e-4, max: 1e-2}"))
+    assert (arm.space["lr"], arm.default["lr"]) == (Float(1e-4, 1e-2, "log"), 4.8e-3)
+    arm = second(narrow, search("lr", "{min: 1e-4, max: 1e-3}"))
+    assert arm.default["lr"] == pytest.approx(10**-3.5)
+
+
+@pytest.mark.parametrize("variant", ["amsgrad", "adam_beta2"])
+def test_beta2_starts_in_the_middle_of_its_range_if_the_known_good_value_remembers_too_long(variant: str) -> None:
+    arm = second(with_arm(variant))
+    assert arm.space["beta2"] == Float(0.9, 0.95, "one-minus-log")  # 80 updates
+    assert arm.default["beta2"] == pytest.approx(1 - (0.1 * 0.05) ** 0.5)
+
+
+def test_a_job_on_record_keeps_the_ranges_of_its_version() -> None:
+    spec = spec_of(with_arm("amsgrad"))
+    now = {arm.name: {knob: str(domain) for knob, domain in arm.space.items()} for arm in arms(spec, PLAN)}
+    assert recorded_arms(spec, PLAN, now) == arms(spec, PLAN)
+    then = {**now, "amsgrad": {"lr": "0.0001 to 0.01, log", "beta2": "0.9 to 0.9999, one-minus-log", "l2": "any"}}
+    baseline, amsgrad = recorded_arms(spec, PLAN, then)
+    assert baseline == arms(spec, PLAN)[0]
+    assert amsgrad.space == {
+        "lr": Float(1e-4, 1e-2, "log"),
+        "l2": Float(1e-6, 1e-2, "log"),
+        "beta2": Float(0.9, 0.9999, "one-minus-log"),
+    }
 
 
 def test_a_default_outside_the_range_is_replaced_by_the_middle_of_the_range() -> None:
@@ -152,7 +204,7 @@ def test_each_choice_of_restarts_causes_its_own_warning() -> None:
 def test_learning_rates_that_differ_from_those_of_the_baseline_cause_a_warning(line: str) -> None:
     (warning,) = warnings(spec_of(noam(line)), PLAN)
     assert warning.startswith("job.yaml:10: arms[1].")
-    assert "the baseline has 0.0001 to 0.01 (log)" in warning
+    assert "the baseline has 0.00012 to 0.0016 (log)" in warning
 
 
 def test_a_fair_spec_causes_no_warning() -> None:

@@ -16,7 +16,16 @@ from tuner.storage.journal import decode, encode, read
 MADE = Path(__file__).parents[2] / "fixtures" / "version_0_1"
 JOURNALS = sorted(MADE.glob("*/home/jobs/*/journal.jsonl"))
 WRITTEN_BY_HAND: Mapping[str, Any] = {
-    "again": {"n": 9, "ms": 1, "up": 0.5, "kind": "again", "trial": "search/noam/0", "attempt": 2, "epoch": 3}
+    "again": {"n": 9, "ms": 1, "up": 0.5, "kind": "again", "trial": "search/noam/0", "attempt": 2, "epoch": 3},
+    "look": {
+        "n": 9,
+        "ms": 1,
+        "up": 0.5,
+        "kind": "look",
+        "look": 1,
+        "searches": 4,
+        "outcomes": {"noam": "beats", "adamw": "not enough evidence"},
+    },
 }
 """One line of each kind that the journals of version 0.1 lack."""
 

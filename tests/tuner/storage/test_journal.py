@@ -47,7 +47,8 @@ from tuner.storage.journal import (
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NOTES = ["ä", '{"a": [1.5, null]}', "", "3", "x" * 50, "a byte of no text: \udc80"]
 JOB = History(spec_of()).entries[0].event
-AT_ONCE = [JOB, event_of("confirm", round=1, seeds=[3, 4], winners={"noam": 0}), JobStateChanged("running")]
+LOOK = event_of("look", look=1, searches=4, outcomes={"noam": "beats"})
+AT_ONCE = [JOB, event_of("confirm", round=1, seeds=[3, 4], winners={"noam": 0}), LOOK, JobStateChanged("running")]
 """One event of each kind that ``append`` puts on the disk before it returns."""
 
 
@@ -511,7 +512,7 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_three_kinds_of_events_are_urgent() -> None:
+def test_a_few_kinds_of_events_are_urgent() -> None:
     assert {type(event) for event in AT_ONCE} == {kind for kind in get_args(Event) if kind.at_once}
 
 

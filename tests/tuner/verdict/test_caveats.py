@@ -9,6 +9,7 @@ from tests.tuner.spec_texts import more, spec_of
 from trainables.space import Choice, Domain, Float, Int, Scalar, position
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import TrialBegun
+from tuner.verdict.paired_test import Comparison
 from tuner.verdict.ranking import build
 
 TWO = spec_of(("- variant: noam", "- adamw"))
@@ -36,11 +37,11 @@ def test_a_search_that_went_well_has_no_warning_about_ranges() -> None:
 
 
 def test_a_best_value_at_the_end_of_its_range_gives_a_warning_with_a_wider_range() -> None:
-    text = warnings(with_knobs(TWO, lr=0.0099))
-    assert "the best lr lies at the upper end of its range (0.0001 to 0.01, log): adamw 0.0099; " in text
+    text = warnings(with_knobs(TWO, lr=0.00159))
+    assert "the best lr lies at the upper end of its range (0.00012 to 0.0016, log): adamw 0.00159; " in text
     wider = text.split("; to widen the range for all arms with this knob, set ")[1].splitlines()[0]
-    assert wider == "parameters: {lr: {min: 0.0001, max: 0.1, scale: log}}"
-    assert load_with(wider).parameters["lr"].max == 0.1
+    assert wider == "parameters: {lr: {min: 0.00012, max: 0.0058424, scale: log}}"
+    assert load_with(wider).parameters["lr"].max == 0.0058424
 
 
 def load_with(parameters: str) -> SearchSpec:
@@ -48,9 +49,9 @@ def load_with(parameters: str) -> SearchSpec:
 
 
 def test_a_best_value_at_the_lower_end_gives_a_warning_too() -> None:
-    text = warnings(with_knobs(TWO, lr=1.1e-4))
+    text = warnings(with_knobs(TWO, lr=1.3e-4))
     assert "lies at the lower end" in text
-    assert "min: 1e-05, max: 0.01" in text
+    assert "min: 3.3e-05, max: 0.0016" in text
 
 
 @pytest.mark.parametrize(
@@ -82,13 +83,14 @@ def test_restarts_that_do_not_end_on_a_cycle_give_a_warning() -> None:
     )
 
 
-def test_if_more_seeds_would_settle_the_question_the_warning_names_the_command() -> None:
+def test_if_more_seeds_would_settle_the_question_the_warning_says_how_many() -> None:
     history = with_knobs(TWO)
     base, close = {1: 0.5, 2: 0.51, 3: 0.52}, {1: 0.53, 2: 0.51, 3: 0.55}
     history.confirm(1, {"adam_l2": 0, "adamw": 0}, {"adam_l2": base, "adamw": close})
     row = build(history.record(), TWO).rows[1]
-    assert row.comparison is not None
+    assert isinstance(row.comparison, Comparison)
     needed = row.comparison.seeds_needed
-    assert f"(adamw about {needed}); to judge again on fresh seeds only, run: tuner confirm job-1 --seeds {needed}" in (
+    assert needed is not None
+    assert f"(adamw about {needed}): start a new job with another seed and confirm: {{seeds: {needed}}}" in (
         warnings(history)
     )

@@ -35,8 +35,14 @@ def _anytime(found: Findings, arms: Arms, unit: str, curves: Sequence[Curve | No
         f"anytime-{unit}",
         f"Expected best {found.measure} by number of {unit}",
         f"Expected best {found.measure} by {unit} of the search: {'; '.join(ends)}.",
-        "The trials are put in random order, as if a random search had drawn them. The band contains 90 % of 200 "
-        "bootstrap samples. A trial without a result counts as the worst trial of its arm.",
+        (
+            "The best value so far, as the mean over the searches of an arm. The band contains 90 % of 200 bootstrap "
+            "samples of searches. "
+            if found.board.claim == "method"
+            else "The trials are put in random order, as if a random search "
+            "had drawn them. The band contains 90 % of 200 bootstrap samples. "
+        )
+        + "A trial without a result counts as the worst trial of its arm.",
         drawn(
             traces,
             tall(arms),

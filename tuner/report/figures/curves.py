@@ -21,14 +21,14 @@ def learning(found: Findings, arms: Arms) -> Figure | None:
         if arm.val is not None:
             traces += _banded(arm, arm.val, look)
         elif arm.row.winner is not None:
-            best = next(trial.curve for trial in arm.trials if trial.number == arm.row.winner)
+            best = next(trial.curve for trial in arm.trials if trial.label == arm.row.label)
             traces.append(line(_epochs(best), best, look, arm.row.arm, "epoch", 1.5))
     ended = (f"{arm.row.arm} {arm.val.mean[-1]:.4g} ± {arm.val.sd[-1]:.2g}" for arm, _ in arms if arm.val)
     return Figure(
         "learning",
         f"{found.measure.capitalize()} by epoch",
         f"{found.measure.capitalize()} by epoch. At the end: {'; '.join(ended) or 'no confirm run has finished'}.",
-        "Thick line: mean ± sd over the seeds of the winner's confirm runs. Thin line: best trial of an arm without "
+        "Thick line: mean ± sd over an arm's confirm runs. Thin line: best trial of an arm without "
         "confirm runs. Faint lines: all trials of the search.",
         drawn(traces, tall(arms), xaxis=axis("epoch"), yaxis=_measure_axis(found)),
     )
@@ -79,7 +79,7 @@ def train_loss(found: Findings, arms: Arms) -> Figure | None:
         "train-loss",
         "Training loss of the winners",
         f"Training loss of the confirm runs by epoch. At the end: {'; '.join(ended)}.",
-        "Mean ± sd over the seeds of the confirm runs.",
+        "Mean ± sd over the confirm runs.",
         drawn(
             [trace for arm, look, over in confirmed for trace in _banded(arm, over, look)],
             tall(arms),

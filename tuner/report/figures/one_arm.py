@@ -47,7 +47,7 @@ def _parallel(found: Findings, arm: ArmFindings, look: Look, valued: Sequence[Tr
         traces.append(_lines(arm, ranked[begun:ended], (low, high), lines, name))
         begun = ended
     traces.reverse()  # the best are drawn last, over the others
-    best = [trial for trial in valued if trial.number == arm.row.winner]
+    best = [trial for trial in valued if trial.label == arm.row.label]
     traces.append(_lines(arm, best, (low, high), {"color": look.colour, "width": 4}, "winner"))
     places = [note for x, knob in enumerate(columns) for note in _places(x, knob, (low, high))]
     plot = drawn(
@@ -163,7 +163,7 @@ def _slice(found: Findings, arm: ArmFindings, look: Look, knob: Knob) -> Figure:
 
 
 def _kind(arm: ArmFindings, trial: Tried) -> str:
-    if trial.number == arm.row.winner:
+    if trial.label == arm.row.label:
         return "winner"
     if trial.value is None:
         return "no result"
@@ -193,7 +193,7 @@ def _shown(knob: Knob, trial: Tried) -> Any:
 
 def _hover(trial: Tried, knob: Knob) -> str:
     value = "no result" if trial.value is None else short_text(trial.value)
-    return f"trial {trial.number} ({trial.state}), {knob.name} {short_text(trial.knobs[knob.name])}: {value}"
+    return f"trial {trial.label} ({trial.state}), {knob.name} {short_text(trial.knobs[knob.name])}: {value}"
 
 
 def _knob_axis(knob: Knob) -> dict[str, Any]:

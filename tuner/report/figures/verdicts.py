@@ -4,20 +4,22 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from tuner.report.figures.style import Arms, Figure, Look, arm_axis, axis, drawn, safe
+from tuner.report.figures.style import SMALL, Arms, Figure, Look, arm_axis, axis, drawn, safe
 from tuner.report.findings import ArmFindings, Findings
 from tuner.report.wording import test_text
+from tuner.verdict.looks import Standing
 from tuner.verdict.paired_test import Comparison
 
 ROW = 56
 
 
 def forest(found: Findings, arms: Arms) -> Figure | None:
-    """Each variant's difference to the baseline, with its 95 % interval."""
+    """Each variant's difference to the baseline, with the interval of the verdict."""
     judged = [(arm, look, c) for arm, look in arms if (c := arm.row.comparison) and c.mean_diff is not None]
     if not judged:
         return None
-    height = 90 + ROW * len(judged)
+    # Small figures have no room for long names of arms.
+    height = max(SMALL + 1, 90 + ROW * len(judged))
     margin = found.board.margin
     shapes = [{"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 1}}]
     if margin:
@@ -35,13 +37,13 @@ def forest(found: Findings, arms: Arms) -> Figure | None:
         "forest",
         f"Difference to {found.board.baseline}",
         "Forest plot. " + "; ".join(f"{arm.row.arm} {_difference(c)}" for arm, _, c in judged) + ".",
-        "Mean of the seed-wise differences with its 95 % interval. Right of the line, the variant is better. In the "
-        f"shaded range of ±{margin:g} points, a difference is too small to matter.",
+        f"Mean of the {found.board.unit}-wise differences with its interval. Right of the line, the variant is better. "
+        f"In the shaded range of ±{margin:g} points, a difference is too small to matter.",
         plot,
     )
 
 
-def _wide_range(judged: Sequence[tuple[ArmFindings, Look, Comparison]], margin: float) -> list[float]:
+def _wide_range(judged: Sequence[tuple[ArmFindings, Look, Comparison | Standing]], margin: float) -> list[float]:
     """The range of the axis: every interval, the margin, and space at both ends for the text above a mark."""
     ends = [-margin, margin, 0.0]
     for _, _, c in judged:
@@ -50,7 +52,7 @@ def _wide_range(judged: Sequence[tuple[ArmFindings, Look, Comparison]], margin: 
     return [min(ends) - space, max(ends) + space]
 
 
-def _interval(arm: ArmFindings, look: Look, c: Comparison) -> go.Scatter:
+def _interval(arm: ArmFindings, look: Look, c: Comparison | Standing) -> go.Scatter:
     mean = c.mean_diff or 0.0
     ends = (c.high or 0.0) - mean if c.low is not None else 0.0
     return go.Scatter(
@@ -62,20 +64,21 @@ def _interval(arm: ArmFindings, look: Look, c: Comparison) -> go.Scatter:
         text=[_difference(c)],
         textposition="top center",
         cliponaxis=False,
-        hovertext=[safe(f"{arm.row.arm}: {_difference(c)} points, {c.n} seeds: {c.outcome}")],
+        hovertext=[safe(f"{arm.row.arm}: {_difference(c)} points, n = {c.n}: {c.outcome}")],
         hoverinfo="text",
     )
 
 
-def _difference(c: Comparison) -> str:
+def _difference(c: Comparison | Standing) -> str:
     if c.mean_diff is None:
-        return "no seed to compare"
+        return "nothing to compare"
     interval = "" if c.low is None else f" [{c.low:+.2f}, {c.high:+.2f}]"
     return f"{c.mean_diff:+.2f}{interval}".replace("-", "−")
 
 
 def seeds(found: Findings, arms: Arms) -> Figure | None:
-    """The test accuracy of each confirm run."""
+    """The test accuracies that the verdict rests on."""
+    unit = found.board.unit
     tested = [(arm, look) for arm, look in arms if arm.row.tests]
     if not tested:
         return None
@@ -88,7 +91,7 @@ def seeds(found: Findings, arms: Arms) -> Figure | None:
                 y=[100 * value for value in tests.values()],
                 mode="markers",
                 marker={"color": look.faint(0.6), "size": 9, "symbol": look.symbol},
-                hovertext=[f"{name}, seed {seed}: {100 * value:.2f} %" for seed, value in tests.items()],
+                hovertext=[f"{name}, {unit} {number}: {100 * value:.2f} %" for number, value in tests.items()],
                 hoverinfo="text",
             )
         )
@@ -102,12 +105,12 @@ def seeds(found: Findings, arms: Arms) -> Figure | None:
                 hoverinfo="text",
             )
         )
-    means = (f"{arm.row.arm} {test_text(arm.row)} ({len(arm.row.tests)} seeds)" for arm, _ in tested)
+    means = (f"{arm.row.arm} {test_text(arm.row)} (n = {len(arm.row.tests)})" for arm, _ in tested)
     return Figure(
         "seeds",
-        "Test accuracy of each confirm run",
-        f"Test accuracy in percent by arm, one mark per confirm run: {'; '.join(means)}.",
-        "Each mark is a confirm run. All arms use the same seeds. The bar is the mean.",
+        f"Test accuracy of each {unit}",
+        f"Test accuracy in percent by arm, one mark per {unit}: {'; '.join(means)}.",
+        f"Each mark is a {unit}. All arms share what it depends on besides the setting. The bar is the mean.",
         drawn(
             traces,
             showlegend=False,
