@@ -22,14 +22,17 @@ from cluster.runtime import usable_gpus
 
 RESULTS = Path("docs/results/performance")
 PAIRS = 5
+LONG_DETAIL = 2000
+"""Characters from which a detail of a result is not printed."""
 
 
 class Benchmark(NamedTuple):
-    """A module with ``measure(pairs) -> Result``, and whether it needs a GPU."""
+    """A module with ``measure(pairs) -> Result``, whether it needs a GPU, and the folder for its result."""
 
     module: str
     title: str
     gpu: bool = False
+    folder: Path = RESULTS
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
@@ -45,6 +48,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "control": Benchmark("benchmarks.control", "Overhead per trial"),
     "breakdown": Benchmark("benchmarks.breakdown", "Where the time of a search goes"),
     "growth": Benchmark("benchmarks.growth", "Time per trial as a search grows"),
+    "aa": Benchmark("benchmarks.aa", "How often an arm beats itself", folder=Path("docs/results/aa")),
 }
 """Benchmarks by name. To add one, add a row."""
 
@@ -56,7 +60,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=PAIRS, help=f"number of pairs of runs (default {PAIRS})")
     parser.add_argument("--gpu", action="store_true", help="run the benchmarks that need a GPU")
     parser.add_argument("--list", action="store_true", help="list the benchmarks")
-    parser.add_argument("--to", type=Path, default=RESULTS, help=f"folder for the results (default {RESULTS})")
+    parser.add_argument("--to", type=Path, help=f"folder for the results (default {RESULTS}, or the benchmark's own)")
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(BENCHMARKS):
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; the benchmarks are {', '.join(BENCHMARKS)}")
@@ -65,7 +69,7 @@ def main() -> None:
             print(f"{name:14} {benchmark.title}{' (GPU)' * benchmark.gpu}")
         return
     for name in asked.names or [name for name, benchmark in BENCHMARKS.items() if benchmark.gpu == asked.gpu]:
-        run(name, asked.pairs, asked.to)
+        run(name, asked.pairs, asked.to or BENCHMARKS[name].folder)
 
 
 def run(name: str, pairs: int, folder: Path) -> None:
@@ -86,7 +90,8 @@ def run(name: str, pairs: int, folder: Path) -> None:
     for figure in result.figures:
         print(line_of(figure))
     for key, value in result.details.items():
-        print(f"  {key}: {json.dumps(value)}")
+        text = json.dumps(value)
+        print(f"  {key}: {text if len(text) < LONG_DETAIL else 'in the file'}")
 
 
 def line(comparison: Comparison) -> str:

@@ -64,6 +64,7 @@ def arm() -> Arm:
     """The arm that is searched."""
     variant = VARIANTS["amsgrad"]
     space = {knob: domain.resolve(Plan(EPOCHS, 100)) for knob, domain in variant.space.items()}
+    space["beta2"] = Float(0.9, 0.9999, "one-minus-log")
     return Arm("amsgrad", "amsgrad", space, {}, variant.default)
 
 

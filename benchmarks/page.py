@@ -38,12 +38,12 @@ def main() -> None:
 
 def page(folder: Path) -> str:
     """The text of the page, from a folder of results."""
-    files = {name: folder / f"{name}.json" for name in BENCHMARKS}
+    files = {name: folder / f"{name}.json" for name, one in BENCHMARKS.items() if one.folder == RESULTS}
     kept = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), undefined=StrictUndefined, autoescape=False)
     environment.globals.update(rows=rows, conditions=conditions)
     text: str = environment.get_template(TEMPLATE.name).render(
-        kept=kept, missing=[name for name in BENCHMARKS if name not in kept]
+        kept=kept, missing=[name for name in files if name not in kept]
     )
     return text.rstrip() + "\n"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.tables.table import Table
+from benchmarks.tables.table import Row, Table
 from trainables.config import TrialConfig, derive_seed
 from trainables.report import ConfirmResult, EpochReport
 from tuner.execution.dispatcher import Dispatcher
@@ -73,7 +73,10 @@ def replay(table: Table, target: float, search: Search, seed: int) -> Reached:
             clock=clock,
         )
         simulation = Simulation(
-            table.plan, search.concurrent, clock, training=lambda config, plan: _Recorded(table, config)
+            table.plan,
+            search.concurrent,
+            clock,
+            training=lambda config, plan: RecordedTraining(_row(table, config), config),
         )
         simulate(dispatcher, simulation, stop)
         journal.close()
@@ -99,14 +102,18 @@ class _Watched:
             self._stop.ask()
 
 
-class _Recorded:
-    """The training of the nearest recorded setting.
+def _row(table: Table, config: TrialConfig) -> Row:
+    return table.nearest({knob: getattr(config.hyper, knob) for knob in table.arm.space})
+
+
+class RecordedTraining:
+    """A training with the recorded curve of a setting.
 
     The duration of an epoch varies around a second, so that trials do not run in step.
     """
 
-    def __init__(self, table: Table, config: TrialConfig) -> None:
-        self._row = table.nearest({knob: getattr(config.hyper, knob) for knob in table.arm.space})
+    def __init__(self, row: Row, config: TrialConfig) -> None:
+        self._row = row
         self._seed = derive_seed(config.seed, "seconds", str(config.hyper))
         self._diverges = len(self._row.curve) < config.epochs
 
