@@ -326,7 +326,7 @@ def _sound(knob: str, domain: Domain, updates: int) -> bool:
 
 def _in_full(kept: dict[str, Any]) -> dict[str, Any]:
     """The values of a spec, with the defaults that it leaves out so that older specs keep their fingerprints."""
-    left_out = {"claim": "setting", "searches": None, "placebo": False, "families": {}}
+    left_out: dict[str, Any] = {"claim": "setting", "searches": None, "placebo": False, "families": {}}
     return {**left_out, **kept, "budget": {"epochs_per_search": None, **kept["budget"]}}
 
 
