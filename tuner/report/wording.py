@@ -132,8 +132,9 @@ def _conditions(spec: SearchSpec) -> Iterator[str]:
     net = f"{model.name}, width {model.width:g}, set-up {model.setup}" if model.name in MODELS else model.name
     best = ""
     if confirm.top_k > 1:
-        whose = "of the best arm the winners of" if spec.searches else "the best"
-        which = f"{whose} {confirm.top_k} {'searches' if spec.searches else 'settings'}"
+        which = f"the best {confirm.top_k} settings"
+        if spec.searches:
+            which = f"the winners of the best arm's {confirm.top_k} best searches"
         best = f", {which} compared on {confirm.selection_seeds} seeds"
     pruning = "no pruning"
     if spec.scheduler.name != "none":
