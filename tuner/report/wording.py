@@ -50,7 +50,7 @@ def statements(record: Record, spec: SearchSpec, board: Leaderboard) -> Statemen
     return Statements(
         headline=_headline(board),
         simulated=made_up if record.simulated else "",
-        reading=_reading(board) if board.judged else "",
+        reading=_reading(board, record.job.data_images.test) if board.judged else "",
         evidence=_evidence(record, board) if board.claim == "method" and board.round else "",
         conditions=tuple(_conditions(spec)),
         provenance=tuple(_provenance(record)),
@@ -82,9 +82,9 @@ def _outcome(arms: Sequence[str], baseline: str, board: Leaderboard) -> str:
     return f"The {settings} of {_listed(arms)} {verb} the best setting of {baseline}."
 
 
-def _reading(board: Leaderboard) -> str:
+def _reading(board: Leaderboard, test_images: int) -> str:
     if board.claim == "method":
-        return _reading_of_method(board)
+        return _reading_of_method(board, test_images)
     return (
         f"The claim is about these settings of the arms: another search would find others. Test accuracy is the mean ± "
         f"sd over {len(board.seeds)} fresh training seeds. All arms use the same seeds. Each run reads the test "
@@ -96,16 +96,17 @@ def _reading(board: Leaderboard) -> str:
     )
 
 
-def _reading_of_method(board: Leaderboard) -> str:
+def _reading_of_method(board: Leaderboard, test_images: int) -> str:
     return (
         "The claim is about methods: every arm was searched again and again, and a unit of the verdict is a search. "
-        f"Test accuracy is the mean ± sd over the searches of an arm; each trained its winner on fresh seeds and read "
-        f"the test accuracy once, after the last epoch. All arms of a search share the data's split and all seeds. The "
+        "Test accuracy is the mean ± sd over the searches of an arm; each trained its winner on fresh seeds and read "
+        "the test accuracy once, after the last epoch. All arms of a search share the data's split and all seeds. The "
         f"verdict was computed after {_listed(board.looks)} searches per arm; an arm that is settled is not searched "
-        f"again. The chance of any false 'beats' or 'loses' over all looks and variants is at most 5 %; a tie has "
-        f"a 5 % chance of its own for each variant. ± in the verdict is an interval that holds at all looks and for "
-        f"all variants together. An early 'beats' overstates the gain. The margin for a tie is ±{board.margin:g} "
-        f"points. Epochs and seconds are totals of all searches; they include pruned and failed trials."
+        "again. The chance of any false 'beats' or 'loses' over all looks and variants is at most 5 %; a tie has a 5 % "
+        "chance of its own for each variant. ± in the verdict is an interval that holds at all looks and for all "
+        f"variants together. An early 'beats' overstates the gain. The margin for a tie is ±{board.margin:g} points. "
+        f"The verdict holds on these {test_images} test images; other images have other luck. Epochs and seconds are "
+        "totals of all searches; they include pruned and failed trials."
     )
 
 

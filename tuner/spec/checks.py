@@ -18,6 +18,9 @@ from tuner.spec.arms import Arm, arms, plan, warnings
 from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec
 
+POINTS = 100.0
+"""The fraction 1 in points."""
+
 CMAES_KNOBS = 2
 """Smallest number of knobs that CMA-ES can search. Each of them must be a number."""
 
@@ -52,6 +55,7 @@ def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Ch
     images = _images(spec)
     _check_sums(spec, progress or (lambda line: None))
     _check_packages(spec)
+    _check_margin(spec, images)
     train = images.train if images else spec.data.train_images
     if train is None:
         return Checked(spec, None, None, (), ())
@@ -59,6 +63,14 @@ def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Ch
     found = arms(spec, planned)
     check_sampler(spec, found)
     return Checked(spec, images, planned, found, warnings(spec, planned))
+
+
+def _check_margin(spec: SearchSpec, images: ImageCounts | None) -> None:
+    """Raise ``SpecError`` if the margin of a claim about methods is smaller than one test image."""
+    margin, tested = spec.confirm.margin, images.test if images else spec.data.test_images
+    if spec.searches and tested and 0 < margin < POINTS / tested:
+        text = f"is {margin:g}, but one of the {tested} test images is {POINTS / tested:.2g} points; use 0, or more"
+        raise spec.origin.error(InvalidValue(text, "confirm", "margin"))
 
 
 def check_sampler(spec: SearchSpec, found: tuple[Arm, ...]) -> None:

@@ -5,6 +5,7 @@ import pytest
 from tests.tuner.spec_texts import SPEC, more, spec_of
 from tests.tuner.whole_jobs import SPEC as WHOLE_JOB
 from tuner.errors import SpecError
+from tuner.spec.checks import check
 from tuner.spec.search_spec import SearchSpec, fingerprint, from_dict, to_dict
 from tuner.spec.settings import ConfirmSpec
 
@@ -271,3 +272,14 @@ def test_a_spec_without_searches_has_the_fingerprint_that_it_had_before_there_we
 )
 def test_what_decides_the_verdict_is_in_the_fingerprint(one: str, other: str) -> None:
     assert fingerprint(spec_with(one)) != fingerprint(spec_with(other))
+
+
+@pytest.mark.parametrize(("margin", "refused"), [("0.27", True), ("0.28", False), ("0", False)])
+def test_a_margin_below_one_test_image_is_refused(margin: str, refused: bool) -> None:
+    """The digits have 359 test images, so one is 0.2786 points."""
+    spec = spec_of(more(f"searches: 4\nconfirm: {{margin: {margin}}}\n"))
+    if not refused:
+        check(spec)
+        return
+    with pytest.raises(SpecError, match=r"confirm.margin: is 0.27, but one of the 359 test images is 0.28 points"):
+        check(spec)
