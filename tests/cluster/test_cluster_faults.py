@@ -117,7 +117,8 @@ def test_whoever_follows_a_log_may_go(up: Stack, undisturbed: Record) -> None:
 
 @pytest.mark.faults
 def test_two_jobs_share_the_cluster(up: Stack) -> None:
-    longer = SPEC.replace("trials: 2", "trials: 6")
+    # A worker takes seconds to start. Trials must be longer, or the second job has no worker while the first one runs.
+    longer = SPEC.replace("trials: 2", "trials: 6").replace(f"epochs: {EPOCHS}", f"epochs: {5 * EPOCHS}")
     first = up.submit(named("first", longer))
     up.trained(first, 4)
     second = up.submit(named("second", longer))
