@@ -14,9 +14,7 @@ from tuner.spec.search_spec import ALPHA, PLACEBO, SearchSpec
 from tuner.spec.settings import LEAST_SEARCHES
 from tuner.storage.events import LookTaken, Outcome, Stage
 from tuner.verdict.looks import LookPlan, Standing, judge_alone, judge_look
-
-POINTS = 100.0
-"""The fraction 1 in points."""
+from tuner.verdict.paired_test import POINTS, paired_differences
 
 Accuracies = Mapping[str, Mapping[int, float]]
 """Arm to search to test accuracy (0 to 1)."""
@@ -128,11 +126,11 @@ def _judge(
             floor=floor(record.job.data_images.test),
         )
         base = accuracies[family.baseline]
-        differences = {arm: _differences(base, accuracies[arm], at) for arm in family.arms}
+        differences = {arm: paired_differences(base, _up_to(at, accuracies[arm])) for arm in family.arms}
         before_this = {arm: outcome for arm, outcome in settled.items() if arm in differences}
         judged |= {standing.arm: standing for standing in judge_look(plan, look, differences, before_this)}
         if spec.placebo and family.baseline == spec.baseline and PLACEBO not in settled:
-            against = _differences(base, accuracies[PLACEBO], at)
+            against = paired_differences(base, _up_to(at, accuracies[PLACEBO]))
             judged[PLACEBO] = judge_alone(replace(plan, alpha=ALPHA), look, against, PLACEBO)
     return judged
 
@@ -146,7 +144,5 @@ def floor(test_images: int) -> float:
     return POINTS / test_images / math.sqrt(6)
 
 
-def _differences(base: Mapping[int, float], variant: Mapping[int, float], at: int) -> list[float]:
-    # Equal differences must be equal numbers: 0.73 - 0.72 and 0.72 - 0.71 differ in the 17th digit.
-    shared = sorted(search for search in base.keys() & variant.keys() if search <= at)
-    return [round(POINTS * (variant[search] - base[search]), 9) for search in shared]
+def _up_to(at: int, accuracies: Mapping[int, float]) -> dict[int, float]:
+    return {search: accuracy for search, accuracy in accuracies.items() if search <= at}

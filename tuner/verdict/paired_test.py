@@ -111,7 +111,7 @@ def compare(
     rule = _Rule(margin, alpha, len(arms), floor)
     _check_rule(rule)
     planned = frozenset(baseline).union(*arms.values())
-    samples = {arm: _sample(_differences(baseline, results)) for arm, results in arms.items()}
+    samples = {arm: _sample(paired_differences(baseline, results)) for arm, results in arms.items()}
     p_values = {arm: _p_value(sample, floor) for arm, sample in samples.items()}
     adjusted = holm([1.0 if p is None else p for p in p_values.values()])
     return tuple(
@@ -218,11 +218,12 @@ def _check_points(what: str, value: float) -> None:
         raise ValueError(f"{what} must be a finite number of points, at least 0, not {value}")
 
 
-def _differences(baseline: Mapping[int, float], results: Mapping[int, float]) -> list[float]:
+def paired_differences(baseline: Mapping[int, float], results: Mapping[int, float]) -> list[float]:
+    """Results minus baseline in points, for the units (seeds or searches) that both have; accuracies are fractions."""
     # 0.73 - 0.72 and 0.72 - 0.71 differ in the 17th digit. Without rounding, equal differences would have a spread of
     # 1e-15 and a meaningless t. The rounding step, a billionth of a point, is far below the effect of one test image.
     shared = sorted(baseline.keys() & results.keys())
-    return [round(POINTS * (float(results[seed]) - float(baseline[seed])), 9) for seed in shared]
+    return [round(POINTS * (float(results[unit]) - float(baseline[unit])), 9) for unit in shared]
 
 
 def _sample(values: Sequence[float]) -> _Sample | None:
