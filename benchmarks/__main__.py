@@ -49,6 +49,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "breakdown": Benchmark("benchmarks.breakdown", "Where the time of a search goes"),
     "growth": Benchmark("benchmarks.growth", "Time per trial as a search grows"),
     "aa": Benchmark("benchmarks.aa", "How often an arm beats itself", folder=Path("docs/results/aa")),
+    "aa-real": Benchmark("benchmarks.aa_real", "An arm against itself in real jobs", folder=Path("docs/results/aa")),
 }
 """Benchmarks by name. To add one, add a row."""
 
