@@ -40,7 +40,6 @@ HOW = (
 )
 
 
-
 def measure(pairs: int) -> Result:
     """Run the jobs one after the other. ``pairs`` is not used: their number is fixed."""
     jobs = []

@@ -20,11 +20,14 @@ budget:
 
 
 def spec_of(*edits: tuple[str, str], text: str = SPEC) -> SearchSpec:
-    """The small spec, with each old text replaced by the new one."""
+    """The small spec, with each old text replaced by the new one; about settings if it does not say what it claims."""
     for old, new in edits:
         assert old in text
         text = text.replace(old, new, 1)
-    return from_document(read_text(text, "job.yaml"))
+    document = read_text(text, "job.yaml")
+    if "searches" not in document.value:
+        document.value.setdefault("claim", "setting")
+    return from_document(document)
 
 
 END = "  epochs: 8\n"

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 @click.option("--quiet", is_flag=True)
 @click.option("--round", "round_number", type=int)
 @click.option("--seeds", type=int, default=0)
+@click.option("--extension", type=int)
+@click.option("--hours", type=float)
 @data_option
 def drive(
     folder: Path,
@@ -39,22 +41,28 @@ def drive(
     quiet: bool,
     round_number: int | None,
     seeds: int,
+    extension: int | None,
+    hours: float | None,
     data_path: str | None,
 ) -> None:
     """Run a job from its current state. The commands that supervise it start this command."""
     from tuner.driver.context import Context
-    from tuner.driver.driver import NewRound
+    from tuner.driver.driver import Extension, NewRound
     from tuner.driver.driver import drive as drive_job
     from tuner.errors import DriverLost
     from tuner.jobs.job_folder import JobFolder
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.terminal import choose_view
 
-    new_round = None if round_number is None else NewRound(round_number, seeds)
+    more: NewRound | Extension | None = None
+    if round_number is not None:
+        more = NewRound(round_number, seeds)
+    elif extension is not None:
+        more = Extension(extension, hours)
     try:
         with _stoppable() as stop:
             context = Context(Workspace(home), JobFolder(folder), scratch, choose_view(quiet), stop)
-            drive_job(context, data_path, new_round)
+            drive_job(context, data_path, more)
     except DriverLost as lost:
         # This is not an error yet: the supervisor starts another driver.
         click.echo(f"warning: {lost}", err=True)
@@ -67,6 +75,11 @@ def data_options(spec: "SearchSpec", given: str | None) -> list[str]:
 
     path = data_path_of(spec.data.name, given)
     return [] if path is None else ["--data", path]
+
+
+def hours_options(hours: float | None) -> list[str]:
+    """The options of ``tuner drive`` and ``tuner work`` for the hours of an extension."""
+    return [] if hours is None else ["--hours", str(hours)]
 
 
 def drive_to_its_end(

@@ -1,4 +1,4 @@
-"""Commands that start and stop jobs: run, resume, confirm, stop."""
+"""Commands that start and stop jobs: run, resume, extend, confirm, stop."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tuner.cli.drive import data_options, drive_to_its_end
+from tuner.cli.drive import data_options, drive_to_its_end, hours_options
 from tuner.cli.output import (
     address_option,
     cluster_of,
@@ -18,6 +18,7 @@ from tuner.cli.output import (
     quiet_option,
 )
 
+HOURS = click.FloatRange(min=0, min_open=True)
 STOP_S = 120.0
 """How long ``tuner stop`` waits for a job to end, in seconds."""
 
@@ -87,6 +88,46 @@ def resume(job: str, address: str | None, data_path: str | None, home: Path | No
     drive_to_its_end(workspace, folder, spec, home, quiet, output, data_options(spec, data_path))
 
 
+@click.command(epilog="Example: tuner extend latest --hours 2")
+@job_argument
+@click.option("--hours", type=HOURS, help="Begin no search that would end after this many hours [no cap].")
+@address_option
+@data_option
+@home_option
+@quiet_option
+@output_option
+def extend(
+    job: str,
+    hours: float | None,
+    address: str | None,
+    data_path: str | None,
+    home: Path | None,
+    quiet: bool,
+    output: str,
+) -> None:
+    """Search further in JOB, which ended before its cap: until every arm is settled, or the cap is reached.
+
+    For jobs about methods whose time was spent, or where an arm was not settled because more searches would hardly
+    settle it. The remaining looks of the spec follow, with the part of the 5 % that is left. The best setting is then
+    confirmed on fresh seeds. `budget.max_hours` and `budget.max_gpu_hours` do not count any more.
+    """
+    from tuner.driver.preflight import preflight
+    from tuner.jobs.find import find_job
+    from tuner.jobs.request import next_extension, spec_of
+    from tuner.jobs.workspace import Workspace
+
+    if (url := cluster_of(address)) is not None:
+        _submit_again(url, job, data_path, "--extend", *hours_options(hours))
+        return
+    workspace = Workspace.find(home)
+    folder = find_job(workspace, job)
+    spec, number = spec_of(folder), next_extension(folder)
+    if not folder.started()["simulate"]:
+        preflight(spec, workspace)
+    options = ["--extension", str(number), *hours_options(hours), *data_options(spec, data_path)]
+    drive_to_its_end(workspace, folder, spec, home, quiet, output, options)
+
+
 @click.command(epilog="Example: tuner confirm latest --seeds 20")
 @job_argument
 @click.option("--seeds", type=click.IntRange(3, 1000), required=True, help="Number of fresh seeds.")
@@ -109,7 +150,7 @@ def confirm(
     from tuner.jobs.workspace import Workspace
 
     if (url := cluster_of(address)) is not None:
-        _submit_again(url, job, data_path, seeds)
+        _submit_again(url, job, data_path, "--seeds", str(seeds))
         return
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
@@ -151,10 +192,10 @@ def stop(job: str, address: str | None, force: bool, home: Path | None) -> None:
     click.echo(f"{folder.id}: stopped; resume it with: tuner resume {folder.id}", err=True)
 
 
-def _submit_again(address: str, job: str, data_path: str | None, seeds: int | None = None) -> None:
+def _submit_again(address: str, job: str, data_path: str | None, *more: str) -> None:
     from tuner.remote.client import Service
 
-    click.echo(Service(address).resume(job, data_path, seeds))
+    click.echo(Service(address).resume(job, data_path, more))
 
 
-COMMANDS = (run, resume, confirm, stop)
+COMMANDS = (run, resume, extend, confirm, stop)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuner.cli.drive import data_options, drive_to_its_end
+from tuner.cli.drive import data_options, drive_to_its_end, hours_options
 from tuner.cli.output import (
     address_option,
     cluster_of,
@@ -126,24 +126,28 @@ def keep(address: str | None, once: bool) -> None:
 @click.command(hidden=True)
 @click.option("--job", help="Job with a record in the database [the submitted files in the current folder].")
 @click.option("--seeds", type=click.IntRange(3, 1000))
+@click.option("--extend", is_flag=True)
+@click.option("--hours", type=float)
 @data_option
-def work(job: str | None, seeds: int | None, data_path: str | None) -> None:
+def work(job: str | None, seeds: int | None, extend: bool, hours: float | None, data_path: str | None) -> None:
     """Run a submitted job on the head of its cluster, from its current state."""
     from tuner.driver.preflight import preflight_on_cluster
     from tuner.jobs.find import find_job
-    from tuner.jobs.request import check_unchanged, next_round, spec_of
+    from tuner.jobs.request import check_unchanged, next_extension, next_round, spec_of
     from tuner.jobs.workspace import Workspace
     from tuner.remote.receive import unpack_job
 
     workspace = Workspace.find()
     folder = unpack_job(workspace, Path.cwd()) if job is None else find_job(workspace, job)
-    if seeds is None and folder.state() == "finished":
+    if seeds is None and not extend and folder.state() == "finished":
         click.echo(f"{folder.id} is finished")
         return
     check_unchanged(folder)
     spec = spec_of(folder)
     preflight_on_cluster(spec, workspace)
     options = [] if seeds is None else ["--round", str(next_round(folder)), "--seeds", str(seeds)]
+    if extend:
+        options = ["--extension", str(next_extension(folder)), *hours_options(hours)]
     drive_to_its_end(workspace, folder, spec, None, False, "table", [*options, *data_options(spec, data_path)])
 
 

@@ -1,5 +1,6 @@
 """Estimates what a spec costs: trials, epochs and time. It times a few updates on this machine."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,7 +8,9 @@ from dataclasses import dataclass
 from cluster.runtime import usable_cpus, usable_gpus
 from tuner.execution.gpu_packing import expected
 from tuner.spec.checks import Checked
+from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec
+from tuner.spec.settings import LEAST_SEARCHES
 
 TIMED_UPDATES = 5
 
@@ -100,6 +103,9 @@ class Cost:
             yield f"auto:    {self.auto}"
         if self.cap_hours is not None:
             yield f"cap:     no {what} starts after about {self.cap_hours:g} h"
+            late = [look.searches for look in self.looks if look.hours is not None and look.hours > self.cap_hours]
+            if late:
+                yield f"         the looks from {late[0]} searches on may not be reached"
         if self.cap_gpu_hours is not None:
             yield f"cap:     no {what} starts after about {self.cap_gpu_hours:g} GPU hours"
         if self.seconds_per_epoch is not None:
@@ -116,6 +122,9 @@ def estimate(checked: Checked, measure: bool, spread: float | None = None) -> Co
         checked: the spec.
         measure: whether to train a few updates on made-up images, to estimate the time.
         spread: sd of the search-wise differences to the baseline, in points, if it is known.
+
+    Raises:
+        SpecError: the time of the budget ends before the first look, however many trials are pruned.
     """
     spec, budget = checked.spec, checked.spec.budget
     trials, runs = search_trials(spec), confirm_runs(spec)
@@ -123,6 +132,8 @@ def estimate(checked: Checked, measure: bool, spread: float | None = None) -> Co
     on_gpu = spec.resources.gpus or (spec.resources.auto and usable_gpus())
     epoch_s = _seconds_per_epoch(checked) if measure and not on_gpu else None
     epoch_h = None if epoch_s is None else epoch_s / concurrent / 3600
+    if epoch_h is not None:
+        _check_cap(spec, epoch_h)
     return Cost(
         search_trials=trials,
         search_epochs=trials // budget.trials * epochs_of_search(spec),
@@ -166,6 +177,23 @@ def confirm_runs(spec: SearchSpec) -> int:
     return spec.arm_count * spec.searches.most * spec.searches.confirm_seeds + selection + confirm.seeds
 
 
+def _check_cap(spec: SearchSpec, epoch_h: float) -> None:
+    """Refuse a cap on the hours that leaves no time for the first look."""
+    cap, budget = spec.budget.max_hours, spec.budget
+    if spec.searches is None or cap is None:
+        return
+    shortest = budget.epochs if spec.scheduler.name == "none" else spec.first_rung
+    of_search = min(budget.trials * shortest, budget.epochs_per_search or math.inf)
+    units = spec.arm_count * LEAST_SEARCHES
+    needed_h = units * (of_search + spec.searches.confirm_seeds * budget.epochs) * epoch_h
+    if needed_h > cap:
+        text = (
+            f"is {cap:g}, but {LEAST_SEARCHES} searches of every arm, the fewest for a verdict, take at least "
+            f"{needed_h:.2g} hours here"
+        )
+        raise spec.origin.error(InvalidValue(text, "budget", "max_hours"))
+
+
 def _look_cost(spec: SearchSpec, at: int, epoch_h: float | None) -> LookCost:
     seeds = spec.searches.confirm_seeds if spec.searches else 0
     epochs = spec.arm_count * at * (epochs_of_search(spec) + seeds * spec.budget.epochs)
@@ -178,7 +206,9 @@ def _prospects(checked: Checked, spread: float | None) -> Prospects:
 
     spec, sd = checked.spec, spread or 1.0
     # Without a known spread the margin has no place on this scale.
-    plan = LookPlan(spec.looks, spec.confirm.margin if spread else 0.0, len(spec.arms) - 1)
+    # Of several questions, the one with the least chance for each arm.
+    asked = max(spec.questions, key=lambda family: len(family.arms) / family.alpha)
+    plan = LookPlan(spec.looks, spec.confirm.margin if spread else 0.0, len(asked.arms), asked.alpha)
     found = chances(plan, sd, [gain * sd for gain in GAINS])
     return Prospects(
         spread, smallest_margin(spec.looks, sd), dict(zip(GAINS, (chance.beats for chance in found), strict=True))

@@ -20,7 +20,7 @@ from tuner.search.study_database import StudyWriter
 from tuner.search.winners import of_round, test_accuracies, winners
 from tuner.spec.settings import LEAST_SEARCHES
 from tuner.spec.trial_config import round_seeds
-from tuner.storage.events import LOST, JobStateChanged, RoundBegun, Stage
+from tuner.storage.events import LOST, Extended, JobStateChanged, RoundBegun, Stage
 from tuner.verdict.method import active_arms, next_look, take_look
 from tuner.verdict.ranking import build
 
@@ -33,13 +33,24 @@ class NewRound:
     seeds: int
 
 
-def drive(context: Context, data_path: str | None = None, new_round: NewRound | None = None) -> None:
+@dataclass(frozen=True)
+class Extension:
+    """More searches before the cap, unless an earlier driver has begun them: the number, and the hours they may take.
+
+    Without hours, no time ends the searches.
+    """
+
+    number: int
+    hours: float | None
+
+
+def drive(context: Context, data_path: str | None = None, more: NewRound | Extension | None = None) -> None:
     """Do what is left of a job: search, confirm, judge, export and report.
 
     Args:
         context: the job's folder, who watches it and who may stop it.
         data_path: where its data lies now, if it was moved.
-        new_round: a round of confirm runs to add.
+        more: what to add to a job that has ended: a round of confirm runs, or searches.
 
     Raises:
         TrainableError: the data or the user's code is not right. If the job had not begun, its folder is removed.
@@ -60,11 +71,13 @@ def drive(context: Context, data_path: str | None = None, new_round: NewRound | 
                 job.journal.append(job.description())
             job.journal.append(JobStateChanged("running"))
             with job.backend.up(), context.view.watching(prepared.spec, record, prepared.concurrent):
-                if not record.rounds:
+                if isinstance(more, Extension) and len(record.extensions) < more.number:
+                    _extend(job, more)
+                if record.searching:
                     arms = _search_until_settled(job) if prepared.spec.searches else _search(job)
-                    _begin_round(job, NewRound(1, prepared.spec.confirm.seeds), arms)
-                elif new_round is not None and len(record.rounds) < new_round.number:
-                    _begin_round(job, new_round, record.arms)
+                    _begin_round(job, NewRound(len(record.rounds) + 1, prepared.spec.confirm.seeds), arms)
+                elif isinstance(more, NewRound) and len(record.rounds) < more.number:
+                    _begin_round(job, more, record.arms)
                 _confirm(job, record.rounds[-1])
 
 
@@ -73,6 +86,12 @@ def _prepare(context: Context, record: Record, data_path: str | None) -> tuple[P
     folder = context.folder
     context.view.announce(f"job {folder.id}, {prepared.concurrent} trials at once, journal in {folder.path}")
     return prepared, study_writer(context, prepared, record.begun)
+
+
+def _extend(job: Job, more: Extension) -> None:
+    record = job.record
+    until_s = None if more.hours is None else record.active_s + 3600 * more.hours
+    job.journal.append(Extended(more.number, len(record.looks), until_s))
 
 
 def _search(job: Job) -> Sequence[str]:
@@ -107,7 +126,10 @@ def _search_until_settled(job: Job) -> Sequence[str]:
         job.journal.append(look)
         announce(look_line(look))
         if look.searches < at:
-            announce(f"the time of the budget is spent: the verdict rests on {look.searches} searches per arm")
+            announce(
+                f"the time is spent: the verdict rests on {look.searches} searches per arm; search further with: "
+                f"tuner extend {record.name}"
+            )
             break
     if not record.looks:
         raise SearchFailed(_why_no_look(record))

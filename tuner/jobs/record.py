@@ -13,6 +13,7 @@ from tuner.storage.events import (
     Entry,
     EpochRepeated,
     EpochReported,
+    Extended,
     JobDescribed,
     JobStateChanged,
     LookTaken,
@@ -129,6 +130,9 @@ class Record:
     trials: dict[str, Trial] = field(default_factory=dict)
     looks: list[LookTaken] = field(default_factory=list)
     rounds: list[RoundBegun] = field(default_factory=list)
+    extensions: list[Extended] = field(default_factory=list)
+    searching: bool = True
+    """Whether arms are still to be searched: until a round of confirm runs begins, and again after an extension."""
     state: str = "new"
     reason: str | None = None
     _earlier_s: float = 0.0
@@ -193,13 +197,20 @@ class Record:
             and search in (None, trial.search)
         ]
 
-    def settled(self) -> dict[str, Outcome]:
-        """The arms that a look has settled, and how: they are not searched again."""
+    def settled(self, look: int | None = None) -> dict[str, Outcome]:
+        """The arms that are not searched any more, and how they stand: now, or before the look of this number.
+
+        An arm that was futile before an extension is searched again after it. That rule only saves searches, so the
+        chance of a false verdict does not depend on it.
+        """
+        taken = self.looks if look is None else self.looks[: look - 1]
+        reopened = max((more.look for more in self.extensions if look is None or more.look < look), default=0)
         return {
             arm: outcome
-            for look in self.looks
-            for arm, outcome in look.outcomes.items()
-            if outcome != Outcome.NOT_ENOUGH
+            for one in taken
+            for arm, outcome in one.outcomes.items()
+            if outcome not in (Outcome.NOT_ENOUGH, Outcome.FUTILE)
+            or (outcome == Outcome.FUTILE and one.look > reopened)
         }
 
     def ended_rounds(self) -> list[RoundBegun]:
@@ -237,6 +248,10 @@ class Record:
                 trial.end, trial.ended_n, trial.ended_ms = event, entry.n, entry.ms
             case RoundBegun():
                 self.rounds.append(event)
+                self.searching = False
+            case Extended():
+                self.extensions.append(event)
+                self.searching = True
             case LookTaken():
                 self.looks.append(event)
             case JobStateChanged():

@@ -9,9 +9,11 @@ from tuner.errors import SpecError, TunerError
 from tuner.jobs.code_archive import pack
 from tuner.jobs.job_folder import STORAGE_VARIABLE, JobFolder
 from tuner.jobs.workspace import Workspace
-from tuner.spec.search_spec import SearchSpec, from_dict, load, to_dict
+from tuner.spec.search_spec import SearchSpec, from_dict, from_document, to_dict
+from tuner.spec.strict_yaml import read
 from tuner.spec.trial_config import data_request
 from tuner.spec.user_code import names_code
+from tuner.storage.events import Outcome
 
 
 def new_job(workspace: Workspace, spec: SearchSpec, spec_text: str, code: Path, simulate: bool = False) -> JobFolder:
@@ -83,6 +85,30 @@ def next_round(folder: JobFolder) -> int:
     return len(record.rounds) + 1
 
 
+def next_extension(folder: JobFolder) -> int:
+    """The number of the next extension of a job.
+
+    Raises:
+        SpecError: the job runs, its claim is about settings, or no more searches can change its verdict.
+    """
+    record, state = folder.record(), folder.state()
+    if state not in ("finished", "failed"):
+        raise SpecError(f"job {folder.id} is {state}; only a job that has ended can be extended")
+    if not record.spec.searches:
+        raise SpecError(f"job {folder.id} has claim: setting, so it has one search per arm; see: tuner confirm --help")
+    searches, most = (record.looks[-1].searches if record.looks else 0), record.spec.searches.most
+    if searches >= most:
+        raise SpecError(
+            f"job {folder.id} has had all its {most} searches per arm, and with them the whole chance of a false "
+            "verdict is spent; to search further, start a new job with another seed"
+        )
+    unsettled = {arm for arm, outcome in record.settled().items() if outcome == Outcome.FUTILE}
+    unsettled |= {arm for family in record.spec.questions for arm in family.arms} - record.settled().keys()
+    if not unsettled:
+        raise SpecError(f"every arm of job {folder.id} is settled; see: tuner leaderboard {folder.id}")
+    return len(record.extensions) + 1
+
+
 def check_unchanged(folder: JobFolder) -> None:
     """Refuse a spec that was changed since its job was started, because its trials would be of two searches.
 
@@ -90,7 +116,11 @@ def check_unchanged(folder: JobFolder) -> None:
         SpecError: it was changed. The message names the differences.
     """
     then = to_dict(spec_of(folder))
-    now = to_dict(load(folder.spec, then["data"]["path"]))
+    document = read(folder.spec)
+    # In version 0.1 a spec without searches was about settings; now such a file must say so.
+    if "claim" not in then and "searches" not in document.value:
+        document.value.setdefault("claim", "setting")
+    now = to_dict(from_document(document, then["data"]["path"]))
     # The start of the job may have changed these two.
     then["data"]["path"] = now["data"]["path"] = None
     then["tracking"]["experiment"] = now["tracking"]["experiment"] = None

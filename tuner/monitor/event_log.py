@@ -11,6 +11,7 @@ from tuner.monitor.terminal import look_line, trial_line
 from tuner.storage.events import (
     AttemptBegun,
     Event,
+    Extended,
     JobDescribed,
     JobStateChanged,
     LookTaken,
@@ -62,6 +63,9 @@ def _text(event: Event, record: Record) -> str | None:
                 f"{arm} {setting_label(event.searches.get(arm, 0), number)}" for arm, number in event.winners.items()
             )
             return f"round {event.round} of confirm runs, {len(event.seeds)} seeds; winners: {winners}"
+        case Extended():
+            cap = "" if event.until_s is None else f", until {event.until_s / 3600:.2g} h of work in all"
+            return f"extension {event.extension}: searches further{cap}"
         case JobStateChanged():
             return f"{event.state}: {event.reason.splitlines()[0]}" if event.reason else event.state
     return None

@@ -97,9 +97,9 @@ class Progress:
         if not searched or not epochs:
             return None
         # Once confirm runs have begun the search is over, even if a cap ended it early.
-        search_left = 0 if self._record.rounds else self._search_trials() - len(searched)
+        search_left = self._search_trials() - len(searched) if self._record.searching else 0
         whole_left = self._confirm_runs() - self._confirmed()
-        if not self._record.rounds:
+        if self._record.searching:
             whole_left += self._selection_runs() - self._done(Stage.SELECT)
         mean_epochs = sum(len(trial.epochs) for trial in searched) / len(searched)
         left = search_left * mean_epochs + whole_left * self._spec.budget.epochs
@@ -150,7 +150,7 @@ class Progress:
 
     def _searches(self, arm: str) -> int:
         """Searches of an arm up to the next look; those that it has if it is not searched any more."""
-        at = None if self._record.rounds else next_look(self._record, self._spec)
+        at = next_look(self._record, self._spec) if self._record.searching else None
         if at is not None and arm in active_arms(self._record, self._spec):
             return at
         return max((trial.search for trial in self._trials(Stage.SEARCH, arm)), default=0) or 1
@@ -166,7 +166,7 @@ class Progress:
     def _confirm_runs(self) -> int:
         runs = sum(self._confirm_runs_of(arm) for arm in self._record.arms)
         # Only the best arm's setting will be confirmed by itself, and nobody knows the arm before the round begins.
-        last = self._spec.confirm.seeds if self._spec.searches and not self._record.rounds else 0
+        last = self._spec.confirm.seeds if self._spec.searches and self._record.searching else 0
         return runs + last
 
     def _confirm_runs_of(self, arm: str) -> int:

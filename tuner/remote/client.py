@@ -77,13 +77,13 @@ class Service:
                 Path(folder, name).write_bytes(content)
             return Submitted(packed.job, self.api.submit(packed.job, WORK, Path(folder), {JOB: packed.job}))
 
-    def resume(self, job: str, data_path: str | None = None, seeds: int | None = None) -> str:
-        """Resume a job.
+    def resume(self, job: str, data_path: str | None = None, more: Sequence[str] = ()) -> str:
+        """Resume a job, or add to one that has ended.
 
         Args:
             job: its id, or the beginning of it.
             data_path: folder of the data set on the nodes now.
-            seeds: start a new round of confirm runs on this number of fresh seeds.
+            more: options of ``tuner work`` that add confirm runs or searches.
 
         Returns:
             The job's whole id.
@@ -95,11 +95,10 @@ class Service:
         status = self.status(job)
         if status["holder"]:
             raise SpecError(f"job {status['job']} is held by {status['holder']}")
-        if seeds is None:
+        if not more:
             refuse_finished(status["job"], status["state"])
         options = [] if data_path is None else ["--data", data_path]
-        options += [] if seeds is None else ["--seeds", str(seeds)]
-        submit_again(self.api, status["job"], options)
+        submit_again(self.api, status["job"], [*options, *more])
         return str(status["job"])
 
     def jobs(self) -> list[dict[str, Any]]:

@@ -105,11 +105,17 @@ class SearchesSource:
         return bool(self._record.of(Stage.SEARCH, search=search))
 
     def _no_time_for_another_search(self) -> bool:
-        """Whether another search of these arms, as long as those so far, would end beyond a cap."""
+        """Whether another search of these arms, as long as those so far, would end beyond a cap.
+
+        An extension has a cap of its own, in place of the spec's.
+        """
         budget, gpus = self._spec.budget, self._spec.resources.gpus
-        trained_s = sum(trial.seconds for trial in self._record.trials.values())
         one_s = statistics.fmean(self._costs() or [0.0]) * len(self._arms)
         clock_s = self._clock() - self._started_at + one_s / self._concurrent
+        if self._record.extensions:
+            until_s = self._record.extensions[-1].until_s
+            return until_s is not None and clock_s > until_s
+        trained_s = sum(trial.seconds for trial in self._record.trials.values())
         over = budget.max_hours is not None and clock_s > 3600 * budget.max_hours
         return over or (budget.max_gpu_hours is not None and (trained_s + one_s) * gpus > 3600 * budget.max_gpu_hours)
 

@@ -23,7 +23,7 @@ from trainables.variants import VARIANTS
 from tuner.spec.experiment import ArmSpec
 from tuner.spec.messages import InvalidValue
 from tuner.spec.ranges import KNOB_TYPES, NEEDS_SCHEDULE, ends
-from tuner.spec.search_spec import PLACEBO, SearchSpec
+from tuner.spec.search_spec import ONE_SETTING, PLACEBO, SearchSpec
 from tuner.spec.strict_yaml import KeyPath
 
 NARROWEST = 4 / 192
@@ -194,6 +194,13 @@ def _place(spec: SearchSpec, index: int, knob: str) -> KeyPath:
 def _doubts(spec: SearchSpec, found: tuple[Arm, ...], plan: Plan) -> Iterator[InvalidValue]:
     index_of = {arm.name: index for index, arm in enumerate(spec.arms)}
     baseline = found[0]
+    implied = [key for key in ONE_SETTING if ("confirm", key) in spec.origin.lines]
+    if spec.claim == "setting" and implied and ("claim",) not in spec.origin.lines:
+        text = (
+            "makes the claim about one setting of each arm, without the luck of the search; for a claim about the "
+            "methods, remove this key; to keep this claim, write claim: setting"
+        )
+        yield InvalidValue(text, "confirm", implied[0])
     # A placebo is no arm of the spec.
     for arm in (arm for arm in found if arm.name in index_of):
         place = index_of[arm.name]

@@ -96,9 +96,9 @@ class SearchSpec(Frozen):
         default=ResourcesSpec(), description="the resources of a trial: auto, or a mapping"
     )
     claim: Literal["method", "setting"] = Field(
-        default="setting",
+        default="method",
         description="what the verdict is about: the method (several searches per arm), or one best setting per arm; "
-        "default: method if the spec has searches, else setting",
+        "default: method, but setting if the spec has confirm.seeds, confirm.top_k or confirm.selection_seeds",
     )
     searches: SearchesSpec | None = Field(
         default=None,
@@ -200,12 +200,13 @@ class SearchSpec(Frozen):
     def _claim_of_searches(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        claim = value.get("claim", "method" if value.get("searches") is not None else "setting")
-        if claim != "method":
-            return {**value, "claim": claim}
         confirm = value.get("confirm", {})
         if not isinstance(confirm, dict):
             return value
+        of_setting = value.get("searches") is None and bool(confirm.keys() & ONE_SETTING.keys())
+        claim = value.get("claim", "setting" if of_setting else "method")
+        if claim != "method":
+            return {**value, "claim": claim}
         for key in ONE_SETTING:
             if key in confirm:
                 raise InvalidValue(

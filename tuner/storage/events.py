@@ -9,6 +9,7 @@ again    EpochRepeated      an attempt has trained an epoch that was on record
 end      TrialEnded         a trial ends: its state, and the result of a confirm run
 look     LookTaken          the verdict was computed after a number of searches per arm
 confirm  RoundBegun         a round of confirm runs begins
+extend   Extended           a job that ended before its cap searches further
 state    JobStateChanged    the job itself runs (each time a driver starts), finishes, fails or is interrupted
 
 An ``Entry`` is an event with its number and its times. Reading checks every field, and an unknown field is an error.
@@ -303,6 +304,23 @@ class RoundBegun(_Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Extended(_Event):
+    """A job that ended before its cap searches further.
+
+    Args:
+        extension: its number, from 1.
+        look: number of the last look before it; 0 if there was none.
+        until_s: seconds that drivers have worked on the job after which no further search begins; None without a cap.
+    """
+
+    kind: ClassVar[str] = "extend"
+    at_once: ClassVar[bool] = True
+    extension: int
+    look: int
+    until_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class JobStateChanged(_Event):
     """The job's own state changes, with the reason of a failure or an interruption."""
 
@@ -325,6 +343,7 @@ Event: TypeAlias = (
     | TrialEnded
     | LookTaken
     | RoundBegun
+    | Extended
     | JobStateChanged
 )
 

@@ -24,10 +24,12 @@ def next_look(record: Record, spec: SearchSpec) -> int | None:
     """Searches per arm at the next look; None if there is none: all variants are settled, or the cap is reached.
 
     The placebo is searched as long as any variant is, and never alone. A look at another number of searches than
-    planned is the last one: a cap on the time has ended the searches, whatever time a later driver finds.
+    planned is the last one until the job is extended: a cap on the time has ended the searches, whatever time a later
+    driver finds.
     """
     done = record.looks[-1].searches if record.looks else 0
-    if not active_arms(record, spec) or (record.looks and done not in spec.looks):
+    extended = bool(record.extensions) and record.extensions[-1].look == len(record.looks)
+    if not active_arms(record, spec) or (record.looks and done not in spec.looks and not extended):
         return None
     return next((at for at in spec.looks if at > done), None)
 
@@ -67,16 +69,14 @@ def standings(record: Record, spec: SearchSpec) -> dict[str, Standing]:
     """How every variant stands: at the look that settled it, else at the last look. Empty before the first look."""
     accuracies = {arm: search_accuracies(record, spec, arm) for arm in record.arms}
     found: dict[str, Standing] = {}
-    settled: dict[str, Outcome] = {}
     for look in record.looks:
-        judged = _judge(record, spec, accuracies, look.look, look.searches, settled)
+        judged = _judge(record, spec, accuracies, look.look, look.searches, record.settled(look.look))
         # A verdict is given once: what the look has recorded stands, also if a later version would judge otherwise.
         found |= {
             arm: replace(standing, outcome=look.outcomes[arm])
             for arm, standing in judged.items()
             if arm in look.outcomes
         }
-        settled |= {arm: outcome for arm, outcome in look.outcomes.items() if outcome != Outcome.NOT_ENOUGH}
     return found
 
 

@@ -21,6 +21,7 @@ from tests.tuner.spec_texts import spec_of
 from tests.tuner.whole_jobs import ROOT, SPEC, Ended
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
+from trainables.simulated import EPOCH_S
 from trainables.space import Plan
 from tuner import __version__
 from tuner.cli import cli
@@ -132,6 +133,37 @@ def test_a_plan_times_a_few_updates(tuner: Tuner, tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert "search:  9 trials, at most 54 epochs, about" in ended.out
     assert re.search(r"timed: .* s an epoch of 10 updates", ended.out)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cap_without_time_for_a_verdict_is_refused_by_the_plan(tuner: Tuner, tmp_path: Path) -> None:
+    text = SPEC.replace("confirm: {seeds: 3}", "searches: {at: [3, 5]}")
+    (tmp_path / "spec.yaml").write_text(text.replace("batch_size: 20", "batch_size: 20, max_hours: 0.00001"))
+    ended = tuner("plan", "spec.yaml")
+    assert (ended.code, ended.out) == (2, "")
+    assert "spec.yaml:6: budget.max_hours: is 1e-05, but 3 searches of every arm" in ended.err
+    (tmp_path / "spec.yaml").write_text(text.replace("batch_size: 20", "batch_size: 20, max_hours: 100"))
+    ended = tuner("plan", "spec.yaml")
+    assert ended.code == 0, ended.err
+    assert "may not be reached" not in ended.out
+
+
+def test_a_plan_is_about_the_question_with_the_least_chance(tuner: Tuner, tmp_path: Path) -> None:
+    text = SPEC.replace("confirm: {seeds: 3}", "searches: 8").replace("noam]", "noam, adamw, amsgrad]")
+    arms = "adamw_restarts, noam, amsgrad"
+
+    def chances(families: str) -> dict[str, float]:
+        (tmp_path / "spec.yaml").write_text(text + families)
+        ended = tuner("plan", "spec.yaml", "--no-measure", "-o", "json")
+        found: dict[str, float] = json.loads(ended.out)["cost"]["prospects"]["chances"]
+        return found
+
+    one = chances("")
+    split = chances(
+        f"families:\n  a: {{baseline: adam_l2, arms: [{arms}], alpha: 0.01}}\n"
+        "  b: {baseline: adam_l2, arms: [adamw], alpha: 0.04}\n"
+    )
+    assert split["1.0"] < one["1.0"]
 
 
 def test_the_schema_is_valid_and_accepts_the_quickstart(tuner: Tuner) -> None:
@@ -335,6 +367,41 @@ def test_only_an_ended_job_can_be_confirmed_again(tuner: Tuner, made_up_job: Mak
     ended = tuner("confirm", "--seeds", "3")
     assert ended.code == 2
     assert "job job-1 is crashed; only a job whose search has ended can be confirmed again" in ended.err
+
+
+def test_a_job_whose_time_was_spent_is_extended_to_its_last_look(tuner: Tuner, tmp_path: Path) -> None:
+    # Two trials and a confirm run of two epochs: the made-up time of a search of two arms is about 12 epochs.
+    hours = 3.6 * 2 * (2 + 1) * 2 * 1.1 * EPOCH_S / 3600
+    (tmp_path / "spec.yaml").write_text(
+        f"""\
+name: capped
+data: {{name: digits}}
+model: {{name: elu_net}}
+baseline: adam_l2
+arms: [adam_l2, adamw]
+budget: {{trials: 2, epochs: 2, max_hours: {hours:.6f}}}
+scheduler: none
+resources: {{concurrent: 1}}
+searches: {{at: [3, 4]}}
+confirm: {{margin: 0}}
+"""
+    )
+    ended = tuner("run", "spec.yaml", "--simulate", "-q", "-o", "json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["looks"] == [3]
+    ended = tuner("extend", "latest", "-q", "-o", "json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["looks"] == [3, 4]
+    ended = tuner("extend")
+    assert ended.code == 2
+    assert "has had all its 4 searches per arm" in ended.err
+
+
+def test_only_a_job_about_methods_can_be_extended(tuner: Tuner, made_up_job: MakeJob) -> None:
+    made_up_job("job-1", finished(BETTER))
+    ended = tuner("extend", "job-1")
+    assert (ended.code, ended.out) == (2, "")
+    assert "has claim: setting" in ended.err
 
 
 def test_no_color_is_obeyed_on_a_terminal(made_up_job: MakeJob) -> None:

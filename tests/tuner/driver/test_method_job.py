@@ -7,20 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.tuner.method_jobs import EPOCHS, PLACEBO, TRIALS, method_spec
+from tests.tuner.spec_texts import more, spec_of
 from trainables.report import ConfirmResult
 from trainables.simulated import EPOCH_S, SimulatedTraining
 from tuner.driver.context import Context
-from tuner.driver.driver import NewRound, drive
-from tuner.errors import Interrupted, SearchFailed
+from tuner.driver.driver import Extension, NewRound, drive
+from tuner.errors import Interrupted, SearchFailed, SpecError
 from tuner.execution.dispatcher import Attempt
 from tuner.execution.simulator import Simulation
 from tuner.jobs.follower import Follower, Pace
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import Record
-from tuner.jobs.request import new_job
+from tuner.jobs.request import new_job, next_extension
 from tuner.jobs.stop import StopRequest
 from tuner.jobs.workspace import Workspace
 from tuner.monitor.event_log import log_lines
@@ -87,11 +89,11 @@ class Job:
         if journal:
             self.folder.journal.write_bytes(journal)
 
-    def drive(self, new_round: NewRound | None = None, stop: StopRequest | None = None) -> Record:
+    def drive(self, more: NewRound | Extension | None = None, stop: StopRequest | None = None) -> Record:
         """One driver does what is left."""
         stop = StopRequest() if stop is None else stop
         context = Context(self.workspace, self.folder, self.folder.path, self.view, stop)
-        drive(context, new_round=new_round)
+        drive(context, more=more)
         return self.record
 
     @property
@@ -244,18 +246,128 @@ def hours(searches: float) -> str:
     return f"  max_hours: {searches * 4 * (TRIALS + 1) * EPOCHS * 1.1 * EPOCH_S / 3600:.5f}\n"
 
 
+CAPPED = method_spec(PLACEBO + SETTINGS, hours(4.6), looks="[3, 6, 9]")
+
+
 def test_a_cap_on_the_hours_counts_over_looks_and_the_look_after_it_is_the_last(tmp_path: Path) -> None:
-    capped = method_spec(PLACEBO + SETTINGS, hours(4.6), looks="[3, 6, 9]")
-    job = Job(tmp_path / "capped", capped)
+    job = Job(tmp_path / "capped", CAPPED)
     record = job.drive()
     assert record.state == "finished"
     assert [look.searches for look in record.looks] == [3, 4]
-    assert job.view.texts[-1] == "the time of the budget is spent: the verdict rests on 4 searches per arm"
+    expected = "the time is spent: the verdict rests on 4 searches per arm; search further with: tuner extend "
+    assert job.view.texts[-1] == expected + job.folder.id
     assert max(trial.search for trial in record.of(Stage.SEARCH)) == 4
     assert Outcome.NOT_ENOUGH in record.looks[-1].outcomes.values()
     for place in range(0, len(job.lines), 25):
-        torn = Job(tmp_path / str(place), capped, journal=b"".join(job.lines[:place]))
+        torn = Job(tmp_path / str(place), CAPPED, journal=b"".join(job.lines[:place]))
         assert torn.drive().looks == record.looks, place
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job whose time ended after four searches, and which was then extended without a cap."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tuner.driver.session.BackgroundSync", Untracked)
+        patch.setattr("tuner.driver.session.publish", unpublished)
+        job = Job(tmp_path_factory.mktemp("extended"), CAPPED)
+        job.drive()
+        job.drive(Extension(next_extension(job.folder), None))
+    return job
+
+
+def test_an_extension_searches_to_the_looks_that_are_left(extended: Job, whole: Job) -> None:
+    record = extended.record
+    assert record.state == "finished"
+    assert [look.searches for look in record.looks] == [3, 4, 6, 9]
+    # The same searches give the same units, whenever the looks are.
+    for arm, units in extended.found()["units"].items():
+        others = whole.found()["units"][arm]
+        assert {search: units[search] for search in units.keys() & others.keys()} == {
+            search: others[search] for search in units.keys() & others.keys()
+        }
+    assert [confirm_round.round for confirm_round in record.rounds] == [1, 2]
+    assert len(record.rounds[1].winners) == 1
+    assert not set(record.rounds[0].seeds) & set(record.rounds[1].seeds)
+    assert "extension 1: searches further" in [
+        line.split(" ", 2)[2] for line in log_lines(extended.folder, follow=False)
+    ]
+
+
+def test_an_extension_spends_only_what_is_left_of_alpha(extended: Job) -> None:
+    plan = method_spec(PLACEBO + SETTINGS, looks="[3, 4, 6, 9]")
+    for arm, standing in standings(extended.record, CAPPED).items():
+        planned = standings(extended.record, plan)[arm]
+        assert standing.level == pytest.approx(planned.level)
+
+
+def test_an_extended_job_that_is_killed_anywhere_finds_the_same(tmp_path: Path, extended: Job) -> None:
+    lines, expected = extended.lines, extended.found()
+    begins = next(n for n, line in enumerate(lines) if b'"kind": "extend"' in line)
+    for place in range(begins + 1, len(lines), (len(lines) - begins) // 6):
+        torn = Job(tmp_path / str(place), CAPPED, journal=b"".join(lines[:place]))
+        assert torn.drive().state == "finished", place
+        assert torn.found() == expected, place
+        assert len(torn.record.extensions) == 1
+
+
+def test_a_driver_that_died_before_the_extension_was_written_leaves_it_to_the_next(
+    tmp_path: Path, extended: Job
+) -> None:
+    lines = extended.lines
+    begins = next(n for n, line in enumerate(lines) if b'"kind": "extend"' in line)
+    torn = Job(tmp_path, CAPPED, journal=b"".join(lines[:begins]))
+    torn.drive(Extension(1, None))
+    torn.drive(Extension(1, None))
+    assert torn.found() == extended.found()
+    assert len(torn.record.extensions) == 1
+
+
+def test_an_extension_with_hours_ends_where_they_end_and_can_be_extended_again(tmp_path: Path) -> None:
+    job = Job(tmp_path, CAPPED)
+    job.drive()
+    one_search_h = 4 * (TRIALS + 1) * EPOCHS * 1.1 * EPOCH_S / 3600
+    job.drive(Extension(1, 1.6 * one_search_h))
+    assert [look.searches for look in job.record.looks] == [3, 4, 5]
+    job.drive(Extension(next_extension(job.folder), None))
+    assert [look.searches for look in job.record.looks] == [3, 4, 5, 6, 9]
+    with pytest.raises(SpecError, match="has had all its 9 searches per arm"):
+        next_extension(job.folder)
+
+
+class EveryArmIsEqual(SimulatedTraining):
+    """Test accuracies that depend on nothing but luck."""
+
+    def test(self) -> ConfirmResult:
+        luck = np.random.default_rng([*repr(self.config).encode()])
+        return replace(super().test(), test_acc=float(luck.uniform(0.4, 0.6)))
+
+
+def test_an_extension_searches_the_arms_again_that_were_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuner.driver.backend.Simulation", partial(Simulation, training=EveryArmIsEqual))
+    spec = method_spec(SETTINGS, looks="[3, 4, 9]")
+    job = Job(tmp_path, spec)
+    before = job.drive()
+    given_up = {arm for arm, outcome in before.settled().items() if outcome == Outcome.FUTILE}
+    assert given_up == {"noam", "adamw"}
+    assert before.looks[-1].searches < 9
+    record = job.drive(Extension(next_extension(job.folder), None))
+    assert record.looks[-1].searches == 9
+    assert {arm: set(units) for arm, units in job.found()["units"].items()} == {
+        arm: set(range(1, 10)) for arm in record.arms
+    }
+    assert {arm: standing.n for arm, standing in job.found()["standings"].items()} == dict.fromkeys(given_up, 9)
+    assert record.looks[: len(before.looks)] == before.looks
+
+
+def test_a_job_that_is_settled_or_about_settings_is_not_extended(tmp_path: Path, whole: Job) -> None:
+    with pytest.raises(SpecError, match="has had all its 9 searches per arm"):
+        next_extension(whole.folder)
+    setting = Job(tmp_path, spec_of(more("confirm: {seeds: 3}\nsampler: random\n")))
+    setting.drive()
+    with pytest.raises(SpecError, match="has claim: setting"):
+        next_extension(setting.folder)
 
 
 def test_a_cap_before_the_third_search_gives_no_verdict_and_says_why(tmp_path: Path) -> None:
@@ -263,6 +375,8 @@ def test_a_cap_before_the_third_search_gives_no_verdict_and_says_why(tmp_path: P
     with pytest.raises(SearchFailed, match="no arm has 3 searches to compare with the baseline's"):
         job.drive()
     assert (job.record.state, job.record.looks) == ("failed", [])
+    record = job.drive(Extension(next_extension(job.folder), None))
+    assert (record.state, record.looks[0].searches) == ("finished", 3)
 
 
 def fails_confirm_runs_of_noam(attempt: Attempt, epoch: int) -> str | None:

@@ -139,3 +139,16 @@ def test_a_job_keeps_the_spec_that_was_run_not_the_file_it_came_from(home: Works
     (tmp_path / "spec.yaml").write_text(SPEC.replace("trials: 4", "trials: 40"))
     check_unchanged(folder)
     assert spec_of(folder) == spec
+
+
+def test_a_job_about_settings_of_an_older_version_can_continue_though_its_spec_would_now_be_about_methods(
+    home: Workspace, tmp_path: Path
+) -> None:
+    folder = new_job(home, checked(), SPEC, tmp_path)
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    assert load(tmp_path / "spec.yaml").claim == "method"
+    assert spec_of(folder).claim == "setting"
+    check_unchanged(folder)
+    folder.spec.write_text(SPEC + "searches: 4\n")
+    with pytest.raises(SpecError, match="changed since job"):
+        check_unchanged(folder)

@@ -6,8 +6,9 @@ from tests.tuner.spec_texts import SPEC, more, spec_of
 from tests.tuner.whole_jobs import SPEC as WHOLE_JOB
 from tuner.errors import SpecError
 from tuner.spec.checks import check
-from tuner.spec.search_spec import SearchSpec, fingerprint, from_dict, to_dict
+from tuner.spec.search_spec import SearchSpec, fingerprint, from_dict, from_document, to_dict
 from tuner.spec.settings import ConfirmSpec
+from tuner.spec.strict_yaml import read_text
 
 THREE = SPEC.replace("  - variant: noam\n", "  - noam\n  - adamw\n  - amsgrad\n")
 """The small spec with three variants. A section that is added to it begins on line 15."""
@@ -45,8 +46,8 @@ BAD: dict[str, tuple[str, int, str, str]] = {
     ),
     "a list for confirm": (SEARCHES + "confirm: [1]\n", 16, "confirm", "must be a mapping"),
     "searches of a setting": ("claim: setting\nsearches: 4\n", 16, "searches", "is for claim: method only"),
-    "a placebo of a setting": ("placebo: true\n", 15, "placebo", "is for claim: method only"),
-    "families of a setting": (f"families:\n  {WHOLE}\n", 15, "families", "is for claim: method only"),
+    "a placebo of a setting": ("claim: setting\nplacebo: true\n", 16, "placebo", "is for claim: method only"),
+    "families of a setting": (f"claim: setting\nfamilies:\n  {WHOLE}\n", 16, "families", "is for claim: method only"),
     "no epochs per search": ("  epochs_per_search: 0\n", 15, "budget.epochs_per_search", "at least 1"),
     "a family with an unknown baseline": (
         family("all: {baseline: adam, arms: [noam], alpha: 0.05}"),
@@ -283,3 +284,26 @@ def test_a_margin_below_one_test_image_is_refused(margin: str, refused: bool) ->
         return
     with pytest.raises(SpecError, match=r"confirm.margin: is 0.27, but one of the 359 test images is 0.28 points"):
         check(spec)
+
+
+@pytest.mark.parametrize("confirm", ["", "confirm: {margin: 1}\n", "confirm: {}\n", "placebo: true\n"])
+def test_a_spec_that_says_nothing_of_its_claim_is_about_methods(confirm: str) -> None:
+    spec = written(confirm)
+    assert (spec.claim, spec.looks) == ("method", (4, 6, 8, 12))
+    assert check(spec).warnings == ()
+
+
+@pytest.mark.parametrize("key", ["seeds: 5", "top_k: 2", "selection_seeds: 3"])
+def test_a_key_of_one_setting_makes_a_claim_about_settings_and_is_told(key: str) -> None:
+    spec = written(f"confirm: {{{key}}}\n")
+    assert (spec.claim, spec.looks, spec.searches) == ("setting", (), None)
+    [told] = check(spec).warnings
+    assert told.startswith(f"job.yaml:13: confirm.{key.split(':')[0]}: makes the claim about one setting of each arm")
+    wanted = written(f"confirm: {{{key}}}\nclaim: setting\n")
+    assert check(wanted).warnings == ()
+    assert fingerprint(wanted) == fingerprint(spec)
+
+
+def written(sections: str) -> SearchSpec:
+    """The small spec with these sections, and nothing else about its claim."""
+    return from_document(read_text(SPEC + sections, "job.yaml"))

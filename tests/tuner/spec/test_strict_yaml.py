@@ -89,7 +89,7 @@ def test_a_bad_file_is_refused_with_its_line(case: str, tmp_path: Path) -> None:
     file = tmp_path / "spec.yaml"
     file.write_bytes(data)
 
-    started_s = time.monotonic()
+    started_s = time.process_time()
     with pytest.raises(SpecError) as caught:
         read(file)
 
@@ -99,7 +99,7 @@ def test_a_bad_file_is_refused_with_its_line(case: str, tmp_path: Path) -> None:
     assert "\n" not in message
     assert len(message) < 300 + len(str(file))
     assert caught.value.exit_code == 2
-    assert time.monotonic() - started_s < 2
+    assert time.process_time() - started_s < 2
 
 
 @pytest.mark.parametrize("case", GOOD)
