@@ -137,7 +137,7 @@ def test_a_plan_times_a_few_updates(tuner: Tuner, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_cap_without_time_for_a_verdict_is_refused_by_the_plan(tuner: Tuner, tmp_path: Path) -> None:
-    text = SPEC.replace("confirm: {seeds: 3}", "searches: {at: [3, 5]}")
+    text = SPEC.replace("confirm: {seeds: 3}", "searches: {at: [3, 5]}\nconfirm: {margin: 1}")
     (tmp_path / "spec.yaml").write_text(text.replace("batch_size: 20", "batch_size: 20, max_hours: 0.00001"))
     ended = tuner("plan", "spec.yaml")
     assert (ended.code, ended.out) == (2, "")
@@ -149,7 +149,7 @@ def test_a_cap_without_time_for_a_verdict_is_refused_by_the_plan(tuner: Tuner, t
 
 
 def test_a_plan_is_about_the_question_with_the_least_chance(tuner: Tuner, tmp_path: Path) -> None:
-    text = SPEC.replace("confirm: {seeds: 3}", "searches: 8").replace("noam]", "noam, adamw, amsgrad]")
+    text = SPEC.replace("confirm: {seeds: 3}", "searches: 8\nconfirm: {margin: 1}").replace("noam]", "noam, adamw, amsgrad]")
     arms = "adamw_restarts, noam, amsgrad"
 
     def chances(families: str) -> dict[str, float]:
