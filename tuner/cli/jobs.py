@@ -198,7 +198,7 @@ COMMANDS = (list_jobs, status, leaderboard, sync, ui, dashboard)
 
 def show_board(board: "Leaderboard", output: str) -> None:
     """Print a leaderboard on stdout, and its warnings on stderr."""
-    from tuner.report.wording import test_text, trials_text, val_text
+    from tuner.report.wording import claim_text, test_text, trials_text, val_text
     from tuner.verdict.leaderboard import verdict_text
 
     if output == "json":
@@ -218,7 +218,7 @@ def show_board(board: "Leaderboard", output: str) -> None:
             )
             for row in board.rows
         ],
-        title=f"{board.job}: {board.state}" + (f", round {board.round} of confirm runs" if board.round > 1 else ""),
+        title=f"{board.job}: {board.state}, {claim_text(board)}",
     )
     for warning in board.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -58,6 +58,15 @@ def statements(record: Record, spec: SearchSpec, board: Leaderboard) -> Statemen
     )
 
 
+def claim_text(board: Leaderboard) -> str:
+    """What the verdicts of a leaderboard are about, and how far they are, in a few words."""
+    if board.claim == "method":
+        looks = board.looks
+        return "claim about methods" + (f", look {len(looks)} after {looks[-1]} searches per arm" if looks else "")
+    # A later round is an estimate: the verdict rests on the first one.
+    return "claim about one setting per arm"
+
+
 def _headline(board: Leaderboard) -> str:
     if not board.judged:
         first = "There was no look" if board.claim == "method" else "No round of confirm runs has finished"

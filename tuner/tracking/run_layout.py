@@ -42,6 +42,7 @@ def job_run(event: JobDescribed) -> RunLayout:
     """The parent run of a job."""
     tags = {"tuner.job": event.job, "tuner.stage": "job", "tuner.trial": "", "tuner.state": State.RUNNING.value}
     tags |= {"tuner.data_fingerprint": event.data_fingerprint, "tuner.git_commit": event.git_commit}
+    tags["tuner.claim"] = event.spec.get("claim", "setting")
     params = _flat(event.spec) | {f"versions.{name}": version for name, version in event.versions.items()}
     return RunLayout(event.job, tags, params)
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.tuner.events import History
 from tests.tuner.spec_texts import spec_of
-from tests.tuner.whole_jobs import ROOT, SPEC, Ended
+from tests.tuner.whole_jobs import ROOT, SPEC, Ended, place
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
 from trainables.simulated import EPOCH_S
@@ -149,7 +149,9 @@ def test_a_cap_without_time_for_a_verdict_is_refused_by_the_plan(tuner: Tuner, t
 
 
 def test_a_plan_is_about_the_question_with_the_least_chance(tuner: Tuner, tmp_path: Path) -> None:
-    text = SPEC.replace("confirm: {seeds: 3}", "searches: 8\nconfirm: {margin: 1}").replace("noam]", "noam, adamw, amsgrad]")
+    text = SPEC.replace("confirm: {seeds: 3}", "searches: 8\nconfirm: {margin: 1}").replace(
+        "noam]", "noam, adamw, amsgrad]"
+    )
     arms = "adamw_restarts, noam, amsgrad"
 
     def chances(families: str) -> dict[str, float]:
@@ -369,11 +371,10 @@ def test_only_an_ended_job_can_be_confirmed_again(tuner: Tuner, made_up_job: Mak
     assert "job job-1 is crashed; only a job whose search has ended can be confirmed again" in ended.err
 
 
-def test_a_job_whose_time_was_spent_is_extended_to_its_last_look(tuner: Tuner, tmp_path: Path) -> None:
+def test_a_job_whose_time_was_spent_is_extended_to_its_last_look(tmp_path: Path) -> None:
     # Two trials and a confirm run of two epochs: the made-up time of a search of two arms is about 12 epochs.
     hours = 3.6 * 2 * (2 + 1) * 2 * 1.1 * EPOCH_S / 3600
-    (tmp_path / "spec.yaml").write_text(
-        f"""\
+    spec = f"""\
 name: capped
 data: {{name: digits}}
 model: {{name: elu_net}}
@@ -385,16 +386,20 @@ resources: {{concurrent: 1}}
 searches: {{at: [3, 4]}}
 confirm: {{margin: 0}}
 """
-    )
-    ended = tuner("run", "spec.yaml", "--simulate", "-q", "-o", "json")
-    assert ended.code == 0, ended.err
-    assert json.loads(ended.out)["looks"] == [3]
-    ended = tuner("extend", "latest", "-q", "-o", "json")
-    assert ended.code == 0, ended.err
-    assert json.loads(ended.out)["looks"] == [3, 4]
-    ended = tuner("extend")
-    assert ended.code == 2
-    assert "has had all its 4 searches per arm" in ended.err
+
+    with place(tmp_path / "place", spec) as where:
+
+        def looks(*command: str) -> list[int]:
+            ended = where.ended(where.start(*command, "-q", "-o", "json"))
+            assert ended.code == 0, ended.err
+            found: list[int] = json.loads(ended.out)["looks"]
+            return found
+
+        assert looks("run", "spec.yaml", "--simulate") == [3]
+        assert looks("extend", "latest", "--hours", "1") == [3, 4]
+        ended = where.ended(where.start("extend"))
+        assert ended.code == 2
+        assert "has had all its 4 searches per arm" in ended.err
 
 
 def test_only_a_job_about_methods_can_be_extended(tuner: Tuner, made_up_job: MakeJob) -> None:
