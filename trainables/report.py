@@ -45,12 +45,19 @@ class ConfirmResult:
         test_acc, test_loss: on the test images; accuracy in [0, 1], loss in nats.
         weights_sha256: checksum of the final weights.
         device: what the run trained on.
+        max_active: share of the weights, in [0, 1], where AMSGrad's maximum is above the second moment at the end;
+            None without AMSGrad. With 0, AMSGrad's last update was Adam's.
     """
 
     test_acc: float
     test_loss: float
     weights_sha256: str
     device: str
+    max_active: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, without one that says nothing."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ class StepReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Flat values, as Ray Tune reports them."""
-        result = {} if self.result is None else dataclasses.asdict(self.result)
+        result = {} if self.result is None else self.result.to_dict()
         return {**dataclasses.asdict(self.epoch), **result, "attempt": self.attempt}
 
     @classmethod

@@ -125,6 +125,7 @@ class TrialTrainable(tune.Trainable):
             test_loss=test.loss,
             weights_sha256=digest(weights),
             device=device_name(self.training.device),
+            max_active=self.training.max_active(),
         )
 
 

@@ -145,6 +145,19 @@ class Training:
         """The model's own tensors, on the CPU."""
         return {name: value.detach().cpu().contiguous().clone() for name, value in self.model.state_dict().items()}
 
+    def max_active(self) -> float | None:
+        """Share of the weights, in [0, 1], where AMSGrad's maximum is above the second moment now; None without it.
+
+        AMSGrad divides by the maximum of all second moments so far (Reddi, Kale & Kumar 2018, arXiv:1904.09237). Where
+        the second moment still grows it is its own maximum, and the update is Adam's.
+        """
+        if not self.config.hyper.amsgrad:
+            return None
+        # A parameter that is never trained has no state.
+        states = [state for state in self.optimizer.state.values() if state]
+        active = sum(int((state["max_exp_avg_sq"] > state["exp_avg_sq"]).sum()) for state in states)
+        return active / max(1, sum(int(state["exp_avg_sq"].numel()) for state in states))
+
     def _train_epoch(self) -> Evaluation:
         self.model.train()
         self.updates.run_epoch(self.epoch)

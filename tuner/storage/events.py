@@ -264,7 +264,7 @@ class TrialEnded(_Event):
     def to_json(self) -> dict[str, Any]:
         """As any event; without a result, an empty mapping."""
         fields = super(TrialEnded, self).to_json()
-        return fields | {"result": fields["result"] or {}}
+        return fields | {"result": plain(self.result.to_dict()) if self.result else {}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The warnings that a leaderboard shows: reasons to read the numbers of a job with care, one sentence each."""
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ EDGE = 0.1
 """Outer share of a range, on its scale. If the best value lies there, a better value may lie outside the range."""
 WIDENED = 0.5
 """Share of a range, on its scale, by which a suggested range is wider at one end."""
+FEW_ACTIVE = 0.05
+"""Share of the weights below which AMSGrad's maximum hardly matters."""
 FEW_TRIALS = 10
 """Fewest trials for a search of several knobs.
 
@@ -54,6 +57,7 @@ def caveats(record: Record, spec: SearchSpec, rows: Sequence["Row"], chosen: Map
     yield from _few_seeds(record, rows)
     yield from _edges(record, spec, chosen)
     yield from _cut_cycles(record, chosen)
+    yield from _inactive_maximum(record)
 
 
 def _without_winner(rows: Sequence["Row"]) -> Iterator[str]:
@@ -175,3 +179,17 @@ def _wider(knob: str, domain: Domain, at_top: bool) -> str:
     except InvalidValue:
         return ""
     return f"parameters: {{{knob}: {{min: {low:g}, max: {high:g}, scale: {domain.scale}}}}}"
+
+
+def _inactive_maximum(record: Record) -> Iterator[str]:
+    """Yields how much of AMSGrad there was in an arm: without an active maximum, it is Adam."""
+    for arm in record.arms:
+        runs = [trial.result for trial in record.of(Stage.CONFIRM, arm) if trial.result is not None]
+        shares = [result.max_active for result in runs if result.max_active is not None]
+        if shares:
+            share = statistics.median(shares)
+            text = (
+                f"the maximum of {arm} was active in {100 * share:.2g} % of the weights at the end of a training "
+                f"(median of {len(shares)} confirm runs)"
+            )
+            yield f"{text}: it was nearly Adam" if share < FEW_ACTIVE else text

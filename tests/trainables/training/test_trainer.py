@@ -137,6 +137,24 @@ def test_a_state_is_a_copy_that_later_epochs_do_not_change(tiny: Splits) -> None
     assert digest(state) == before != digest(training.state())
 
 
+def test_only_amsgrad_has_a_maximum_that_can_be_active(tiny: Splits) -> None:
+    training = Training(smallest_trial("adam_l2", model=TOY), tiny)
+    epochs(training, 1)
+    assert training.max_active() is None
+
+
+def test_a_second_moment_that_forgets_fast_leaves_the_maximum_active(tiny: Splits) -> None:
+    trial = smallest_trial("amsgrad", model=TOY)
+    slow, fast = (Training(replace(trial, hyper=replace(trial.hyper, beta2=beta2)), tiny) for beta2 in (1 - 1e-7, 0.1))
+    for training in (slow, fast):
+        epochs(training, 1)
+    # A moment that hardly forgets only grows, so it is its own maximum.
+    assert slow.max_active() == 0.0
+    active = fast.max_active()
+    assert active is not None
+    assert 0.3 < active <= 1
+
+
 def test_loading_a_state_copies_it(tiny: Splits) -> None:
     trial = smallest_trial("amsgrad", model=TOY)
     first = Training(trial, tiny)

@@ -26,6 +26,26 @@ WRITTEN_BY_HAND: Mapping[str, Any] = {
         "searches": 4,
         "outcomes": {"noam": "beats", "adamw": "not enough evidence"},
     },
+    "extend": {"n": 9, "ms": 1, "up": 0.5, "kind": "extend", "extension": 1, "look": 2, "until_s": 7200.5},
+    "an extension without a cap": {
+        "n": 9,
+        "ms": 1,
+        "up": 0.5,
+        "kind": "extend",
+        "extension": 2,
+        "look": 3,
+        "until_s": None,
+    },
+    "end with a maximum": {
+        "n": 9,
+        "ms": 1,
+        "up": 0.5,
+        "kind": "end",
+        "trial": "confirm/amsgrad/1/3",
+        "state": "complete",
+        "reason": None,
+        "result": {"test_acc": 0.5, "test_loss": 1.5, "weights_sha256": "a", "device": "cpu", "max_active": 0.25},
+    },
 }
 """One line of each kind that the journals of version 0.1 lack."""
 
@@ -107,7 +127,7 @@ def wrong_values(line: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, [value]
         if not isinstance(value, dict):
             yield name, {"a": value}
-        if name not in ("reason", "result"):
+        if name not in ("reason", "result", "until_s"):
             yield name, None
 
 

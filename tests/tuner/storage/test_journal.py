@@ -28,7 +28,7 @@ from tests.tuner.whole_jobs import ROOT
 from trainables.report import ConfirmResult
 from tuner.errors import IntegrityError, NotFound, ServiceError
 from tuner.jobs.record import load_record
-from tuner.storage.events import Entry, Event, JobStateChanged, State, TrialEnded
+from tuner.storage.events import Entry, Event, Extended, JobStateChanged, State, TrialEnded
 from tuner.storage.journal import (
     EMPTY,
     MOST_LINE,
@@ -48,7 +48,13 @@ MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 NOTES = ["ä", '{"a": [1.5, null]}', "", "3", "x" * 50, "a byte of no text: \udc80"]
 JOB = History(spec_of()).entries[0].event
 LOOK = event_of("look", look=1, searches=4, outcomes={"noam": "beats"})
-AT_ONCE = [JOB, event_of("confirm", round=1, seeds=[3, 4], winners={"noam": 0}), LOOK, JobStateChanged("running")]
+AT_ONCE = [
+    JOB,
+    event_of("confirm", round=1, seeds=[3, 4], winners={"noam": 0}),
+    LOOK,
+    Extended(1, 1, None),
+    JobStateChanged("running"),
+]
 """One event of each kind that ``append`` puts on the disk before it returns."""
 
 

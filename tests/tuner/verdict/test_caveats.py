@@ -1,5 +1,6 @@
 """The warnings on a job's numbers, and the cases without a warning."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
 from trainables.space import Choice, Domain, Float, Int, Scalar, position
 from tuner.spec.search_spec import SearchSpec
-from tuner.storage.events import TrialBegun
+from tuner.storage.events import TrialBegun, TrialEnded
 from tuner.verdict.paired_test import Comparison
 from tuner.verdict.ranking import build
 
@@ -94,3 +95,40 @@ def test_if_more_seeds_would_settle_the_question_the_warning_says_how_many() -> 
     assert f"(adamw about {needed}): start a new job with another seed and confirm: {{seeds: {needed}}}" in (
         warnings(history)
     )
+
+
+AMSGRAD = spec_of(("- variant: noam", "- amsgrad"))
+
+
+def with_active(shares: Sequence[float | None]) -> History:
+    """A confirmed job in which these shares of the weights had an active maximum, seed by seed."""
+    history = History(AMSGRAD)
+    for name in history.arms:
+        history.trial(name, 0, [0.5, 0.6])
+    tests = {seed: 0.5 + 0.01 * seed for seed, _ in enumerate(shares)}
+    history.confirm(1, dict.fromkeys(history.arms, 0), dict.fromkeys(history.arms, tests))
+    left = iter(shares)
+    for place, entry in enumerate(history.entries):
+        event = entry.event
+        if isinstance(event, TrialEnded) and event.result is not None and "amsgrad" in event.trial:
+            changed = replace(event, result=replace(event.result, max_active=next(left)))
+            history.entries[place] = replace(entry, event=changed)
+    return history
+
+
+def test_a_maximum_that_is_hardly_active_is_told() -> None:
+    text = warnings(with_active([0.0, 0.012, 0.9]), AMSGRAD)
+    assert (
+        "the maximum of amsgrad was active in 1.2 % of the weights at the end of a training (median of 3 confirm runs)"
+        ": it was nearly Adam"
+    ) in text.splitlines()
+
+
+def test_a_maximum_that_is_active_is_told_without_a_judgement() -> None:
+    text = warnings(with_active([0.3, 0.4, 0.5]), AMSGRAD)
+    assert "the maximum of amsgrad was active in 40 % of the weights" in text
+    assert "nearly Adam" not in text
+
+
+def test_journals_that_do_not_know_the_maximum_give_no_word_about_it() -> None:
+    assert "maximum of" not in warnings(with_active([None, None, None]), AMSGRAD)
