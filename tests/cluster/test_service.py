@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.cluster.stack import Stack, named
+from tests.cluster.stack import Stack, named, wait_until
 from tests.faults.checker import check_end_state
 from tests.tuner.whole_jobs import SPEC
 from tuner.export.export_file import read_export
@@ -45,6 +45,22 @@ def test_a_submitted_spec_returns_a_verdict(up: Stack) -> None:
     ]
     unknown = up.tuner("status", "nosuch")
     assert (unknown.code, unknown.err.count("\n")) == (4, 1)
+
+
+def test_a_job_without_time_for_a_verdict_is_extended_from_afar(up: Stack) -> None:
+    small = SPEC.replace("trials: 3, epochs: 6", "trials: 1, epochs: 3, max_hours: 1e-6")
+    text = named("short", small.replace("confirm: {seeds: 3}", "searches: 3\nconfirm: {margin: 1}"))
+    (up.here.cwd / "short.yaml").write_text(text)
+    ended = up.tuner("submit", "short.yaml", "--wait")
+    assert ended.code == 7
+    assert "no arm has 3 searches to compare" in ended.err
+    job = ended.out.splitlines()[0]
+    extended = up.tuner("extend", job)
+    assert (extended.code, extended.out) == (0, f"{job}\n")
+    wait_until(lambda: up.state(job) == "finished")
+    record = up.finished(job).record()
+    assert [look.searches for look in record.looks] == [3]
+    assert [more.until_s for more in record.extensions] == [None]
 
 
 def test_doctor_checks_every_connection_and_reports_missing_passwords(up: Stack) -> None:

@@ -76,7 +76,7 @@ def resume(job: str, address: str | None, data_path: str | None, home: Path | No
     from tuner.jobs.workspace import Workspace
 
     if (url := cluster_of(address)) is not None:
-        _submit_again(url, job, data_path)
+        _resume_there(url, job, data_path)
         return
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
@@ -117,7 +117,9 @@ def extend(
     from tuner.jobs.workspace import Workspace
 
     if (url := cluster_of(address)) is not None:
-        _submit_again(url, job, data_path, "--extend", *hours_options(hours))
+        from tuner.remote.client import Service
+
+        click.echo(Service(url).extend(job, hours, data_path))
         return
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
@@ -150,7 +152,7 @@ def confirm(
     from tuner.jobs.workspace import Workspace
 
     if (url := cluster_of(address)) is not None:
-        _submit_again(url, job, data_path, "--seeds", str(seeds))
+        _resume_there(url, job, data_path, seeds)
         return
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
@@ -192,10 +194,10 @@ def stop(job: str, address: str | None, force: bool, home: Path | None) -> None:
     click.echo(f"{folder.id}: stopped; resume it with: tuner resume {folder.id}", err=True)
 
 
-def _submit_again(address: str, job: str, data_path: str | None, *more: str) -> None:
+def _resume_there(address: str, job: str, data_path: str | None, seeds: int | None = None) -> None:
     from tuner.remote.client import Service
 
-    click.echo(Service(address).resume(job, data_path, more))
+    click.echo(Service(address).resume(job, data_path, seeds))
 
 
 COMMANDS = (run, resume, extend, confirm, stop)

@@ -77,13 +77,13 @@ class Service:
                 Path(folder, name).write_bytes(content)
             return Submitted(packed.job, self.api.submit(packed.job, WORK, Path(folder), {JOB: packed.job}))
 
-    def resume(self, job: str, data_path: str | None = None, more: Sequence[str] = ()) -> str:
-        """Resume a job, or add to one that has ended.
+    def resume(self, job: str, data_path: str | None = None, seeds: int | None = None) -> str:
+        """Resume a job.
 
         Args:
             job: its id, or the beginning of it.
             data_path: folder of the data set on the nodes now.
-            more: options of ``tuner work`` that add confirm runs or searches.
+            seeds: start a new round of confirm runs on this number of fresh seeds.
 
         Returns:
             The job's whole id.
@@ -92,14 +92,40 @@ class Service:
             NotFound: there is no such job.
             SpecError: the job runs, or is finished.
         """
+        status = self._idle(job)
+        if seeds is None:
+            refuse_finished(status["job"], status["state"])
+        return self._drive_again(status["job"], data_path, [] if seeds is None else ["--seeds", str(seeds)])
+
+    def extend(self, job: str, hours: float | None = None, data_path: str | None = None) -> str:
+        """Search further in a job about methods that ended before its cap.
+
+        Args:
+            job: its id, or the beginning of it.
+            hours: begin no search that would end after this many hours; None: no such cap.
+            data_path: folder of the data set on the nodes now.
+
+        Returns:
+            The job's whole id. The job's log says it if there is nothing to extend.
+
+        Raises:
+            NotFound: there is no such job.
+            SpecError: the job runs.
+        """
+        limit = [] if hours is None else ["--hours", str(hours)]
+        return self._drive_again(self._idle(job)["job"], data_path, ["--extend", *limit])
+
+    def _idle(self, job: str) -> dict[str, Any]:
+        """The status of a job that nobody runs."""
         status = self.status(job)
         if status["holder"]:
             raise SpecError(f"job {status['job']} is held by {status['holder']}")
-        if not more:
-            refuse_finished(status["job"], status["state"])
+        return status
+
+    def _drive_again(self, job: str, data_path: str | None, more: Sequence[str]) -> str:
         options = [] if data_path is None else ["--data", data_path]
-        submit_again(self.api, status["job"], [*options, *more])
-        return str(status["job"])
+        submit_again(self.api, job, [*options, *more])
+        return job
 
     def jobs(self) -> list[dict[str, Any]]:
         """All jobs, as ``tuner list -o json`` prints them."""
