@@ -18,7 +18,6 @@ from tuner.cli.output import (
     quiet_option,
 )
 
-HOURS = click.FloatRange(min=0, min_open=True)
 STOP_S = 120.0
 """How long ``tuner stop`` waits for a job to end, in seconds."""
 
@@ -90,7 +89,11 @@ def resume(job: str, address: str | None, data_path: str | None, home: Path | No
 
 @click.command(epilog="Example: tuner extend latest --hours 2")
 @job_argument
-@click.option("--hours", type=HOURS, help="Begin no search that would end after this many hours [no cap].")
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Begin no search that would end after this many hours [no cap].",
+)
 @address_option
 @data_option
 @home_option

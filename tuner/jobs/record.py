@@ -209,8 +209,7 @@ class Record:
             arm: outcome
             for one in taken
             for arm, outcome in one.outcomes.items()
-            if outcome not in (Outcome.NOT_ENOUGH, Outcome.FUTILE)
-            or (outcome == Outcome.FUTILE and one.look > reopened)
+            if outcome != Outcome.NOT_ENOUGH and (outcome != Outcome.FUTILE or one.look > reopened)
         }
 
     def ended_rounds(self) -> list[RoundBegun]:
