@@ -108,15 +108,15 @@ def extend(
     quiet: bool,
     output: str,
 ) -> None:
-    """Search further in JOB, which ended before its cap: until every arm is settled, or the cap is reached.
+    """Search further in JOB, which ended before its last look, until every arm is settled or the last look is taken.
 
-    For jobs about methods whose time was spent, or where an arm was not settled because more searches would hardly
+    For jobs about methods whose time was spent, or where an arm was given up because more searches would hardly
     settle it. The remaining looks of the spec follow, with the part of the 5 % that is left. The best setting is then
     confirmed on fresh seeds. `budget.max_hours` and `budget.max_gpu_hours` do not count any more.
     """
     from tuner.driver.preflight import preflight
     from tuner.jobs.find import find_job
-    from tuner.jobs.request import next_extension, spec_of
+    from tuner.jobs.request import check_unchanged, next_extension, spec_of
     from tuner.jobs.workspace import Workspace
 
     if (url := cluster_of(address)) is not None:
@@ -127,6 +127,7 @@ def extend(
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
     spec, number = spec_of(folder), next_extension(folder)
+    check_unchanged(folder)
     if not folder.started()["simulate"]:
         preflight(spec, workspace)
     options = ["--extension", str(number), *hours_options(hours), *data_options(spec, data_path)]

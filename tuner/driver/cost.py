@@ -189,7 +189,7 @@ def _check_cap(spec: SearchSpec, epoch_h: float) -> None:
     if needed_h > cap:
         text = (
             f"is {cap:g}, but {LEAST_SEARCHES} searches of every arm, the fewest for a verdict, take at least "
-            f"{needed_h:.2g} hours here"
+            f"{needed_h:.2g} hours here; raise it, or plan for another machine with --no-measure"
         )
         raise spec.origin.error(InvalidValue(text, "budget", "max_hours"))
 

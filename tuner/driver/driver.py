@@ -4,7 +4,7 @@ The journal says what was done. The driver reads it and does the rest. It may di
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tuner.driver.context import Context
 from tuner.driver.job import Job
@@ -70,12 +70,16 @@ def drive(context: Context, data_path: str | None = None, more: NewRound | Exten
             if not record.begun:
                 job.journal.append(job.description())
             job.journal.append(JobStateChanged("running"))
+            if isinstance(more, Extension) and len(record.extensions) < more.number:
+                _extend(job, more)
             with job.backend.up(), context.view.watching(prepared.spec, record, prepared.concurrent):
-                if isinstance(more, Extension) and len(record.extensions) < more.number:
-                    _extend(job, more)
                 if record.searching:
                     arms = _search_until_settled(job) if prepared.spec.searches else _search(job)
-                    _begin_round(job, NewRound(len(record.rounds) + 1, prepared.spec.confirm.seeds), arms)
+                    if record.rounds and record.extended_after_the_last_look:
+                        # Nothing new was found, so the last round is still the evidence.
+                        job.journal.append(record.rounds[-1])
+                    else:
+                        _begin_round(job, NewRound(len(record.rounds) + 1, prepared.spec.confirm.seeds), arms)
                 elif isinstance(more, NewRound) and len(record.rounds) < more.number:
                     _begin_round(job, more, record.arms)
                 _confirm(job, record.rounds[-1])
@@ -121,19 +125,20 @@ def _search_until_settled(job: Job) -> Sequence[str]:
         source = SearchesSource(spec, active, plan, record, at, concurrent=concurrent, clock=job.backend.clock)
         job.execute(source, stopper)
         look = take_look(record, spec, at)
-        if look is None:
-            break
-        job.journal.append(look)
-        announce(look_line(look))
-        if look.searches < at:
-            announce(
-                f"the time is spent: the verdict rests on {look.searches} searches per arm; search further with: "
-                f"tuner extend {record.name}"
-            )
+        if look is not None:
+            job.journal.append(look)
+            announce(look_line(look))
+        if look is None or look.searches < at:
             break
     if not record.looks:
         raise SearchFailed(_why_no_look(record))
-    return (build(record, spec).best(),)
+    if active_arms(record, spec) and record.looks[-1].searches < spec.looks[-1]:
+        announce(
+            f"the time is spent: the verdict rests on {record.looks[-1].searches} searches per arm; search further "
+            f"with: tuner extend {record.name}"
+        )
+    # The winners of an earlier round may not be the best any more.
+    return (build(replace(record, rounds=[]), spec).best(),)
 
 
 def _begin_round(job: Job, new: NewRound, arms: Sequence[str]) -> None:

@@ -221,7 +221,10 @@ def _confirm_run(trial: Trial, runs: Mapping[str, str]) -> dict[str, Any]:
     return {
         "seed": trial.seed,
         "val_acc": trial.epochs[-1].val_acc,
-        **dataclasses.asdict(trial.result),
+        "test_acc": trial.result.test_acc,
+        "test_loss": trial.result.test_loss,
+        "weights_sha256": trial.result.weights_sha256,
+        "device": trial.result.device,
         "mlflow_run": runs.get(trial.key),
     }
 

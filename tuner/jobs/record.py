@@ -197,6 +197,11 @@ class Record:
             and search in (None, trial.search)
         ]
 
+    @property
+    def extended_after_the_last_look(self) -> bool:
+        """Whether the job was extended and has had no look since."""
+        return bool(self.extensions) and self.extensions[-1].look == len(self.looks)
+
     def settled(self, look: int | None = None) -> dict[str, Outcome]:
         """The arms that are not searched any more, and how they stand: now, or before the look of this number.
 
@@ -246,7 +251,8 @@ class Record:
                 trial = self.trials[event.trial]
                 trial.end, trial.ended_n, trial.ended_ms = event, entry.n, entry.ms
             case RoundBegun():
-                self.rounds.append(event)
+                # After an extension without a new look, the last round is named again.
+                self.rounds = [begun for begun in self.rounds if begun.round != event.round] + [event]
                 self.searching = False
             case Extended():
                 self.extensions.append(event)

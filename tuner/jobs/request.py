@@ -73,6 +73,14 @@ def refuse_finished(job: str, state: str) -> None:
         raise SpecError(f"job {job} is finished; see: tuner leaderboard {job}")
 
 
+def refuse_unended(job: str, state: str) -> None:
+    """Raise ``SpecError`` for a job that has not ended, which cannot be extended."""
+    if state not in ("finished", "failed"):
+        raise SpecError(
+            f"job {job} is {state}; only a job that has ended can be extended; to end it: tuner resume {job}"
+        )
+
+
 def next_round(folder: JobFolder) -> int:
     """The number of the next round of confirm runs.
 
@@ -80,8 +88,11 @@ def next_round(folder: JobFolder) -> int:
         SpecError: the search has not ended, or the job runs.
     """
     record, state = folder.record(), folder.state()
-    if not record.rounds or state in ("running", "crashed"):
-        raise SpecError(f"job {folder.id} is {state}; only a job whose search has ended can be confirmed again")
+    if record.searching or state in ("running", "crashed"):
+        raise SpecError(
+            f"job {folder.id} is {state}; only a job whose search has ended can be confirmed again; to end it: "
+            f"tuner resume {folder.id}"
+        )
     return len(record.rounds) + 1
 
 
@@ -92,15 +103,14 @@ def next_extension(folder: JobFolder) -> int:
         SpecError: the job runs, its claim is about settings, or no more searches can change its verdict.
     """
     record, state = folder.record(), folder.state()
-    if state not in ("finished", "failed"):
-        raise SpecError(f"job {folder.id} is {state}; only a job that has ended can be extended")
+    refuse_unended(folder.id, state)
     if not record.spec.searches:
         raise SpecError(f"job {folder.id} has claim: setting, so it has one search per arm; see: tuner confirm --help")
     searches, most = (record.looks[-1].searches if record.looks else 0), record.spec.searches.most
     if searches >= most:
         raise SpecError(
-            f"job {folder.id} has had all its {most} searches per arm, and with them the whole chance of a false "
-            "verdict is spent; to search further, start a new job with another seed"
+            f"job {folder.id} has had its last look, after {most} searches per arm, and no chance of error is left; to "
+            "search further, start a new job with another seed"
         )
     unsettled = {arm for arm, outcome in record.settled().items() if outcome == Outcome.FUTILE}
     unsettled |= {arm for family in record.spec.questions for arm in family.arms} - record.settled().keys()

@@ -96,7 +96,7 @@ class Progress:
         ]
         if not searched or not epochs:
             return None
-        # Once confirm runs have begun the search is over, even if a cap ended it early.
+        # A cap may have ended the search early.
         search_left = self._search_trials() - len(searched) if self._record.searching else 0
         whole_left = self._confirm_runs() - self._confirmed()
         if self._record.searching:
@@ -110,7 +110,7 @@ class Progress:
         if seconds is None:
             return "time left unknown yet"
         budget = self._spec.budget.max_hours
-        cap = "" if budget is None else f" (search capped at {budget:g} h)"
+        cap = "" if budget is None or self._record.extensions else f" (search capped at {budget:g} h)"
         return f"about {duration(seconds)} left{cap}"
 
     def _arm(self, arm: str) -> ArmProgress:

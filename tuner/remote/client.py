@@ -18,7 +18,7 @@ from cluster.errors import ClusterError
 from cluster.jobs import JOB, JobsApi, Ran, Submission
 from cluster.nodes import Node
 from tuner.errors import IntegrityError, NotFound, ServiceError, SpecError, error_of
-from tuner.jobs.request import refuse_finished
+from tuner.jobs.request import refuse_finished, refuse_unended
 from tuner.remote.submission import pack_job
 from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec
@@ -106,14 +106,16 @@ class Service:
             data_path: folder of the data set on the nodes now.
 
         Returns:
-            The job's whole id. The job's log says it if there is nothing to extend.
+            The job's whole id. If every arm is settled, the job's log says so.
 
         Raises:
             NotFound: there is no such job.
-            SpecError: the job runs.
+            SpecError: the job has not ended.
         """
+        status = self._idle(job)
+        refuse_unended(status["job"], status["state"])
         limit = [] if hours is None else ["--hours", str(hours)]
-        return self._drive_again(self._idle(job)["job"], data_path, ["--extend", *limit])
+        return self._drive_again(status["job"], data_path, ["--extend", *limit])
 
     def _idle(self, job: str) -> dict[str, Any]:
         """The status of a job that nobody runs."""

@@ -68,6 +68,9 @@ def publish(results: JobResults) -> dict[str, Path]:
     for row in board.rows:
         if row.winner is not None and row.confirmed and not results.record.simulated:
             files[f"exports/{row.arm}.yaml"] = export_arm(results, row.arm, folder.export(row.arm), force=True)
+    # An arm's export of an earlier round would have an earlier verdict.
+    for stale in set((folder.path / "exports").glob("*.yaml")) - set(files.values()):
+        stale.unlink()
     _share(folder, [file for name, file in files.items() if name.startswith("exports/")])
     return files
 

@@ -52,7 +52,7 @@ def statements(record: Record, spec: SearchSpec, board: Leaderboard) -> Statemen
         simulated=made_up if record.simulated else "",
         reading=_reading(board, record.job.data_images.test) if board.judged else "",
         evidence=_evidence(record, board) if board.claim == "method" and board.round else "",
-        conditions=tuple(_conditions(spec)),
+        conditions=(*_conditions(spec), *_extensions(record)),
         provenance=tuple(_provenance(record)),
         reproduce="" if record.simulated else again,
     )
@@ -135,6 +135,12 @@ def _evidence(record: Record, board: Leaderboard) -> str:
 def _listed(things: Sequence[object]) -> str:
     *first, last = map(str, things)
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _extensions(record: Record) -> Iterator[str]:
+    for more in record.extensions:
+        after = f"after look {more.look}" if more.look else "before the first look"
+        yield f"extended {after}: searched further although its time was spent, or its arms were given up"
 
 
 def _conditions(spec: SearchSpec) -> Iterator[str]:

@@ -50,6 +50,7 @@ class SearchesSource:
         self._clock = clock
         self._started_at = clock() - record.active_s
         self._open: dict[int, SearchSource] = {}
+        self._looked_at = record.looks[-1].searches if record.looks else 0
         self._searches = deque(range(1, searches + 1))
         self._confirm: deque[TrialRequest] = deque()
         for search in range(1, searches + 1):
@@ -63,7 +64,7 @@ class SearchesSource:
         while self._searches:
             search = self._searches[0]
             if search not in self._open:
-                if not self._has_begun(search) and self._no_time_for_another_search():
+                if self._begins(search) and self._no_time_up_to(max(search, self._looked_at + 1)):
                     self._searches.clear()
                     return None
                 self._open[search] = self._begin(search)
@@ -101,16 +102,26 @@ class SearchesSource:
         if winner is not None:
             self._confirm.extend(not_ended(search_confirm_requests(self._spec, winner), self._record))
 
-    def _has_begun(self, search: int) -> bool:
-        return bool(self._record.of(Stage.SEARCH, search=search))
+    def _begins(self, search: int) -> bool:
+        """Whether a search would begin now. One that has begun is brought to its end, whatever the time."""
+        arms = self._without(search)
+        # Before the last look, only an arm that an extension takes up again lacks a search that others have.
+        behind = arms if search <= self._looked_at else [arm.name for arm in self._arms]
+        return bool(arms) and not any(self._record.of(Stage.SEARCH, arm, search=search) for arm in behind)
 
-    def _no_time_for_another_search(self) -> bool:
-        """Whether another search of these arms, as long as those so far, would end beyond a cap.
+    def _without(self, search: int) -> list[str]:
+        """The arms whose search of this number has not ended."""
+        return [arm.name for arm in self._arms if not search_has_ended(self._record, self._spec, arm.name, search)]
 
+    def _no_time_up_to(self, search: int) -> bool:
+        """Whether all searches up to this one, each as long as those so far, would end beyond a cap.
+
+        Searches that give no new look are of no use, so an arm catches up only if there is time for one more search.
         An extension has a cap of its own, in place of the spec's.
         """
         budget, gpus = self._spec.budget, self._spec.resources.gpus
-        one_s = statistics.fmean(self._costs() or [0.0]) * len(self._arms)
+        missing = sum(len(self._without(number)) for number in range(1, search + 1))
+        one_s = statistics.fmean(self._costs() or [0.0]) * missing
         clock_s = self._clock() - self._started_at + one_s / self._concurrent
         if self._record.extensions:
             until_s = self._record.extensions[-1].until_s

@@ -197,7 +197,7 @@ def _doubts(spec: SearchSpec, found: tuple[Arm, ...], plan: Plan) -> Iterator[In
     implied = [key for key in ONE_SETTING if ("confirm", key) in spec.origin.lines]
     if spec.claim == "setting" and implied and ("claim",) not in spec.origin.lines:
         text = (
-            "makes the claim about one setting of each arm, without the luck of the search; for a claim about the "
+            "makes the claim about one setting of each arm: it ignores the luck of the search; for a claim about the "
             "methods, remove this key; to keep this claim, write claim: setting"
         )
         yield InvalidValue(text, "confirm", implied[0])

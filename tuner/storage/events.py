@@ -9,7 +9,7 @@ again    EpochRepeated      an attempt has trained an epoch that was on record
 end      TrialEnded         a trial ends: its state, and the result of a confirm run
 look     LookTaken          the verdict was computed after a number of searches per arm
 confirm  RoundBegun         a round of confirm runs begins
-extend   Extended           a job that ended before its cap searches further
+extend   Extended           a job that ended before its last look searches further
 state    JobStateChanged    the job itself runs (each time a driver starts), finishes, fails or is interrupted
 
 An ``Entry`` is an event with its number and its times. Reading checks every field, and an unknown field is an error.
@@ -305,7 +305,7 @@ class RoundBegun(_Event):
 
 @dataclass(frozen=True, slots=True)
 class Extended(_Event):
-    """A job that ended before its cap searches further.
+    """A job that ended before its last look searches further.
 
     Args:
         extension: its number, from 1.

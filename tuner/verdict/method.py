@@ -28,8 +28,8 @@ def next_look(record: Record, spec: SearchSpec) -> int | None:
     driver finds.
     """
     done = record.looks[-1].searches if record.looks else 0
-    extended = bool(record.extensions) and record.extensions[-1].look == len(record.looks)
-    if not active_arms(record, spec) or (record.looks and done not in spec.looks and not extended):
+    ended_early = bool(record.looks) and done not in spec.looks and not record.extended_after_the_last_look
+    if ended_early or not active_arms(record, spec):
         return None
     return next((at for at in spec.looks if at > done), None)
 

@@ -399,7 +399,7 @@ confirm: {{margin: 0}}
         assert looks("extend", "latest", "--hours", "1") == [3, 4]
         ended = where.ended(where.start("extend"))
         assert ended.code == 2
-        assert "has had all its 4 searches per arm" in ended.err
+        assert "has had its last look, after 4 searches per arm" in ended.err
 
 
 def test_only_a_job_about_methods_can_be_extended(tuner: Tuner, made_up_job: MakeJob) -> None:

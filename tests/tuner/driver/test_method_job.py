@@ -22,7 +22,7 @@ from tuner.execution.simulator import Simulation
 from tuner.jobs.follower import Follower, Pace
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import Record
-from tuner.jobs.request import new_job, next_extension
+from tuner.jobs.request import new_job, next_extension, next_round
 from tuner.jobs.stop import StopRequest
 from tuner.jobs.workspace import Workspace
 from tuner.monitor.event_log import log_lines
@@ -330,8 +330,43 @@ def test_an_extension_with_hours_ends_where_they_end_and_can_be_extended_again(t
     assert [look.searches for look in job.record.looks] == [3, 4, 5]
     job.drive(Extension(next_extension(job.folder), None))
     assert [look.searches for look in job.record.looks] == [3, 4, 5, 6, 9]
-    with pytest.raises(SpecError, match="has had all its 9 searches per arm"):
+    with pytest.raises(SpecError, match="has had its last look, after 9 searches per arm"):
         next_extension(job.folder)
+
+
+def test_an_extension_without_time_for_a_search_changes_nothing(tmp_path: Path) -> None:
+    job = Job(tmp_path, CAPPED)
+    job.drive()
+    before = job.found()
+    runs = len(job.record.trials)
+    record = job.drive(Extension(1, 1e-6))
+    assert job.found() == before
+    assert (len(record.trials), record.searching, record.state) == (runs, False, "finished")
+    # The job can still be confirmed, and extended.
+    assert next_round(job.folder) == 2
+    assert job.drive(Extension(next_extension(job.folder), None)).looks[-1].searches == 9
+
+
+def test_time_that_ends_at_a_planned_look_is_told_too(tmp_path: Path) -> None:
+    job = Job(tmp_path, method_spec(PLACEBO + SETTINGS, hours(3.6), looks="[3, 6, 9]"))
+    assert [look.searches for look in job.drive().looks] == [3]
+    assert job.view.texts[-1].startswith("the time is spent: the verdict rests on 3 searches per arm; search further")
+
+
+def test_a_job_whose_looks_are_all_taken_does_not_speak_of_time(whole: Job) -> None:
+    assert not any("time is spent" in text for text in whole.view.texts)
+
+
+def test_an_interrupted_extension_is_resumed_and_not_confirmed(tmp_path: Path, extended: Job) -> None:
+    job = Job(tmp_path, CAPPED)
+    job.drive()
+    with pytest.raises(Interrupted):
+        job.drive(Extension(1, None), StopsAfter(20))
+    for refused in (next_round, next_extension):
+        with pytest.raises(SpecError, match=f"to end it: tuner resume {job.folder.id}"):
+            refused(job.folder)
+    job.drive()
+    assert job.found() == extended.found()
 
 
 class EveryArmIsEqual(SimulatedTraining):
@@ -362,7 +397,7 @@ def test_an_extension_searches_the_arms_again_that_were_given_up(
 
 
 def test_a_job_that_is_settled_or_about_settings_is_not_extended(tmp_path: Path, whole: Job) -> None:
-    with pytest.raises(SpecError, match="has had all its 9 searches per arm"):
+    with pytest.raises(SpecError, match="has had its last look, after 9 searches per arm"):
         next_extension(whole.folder)
     setting = Job(tmp_path, spec_of(more("confirm: {seeds: 3}\nsampler: random\n")))
     setting.drive()

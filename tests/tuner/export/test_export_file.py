@@ -3,7 +3,9 @@
 import hashlib
 import json
 import random
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from tuner.export.export_file import SCHEMA, Export, read_export
 from tuner.export.job_winner import export_arm
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
+from tuner.report.publish import publish
+from tuner.storage.events import Stage
 from tuner.verdict.ranking import job_results
 
 Tuner = Callable[..., Ended]
@@ -308,3 +312,26 @@ def test_weights_that_were_not_kept_are_told(made_up_job: Callable[[str, History
     ended = tuner("export", "--best", "-o", "best.safetensors")
     assert ended.code == 4
     assert "kept no weights of arm adam_l2" in ended.err
+
+
+def test_the_share_of_active_maxima_is_no_part_of_an_export(
+    searched: tuple[Place, Ended], exported: Path, tmp_path: Path
+) -> None:
+    record = searched[0].job.record()
+    for trial in record.of(Stage.CONFIRM, ARM):
+        assert trial.end is not None
+        assert trial.end.result is not None
+        trial.end = replace(trial.end, result=replace(trial.end.result, max_active=0.25))
+    again = export_arm(job_results(searched[0].job, record), ARM, tmp_path / "noam.yaml", force=False)
+    assert again.read_bytes() == exported.read_bytes()
+
+
+def test_an_export_of_an_earlier_round_does_not_stay_beside_later_ones(
+    searched: tuple[Place, Ended], tmp_path: Path
+) -> None:
+    job = searched[0].job
+    copied = JobFolder(Path(shutil.copytree(job.path, tmp_path / job.id)))
+    arms = {row.arm for row in job_results(job).board.rows}
+    copied.export("earlier").write_bytes(copied.export(ARM).read_bytes())
+    publish(job_results(copied))
+    assert {file.stem for file in copied.export(ARM).parent.iterdir()} == arms

@@ -27,7 +27,7 @@ from tuner.search.winners import candidates, search_accuracies, search_has_ended
 from tuner.spec.arms import arms
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.trial_config import SearchSeeds
-from tuner.storage.events import JobStateChanged, Stage, State
+from tuner.storage.events import JobStateChanged, Outcome, Stage, State
 from tuner.storage.journal import Journal
 
 PLAN = Plan(EPOCHS, 10)
@@ -266,6 +266,46 @@ def test_a_search_that_has_begun_is_brought_to_its_end_by_a_later_driver_whateve
     torn.run()
     assert all(len(search_accuracies(torn.record, spec, arm)) == 2 for arm in torn.record.arms)
     assert not torn.record.of(Stage.SEARCH, search=3)
+
+
+def extended(spec: SearchSpec, left: float) -> Searches:
+    """Searches in which noam was given up at the first look; then an extension with time for some searches."""
+    history = Searches(spec)
+    history.searched(dict.fromkeys(("adam_l2", "noam", "adamw"), [0.5] * 3))
+    history.look(1, 3, {"noam": Outcome.FUTILE, "adamw": Outcome.NOT_ENOUGH})
+    history.searched(dict.fromkeys(("adam_l2", "adamw"), [0.5] * 2), first=4)
+    history.look(2, 5, {"adamw": Outcome.BEATS})
+    one = [trial for trial in history.record().trials.values() if (trial.arm, trial.search) == ("noam", 1)]
+    search_s = sum(trial.seconds for trial in one)
+    # Each entry of a history takes a second, this one too.
+    history.add("extend", extension=1, look=2, until_s=history.record().active_s + 1 + left * search_s)
+    return history
+
+
+@pytest.mark.parametrize(("left", "first"), [(3.9, None), (4.1, ("noam", 4))])
+def test_an_arm_that_was_given_up_catches_up_only_if_there_is_time_for_a_new_look(
+    left: float, first: tuple[str, int] | None
+) -> None:
+    spec = method_spec(looks="[3, 5, 9]")
+    record = extended(spec, left).record()
+    active = [arm for arm in arms(spec, PLAN) if arm.name in ("adam_l2", "noam")]
+    # noam lacks the searches 4 and 5, and both arms lack search 6.
+    source = SearchesSource(spec, active, PLAN, record, 9, concurrent=1, clock=lambda: 0.0)
+    given = source.next()
+    assert (given and (given.arm, given.search)) == first
+
+
+def test_a_search_that_an_arm_has_begun_to_catch_up_is_brought_to_its_end() -> None:
+    spec = method_spec(looks="[3, 5, 9]")
+    history = extended(spec, 4.1)
+    history.trials("noam", 4, [State.COMPLETE, None])
+    history.add("extend", extension=2, look=2, until_s=0.0)
+    active = [arm for arm in arms(spec, PLAN) if arm.name in ("adam_l2", "noam")]
+    source = SearchesSource(spec, active, PLAN, history.record(), 9, concurrent=1, clock=lambda: 0.0)
+    given = source.next()
+    assert given is not None
+    assert (given.arm, given.search, given.number) == ("noam", 4, 1)
+    assert source.next() is None
 
 
 def breaks_noams_first(attempt: Attempt, epoch: int) -> str | None:
