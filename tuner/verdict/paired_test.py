@@ -142,8 +142,13 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
-def prediction_interval(values: Sequence[float], level: float = 0.99, widest: float = 3.0) -> tuple[float, float]:
+def prediction_interval(
+    values: Sequence[float], level: float = 0.99, widest: float = 3.0, repeated: float | None = None
+) -> tuple[float, float]:
     """The interval in which one more run of the same setting should fall: a two-sided t prediction interval.
+
+    A run that is repeated elsewhere has an interval around its own value. At worst, other rounding makes it another
+    independent run, so the interval is that of the difference of two runs.
 
     The interval is at most ``widest`` points wide, because two or three seeds alone would accept almost any value.
     It also stays within 0 and 1. One value shows no spread, so its interval has the full width ``widest``.
@@ -152,6 +157,7 @@ def prediction_interval(values: Sequence[float], level: float = 0.99, widest: fl
         values: accuracies (0 to 1) of the known runs, at least one.
         level: chance that the new value lies inside the interval, between 0 and 1.
         widest: largest width of the interval in points, at least 0.
+        repeated: the known value of the run that is repeated, from 0 to 1; None for a run with a new seed.
 
     Returns:
         The lower and the upper end, as fractions.
@@ -167,8 +173,10 @@ def prediction_interval(values: Sequence[float], level: float = 0.99, widest: fl
         raise ValueError("a prediction interval needs at least one value")
     half = widest / 2 / POINTS
     if sample.n > 1:
-        half = min(half, _critical(sample.n - 1, 1 - level) * sample.sd * math.sqrt(1 + 1 / sample.n))
-    return max(0.0, sample.mean - half), min(1.0, sample.mean + half)
+        runs = 2.0 if repeated is not None else 1 + 1 / sample.n
+        half = min(half, _critical(sample.n - 1, 1 - level) * sample.sd * math.sqrt(runs))
+    centre = sample.mean if repeated is None else repeated
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def describe(comparison: Comparison) -> str:

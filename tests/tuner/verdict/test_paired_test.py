@@ -290,6 +290,7 @@ def test_prediction_interval_is_never_wider_than_asked() -> None:
     assert prediction_interval([0.60, 0.80], widest=3.0) == pytest.approx((0.685, 0.715))
     assert prediction_interval([0.70], widest=3.0) == pytest.approx((0.685, 0.715))
     assert prediction_interval([0.70, 0.70, 0.70]) == (0.70, 0.70)
+    assert prediction_interval([0.60, 0.80], widest=3.0, repeated=0.8) == pytest.approx((0.785, 0.815))
     assert prediction_interval([0.999]) == pytest.approx((0.984, 1.0))
 
 
@@ -381,3 +382,10 @@ def test_holm_only_raises_and_keeps_the_order(p_values: list[float]) -> None:
 )
 def test_a_verdict_in_words(points: tuple[float, ...], phrase: str) -> None:
     assert describe(against_flat(*points)).startswith(phrase)
+
+
+def test_a_repeated_run_may_differ_from_its_own_value_as_two_runs_differ() -> None:
+    values = [0.700, 0.702, 0.704, 0.701]
+    new, again = prediction_interval(values), prediction_interval(values, repeated=0.704)
+    assert sum(again) / 2 == pytest.approx(0.704)
+    assert (again[1] - again[0]) / (new[1] - new[0]) == pytest.approx(math.sqrt(2 / (1 + 1 / 4)))
