@@ -35,7 +35,7 @@ class NewRound:
 
 @dataclass(frozen=True)
 class Extension:
-    """More searches before the cap, unless an earlier driver has begun them: the number, and the hours they may take.
+    """More searches before the last look, unless an earlier driver has begun them: its number, and hours for them.
 
     Without hours, no time ends the searches.
     """

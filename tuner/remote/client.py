@@ -98,7 +98,7 @@ class Service:
         return self._drive_again(status["job"], data_path, [] if seeds is None else ["--seeds", str(seeds)])
 
     def extend(self, job: str, hours: float | None = None, data_path: str | None = None) -> str:
-        """Search further in a job about methods that ended before its cap.
+        """Search further in a job about methods that ended before its last look.
 
         Args:
             job: its id, or the beginning of it.

@@ -63,7 +63,7 @@ def claim_text(board: Leaderboard) -> str:
     if board.claim == "method":
         looks = board.looks
         return "claim about methods" + (f", look {len(looks)} after {looks[-1]} searches per arm" if looks else "")
-    # A later round is an estimate: the verdict rests on the first one.
+    # No round is named: the verdict rests on the first one, and later ones are estimates.
     return "claim about one setting per arm"
 
 
