@@ -3,20 +3,28 @@
 Optuna has no scale for numbers close to 1. A knob ``x`` on the scale ``one-minus-log`` is searched as ``one_minus_x``.
 """
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from trainables.errors import TrainableError
-from trainables.space import Choice, Domain, Float, Int, Scalar
+from trainables.space import Choice, Domain, Float, Int, Scalar, share
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 # Optuna marks qmc, gp and multivariate TPE as experimental. We chose them knowingly.
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 ONE_MINUS = "one_minus_"
+
+SPACING = 0.8
+"""The least distance of a new setting to those that were tried, as a share of the distance in an even grid of them."""
+REMEMBERED = 1000
+"""The newest settings to which a new one keeps its distance."""
 
 
 def distributions(space: Mapping[str, Domain]) -> dict[str, BaseDistribution]:
@@ -52,6 +60,57 @@ def widened(space: Mapping[str, Domain], knobs: Mapping[str, Scalar]) -> dict[st
     """
     found = {knob: _widened(domain, knobs[knob]) for knob, domain in space.items() if knob in knobs}
     return {knob: domain for knob, domain in found.items() if domain is not None}
+
+
+class TriedSettings:
+    """The settings that a study has tried, as places in the unit cube of its search space.
+
+    A knob of k choices has k axes, so that two different choices have the distance 1.
+
+    Args:
+        space: the search space. A knob that has one value only does not count.
+    """
+
+    def __init__(self, space: Mapping[str, Domain]) -> None:
+        self._space = space
+        self.distributions = {name: found for name, found in distributions(space).items() if not found.single()}
+        """Optuna's distributions of the knobs that count, by Optuna's names."""
+        self._places: list[list[float]] = []
+        self._tried = 0
+
+    def add(self, knobs: Mapping[str, Scalar]) -> None:
+        """Note a setting. One that lies outside of the space, from a version with other ranges, is no neighbour."""
+        self._tried += 1
+        if all(knob in knobs and domain.contains(knobs[knob]) for knob, domain in self._space.items()):
+            self._places.append(self._place(knobs))
+            del self._places[:-REMEMBERED]
+
+    def spare(self, candidates: Sequence[Mapping[str, Scalar]]) -> NDArray[np.float64]:
+        """For each candidate, its distance to the nearest tried setting, less the distance that it must keep.
+
+        In a grid of n points in d dimensions, neighbours are n ** (-1 / d) apart. A candidate must keep ``SPACING`` of
+        that, so the settings come closer together as a study grows.
+
+        Args:
+            candidates: Optuna's parameters, with a value for each of ``distributions``.
+        """
+        if not self._places:
+            return np.ones(len(candidates))
+        asked = np.array([self._place(from_search(self._space, candidate)) for candidate in candidates])
+        gaps = np.linalg.norm(asked[:, None, :] - np.array(self._places)[None], axis=2).min(axis=1)
+        spare: NDArray[np.float64] = gaps - SPACING * self._tried ** (-1 / len(self.distributions))
+        return spare
+
+    def _place(self, knobs: Mapping[str, Scalar]) -> list[float]:
+        place: list[float] = []
+        for knob, domain in self._space.items():
+            if _name(knob, domain) not in self.distributions:
+                continue
+            if isinstance(domain, Choice):
+                place += [float(value == knobs[knob]) / math.sqrt(2) for value in domain.values]
+            else:
+                place.append(share(domain.scale, domain.low, domain.high, knobs[knob]))
+        return place
 
 
 def _widened(domain: Domain, value: Scalar) -> Domain | None:

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
+from tuner.search.distributions import TriedSettings
 from tuner.spec.settings import SamplerSpec
 
 
@@ -20,22 +23,36 @@ class Seeds(NamedTuple):
 
 
 class _Tpe(optuna.samplers.TPESampler):
-    """TPE on trials that all have the same knobs, so that one trial is enough to find the search space."""
+    """TPE whose settings keep a distance to those that the study has tried.
+
+    Without the distance it proposes its best setting again and again, with tiny changes, and never leaves it.
+    """
+
+    def __init__(self, tried: TriedSettings, **options: Any) -> None:
+        super().__init__(**options)
+        self._tried = tried
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        useful = (TrialState.COMPLETE, TrialState.PRUNED)
-        for ended in study._get_trials(deepcopy=False, states=useful)[:1]:
-            return {knob: found for knob, found in sorted(ended.distributions.items()) if not found.single()}
-        return {}
+        return self._tried.distributions
+
+    def _compute_acquisition_func(
+        self, samples: dict[str, NDArray[np.float64]], mpe_below: Any, mpe_above: Any
+    ) -> NDArray[np.float64]:
+        """TPE's rating of each candidate, where one that is too near is out; if all are, the farthest is the best."""
+        found: NDArray[np.float64] = super()._compute_acquisition_func(samples, mpe_below, mpe_above)
+        known = self._tried.distributions
+        columns = {knob: [known[knob].to_external_repr(value) for value in samples[knob]] for knob in known}
+        spare = self._tried.spare([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+        return np.where(spare >= 0, found, -np.inf) if (spare >= 0).any() else spare
 
 
-def _tpe(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
+def _tpe(sampler: SamplerSpec, seeds: Seeds, trials: int, tried: TriedSettings) -> BaseSampler:
     # Optuna's default of ten random trials would make a small search all random, and would cost a longer one epochs.
     startup = sampler.startup_trials or max(3, min(5, trials // 3))
-    return _Tpe(seed=seeds.ask, n_startup_trials=startup)
+    return _Tpe(tried, seed=seeds.ask, n_startup_trials=startup)
 
 
-def _random(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
+def _random(sampler: SamplerSpec, seeds: Seeds, trials: int, tried: TriedSettings) -> BaseSampler:
     return optuna.samplers.RandomSampler(seed=seeds.ask)
 
 
@@ -53,7 +70,7 @@ class _Sequence(optuna.samplers.QMCSampler):
         return self._place
 
 
-def _qmc(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
+def _qmc(sampler: SamplerSpec, seeds: Seeds, trials: int, tried: TriedSettings) -> BaseSampler:
     return _Sequence(
         seeds.place,
         seed=seeds.study,
@@ -65,23 +82,23 @@ def _qmc(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
     )
 
 
-def _gp(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
+def _gp(sampler: SamplerSpec, seeds: Seeds, trials: int, tried: TriedSettings) -> BaseSampler:
     startup = sampler.startup_trials or max(3, min(10, trials // 3))
     return optuna.samplers.GPSampler(seed=seeds.ask, n_startup_trials=startup)
 
 
-def _cmaes(sampler: SamplerSpec, seeds: Seeds, trials: int) -> BaseSampler:
+def _cmaes(sampler: SamplerSpec, seeds: Seeds, trials: int, tried: TriedSettings) -> BaseSampler:
     return optuna.samplers.CmaEsSampler(seed=seeds.ask, n_startup_trials=sampler.startup_trials or 1)
 
 
-SAMPLERS: Mapping[str, Callable[[SamplerSpec, Seeds, int], BaseSampler]] = {
+SAMPLERS: Mapping[str, Callable[[SamplerSpec, Seeds, int, TriedSettings], BaseSampler]] = {
     "tpe": _tpe,
     "random": _random,
     "qmc": _qmc,
     "gp": _gp,
     "cmaes": _cmaes,
 }
-"""Samplers by name: a function of (options, seeds, planned trials)."""
+"""Samplers by name: a function of (options, seeds, planned trials, tried settings)."""
 
 REPLAYED = ("cmaes",)
 """Samplers that keep notes beside the trials: a study built from the record repeats its asks and tells for them."""

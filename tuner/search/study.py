@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trainables.config import derive_seed
 from trainables.space import Scalar
-from tuner.search.distributions import distributions, from_search, to_search, widened
+from tuner.search.distributions import TriedSettings, distributions, from_search, to_search, widened
 from tuner.search.samplers import REPLAYED, SAMPLERS, Seeds
 from tuner.search.trial_window import BEST, NEWEST, WINDOWED, ShownStudy, TrialWindow, tpe_rank
 from tuner.spec.arms import Arm
@@ -92,6 +92,8 @@ class ArmStudy:
         if self._sampler.name not in REPLAYED or not self._replay(past):
             self._start()
             self._study.add_trials([as_optuna_trial(arm, trial) for trial in past])
+            for trial in past:
+                self._tried.add(trial.knobs)
 
     @property
     def asked(self) -> int:
@@ -107,7 +109,13 @@ class ArmStudy:
         trial = optuna.trial.Trial(self._shown(), self._study.ask()._trial_id)
         for knob, distribution in self._distributions.items():
             trial._suggest(knob, distribution)
-        return Proposal(number, from_search(self.arm.space, trial.params))
+        knobs = from_search(self.arm.space, trial.params)
+        # 1 - (1 - x) may differ from x in its last bit. A study that is built from the record has the record's value.
+        for name, value in to_search(self.arm.space, knobs).items():
+            distribution = self._distributions[name]
+            self._memory.set_trial_param(trial._trial_id, name, distribution.to_internal_repr(value), distribution)
+        self._tried.add(knobs)
+        return Proposal(number, knobs)
 
     def tell(self, number: int, state: State, reports: Sequence[tuple[int, float]]) -> None:
         """Say how a setting ended: its state, and (epoch, objective) of each epoch. A second call changes nothing.
@@ -131,6 +139,7 @@ class ArmStudy:
         return self._study.get_trials(deepcopy=False)
 
     def _start(self) -> None:
+        self._tried = TriedSettings(self.arm.space)
         self._memory = InMemoryStorage()
         self._study = optuna.create_study(storage=self._memory, direction=self._direction)
         sign = -1.0 if self._direction == StudyDirection.MAXIMIZE else 1.0
@@ -161,7 +170,7 @@ class ArmStudy:
 
     def _sampler_for(self, number: int) -> BaseSampler:
         ask, study = (derive_seed(self._seed, self.arm.name, part) % 2**32 for part in (str(number), "qmc"))
-        return SAMPLERS[self._sampler.name](self._sampler, Seeds(ask, study, number), self._planned)
+        return SAMPLERS[self._sampler.name](self._sampler, Seeds(ask, study, number), self._planned, self._tried)
 
 
 def as_optuna_trial(arm: Arm, trial: RecordedTrial) -> FrozenTrial:

@@ -63,9 +63,9 @@ class SchedulerSpec(Frozen):
         default=None,
         ge=1,
         le=100_000,
-        description="number of epochs before the first rung; default: a ninth of all epochs, at least 2",
+        description="number of epochs before the first rung; default: a 27th of all epochs, at least 2",
     )
-    reduction_factor: int = Field(default=3, ge=2, le=1000, description="one in reduction_factor trials passes a rung")
+    reduction_factor: int = Field(default=2, ge=2, le=1000, description="one in reduction_factor trials passes a rung")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -77,7 +77,7 @@ class SchedulerSpec(Frozen):
         """Number of epochs before the first rung, in trials of ``epochs`` epochs."""
         if self.first_rung is not None:
             return self.first_rung
-        return max(1, min(max(2, math.ceil(epochs / 9)), epochs - 1))
+        return max(1, min(max(2, math.ceil(epochs / 27)), epochs - 1))
 
 
 class ResourcesSpec(Frozen):

@@ -409,7 +409,7 @@ GOOD: dict[str, tuple[tuple[str, str], Callable[[SearchSpec], Any], Any]] = {
     "key of the metric": (more(""), lambda spec: spec.metric.key, "val_acc"),
     "validation of digits": (more(""), lambda spec: spec.data.validation_share, 0.25),
     "validation of others": (("digits", "cifar10"), lambda spec: spec.data.validation_share, 0.1),
-    "first rung by default": (("epochs: 8", "epochs: 81"), lambda spec: spec.first_rung, 9),
+    "first rung by default": (("epochs: 8", "epochs: 81"), lambda spec: spec.first_rung, 3),
     "first rung of short trials": (more(""), lambda spec: spec.first_rung, 2),
     "first rung of one epoch": (("epochs: 8", "epochs: 1"), lambda spec: spec.first_rung, 1),
     "half a GPU": (more("resources: {gpus: 0.5}\n"), lambda spec: spec.resources.gpus, 0.5),
