@@ -7,7 +7,7 @@ change together, so their ratio is more reliable than the figures.
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -85,12 +85,14 @@ class Result:
         comparisons: one comparison per peer.
         details: more results, for the record.
         figures: measurements without a peer.
+        tables: title to a table of text for the page, with its header first.
     """
 
     how: str
     comparisons: tuple[Comparison, ...] = ()
     details: Mapping[str, object] = field(default_factory=dict)
     figures: tuple[Figure, ...] = ()
+    tables: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
 
 def interleaved(

@@ -10,7 +10,6 @@ file, from 0.
 import argparse
 import csv
 import io
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -24,19 +23,9 @@ from benchmarks.conditions import conditions
 from benchmarks.measuring import say
 from benchmarks.tables import table as recorded
 from benchmarks.tables import taskset
-from benchmarks.tables.replay import RecordedTraining
-from benchmarks.tables.table import FOLDER, TABLES, Row, Table
-from trainables.config import TrialConfig
-from trainables.hyper import Hyper
-from trainables.space import Plan
-from tuner.execution.dispatcher import Dispatcher
-from tuner.execution.simulator import Clock, Simulation, simulate
-from tuner.jobs.record import Record
-from tuner.jobs.stop import StopRequest
-from tuner.search.search_trials import SearchSource, early_stopper
-from tuner.search.trial_request import TrialOutcome, TrialRequest
+from benchmarks.tables.replay import run
+from benchmarks.tables.table import FOLDER, TABLES, Table
 from tuner.search.winners import ranked
-from tuner.storage.journal import Journal
 
 NAMES: Sequence[str] = (*TABLES, *taskset.TASKS)
 """All tables that have a bank."""
@@ -130,48 +119,10 @@ def search(table: Table, seed: int) -> Search:
     """
     budget = table.spec.budget.model_copy(update={"trials": TRIALS})
     spec = table.spec.model_copy(update={"seed": seed, "budget": budget})
-    record, clock, rows = Record(), Clock(), dict[Hyper, Row]()
-
-    def training(config: TrialConfig, plan: Plan) -> RecordedTraining:
-        return RecordedTraining(rows[config.hyper], config)
-
-    with tempfile.TemporaryDirectory(prefix="tuner-bank-") as folder:
-        journal = Journal(Path(folder, "journal"), record.add, durable=False)
-        source = SearchSource(spec, [table.arm], table.plan, record, concurrent=CONCURRENT, clock=clock)
-        dispatcher = Dispatcher(
-            _Looked(source, table, rows),
-            journal,
-            record,
-            spec.resources,
-            early_stopper=early_stopper(spec, table.plan, record),
-            clock=clock,
-        )
-        simulate(dispatcher, Simulation(table.plan, CONCURRENT, clock, training=training), StopRequest())
-        journal.close()
+    record = run(table, spec, CONCURRENT)
     best = ranked(record, spec, table.arm.name)
     winner = table.nearest(best[0].knobs).number if best else None
     return Search(winner, sum(len(trial.epochs) for trial in record.trials.values()))
-
-
-class _Looked:
-    """A source of trials that looks up the recorded setting of each trial.
-
-    A trial's config shows only the knobs that our training has. The request has all knobs of the table.
-    """
-
-    def __init__(self, source: SearchSource, table: Table, rows: dict[Hyper, Row]) -> None:
-        self._source = source
-        self._table = table
-        self._rows = rows
-
-    def next(self) -> TrialRequest | None:
-        request = self._source.next()
-        if request is not None:
-            self._rows[request.trial.hyper] = self._table.nearest(request.knobs)
-        return request
-
-    def ended(self, work: TrialRequest, ended: TrialOutcome) -> None:
-        self._source.ended(work, ended)
 
 
 def _search(name: str, seed: int) -> Search:

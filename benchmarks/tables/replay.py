@@ -6,33 +6,43 @@ space.
 
 import random
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 from benchmarks.tables.table import Row, Table
+from benchmarks.tables.unit import setting
 from trainables.config import TrialConfig, derive_seed
+from trainables.hyper import Hyper
 from trainables.report import ConfirmResult, EpochReport
+from trainables.space import Plan, Scalar
 from tuner.execution.dispatcher import Dispatcher
 from tuner.execution.simulator import Clock, Simulation, simulate
 from tuner.jobs.record import Record
 from tuner.jobs.stop import StopRequest
+from tuner.search import distributions
 from tuner.search.search_trials import SearchSource, early_stopper
 from tuner.search.trial_request import TrialOutcome, TrialRequest
+from tuner.spec.search_spec import SearchSpec
 from tuner.spec.settings import SamplerSpec, SchedulerSpec
 from tuner.storage.events import State
 from tuner.storage.journal import Journal
 
-MOST_TRIALS = 500
-"""The longest search."""
+MOST = 250
+"""A search is lost after the epochs of this many whole trainings."""
+ENDLESS = 100_000
+"""More trials than any search here has."""
 
 
 class Search(NamedTuple):
-    """Options of a search: the sampler, the scheduler, and the number of trials at once."""
+    """Options of a search: sampler, scheduler, trials at once, and the distance that TPE keeps."""
 
     sampler: SamplerSpec = SamplerSpec()
     scheduler: SchedulerSpec = SchedulerSpec()
     concurrent: int = 4
+    spacing: float = distributions.SPACING
 
 
 RANDOM = Search(SamplerSpec(name="random"), SchedulerSpec(name="none"))
@@ -46,64 +56,101 @@ class Reached:
     epochs: int
     trials: int
     target: bool
-    """Whether a trial reached the target."""
+    """Whether a trial reached the target. If not, the search is lost, and would have needed more epochs."""
 
 
-def replay(table: Table, target: float, search: Search, seed: int) -> Reached:
-    """Search until a trial of full length reaches the target."""
-    budget = table.spec.budget.model_copy(update={"trials": MOST_TRIALS})
+def replay(table: Table, target: float, search: Search, seed: int, most: int = MOST) -> Reached:
+    """Search until a trial of full length reaches the target, or until the epochs of ``most`` trainings are spent.
+
+    The first setting is random: with few recorded settings, the luck of a fixed one would decide a table.
+    """
+    budget = table.spec.budget.model_copy(update={"trials": ENDLESS})
     spec = table.spec.model_copy(
         update={"seed": seed, "budget": budget, "sampler": search.sampler, "scheduler": search.scheduler}
     )
-    record, clock, stop = Record(), Clock(), StopRequest()
+    spent, reached = 0, False
+
+    def ends(outcome: TrialOutcome) -> bool:
+        nonlocal spent, reached
+        spent += len(outcome.epochs)
+        reached = reached or (outcome.state == State.COMPLETE and outcome.epochs[-1].metric(spec.metric.key) >= target)
+        return reached or spent >= most * table.plan.epochs
+
+    arm = replace(table.arm, default=first_setting(table, seed))
+    with mock.patch.object(distributions, "SPACING", search.spacing):
+        record = run(replace(table, arm=arm), spec, search.concurrent, ends)
+    trials = record.trials.values()
+    return Reached(sum(len(trial.epochs) for trial in trials), len(trials), reached)
+
+
+def first_setting(table: Table, seed: int) -> dict[str, Scalar]:
+    """The random setting with which the search of this seed begins, whoever searches."""
+    rng = random.Random(derive_seed(seed, "first"))
+    return setting(table.arm.space, [rng.random() for _ in table.arm.space])
+
+
+def run(
+    table: Table, spec: SearchSpec, concurrent: int, ends: Callable[[TrialOutcome], bool] = lambda outcome: False
+) -> Record:
+    """Run one search of the table's arm in made-up time.
+
+    Args:
+        table: the recorded settings.
+        spec: its seed, trials, sampler and scheduler.
+        concurrent: trials at once.
+        ends: hears how each trial ended, and says whether the search ends there.
+    """
+    record, clock, stop, rows = Record(), Clock(), StopRequest(), dict[Hyper, Row]()
+
+    def training(config: TrialConfig, plan: Plan) -> RecordedTraining:
+        return RecordedTraining(rows[config.hyper], config)
+
     with tempfile.TemporaryDirectory(prefix="tuner-replay-") as folder:
         journal = Journal(Path(folder, "journal"), record.add, durable=False)
-        source = _Watched(
-            SearchSource(spec, [table.arm], table.plan, record, concurrent=search.concurrent, clock=clock),
-            target,
-            spec.metric.key,
-            stop,
-        )
+        source = SearchSource(spec, [table.arm], table.plan, record, concurrent=concurrent, clock=clock)
         dispatcher = Dispatcher(
-            source,
+            _Watched(source, table, rows, ends, stop),
             journal,
             record,
             spec.resources,
             early_stopper=early_stopper(spec, table.plan, record),
             clock=clock,
         )
-        simulation = Simulation(
-            table.plan,
-            search.concurrent,
-            clock,
-            training=lambda config, plan: RecordedTraining(_row(table, config), config),
-        )
-        simulate(dispatcher, simulation, stop)
+        simulate(dispatcher, Simulation(table.plan, concurrent, clock, training=training), stop)
         journal.close()
-    trials = record.trials.values()
-    return Reached(sum(len(trial.epochs) for trial in trials), len(trials), bool(stop))
+    return record
 
 
 class _Watched:
-    """A source of trials that asks to stop when a trial of full length has reached the target."""
+    """A source that looks up the recorded setting of each trial, and asks to stop where ``ends`` says so.
 
-    def __init__(self, source: SearchSource, target: float, metric: str, stop: StopRequest) -> None:
+    A trial's config shows only the knobs that our training has. The request has all knobs of the table.
+    """
+
+    def __init__(
+        self,
+        source: SearchSource,
+        table: Table,
+        rows: dict[Hyper, Row],
+        ends: Callable[[TrialOutcome], bool],
+        stop: StopRequest,
+    ) -> None:
         self._source = source
-        self._target = target
-        self._metric = metric
+        self._table = table
+        self._rows = rows
+        self._ends = ends
         self._stop = stop
 
     def next(self) -> TrialRequest | None:
-        return self._source.next()
+        request = self._source.next()
+        if request is not None:
+            self._rows[request.trial.hyper] = self._table.nearest(request.knobs)
+        return request
 
     def ended(self, work: TrialRequest, ended: TrialOutcome) -> None:
         self._source.ended(work, ended)
-        if ended.state == State.COMPLETE and getattr(ended.epochs[-1], self._metric) >= self._target:
+        if self._ends(ended):
             self._stop.ask()
-
-
-def _row(table: Table, config: TrialConfig) -> Row:
-    return table.nearest({knob: getattr(config.hyper, knob) for knob in table.arm.space})
 
 
 class RecordedTraining:

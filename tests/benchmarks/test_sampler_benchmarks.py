@@ -3,11 +3,14 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import ask, regret, search_quality
 from benchmarks.measuring import Result
-from benchmarks.tables.replay import RANDOM, Search, replay
+from benchmarks.peers.searchers import BEST, ROUND, SEARCHERS, raced
+from benchmarks.tables import taskset
+from benchmarks.tables.replay import RANDOM, Reached, Search, replay
 from benchmarks.tables.table import TABLES, Row, Table, arm_of, path, read
 from benchmarks.tables.unit import distance, setting
 from trainables.space import Choice, Domain, Float, Int
@@ -96,11 +99,29 @@ def test_a_replay_counts_the_epochs_until_a_full_trial_reaches_the_target() -> N
     assert replay(table, best, Search(), seed=1).target
 
 
-def test_a_replay_reports_that_the_target_was_not_reached() -> None:
-    search = RANDOM._replace(concurrent=2)
-    never = replay(small(), 2.0, search, seed=0)
+def test_a_replay_reports_that_a_search_is_lost() -> None:
+    table = small()
+    never = replay(table, 2.0, RANDOM, seed=0, most=5)
     assert not never.target
-    assert never.trials == 500
+    assert 5 * table.plan.epochs <= never.epochs < (5 + RANDOM.concurrent) * table.plan.epochs
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCHERS if name != search_quality.SYNE_TUNE])
+def test_another_searcher_finds_the_target_and_can_be_lost(name: str) -> None:
+    table, make = small(), SEARCHERS[name]
+    found = raced(table, table.finals()[0], make, seed=1)
+    assert found.target
+    assert found == raced(table, table.finals()[0], make, seed=1)
+    lost = raced(table, 2.0, make, seed=1, most=5)
+    assert (lost.target, lost.epochs) == (False, 5 * table.plan.epochs)
+
+
+def test_one_epoch_trains_a_round_for_one_epoch_and_the_best_three_to_the_end() -> None:
+    table = small()
+    lost = raced(table, 2.0, SEARCHERS["30 settings for one epoch, then the best 3"], seed=1, concurrent=1, most=5)
+    # A whole round has 30 epochs and three times the eleven others. Then the next round begins.
+    assert lost.epochs == 60 < ROUND + BEST * (table.plan.epochs - 1)
+    assert lost.trials == ROUND
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -121,7 +142,20 @@ def test_a_tables_spec_is_valid(spec: Path) -> None:
     assert load(spec).name == spec.stem
 
 
-def test_searches_are_compared_with_random_ones() -> None:
-    result = search_quality.measure(1, tables=["digits-adam_l2", "digits-restarts"], seeds_a_pair=2)
-    assert is_whole(result)
-    assert len(result.comparisons) == 3
+def test_ways_to_search_are_compared_with_random_search() -> None:
+    ways = [search_quality.BASE, search_quality.OURS, "30 settings for one epoch, then the best 3"]
+    suites = {"two": ["digits-adam_l2", taskset.TASKS[0]]}
+    result = search_quality.measure(1, suites, seeds_a_pair=2, ways=ways)
+    header, base, *others = result.tables["two"]
+    assert base == [search_quality.BASE, "1.000 (1.000 to 1.000)", "1.000 (1.000 to 1.000)", base[-1]]
+    assert [row[0] for row in others] == ways[1:]
+    assert all(len(row) == len(header) for row in others)
+    assert result.how
+
+
+def test_the_ratio_is_the_geometric_mean_over_tables() -> None:
+    def runs(*epochs: int) -> list[Reached]:
+        return [Reached(one, 1, True) for one in epochs]
+
+    ours, theirs = {"a": runs(1, 3), "b": runs(8, 8)}, {"a": runs(4, 4, 9), "b": runs(1, 3, 9)}
+    assert search_quality.ratios(ours, theirs, np.mean)[0] == pytest.approx(math.sqrt(2 / 4 * 8 / 2))

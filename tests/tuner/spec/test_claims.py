@@ -254,7 +254,10 @@ ASHA_3, NONE_3 = "scheduler: {reduction_factor: 3}\n", "scheduler: {name: none, 
     [
         (spec_of(more(ASHA_3)), "c34aaaad4f62a2e3a12e447a953c67f00d0d2d6d11d2f7f40768c8a5cc862f3a"),
         (spec_of(text=WHOLE_JOB), "e9c80ef9683b753360b225889ae3d4669d22c15c917ef033d6cc241a7f2fd212"),
-        (spec_of(more(SETTING), ("scheduler: none", NONE_3)), "7d0320c79aa1c503ef34ba1c41e47ba7a9b2afa5f4e25f70ff7a4177259b61db"),
+        (
+            spec_of(more(SETTING), ("scheduler: none", NONE_3)),
+            "7d0320c79aa1c503ef34ba1c41e47ba7a9b2afa5f4e25f70ff7a4177259b61db",
+        ),
         (
             spec_of(more("claim: setting\n" + ASHA_3)),
             "c34aaaad4f62a2e3a12e447a953c67f00d0d2d6d11d2f7f40768c8a5cc862f3a",
