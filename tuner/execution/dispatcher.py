@@ -194,7 +194,7 @@ class Dispatcher:
                 yield attempt_id
 
     def _start(self, attempt_id: str) -> Attempt | None:
-        request = self._again.popleft() if self._again else self._source.next()
+        request = self._next()
         self._more = request is not None
         if request is None:
             return None
@@ -209,6 +209,14 @@ class Dispatcher:
         self._running[attempt_id] = _Running(attempt, self._clock())
         return attempt
 
+    def _next(self) -> TrialRequest | None:
+        while (request := self._again.popleft() if self._again else self._source.next()) is not None:
+            if self._early_stopper is None or not self._early_stopper.has_stopped(request.key):
+                return request
+            # Its driver died between the report that stopped it and its end.
+            self._write_end(TrialEnded(request.key, State.PRUNED, None, None), request)
+        return None
+
     def _current(self, attempt_id: str, report: StepReport) -> _Running | None:
         running = self._running.get(attempt_id)
         return running if running is not None and report.attempt == running.attempt.number else None
@@ -220,12 +228,12 @@ class Dispatcher:
         return stopper.stops(request.judged, epoch.epoch, epoch.metric(stopper.metric))
 
     def _end(self, event: TrialEnded, request: TrialRequest) -> None:
-        def end() -> None:
-            self._journal.append(event)
-            epochs = tuple(self._record.trials[request.key].epochs)
-            self._source.ended(request, TrialOutcome(event.state, epochs, event.reason))
+        self._guarded(lambda: self._write_end(event, request))
 
-        self._guarded(end)
+    def _write_end(self, event: TrialEnded, request: TrialRequest) -> None:
+        self._journal.append(event)
+        epochs = tuple(self._record.trials[request.key].epochs)
+        self._source.ended(request, TrialOutcome(event.state, epochs, event.reason))
 
     def _guarded(self, call: Callable[[], T]) -> T | None:
         # The executor must not mistake this error for a failed trial: it concerns the whole job.

@@ -37,6 +37,7 @@ class Trial:
         end: the event with which it ended, or None.
         ended_n, ended_ms: number and time of that event's entry.
         epochs: one report per epoch.
+        reported_n: for each of these epochs, the number of its entry.
         reporters: for each of these epochs, the attempt that trained it last.
         attempts: how many attempts have begun.
     """
@@ -48,6 +49,7 @@ class Trial:
     ended_n: int | None = None
     ended_ms: int | None = None
     epochs: list[EpochReport] = field(default_factory=list)
+    reported_n: list[int] = field(default_factory=list)
     reporters: list[int] = field(default_factory=list)
     attempts: int = 0
 
@@ -243,6 +245,7 @@ class Record:
             case EpochReported():
                 trial = self.trials[event.trial]
                 trial.epochs.append(event.report)
+                trial.reported_n.append(entry.n)
                 trial.reporters.append(event.attempt)
             case EpochRepeated():
                 # The checkpoint of this attempt is the whole one.

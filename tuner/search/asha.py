@@ -105,12 +105,21 @@ class EarlyStopper:
         self._sign = 1.0 if maximize else -1.0
         self._peers: dict[tuple[str, int], Rungs] = defaultdict(lambda: Rungs(reduction_factor))
         self._seen: set[tuple[str, int]] = set()
+        self._out: set[str] = set()
 
     def stops(self, judged: JudgedEpochs, epoch: int, value: float) -> bool:
         """Take a value, and say whether the trial ends here. A repeated report never ends it: it has passed."""
+        self._out.discard(judged.key)
         if epoch not in judged.comparable or (judged.key, epoch) in self._seen:
             return False
         self._seen.add((judged.key, epoch))
         peers = self._peers[judged.study, judged.bracket]
         peers.record(epoch, self._sign * value)
-        return epoch in judged.at and not peers.survives(epoch, self._sign * value)
+        if epoch not in judged.at or peers.survives(epoch, self._sign * value):
+            return False
+        self._out.add(judged.key)
+        return True
+
+    def has_stopped(self, key: str) -> bool:
+        """Whether the trial's last report ended it. Its driver may have died before it could write that down."""
+        return key in self._out

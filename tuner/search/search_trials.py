@@ -186,10 +186,13 @@ def early_stopper(spec: SearchSpec, plan: Plan, record: Record) -> EarlyStopper 
     if spec.scheduler.name == "none":
         return None
     stopper = EarlyStopper(spec.metric.key, spec.metric.goal == "maximize", spec.scheduler.reduction_factor)
-    for trial in record.of(Stage.SEARCH):
-        judged = _judged(spec, plan, trial)
-        for epoch in trial.epochs:
-            stopper.stops(judged, epoch.epoch, epoch.metric(stopper.metric))
+    trials = [(_judged(spec, plan, trial), trial) for trial in record.of(Stage.SEARCH)]
+    reports = [
+        (n, judged, epoch) for judged, trial in trials for n, epoch in zip(trial.reported_n, trial.epochs, strict=True)
+    ]
+    # In the order of the reports, every decision is the one that was taken.
+    for _, judged, epoch in sorted(reports, key=lambda report: report[0]):
+        stopper.stops(judged, epoch.epoch, epoch.metric(stopper.metric))
     return stopper
 
 

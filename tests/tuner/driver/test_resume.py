@@ -31,7 +31,7 @@ from tuner.search.study_database import StudyWriter, open_storage
 from tuner.spec.arms import Arm, arms
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.settings import ResourcesSpec
-from tuner.storage.events import Stage, State
+from tuner.storage.events import Stage, State, TrialEnded
 from tuner.storage.journal import Journal, read
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -359,6 +359,28 @@ def test_a_driver_may_die_at_any_write(world: Make, scheduler: str, share: float
         run(torn, crashes=[(write, share)])
         check(torn)
         assert torn.knobs() == expected, write
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_trial_that_was_stopped_stays_stopped_if_the_driver_dies_before_it_writes_that_down(
+    world: Make, share: float
+) -> None:
+    spec = spec_with(ASHA, trials=6)
+    whole = world(spec)
+    run(whole)
+    stopped = [
+        entry
+        for entry in read(whole.journal)
+        if isinstance(entry.event, TrialEnded) and entry.event.state == State.PRUNED
+    ]
+    assert len(stopped) > 3
+    for entry in stopped:
+        assert isinstance(entry.event, TrialEnded)
+        torn = world(spec)
+        run(torn, crashes=[(entry.n, share)])
+        check(torn)
+        before, after = (load_record(one.journal).trials[entry.event.trial] for one in (whole, torn))
+        assert (after.state, len(after.epochs), after.attempts) == (State.PRUNED, len(before.epochs), before.attempts)
 
 
 def test_a_driver_may_die_twice_at_the_same_write(world: Make) -> None:

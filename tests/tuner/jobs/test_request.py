@@ -17,7 +17,7 @@ FULL = SPEC + (
     "seed: 3\n"
     "metric: {name: val/loss}\n"
     "sampler: {name: tpe, startup_trials: 5}\n"
-    "scheduler: {name: asha, first_rung: 2, reduction_factor: 2}\n"
+    "scheduler: {name: asha, first_rung: 2, reduction_factor: 4}\n"
     "parameters:\n  lr: {min: 1e-4, max: 1e-2}\n"
     "resources: {trial_hours: 0.5}\n"
     "confirm: {seeds: 7, margin: 0.25}\n"

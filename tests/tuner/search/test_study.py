@@ -1,5 +1,6 @@
 """The arms' studies: settings there and back, seeded asks, and studies that are built from the record."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from optuna.trial import TrialState
 from scipy.stats import qmc
 
 from trainables.space import Choice, Domain, Float, Int, Plan, Scalar, middle
-from tuner.search.distributions import from_search, to_search
+from tuner.search.distributions import SPACING, TriedSettings, from_search, to_search
 from tuner.search.importance import LEAST_IMPORTANCE, importances
 from tuner.search.samplers import SAMPLERS
 from tuner.search.study import ArmStudy, Proposal, RecordedTrial, as_optuna_trial
@@ -327,3 +328,74 @@ def test_importances_count_trials_outside_of_the_range() -> None:
     trials = [({"lr": 1e-4 * 2**number, "beta1": 0.6}, 0.1 * number) for number in range(LEAST_IMPORTANCE + 3)]
     found = importances(arm, trials, maximize=True)
     assert found["lr"] > found["beta1"]
+
+
+PLANE: Mapping[str, Domain] = {"lr": Float(1e-4, 1e-2, "log"), "beta1": Float(0.5, 0.95)}
+
+
+def plane() -> Arm:
+    return Arm("arm", "adam_l2", PLANE, {}, {"lr": 1e-3, "beta1": 0.9})
+
+
+def steps_from_the_best(knobs: Mapping[str, Scalar]) -> float:
+    """A function with a broad flat top, as a table of few settings has."""
+    return round(-4 * abs(math.log10(float(knobs["lr"])) + 2.5)) - abs(float(knobs["beta1"]) - 0.7) // 0.1
+
+
+def place(knobs: Mapping[str, Scalar]) -> tuple[float, float]:
+    return math.log10(float(knobs["lr"])) / 2 + 2, (float(knobs["beta1"]) - 0.5) / 0.45
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tpe_keeps_its_distance_to_all_settings_that_were_tried(seed: int) -> None:
+    study, places = study_of("tpe", seed, plane(), trials=60), list[tuple[float, float]]()
+    for number in range(60):
+        asked = study.ask()
+        here = place(asked.knobs)
+        # The first settings are random. In a crowded study, TPE takes the farthest of its candidates.
+        if number > 5:
+            assert min(math.dist(here, other) for other in places) > SPACING / math.sqrt(number) / 2
+        places.append(here)
+        state = State.DIVERGED if number % 7 == 6 else State.PRUNED if number % 3 == 2 else State.COMPLETE
+        study.tell(asked.number, state, [(1, steps_from_the_best(asked.knobs))])
+
+
+def test_without_the_distance_tpe_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nearest_pair() -> float:
+        study = study_of("tpe", 0, plane(), trials=60)
+        places = []
+        for _ in range(60):
+            asked = study.ask()
+            places.append(place(asked.knobs))
+            study.tell(asked.number, State.COMPLETE, [(1, steps_from_the_best(asked.knobs))])
+        return min(math.dist(one, other) for index, one in enumerate(places[6:], 6) for other in places[:index])
+
+    kept = nearest_pair()
+    monkeypatch.setattr("tuner.search.distributions.SPACING", 0.0)
+    assert nearest_pair() < 0.3 * kept
+
+
+def test_two_choices_are_as_far_apart_as_the_ends_of_a_range() -> None:
+    tried = TriedSettings(SPACE)
+    assert tried.spare([to_search(SPACE, DEFAULT)]) == [1.0]
+    tried.add(DEFAULT)
+    for changed in ({"restarts": "1x2"}, {"amsgrad": True}, {"beta1": 0.45}):
+        other = {**DEFAULT, **changed}
+        assert tried.spare([to_search(SPACE, other)])[0] == pytest.approx(1 - SPACING)
+    assert tried.spare([to_search(SPACE, DEFAULT)])[0] == pytest.approx(-SPACING)
+
+
+def test_a_setting_outside_of_the_space_is_no_neighbour_but_counts() -> None:
+    tried = TriedSettings(PLANE)
+    tried.add({"lr": 1.0, "beta1": 0.7})
+    tried.add({"beta1": 0.7})
+    assert tried.spare([{"lr": 1e-2, "beta1": 0.7}]) == [1.0]
+    tried.add({"lr": 1e-2, "beta1": 0.7})
+    assert tried.spare([{"lr": 1e-2, "beta1": 0.7}])[0] == pytest.approx(-SPACING / math.sqrt(3))
+
+
+def test_a_knob_with_one_value_is_no_dimension() -> None:
+    tried = TriedSettings({**PLANE, "restarts": Choice(("2x1",))})
+    for _ in range(4):
+        tried.add({"lr": 1e-2, "beta1": 0.7, "restarts": "2x1"})
+    assert tried.spare([{"lr": 1e-2, "beta1": 0.7}])[0] == pytest.approx(-SPACING / math.sqrt(4))
