@@ -22,7 +22,9 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 ONE_MINUS = "one_minus_"
 
 SPACING = 0.8
-"""The least distance of a new setting to those that were tried, as a share of the distance in an even grid of them."""
+"""The largest distance of a new setting to those that were tried, as a share of the distance in an even grid."""
+PATIENCE = 10
+"""Ended trials without a new best one after which the distance is as large as that."""
 REMEMBERED = 1000
 """The newest settings to which a new one keeps its distance."""
 
@@ -65,7 +67,9 @@ def widened(space: Mapping[str, Domain], knobs: Mapping[str, Scalar]) -> dict[st
 class TriedSettings:
     """The settings that a study has tried, as places in the unit cube of its search space.
 
-    A knob of k choices has k axes, so that two different choices have the distance 1.
+    A new setting keeps a distance to them. It is 0 when the study has just found a better setting, so that it can look
+    closer there. It grows with each trial that ends without a better one, so that the study leaves a place where it
+    finds nothing more. A knob of k choices has k axes, so that two different choices have the distance 1.
 
     Args:
         space: the search space. A knob that has one value only does not count.
@@ -77,6 +81,8 @@ class TriedSettings:
         """Optuna's distributions of the knobs that count, by Optuna's names."""
         self._places: list[list[float]] = []
         self._tried = 0
+        self._best: float | None = None
+        self._in_vain = 0
 
     def add(self, knobs: Mapping[str, Scalar]) -> None:
         """Note a setting. One that lies outside of the space, from a version with other ranges, is no neighbour."""
@@ -85,11 +91,22 @@ class TriedSettings:
             self._places.append(self._place(knobs))
             del self._places[:-REMEMBERED]
 
+    def note_end(self, value: float | None) -> None:
+        """Note that a trial ended.
+
+        Args:
+            value: its objective if it is complete; larger is better.
+        """
+        if value is not None and (self._best is None or value > self._best):
+            self._best, self._in_vain = value, 0
+        elif self._best is not None:
+            self._in_vain += 1
+
     def spare(self, candidates: Sequence[Mapping[str, Scalar]]) -> NDArray[np.float64]:
         """For each candidate, its distance to the nearest tried setting, less the distance that it must keep.
 
-        In a grid of n points in d dimensions, neighbours are n ** (-1 / d) apart. A candidate must keep ``SPACING`` of
-        that, so the settings come closer together as a study grows.
+        In a grid of n points in d dimensions, neighbours are n ** (-1 / d) apart. A candidate must keep up to
+        ``SPACING`` of that, so the settings come closer together as a study grows.
 
         Args:
             candidates: Optuna's parameters, with a value for each of ``distributions``.
@@ -98,7 +115,8 @@ class TriedSettings:
             return np.ones(len(candidates))
         asked = np.array([self._place(from_search(self._space, candidate)) for candidate in candidates])
         gaps = np.linalg.norm(asked[:, None, :] - np.array(self._places)[None], axis=2).min(axis=1)
-        spare: NDArray[np.float64] = gaps - SPACING * self._tried ** (-1 / len(self.distributions))
+        share = SPACING * min(1.0, self._in_vain / PATIENCE)
+        spare: NDArray[np.float64] = gaps - share * self._tried ** (-1 / len(self.distributions))
         return spare
 
     def _place(self, knobs: Mapping[str, Scalar]) -> list[float]:

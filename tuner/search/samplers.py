@@ -23,9 +23,9 @@ class Seeds(NamedTuple):
 
 
 class _Tpe(optuna.samplers.TPESampler):
-    """TPE whose settings keep a distance to those that the study has tried.
+    """TPE whose settings keep a distance to those that were tried, as long as it finds no better one.
 
-    Without the distance it proposes its best setting again and again, with tiny changes, and never leaves it.
+    Without the distance it may propose its best setting again and again, with tiny changes, and never leave it.
     """
 
     def __init__(self, tried: TriedSettings, **options: Any) -> None:

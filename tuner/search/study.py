@@ -94,6 +94,10 @@ class ArmStudy:
             self._study.add_trials([as_optuna_trial(arm, trial) for trial in past])
             for trial in past:
                 self._tried.add(trial.knobs)
+            for trial in sorted(
+                (trial for trial in past if trial.ended is not None), key=lambda trial: trial.ended or 0
+            ):
+                self._note_end(trial.state, trial.reports)
 
     @property
     def asked(self) -> int:
@@ -128,6 +132,7 @@ class ArmStudy:
         value, values = _objective(state, reports)
         for step, reported in values.items():
             self._memory.set_trial_intermediate_value(trial._trial_id, step, reported)
+        self._note_end(state, reports)
         # Optuna takes the last report of a PRUNED trial itself.
         self._study.tell(number, value if state == State.COMPLETE else None, state=OPTUNA_STATES[state])
 
@@ -137,6 +142,11 @@ class ArmStudy:
 
     def _known(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
+
+    def _note_end(self, state: State, reports: Sequence[tuple[int, float]]) -> None:
+        value, _ = _objective(state, reports)
+        sign = 1.0 if self._direction == StudyDirection.MAXIMIZE else -1.0
+        self._tried.note_end(sign * value if state == State.COMPLETE and value is not None else None)
 
     def _start(self) -> None:
         self._tried = TriedSettings(self.arm.space)

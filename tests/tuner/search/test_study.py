@@ -1,7 +1,8 @@
 """The arms' studies: settings there and back, seeded asks, and studies that are built from the record."""
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from optuna.trial import TrialState
 from scipy.stats import qmc
 
 from trainables.space import Choice, Domain, Float, Int, Plan, Scalar, middle
-from tuner.search.distributions import SPACING, TriedSettings, from_search, to_search
+from tuner.search.distributions import PATIENCE, SPACING, TriedSettings, from_search, to_search
 from tuner.search.importance import LEAST_IMPORTANCE, importances
 from tuner.search.samplers import SAMPLERS
 from tuner.search.study import ArmStudy, Proposal, RecordedTrial, as_optuna_trial
@@ -337,46 +338,71 @@ def plane() -> Arm:
     return Arm("arm", "adam_l2", PLANE, {}, {"lr": 1e-3, "beta1": 0.9})
 
 
-def steps_from_the_best(knobs: Mapping[str, Scalar]) -> float:
-    """A function with a broad flat top, as a table of few settings has."""
-    return round(-4 * abs(math.log10(float(knobs["lr"])) + 2.5)) - abs(float(knobs["beta1"]) - 0.7) // 0.1
+def flat(knobs: Mapping[str, Scalar]) -> float:
+    """A function with a flat top, as a table of few settings has."""
+    return -max(0.2, abs(math.log10(float(knobs["lr"])) + 2.5))
 
 
 def place(knobs: Mapping[str, Scalar]) -> tuple[float, float]:
     return math.log10(float(knobs["lr"])) / 2 + 2, (float(knobs["beta1"]) - 0.5) / 0.45
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_tpe_keeps_its_distance_to_all_settings_that_were_tried(seed: int) -> None:
-    study, places = study_of("tpe", seed, plane(), trials=60), list[tuple[float, float]]()
+def gaps(value: Callable[[Mapping[str, Scalar]], float], seed: int, *, whole: bool = False) -> list[float]:
+    """The distance of each setting of a study to the nearest one before it, in steps of an even grid of those."""
+    study, places, found = study_of("tpe", seed, plane(), trials=60), list[tuple[float, float]](), []
     for number in range(60):
         asked = study.ask()
         here = place(asked.knobs)
-        # The first settings are random. In a crowded study, TPE takes the farthest of its candidates.
-        if number > 5:
-            assert min(math.dist(here, other) for other in places) > SPACING / math.sqrt(number) / 2
+        found.append(min((math.dist(here, other) for other in places), default=1.0) * math.sqrt(max(1, number)))
         places.append(here)
         state = State.DIVERGED if number % 7 == 6 else State.PRUNED if number % 3 == 2 else State.COMPLETE
-        study.tell(asked.number, state, [(1, steps_from_the_best(asked.knobs))])
+        study.tell(asked.number, State.COMPLETE if whole else state, [(1, value(asked.knobs))])
+    return found
 
 
-def test_without_the_distance_tpe_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nearest_pair() -> float:
-        study = study_of("tpe", 0, plane(), trials=60)
-        places = []
-        for _ in range(60):
-            asked = study.ask()
-            places.append(place(asked.knobs))
-            study.tell(asked.number, State.COMPLETE, [(1, steps_from_the_best(asked.knobs))])
-        return min(math.dist(one, other) for index, one in enumerate(places[6:], 6) for other in places[:index])
-
-    kept = nearest_pair()
+@pytest.mark.parametrize("seed", range(3))
+def test_tpe_keeps_its_distance_where_it_finds_nothing_better(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = gaps(flat, seed)[30:]
+    # In a crowded study it takes the farthest of its candidates.
+    assert min(kept) > SPACING / 2
     monkeypatch.setattr("tuner.search.distributions.SPACING", 0.0)
-    assert nearest_pair() < 0.3 * kept
+    assert min(gaps(flat, seed)[30:]) < SPACING / 3
+
+
+def test_tpe_looks_closer_as_long_as_it_finds_something_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    best = itertools.count()
+    climbing = gaps(lambda knobs: next(best), 0, whole=True)
+    monkeypatch.setattr("tuner.search.distributions.SPACING", 0.0)
+    best = itertools.count()
+    assert climbing == gaps(lambda knobs: next(best), 0, whole=True)
+
+
+def in_vain(tried: TriedSettings, trials: int) -> TriedSettings:
+    """After a complete trial, and so many without a better one."""
+    for value in (0.5, *[None, 0.5, 0.4, None] * trials)[: trials + 1]:
+        tried.note_end(value)
+    return tried
+
+
+@pytest.mark.parametrize(("trials", "share"), [(0, 0.0), (1, 0.1), (5, 0.5), (10, 1.0), (25, 1.0)])
+def test_the_distance_grows_with_each_trial_in_vain(trials: int, share: float) -> None:
+    tried = in_vain(TriedSettings(PLANE), trials)
+    tried.add({"lr": 1e-2, "beta1": 0.7})
+    assert tried.spare([{"lr": 1e-2, "beta1": 0.7}])[0] == pytest.approx(-SPACING * share)
+    tried.note_end(0.6)
+    assert tried.spare([{"lr": 1e-2, "beta1": 0.7}])[0] == 0
+
+
+def test_before_a_trial_is_complete_there_is_no_distance() -> None:
+    tried = TriedSettings(PLANE)
+    tried.add({"lr": 1e-2, "beta1": 0.7})
+    for _ in range(20):
+        tried.note_end(None)
+    assert tried.spare([{"lr": 1e-2, "beta1": 0.7}])[0] == 0
 
 
 def test_two_choices_are_as_far_apart_as_the_ends_of_a_range() -> None:
-    tried = TriedSettings(SPACE)
+    tried = in_vain(TriedSettings(SPACE), PATIENCE)
     assert tried.spare([to_search(SPACE, DEFAULT)]) == [1.0]
     tried.add(DEFAULT)
     for changed in ({"restarts": "1x2"}, {"amsgrad": True}, {"beta1": 0.45}):
@@ -386,7 +412,7 @@ def test_two_choices_are_as_far_apart_as_the_ends_of_a_range() -> None:
 
 
 def test_a_setting_outside_of_the_space_is_no_neighbour_but_counts() -> None:
-    tried = TriedSettings(PLANE)
+    tried = in_vain(TriedSettings(PLANE), PATIENCE)
     tried.add({"lr": 1.0, "beta1": 0.7})
     tried.add({"beta1": 0.7})
     assert tried.spare([{"lr": 1e-2, "beta1": 0.7}]) == [1.0]
@@ -395,7 +421,7 @@ def test_a_setting_outside_of_the_space_is_no_neighbour_but_counts() -> None:
 
 
 def test_a_knob_with_one_value_is_no_dimension() -> None:
-    tried = TriedSettings({**PLANE, "restarts": Choice(("2x1",))})
+    tried = in_vain(TriedSettings({**PLANE, "restarts": Choice(("2x1",))}), PATIENCE)
     for _ in range(4):
         tried.add({"lr": 1e-2, "beta1": 0.7, "restarts": "2x1"})
     assert tried.spare([{"lr": 1e-2, "beta1": 0.7}])[0] == pytest.approx(-SPACING / math.sqrt(4))

@@ -61,7 +61,7 @@ def past(count: int) -> list[RecordedTrial]:
     def one(number: int) -> RecordedTrial:
         knobs: dict[str, Scalar] = {**DEFAULT, "lr": rng.uniform(1e-4, 1e-2), "beta1": rng.uniform(0.5, 0.95)}
         state = State.FAILED if number % 7 == 0 else State.PRUNED if number % 3 else State.COMPLETE
-        return RecordedTrial(knobs, state, [(1, rng.random()), (2, rng.random())])
+        return RecordedTrial(knobs, state, [(1, rng.random()), (2, rng.random())], ended=number)
 
     return [one(number) for number in range(count)]
 
@@ -90,6 +90,6 @@ def test_a_long_study_made_again_from_the_record_asks_as_it_would_have() -> None
     lived = restored(300, trials[:300])
     for known in trials[300:]:
         asked = lived.ask()
-        trials[asked.number] = RecordedTrial(asked.knobs, known.state, known.reports)
+        trials[asked.number] = RecordedTrial(asked.knobs, known.state, known.reports, ended=known.ended)
         lived.tell(asked.number, known.state, known.reports)
     assert lived.ask() == restored(400, trials).ask()
