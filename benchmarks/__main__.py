@@ -42,7 +42,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "gpu": Benchmark("benchmarks.gpu", "Training on a GPU", gpu=True),
     "tracked": Benchmark("benchmarks.tracked", "How much tracking slows the training"),
     "ask": Benchmark("benchmarks.ask", "Time to propose a setting as a study grows"),
-    "regret": Benchmark("benchmarks.regret", "The loss of a sampler that sees only a part of a long study"),
+    "regret": Benchmark("benchmarks.regret", "The loss of our TPE on smooth functions"),
     "search": Benchmark("benchmarks.search_quality", "Epochs until a search finds a good setting"),
     "whole": Benchmark("benchmarks.whole_search", "A whole search"),
     "control": Benchmark("benchmarks.control", "Overhead per trial"),

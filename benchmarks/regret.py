@@ -1,26 +1,31 @@
-"""The loss of a sampler that sees only a part of a long study, against a sampler that sees every trial.
+"""The loss of our TPE on smooth functions, against TPE that sees every trial, and TPE that keeps no distance.
 
-As long as the whole study is shown, both run the same trials. They differ only in the trials after that.
+As long as the whole study is shown, ours runs the same trials as one that sees every trial. They differ only in the
+trials after that. The distance must cost little where it is right to look closer and closer.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
+from unittest import mock
 
 import optuna
 
 from benchmarks.measuring import Comparison, Goal, Result, say
 from trainables.space import Choice, Domain, Float, Int, Scalar
-from tuner.search.study import ArmStudy
+from tuner.search import distributions
+from tuner.search.study import ArmStudy, Proposal
 from tuner.search.trial_window import BEST, NEWEST
 from tuner.spec.arms import Arm
 from tuner.spec.settings import SamplerSpec
 from tuner.storage.events import State
 
-TRIALS = 500
+TRIALS, FEW = 500, 60
+"""Trials of a long search, and of a short one."""
 SEEDS_A_PAIR = 4
+FEW_SEEDS_A_PAIR = 10
 PROCESSES = 2
 
 Knobs = Mapping[str, Scalar]
@@ -41,23 +46,41 @@ class _AllSeeing(ArmStudy):
         return self._study
 
 
-def measure(pairs: int, trials: int = TRIALS) -> Result:
-    """Minimize every problem with both kinds of study, with ``SEEDS_A_PAIR`` seeds per pair."""
-    runs = [(kind, name, seed) for name in PROBLEMS for seed in range(pairs * SEEDS_A_PAIR) for kind in KINDS]
+class _Near(ArmStudy):
+    """A study whose TPE keeps no distance to what was tried."""
+
+    def ask(self) -> Proposal:
+        with mock.patch.object(distributions, "SPACING", 0.0):
+            return super().ask()
+
+
+def measure(pairs: int, trials: int = TRIALS, few: int = FEW) -> Result:
+    """Minimize every problem in every way, with ``SEEDS_A_PAIR`` or ``FEW_SEEDS_A_PAIR`` seeds per pair."""
+    return Result(
+        f"Trials run one after the other: {trials} with {pairs * SEEDS_A_PAIR} seeds, and {few} with"
+        f" {pairs * FEW_SEEDS_A_PAIR} seeds. The regret is the distance of the best value to the minimum. Ours shows"
+        f" TPE the best {BEST} trials and the newest {NEWEST} others.",
+        (
+            *_compared("seeing", "TPE shown all trials", trials, range(pairs * SEEDS_A_PAIR), Goal(1.1, "most")),
+            *_compared("near", "TPE that keeps no distance", few, range(pairs * FEW_SEEDS_A_PAIR), None),
+        ),
+    )
+
+
+def _compared(peer: str, title: str, trials: int, seeds: Sequence[int], goal: Goal | None) -> list[Comparison]:
+    runs = [(kind, name, seed) for name in PROBLEMS for seed in seeds for kind in ("ours", peer)]
     with ProcessPoolExecutor(PROCESSES) as pool:
         found = dict(zip(runs, pool.map(regret, *zip(*((*run, trials) for run in runs), strict=True)), strict=True))
     say(f"{len(runs)} searches of {trials} trials")
-    seeds = range(pairs * SEEDS_A_PAIR)
-    comparisons = []
-    for name in PROBLEMS:
-        ours, theirs = (tuple(found[kind, name, seed] for seed in seeds) for kind in KINDS)
-        title, unit = f"regret on {name}", "distance to the minimum"
-        comparisons.append(Comparison(title, "TPE shown all trials", unit, ours, theirs, Goal(1.1, "most")))
-    return Result(
-        f"{trials} trials run one after the other, with {len(seeds)} seeds. The regret is the distance of the best"
-        f" value to the minimum. Ours shows TPE the best {BEST} trials and the newest {NEWEST} others.",
-        tuple(comparisons),
-    )
+
+    def regrets(kind: str, name: str) -> tuple[float, ...]:
+        return tuple(found[kind, name, seed] for seed in seeds)
+
+    unit = "distance to the minimum"
+    return [
+        Comparison(f"regret on {name}, {trials} trials", title, unit, regrets("ours", name), regrets(peer, name), goal)
+        for name in PROBLEMS
+    ]
 
 
 def regret(kind: str, name: str, seed: int, trials: int) -> float:
@@ -125,7 +148,7 @@ PROBLEMS: Mapping[str, Problem] = {
         {"kind": Choice(("c", "b", "a")), "lr": Float(1e-5, 1, "log"), "width": Int(1, 256, "log")}, mixed, 0.0
     ),
 }
-KINDS: Mapping[str, type[ArmStudy]] = {"ours": ArmStudy, "peer": _AllSeeing}
+KINDS: Mapping[str, type[ArmStudy]] = {"ours": ArmStudy, "seeing": _AllSeeing, "near": _Near}
 
 
 def _numbers(knobs: Knobs) -> list[float]:
