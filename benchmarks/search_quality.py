@@ -87,7 +87,7 @@ FEWER: Mapping[str, int] = {
     "tuner before: TPE without a distance, ASHA by thirds": 5,
     "tuner without the distance": 5,
     "Optuna: TPE and HyperbandPruner": 5,
-    SYNE_TUNE: 50,
+    SYNE_TUNE: 100,
 }
 """Ways that get only one seed of this many: a lost search takes long, and Syne Tune needs 0.3 s for each proposal."""
 

@@ -1,7 +1,8 @@
 """Early stopping: ASHA per study, or asynchronous HyperBand; both know about warm-up and restarts.
 
-Li et al. 2020 (arXiv:1810.05934), in its stopping form. Two departures: a rung needs ``reduction_factor`` values before
-it stops a trial, and a trial is judged only at epochs where its value means something (``judged_epochs``).
+Li et al. 2020 (arXiv:1810.05934), in its stopping form. Two departures: a rung needs ``reduction_factor`` values, and at
+least ``LEAST``, before it stops a trial, and a trial is judged only at epochs where its value means something
+(``judged_epochs``).
 """
 
 from collections import defaultdict
@@ -9,6 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainables.schedules import Schedule
+
+
+LEAST = 3
+"""Fewest values at a rung before it stops a trial. With fewer, a short search may train one trial only to its end."""
 
 
 def rungs(first: int, reduction_factor: int, epochs: int) -> tuple[int, ...]:
@@ -68,7 +73,7 @@ class Rungs:
     def survives(self, epoch: int, value: float) -> bool:
         """Whether a recorded value is among the best 1/reduction_factor, rounded up, at its epoch."""
         seen = self._values[epoch]
-        if len(seen) < self._factor:
+        if len(seen) < max(LEAST, self._factor):
             return True
         better = sum(other > value for other in seen)
         return better < -(-len(seen) // self._factor)
