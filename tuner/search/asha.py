@@ -1,7 +1,7 @@
 """Early stopping: ASHA per study, or asynchronous HyperBand; both know about warm-up and restarts.
 
-Li et al. 2020 (arXiv:1810.05934), in its stopping form. Two departures: a rung needs ``reduction_factor`` values, and at
-least ``LEAST``, before it stops a trial, and a trial is judged only at epochs where its value means something
+Li et al. 2020 (arXiv:1810.05934), in its stopping form. Two departures: a rung stops a trial only after
+``reduction_factor`` values, and at least ``LEAST``; and a trial is judged only where its value means something
 (``judged_epochs``).
 """
 
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainables.schedules import Schedule
-
 
 LEAST = 3
 """Fewest values at a rung before it stops a trial. With fewer, a short search may train one trial only to its end."""

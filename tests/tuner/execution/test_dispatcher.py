@@ -178,16 +178,16 @@ def test_a_report_says_whether_the_trial_continues(bench: Make) -> None:
 def test_a_trial_that_the_early_stopper_ends_does_not_continue(tmp_path: Path) -> None:
     record = Record()
     with closing(Journal(tmp_path / "journal.jsonl", record.add, durable=False)) as journal:
-        judged = [replace(request(n), judged=JudgedEpochs(f"search/noam/{n}", "noam", 0, (2,), (2,))) for n in (0, 1)]
+        judged = [replace(request(n), judged=JudgedEpochs(f"search/noam/{n}", "noam", 0, (2,), (2,))) for n in range(3)]
         stopper = EarlyStopper("val_acc", maximize=True, reduction_factor=2)
         made = Dispatcher(Given(*judged), journal, record, ResourcesSpec(), early_stopper=stopper, clock=lambda: 0.0)
         continues = []
-        for name, better in (("a", 0.5), ("b", 0.0)):
+        for name, better in (("a", 0.5), ("b", 0.4), ("c", 0.0)):
             made.start(name)
             for epoch in (1, 2):
                 step = replace(result(epoch), epoch=replace(epoch_report(epoch), val_acc=better))
                 continues.append(made.report(name, step))
-        assert continues == [True, True, True, False]
+        assert continues == [True] * 5 + [False]
 
 
 @pytest.mark.parametrize("name", ["a", "b"])

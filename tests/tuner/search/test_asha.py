@@ -89,8 +89,11 @@ def test_a_trial_with_restarts_is_comparable_at_all_its_inner_cycle_ends() -> No
         (3, (0.1, 0.5, 0.9), 0.5, False),
         (3, (0.1, 0.2, 0.5, 0.9), 0.5, True),  # the best 2 of 4: a third, rounded up
         (3, (0.1, 0.2, 0.5, 0.9), 0.2, False),
-        (2, (0.5, 0.9), 0.5, False),
-        (2, (0.9, 0.9), 0.9, True),  # a tie for the best is the best
+        (2, (0.5, 0.9), 0.5, True),  # two are too few, whatever the factor
+        (2, (0.1, 0.5, 0.9), 0.5, True),  # the best 2 of 3: a half, rounded up
+        (2, (0.1, 0.5, 0.9), 0.1, False),
+        (4, (0.1, 0.5, 0.9), 0.1, True),  # a larger factor needs as many
+        (2, (0.9, 0.9, 0.9), 0.9, True),  # a tie for the best is the best
     ],
 )
 def test_a_value_survives_among_the_best_of_its_rung(
@@ -109,35 +112,39 @@ def judged(
     return JudgedEpochs(name, arm, in_bracket, judged, judged if comparable is None else comparable)
 
 
+def decisions(early_stopper: EarlyStopper, arm: str, *values: float, in_bracket: int = 0) -> list[bool]:
+    """What it says at epoch 3 of new trials of an arm, one after the other."""
+    return [
+        early_stopper.stops(judged(f"{arm}-{value}", arm, (3,), in_bracket=in_bracket), 3, value) for value in values
+    ]
+
+
 def halving_stopper(maximize: bool = True) -> EarlyStopper:
     return EarlyStopper("val_acc", maximize, reduction_factor=2)
 
 
-def test_the_worse_of_two_trials_of_an_arm_is_stopped() -> None:
+def test_the_worst_of_three_trials_of_an_arm_is_stopped() -> None:
     early_stopper = halving_stopper()
-    assert early_stopper.stops(judged("a", "adam", (3,)), 3, 0.9) == CONTINUE
-    assert early_stopper.stops(judged("b", "adam", (3,)), 3, 0.8) == STOP
-    assert early_stopper.stops(judged("c", "adam", (3,)), 3, 0.95) == CONTINUE
+    assert decisions(early_stopper, "adam", 0.9, 0.8) == [CONTINUE, CONTINUE]
+    assert decisions(early_stopper, "adam", 0.7, 0.95) == [STOP, CONTINUE]
 
 
 def test_two_arms_are_never_held_against_each_other() -> None:
     early_stopper = halving_stopper()
-    decisions = [early_stopper.stops(judged(f"{arm}", arm, (3,)), 3, value) for arm, value in (("a", 0.9), ("b", 0.1))]
-    assert decisions == [CONTINUE, CONTINUE]
-    assert early_stopper.stops(judged("b2", "b", (3,)), 3, 0.05) == STOP
-    assert early_stopper.stops(judged("b3", "b", (3,)), 3, 0.2) == CONTINUE
+    assert decisions(early_stopper, "a", 0.9, 0.95) == [CONTINUE, CONTINUE]
+    assert decisions(early_stopper, "b", 0.1, 0.2, 0.05, 0.15) == [CONTINUE, CONTINUE, STOP, CONTINUE]
 
 
 def test_two_brackets_are_never_held_against_each_other() -> None:
     early_stopper = halving_stopper()
-    assert early_stopper.stops(judged("a", "adam", (3,)), 3, 0.9) == CONTINUE
-    assert early_stopper.stops(judged("b", "adam", (3,), in_bracket=1), 3, 0.1) == CONTINUE
-    assert early_stopper.stops(judged("c", "adam", (3,)), 3, 0.5) == STOP
+    assert decisions(early_stopper, "adam", 0.9, 0.95) == [CONTINUE, CONTINUE]
+    assert decisions(early_stopper, "adam", 0.1, in_bracket=1) == [CONTINUE]
+    assert decisions(early_stopper, "adam", 0.5) == [STOP]
 
 
 def test_nobody_is_stopped_between_rungs() -> None:
     early_stopper = halving_stopper()
-    for name, value in (("a", 0.9), ("b", 0.1), ("c", 0.0)):
+    for name, value in (("a", 0.9), ("b", 0.1), ("c", 0.0), ("d", 0.0)):
         assert early_stopper.stops(judged(name, "adam", (3,)), 2, value) == CONTINUE
 
 
@@ -145,10 +152,12 @@ def test_cycles_are_compared_only_with_cycles_that_end_at_the_same_epoch() -> No
     early_stopper = halving_stopper()
     five, ten = (5, 10, 15), (10,)
     assert early_stopper.stops(judged("a", "restarts", five), 5, 0.9) == CONTINUE
+    assert early_stopper.stops(judged("d", "restarts", five), 5, 0.9) == CONTINUE
     # Its cycle ends at 10: at 5 it is in mid-cycle, so a low value neither stops it nor counts.
     assert early_stopper.stops(judged("b", "restarts", ten), 5, 0.1) == CONTINUE
     assert early_stopper.stops(judged("c", "restarts", five), 5, 0.95) == CONTINUE
     assert early_stopper.stops(judged("b", "restarts", ten), 10, 0.2) == CONTINUE
+    assert early_stopper.stops(judged("d", "restarts", five), 10, 0.3) == CONTINUE
     assert early_stopper.stops(judged("a", "restarts", five), 10, 0.1) == STOP
 
 
@@ -160,10 +169,8 @@ def test_a_cycle_end_that_is_no_rung_counts_for_others_but_stops_no_one() -> Non
 
 
 def test_a_loss_is_minimized() -> None:
-    early_stopper = halving_stopper(maximize=False)
-    assert early_stopper.stops(judged("a", "adam", (3,)), 3, 0.9) == CONTINUE
-    assert early_stopper.stops(judged("b", "adam", (3,)), 3, 0.95) == STOP
-    assert early_stopper.stops(judged("c", "adam", (3,)), 3, 0.1) == CONTINUE
+    found = decisions(halving_stopper(maximize=False), "adam", 0.9, 0.8, 0.95, 0.1)
+    assert found == [CONTINUE, CONTINUE, STOP, CONTINUE]
 
 
 def test_a_retried_trial_neither_counts_twice_nor_is_judged_again() -> None:
