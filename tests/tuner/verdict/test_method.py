@@ -341,6 +341,15 @@ def test_of_those_that_beat_the_baseline_validation_chooses_the_best(best: str) 
     assert (board.beaten, replace(board, rows=rows).best()) == (("noam", "adamw"), best)
 
 
+def test_the_arm_that_was_confirmed_is_the_best_although_its_selection_took_a_setting_with_a_lower_value() -> None:
+    better = tuple(points + 1 for points in CLEAR)
+    board = build(record_of(SPEC, units(3, noam=CLEAR, adamw=better), looks=1), SPEC)
+    rows = tuple(replace(row, val=0.9 if row.arm == "noam" else 0.8) for row in board.rows)
+    assert replace(board, rows=rows).best() == "noam"
+    confirmed = tuple(replace(row, confirmed=5 if row.arm == "adamw" else 0) for row in rows)
+    assert replace(board, rows=confirmed, round=1).best() == "adamw"
+
+
 def test_what_a_look_has_recorded_stays_whatever_comes_later() -> None:
     spec = method_spec(looks="[4, 6, 8, 12]")
     first = record_of(spec, units(4, noam=CLEAR, adamw=UNSURE), looks=1)
