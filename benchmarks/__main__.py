@@ -44,6 +44,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "ask": Benchmark("benchmarks.ask", "Time to propose a setting as a study grows"),
     "regret": Benchmark("benchmarks.regret", "The loss of our TPE on smooth functions"),
     "search": Benchmark("benchmarks.search_quality", "Epochs until a search finds a good setting"),
+    "search-others": Benchmark("benchmarks.search_others", "The same on curves that others recorded"),
     "whole": Benchmark("benchmarks.whole_search", "A whole search"),
     "control": Benchmark("benchmarks.control", "Overhead per trial"),
     "breakdown": Benchmark("benchmarks.breakdown", "Where the time of a search goes"),

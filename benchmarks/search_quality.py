@@ -43,11 +43,6 @@ SEEDS_A_PAIR = 10
 PROCESSES = 2
 RESAMPLES = 2000
 
-SUITES: Mapping[str, Sequence[str]] = {
-    "six tables of our own trainings": tuple(TABLES),
-    "12 tasks of TaskSet, recorded by others": tuple(taskset.TASKS),
-}
-"""Suite -> its tables."""
 BASE, OURS = "random search", "tuner"
 SYNE_TUNE = "Syne Tune: ASHACQR"
 NOT_NEEDED = ("huggingface_hub", "xgboost")
@@ -94,40 +89,34 @@ FEWER: Mapping[str, int] = {
 
 def measure(
     pairs: int,
-    suites: Mapping[str, Sequence[str]] = SUITES,
+    names: Sequence[str] = tuple(TABLES),
     seeds_a_pair: int = SEEDS_A_PAIR,
     ways: Sequence[str] = tuple(WAYS),
 ) -> Result:
-    """Search every table in every way, with ``seeds_a_pair`` seeds per pair."""
+    """Search every table in every way, with ``seeds_a_pair`` seeds per pair.
+
+    Args:
+        names: the tables: the six of our own trainings, or some of TaskSet's.
+    """
     seeds = range(FIRST, FIRST + pairs * seeds_a_pair)
-    tables: dict[str, list[list[str]]] = {}
-    details: dict[str, object] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         if SYNE_TUNE in ways:
             _install(Path(folder))
-        for suite, names in suites.items():
-            found = {way: _searched(way, names, seeds, folder) for way in ways}
-            tables[suite] = [["", "ratio of means", "ratio of medians", "lost"]] + [
-                [way, *_ratios(found[way], found[BASE]), _lost(found[way])] for way in ways
-            ]
-            details[suite] = {
-                name: {
-                    way: {
-                        "mean epochs": round(statistics.fmean(run.epochs for run in runs[name])),
-                        "median epochs": round(statistics.median(run.epochs for run in runs[name])),
-                        "lost": sum(not run.target for run in runs[name]),
-                    }
-                    for way, runs in found.items()
-                }
-                for name in names
-            }
-            details[f"{suite}: the tables"] = {name: described(table_of(name)) for name in names}
-    return Result(HOW.format(first=seeds[0], last=seeds[-1], most=MOST), details=details, tables=tables)
+        found = {way: _searched(way, names, seeds, folder) for way in ways}
+    rows = [[way, *_ratios(found[way], found[BASE]), _lost(found[way])] for way in ways]
+    return Result(
+        HOW.format(tables=len(names), first=seeds[0], last=seeds[-1], most=MOST),
+        details={
+            "epochs": {name: {way: _summary(runs[name]) for way, runs in found.items()} for name in names},
+            "tables": {name: described(table_of(name)) for name in names},
+        },
+        tables={f"{len(names)} tables": [["", "ratio of means", "ratio of medians", "lost"], *rows]},
+    )
 
 
 HOW = (
-    "Asynchronous searches with 4 trials at once replay recorded learning curves, with seeds {first} to {last} per"
-    " table. All begin with the same random setting. A setting that was not recorded has the curve of the nearest"
+    "Asynchronous searches with 4 trials at once replay recorded learning curves, with seeds {first} to {last} for each"
+    " of {tables} tables. All begin with the same random setting. A setting that was not recorded has the curve of the nearest"
     " recorded one. The target is the accuracy that the best 3 % of the settings reach at full length; on TaskSet, the"
     " loss of the tenth best of 1,000. A search is lost after the epochs of {most} whole trainings. The ratios are to"
     " random search without early stopping: for each table the ratio of the means (medians) over the seeds, then the"
@@ -197,6 +186,16 @@ def _search(way: str, packages: str, name: str, seed: int) -> Reached:
         logging.getLogger("syne_tune").setLevel(logging.ERROR)
     table = table_of(name)
     return WAYS[way](table, target(table), seed)
+
+
+def _summary(runs: Sequence[Reached]) -> dict[str, int]:
+    epochs = [run.epochs for run in runs]
+    return {
+        "mean epochs": round(statistics.fmean(epochs)),
+        "median epochs": round(statistics.median(epochs)),
+        "lost": sum(not run.target for run in runs),
+        "of": len(runs),
+    }
 
 
 def _install(folder: Path) -> None:

@@ -144,9 +144,8 @@ def test_a_tables_spec_is_valid(spec: Path) -> None:
 
 def test_ways_to_search_are_compared_with_random_search() -> None:
     ways = [search_quality.BASE, search_quality.OURS, "30 settings for one epoch, then the best 3"]
-    suites = {"two": ["digits-adam_l2", taskset.TASKS[0]]}
-    result = search_quality.measure(1, suites, seeds_a_pair=2, ways=ways)
-    header, base, *others = result.tables["two"]
+    result = search_quality.measure(1, ["digits-adam_l2", taskset.TASKS[0]], seeds_a_pair=2, ways=ways)
+    header, base, *others = result.tables["2 tables"]
     assert base == [search_quality.BASE, "1.000 (1.000 to 1.000)", "1.000 (1.000 to 1.000)", base[-1]]
     assert [row[0] for row in others] == ways[1:]
     assert all(len(row) == len(header) for row in others)
