@@ -116,12 +116,12 @@ def measure(
 
 HOW = (
     "Asynchronous searches with 4 trials at once replay recorded learning curves, with seeds {first} to {last} for each"
-    " of {tables} tables. All begin with the same random setting. A setting that was not recorded has the curve of the nearest"
-    " recorded one. The target is the accuracy that the best 3 % of the settings reach at full length; on TaskSet, the"
-    " loss of the tenth best of 1,000. A search is lost after the epochs of {most} whole trainings. The ratios are to"
-    " random search without early stopping: for each table the ratio of the means (medians) over the seeds, then the"
-    " geometric mean over the tables, with its 95 % bootstrap interval over seeds. Slow ways"
-    " have fewer seeds, the first ones, and are compared with random search on the same seeds."
+    " of {tables} tables. All begin with the same random setting. A setting that was not recorded has the curve of the"
+    " nearest recorded one. The target is the accuracy that the best 3 % of the settings reach at full length; on"
+    " TaskSet, the loss of the tenth best of 1,000. A search is lost after the epochs of {most} whole trainings. The"
+    " ratios are to random search without early stopping: for each table the ratio of the means (medians) over the"
+    " seeds, then the geometric mean over the tables, with its 95 % bootstrap interval over seeds. Slow ways have fewer"
+    " seeds, the first ones, and are compared with random search on the same seeds."
 )
 
 
