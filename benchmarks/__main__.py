@@ -91,6 +91,10 @@ def run(name: str, pairs: int, folder: Path) -> None:
         print(line(comparison))
     for figure in result.figures:
         print(line_of(figure))
+    for title, rows in result.tables.items():
+        print(f"  {title}")
+        for row in rows:
+            print("    " + " | ".join(row))
     for key, value in result.details.items():
         text = json.dumps(value)
         print(f"  {key}: {text if len(text) < LONG_DETAIL else 'in the file'}")

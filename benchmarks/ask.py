@@ -78,7 +78,8 @@ def past(size: int) -> list[RecordedTrial]:
             "beta2": 1 - 10 ** rng.uniform(-4, -1),
         }
         state = State.RUNNING if number >= size - 4 else State.COMPLETE if number % 3 == 0 else State.PRUNED
-        found.append(RecordedTrial(knobs, state, _reports(knobs["lr"], rng)))
+        ended = None if state == State.RUNNING else number
+        found.append(RecordedTrial(knobs, state, _reports(knobs["lr"], rng), number, ended))
     return found
 
 

@@ -45,6 +45,9 @@ RESAMPLES = 2000
 
 BASE, OURS = "random search", "tuner"
 SYNE_TUNE = "Syne Tune: ASHACQR"
+OPTUNA = "Optuna: TPE and HyperbandPruner"
+BEFORE = "tuner before: TPE without a distance, ASHA by thirds"
+NEAR = "tuner without the distance"
 NOT_NEEDED = ("huggingface_hub", "xgboost")
 """Packages that Syne Tune 0.16 imports, although this searcher does not use them."""
 
@@ -70,8 +73,8 @@ def _as_before(table: Table, target: float, seed: int) -> Reached:
 WAYS: Mapping[str, Way] = {
     BASE: partial(_replayed, RANDOM),
     "random search and ASHA": partial(_replayed, Search(SamplerSpec(name="random"))),
-    "tuner before: TPE without a distance, ASHA by thirds": _as_before,
-    "tuner without the distance": partial(_replayed, Search(spacing=0)),
+    BEFORE: _as_before,
+    NEAR: partial(_replayed, Search(spacing=0)),
     OURS: partial(_replayed, Search()),
     **{name: partial(_raced, make) for name, make in SEARCHERS.items()},
 }
@@ -79,9 +82,9 @@ WAYS: Mapping[str, Way] = {
 
 
 FEWER: Mapping[str, int] = {
-    "tuner before: TPE without a distance, ASHA by thirds": 5,
-    "tuner without the distance": 5,
-    "Optuna: TPE and HyperbandPruner": 5,
+    BEFORE: 5,
+    NEAR: 5,
+    OPTUNA: 5,
     SYNE_TUNE: 100,
 }
 """Ways that get only one seed of this many: a lost search takes long, and Syne Tune needs 0.3 s for each proposal."""

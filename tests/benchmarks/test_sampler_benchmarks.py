@@ -39,9 +39,11 @@ def test_our_asks_are_compared_with_optunas() -> None:
 
 
 def test_regret_is_compared_with_other_kinds_of_study() -> None:
-    result = regret.measure(1, trials=3, few=3)
+    result = regret.measure(1, trials=3, few=25)
     assert is_whole(result)
-    assert all(found.ours == found.theirs for found in result.comparisons), "studies this short do not differ"
+    for found in result.comparisons:
+        short = "3 trials" in found.title
+        assert (found.ours == found.theirs) == short, "studies of 3 trials do not differ"
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def check_unchanged(folder: JobFolder) -> None:
     # In version 0.1 a spec without searches was about settings; now such a file must say so.
     if "claim" not in then and "searches" not in document.value:
         document.value.setdefault("claim", "setting")
+    _keep_factor(document.value, then["scheduler"]["reduction_factor"])
     now = to_dict(from_document(document, then["data"]["path"]))
     # The start of the job may have changed these two.
     then["data"]["path"] = now["data"]["path"] = None
@@ -139,6 +140,18 @@ def check_unchanged(folder: JobFolder) -> None:
         raise SpecError(
             f"{folder.spec}: changed since job {folder.id} was started: {'; '.join(changes)}; start a new job"
         )
+
+
+OLD_FACTOR = 3
+"""The default ``scheduler.reduction_factor`` of version 0.1."""
+
+
+def _keep_factor(now: dict[str, Any], factor: int) -> None:
+    """Let a spec that names no factor have the old default, if its job was begun with it."""
+    scheduler = now.get("scheduler", {})
+    named = {"name": scheduler} if isinstance(scheduler, str) else scheduler
+    if factor == OLD_FACTOR and isinstance(named, dict):
+        now["scheduler"] = {"reduction_factor": factor, **named}
 
 
 def _differences(then: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

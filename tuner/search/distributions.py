@@ -24,9 +24,9 @@ ONE_MINUS = "one_minus_"
 SPACING = 0.8
 """The largest distance of a new setting to those that were tried, as a share of the distance in an even grid."""
 PATIENCE = 10
-"""Ended trials without a new best one after which the distance is as large as that."""
+"""After this many ended trials without a new best one, the distance is ``SPACING``."""
 REMEMBERED = 1000
-"""The newest settings to which a new one keeps its distance."""
+"""A new setting keeps its distance to this many of the newest ones."""
 
 
 def distributions(space: Mapping[str, Domain]) -> dict[str, BaseDistribution]:
@@ -115,8 +115,8 @@ class TriedSettings:
             return np.ones(len(candidates))
         asked = np.array([self._place(from_search(self._space, candidate)) for candidate in candidates])
         gaps = np.linalg.norm(asked[:, None, :] - np.array(self._places)[None], axis=2).min(axis=1)
-        share = SPACING * min(1.0, self._in_vain / PATIENCE)
-        spare: NDArray[np.float64] = gaps - share * self._tried ** (-1 / len(self.distributions))
+        kept = SPACING * min(1.0, self._in_vain / PATIENCE)
+        spare: NDArray[np.float64] = gaps - kept * self._tried ** (-1 / len(self.distributions))
         return spare
 
     def _place(self, knobs: Mapping[str, Scalar]) -> list[float]:

@@ -38,12 +38,12 @@ class _Tpe(optuna.samplers.TPESampler):
     def _compute_acquisition_func(
         self, samples: dict[str, NDArray[np.float64]], mpe_below: Any, mpe_above: Any
     ) -> NDArray[np.float64]:
-        """TPE's rating of each candidate, where one that is too near is out; if all are, the farthest is the best."""
+        """TPE's rating of each candidate, where one that is too near is out; if all are, all but the farthest are."""
         found: NDArray[np.float64] = super()._compute_acquisition_func(samples, mpe_below, mpe_above)
         known = self._tried.distributions
         columns = {knob: [known[knob].to_external_repr(value) for value in samples[knob]] for knob in known}
         spare = self._tried.spare([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
-        return np.where(spare >= 0, found, -np.inf) if (spare >= 0).any() else spare
+        return np.where(spare >= min(0.0, spare.max()), found, -np.inf)
 
 
 def _tpe(sampler: SamplerSpec, seeds: Seeds, trials: int, tried: TriedSettings) -> BaseSampler:

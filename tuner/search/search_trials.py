@@ -190,7 +190,7 @@ def early_stopper(spec: SearchSpec, plan: Plan, record: Record) -> EarlyStopper 
     reports = [
         (n, judged, epoch) for judged, trial in trials for n, epoch in zip(trial.reported_n, trial.epochs, strict=True)
     ]
-    # In the order of the reports, every decision is the one that was taken.
+    # In the order of the reports, every decision is the one that was taken, by this version.
     for _, judged, epoch in sorted(reports, key=lambda report: report[0]):
         stopper.stops(judged, epoch.epoch, epoch.metric(stopper.metric))
     return stopper

@@ -115,7 +115,9 @@ class ArmStudy:
             trial._suggest(knob, distribution)
         knobs = from_search(self.arm.space, trial.params)
         # 1 - (1 - x) may differ from x in its last bit. A study that is built from the record has the record's value.
-        for name, value in to_search(self.arm.space, knobs).items():
+        # One whose asks are repeated has the same value as before anyway.
+        built = self._sampler.name not in REPLAYED
+        for name, value in to_search(self.arm.space, knobs).items() if built else ():
             distribution = self._distributions[name]
             self._memory.set_trial_param(trial._trial_id, name, distribution.to_internal_repr(value), distribution)
         self._tried.add(knobs)

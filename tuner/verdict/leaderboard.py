@@ -127,21 +127,18 @@ class Leaderboard:
         """The best arm by validation among those that beat the baseline; if no arm beats it, the baseline.
 
         The test accuracies do not choose, because the best of several is too high by luck. An arm that beats another
-        baseline than the job's counts only if that one beats the job's. In a claim about methods, one arm is confirmed,
-        and then it is the best: its own selection may have chosen a setting with a lower value than another arm's.
+        baseline than the job's counts only if that one beats the job's. An arm whose best setting was confirmed comes
+        before one whose best setting was not: its selection may have taken a setting with a lower value.
         """
         beaten = self.beaten
         sign = 1.0 if METRICS[self.metric] == "maximize" else -1.0
         better = [
-            (sign * row.val, row.arm)
+            (row.confirmed > 0, sign * row.val, row.arm)
             for row in self.rows
-            if row.arm in beaten
-            and row.baseline in (self.baseline, *beaten)
-            and row.val is not None
-            and (row.confirmed or self.claim != "method" or not self.round)
+            if row.arm in beaten and row.baseline in (self.baseline, *beaten) and row.val is not None
         ]
         # ``max`` keeps the first of equals.
-        return max(better, key=lambda found: found[0])[1] if better else self.baseline
+        return max(better, key=lambda found: found[:2])[2] if better else self.baseline
 
     def to_dict(self) -> dict[str, Any]:
         """The leaderboard as plain values that JSON can hold."""

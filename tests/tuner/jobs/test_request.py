@@ -105,6 +105,19 @@ def test_a_changed_spec_is_refused_with_each_difference(
         assert message.count(" was ") - 1 == len(told)
 
 
+@pytest.mark.parametrize("scheduler", ["", "scheduler: asha\n", "scheduler: {first_rung: 2}\n"])
+def test_a_job_with_the_old_default_of_the_scheduler_is_not_taken_for_a_changed_one(
+    home: Workspace, scheduler: str
+) -> None:
+    named = "{reduction_factor: 3, first_rung: 2}" if "first_rung" in scheduler else "{reduction_factor: 3}"
+    folder = job_of(home, f"{SPEC}scheduler: {named}\n")
+    folder.spec.write_text(SPEC + scheduler)
+    check_unchanged(folder)
+    folder.spec.write_text(f"{SPEC}scheduler: {{reduction_factor: 4}}\n")
+    with pytest.raises(SpecError, match=r"scheduler\.reduction_factor was 3 and is 4"):
+        check_unchanged(folder)
+
+
 def test_all_sections_of_a_spec_are_compared(home: Workspace) -> None:
     folder = job_of(home)
     folder.spec.write_text(FULL)

@@ -57,9 +57,10 @@ def study_of(
     arm: Arm | None = None,
     trials: int = ASKS,
     past: Sequence[RecordedTrial] = (),
+    maximize: bool = True,
 ) -> ArmStudy:
     spec = SamplerSpec.model_validate({"name": sampler})
-    return ArmStudy(arm or arm_of(sampler), spec, seed, trials, maximize=True, past=past)
+    return ArmStudy(arm or arm_of(sampler), spec, seed, trials, maximize=maximize, past=past)
 
 
 def score(knobs: Mapping[str, Scalar]) -> float:
@@ -347,9 +348,12 @@ def place(knobs: Mapping[str, Scalar]) -> tuple[float, float]:
     return math.log10(float(knobs["lr"])) / 2 + 2, (float(knobs["beta1"]) - 0.5) / 0.45
 
 
-def gaps(value: Callable[[Mapping[str, Scalar]], float], seed: int, *, whole: bool = False) -> list[float]:
+def gaps(
+    value: Callable[[Mapping[str, Scalar]], float], seed: int, *, whole: bool = False, maximize: bool = True
+) -> list[float]:
     """The distance of each setting of a study to the nearest one before it, in steps of an even grid of those."""
-    study, places, found = study_of("tpe", seed, plane(), trials=60), list[tuple[float, float]](), []
+    study = study_of("tpe", seed, plane(), trials=60, maximize=maximize)
+    places, found = list[tuple[float, float]](), []
     for number in range(60):
         asked = study.ask()
         here = place(asked.knobs)
@@ -369,12 +373,15 @@ def test_tpe_keeps_its_distance_where_it_finds_nothing_better(seed: int, monkeyp
     assert min(gaps(flat, seed)[30:]) < SPACING / 3
 
 
-def test_tpe_looks_closer_as_long_as_it_finds_something_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    best = itertools.count()
-    climbing = gaps(lambda knobs: next(best), 0, whole=True)
+@pytest.mark.parametrize("maximize", [True, False])
+def test_tpe_looks_closer_as_long_as_it_finds_something_better(maximize: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def better_each_time() -> list[float]:
+        values = itertools.count(step=1 if maximize else -1)
+        return gaps(lambda knobs: next(values), 0, whole=True, maximize=maximize)
+
+    found = better_each_time()
     monkeypatch.setattr("tuner.search.distributions.SPACING", 0.0)
-    best = itertools.count()
-    assert climbing == gaps(lambda knobs: next(best), 0, whole=True)
+    assert found == better_each_time()
 
 
 def in_vain(tried: TriedSettings, trials: int) -> TriedSettings:

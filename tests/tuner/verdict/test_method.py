@@ -348,6 +348,8 @@ def test_the_arm_that_was_confirmed_is_the_best_although_its_selection_took_a_se
     assert replace(board, rows=rows).best() == "noam"
     confirmed = tuple(replace(row, confirmed=5 if row.arm == "adamw" else 0) for row in rows)
     assert replace(board, rows=confirmed, round=1).best() == "adamw"
+    # A round whose runs were all lost, and one that confirmed the baseline before an extension, choose nothing.
+    assert replace(board, rows=rows, round=1).best() == "noam"
 
 
 def test_what_a_look_has_recorded_stays_whatever_comes_later() -> None:
