@@ -79,7 +79,7 @@ class TriedSettings:
         self._space = space
         self.distributions = {name: found for name, found in distributions(space).items() if not found.single()}
         """Optuna's distributions of the knobs that count, by Optuna's names."""
-        self._places: list[list[float]] = []
+        self._places_NA: NDArray[np.float64] | None = None
         self._tried = 0
         self._best: float | None = None
         self._in_vain = 0
@@ -88,8 +88,9 @@ class TriedSettings:
         """Note a setting. One that lies outside of the space, from a version with other ranges, is no neighbour."""
         self._tried += 1
         if all(knob in knobs and domain.contains(knobs[knob]) for knob, domain in self._space.items()):
-            self._places.append(self._place(knobs))
-            del self._places[:-REMEMBERED]
+            place = np.array([self._place(knobs)])
+            known = () if self._places_NA is None else (self._places_NA[1 - REMEMBERED :],)
+            self._places_NA = np.concatenate([*known, place])
 
     def note_end(self, value: float | None) -> None:
         """Note that a trial ended.
@@ -111,10 +112,10 @@ class TriedSettings:
         Args:
             candidates: Optuna's parameters, with a value for each of ``distributions``.
         """
-        if not self._places:
+        if self._places_NA is None:
             return np.ones(len(candidates))
         asked = np.array([self._place(from_search(self._space, candidate)) for candidate in candidates])
-        gaps = np.linalg.norm(asked[:, None, :] - np.array(self._places)[None], axis=2).min(axis=1)
+        gaps = np.linalg.norm(asked[:, None, :] - self._places_NA[None], axis=2).min(axis=1)
         kept = SPACING * min(1.0, self._in_vain / PATIENCE)
         spare: NDArray[np.float64] = gaps - kept * self._tried ** (-1 / len(self.distributions))
         return spare
