@@ -59,6 +59,7 @@ OWNERS: Mapping[str, Callable[[], Any]] = {
 }
 NAMES = (
     ("optuna.Study", "_get_trials"),
+    ("optuna.samplers.TPESampler", "_compute_acquisition_func"),
     ("optuna.Study", "_study_id"),
     ("optuna.Trial", "_suggest"),
     ("optuna.Trial", "_trial_id"),
