@@ -30,6 +30,12 @@ def _optuna_models() -> Any:
     return models
 
 
+def _optuna_tpe() -> Any:
+    import optuna
+
+    return optuna.samplers.TPESampler
+
+
 def _ray_trainable() -> Any:
     from ray import tune
 
@@ -52,6 +58,7 @@ OWNERS: Mapping[str, Callable[[], Any]] = {
     "optuna.Study": _optuna_study,
     "optuna.Trial": lambda: _optuna_study().ask(),
     "optuna.QMCSampler": _optuna_qmc,
+    "optuna.TPESampler": _optuna_tpe,
     "optuna.storages._rdb.models": _optuna_models,
     "ray.tune.Trainable": _ray_trainable,
     "ray.job_submission.JobSubmissionClient": _ray_jobs_client,
@@ -59,7 +66,7 @@ OWNERS: Mapping[str, Callable[[], Any]] = {
 }
 NAMES = (
     ("optuna.Study", "_get_trials"),
-    ("optuna.samplers.TPESampler", "_compute_acquisition_func"),
+    ("optuna.TPESampler", "_compute_acquisition_func"),
     ("optuna.Study", "_study_id"),
     ("optuna.Trial", "_suggest"),
     ("optuna.Trial", "_trial_id"),
