@@ -1,7 +1,7 @@
 """The loss of our TPE on smooth functions, against TPE that sees every trial, and TPE that keeps no distance.
 
 As long as the whole study is shown, ours runs the same trials as one that sees every trial. They differ only in the
-trials after that. The distance must cost little where it is right to look closer and closer.
+trials after that. The other comparison shows what the distance costs where it is right to look closer and closer.
 """
 
 import itertools

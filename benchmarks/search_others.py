@@ -5,9 +5,10 @@ Syne Tune is left out. It needs 0.3 s for each proposal, and a lost search here 
 
 from benchmarks import search_quality
 from benchmarks.measuring import Result
+from benchmarks.peers.searchers import SYNE_TUNE
 from benchmarks.tables import taskset
 
-WAYS = tuple(way for way in search_quality.WAYS if way != search_quality.SYNE_TUNE)
+WAYS = tuple(way for way in search_quality.WAYS if way != SYNE_TUNE)
 
 
 def measure(pairs: int) -> Result:

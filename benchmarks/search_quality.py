@@ -25,7 +25,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.measuring import Result, say
-from benchmarks.peers.searchers import SEARCHERS, Make, raced
+from benchmarks.peers.searchers import OPTUNA, SEARCHERS, SYNE_TUNE, Make, raced
 from benchmarks.peers.syne_tune_local import REQUIREMENTS
 from benchmarks.tables import taskset
 from benchmarks.tables.bank import table_of
@@ -44,8 +44,6 @@ PROCESSES = 2
 RESAMPLES = 2000
 
 BASE, OURS = "random search", "tuner"
-SYNE_TUNE = "Syne Tune: ASHACQR"
-OPTUNA = "Optuna: TPE and HyperbandPruner"
 BEFORE = "tuner before: TPE without a distance, ASHA by thirds"
 NEAR = "tuner without the distance"
 NOT_NEEDED = ("huggingface_hub", "xgboost")

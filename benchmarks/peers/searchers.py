@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from benchmarks.tables.replay import MOST, Reached, RecordedTraining, first_setting
 from benchmarks.tables.table import Row, Table
 from benchmarks.tables.unit import setting
 from trainables.config import derive_seed
-from trainables.space import Choice, Float, Scalar
+from trainables.space import Int, Scalar
 from tuner.search.distributions import distributions, from_search, to_search
 from tuner.spec.trial_config import trial_config
 
+OPTUNA, SYNE_TUNE = "Optuna: TPE and HyperbandPruner", "Syne Tune: ASHACQR"
 ROUND, BEST = 30, 3
 """Settings in a round of ``OneEpoch``, and how many of them continue."""
 
@@ -122,22 +124,20 @@ class SyneTune:
 
         self._space = table.arm.space
 
-        def domain(knob: str) -> Any:
-            match found := self._space[knob]:
-                case Choice():
-                    return choice(list(found.values))
-                case Float(scale="one-minus-log"):
-                    return loguniform(1 - found.high, 1 - found.low)
-            return (loguniform if found.scale == "log" else uniform)(float(found.low), float(found.high))
+        def domain(found: BaseDistribution) -> Any:
+            if isinstance(found, CategoricalDistribution):
+                return choice(list(found.choices))
+            assert isinstance(found, FloatDistribution | IntDistribution)
+            return (loguniform if found.log else uniform)(float(found.low), float(found.high))
 
         self._scheduler = ASHACQR(
-            {knob: domain(knob) for knob in self._space},
+            {name: domain(found) for name, found in distributions(self._space).items()},
             metric="value",
             time_attr="epoch",
             max_t=table.plan.epochs,
             do_minimize=False,
             random_seed=seed,
-            points_to_evaluate=[self._there(first_setting(table, seed))],
+            points_to_evaluate=[to_search(self._space, first_setting(table, seed))],
         )
         self._count = itertools.count()
 
@@ -149,7 +149,7 @@ class SyneTune:
         config = self._scheduler.suggest().config
         trial = Trial(next(self._count), config, datetime(2000, 1, 1))
         self._scheduler.on_trial_add(trial)
-        return Run(self._back(config), trial)
+        return Run(self._knobs(config), trial)
 
     def goes_on(self, run: Run, value: float) -> bool:
         decision = self._scheduler.on_trial_result(run.handle, {"value": value, "epoch": run.epoch})
@@ -164,19 +164,11 @@ class SyneTune:
         else:
             self._scheduler.on_trial_complete(run.handle, {"value": value, "epoch": run.epoch})
 
-    def _there(self, knobs: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        return {knob: 1 - float(value) if self._is_one_minus(knob) else value for knob, value in knobs.items()}
-
-    def _back(self, config: Mapping[str, Any]) -> dict[str, Scalar]:
-        knobs = self._there({knob: config[knob] for knob in self._space})
-        return {knob: round(float(value)) if self._is_whole(knob) else value for knob, value in knobs.items()}
-
-    def _is_one_minus(self, knob: str) -> bool:
-        domain = self._space[knob]
-        return isinstance(domain, Float) and domain.scale == "one-minus-log"
-
-    def _is_whole(self, knob: str) -> bool:
-        return not isinstance(self._space[knob], Choice | Float)
+    def _knobs(self, config: Mapping[str, Any]) -> dict[str, Scalar]:
+        knobs = from_search(self._space, config)
+        return {
+            knob: round(float(value)) if isinstance(self._space[knob], Int) else value for knob, value in knobs.items()
+        }
 
 
 class OneEpoch:
@@ -217,7 +209,7 @@ class OneEpoch:
 
 
 SEARCHERS: Mapping[str, Make] = {
-    "Optuna: TPE and HyperbandPruner": OptunaHyperband,
-    "Syne Tune: ASHACQR": SyneTune,
+    OPTUNA: OptunaHyperband,
+    SYNE_TUNE: SyneTune,
     f"{ROUND} settings for one epoch, then the best {BEST}": OneEpoch,
 }

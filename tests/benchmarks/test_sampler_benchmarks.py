@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import ask, regret, search_quality
 from benchmarks.measuring import Result
-from benchmarks.peers.searchers import BEST, ROUND, SEARCHERS, raced
+from benchmarks.peers.searchers import BEST, ROUND, SEARCHERS, SYNE_TUNE, raced
 from benchmarks.tables import taskset
 from benchmarks.tables.replay import RANDOM, Reached, Search, replay
 from benchmarks.tables.table import TABLES, Row, Table, arm_of, path, read
@@ -108,7 +108,7 @@ def test_a_replay_reports_that_a_search_is_lost() -> None:
     assert 5 * table.plan.epochs <= never.epochs < (5 + RANDOM.concurrent) * table.plan.epochs
 
 
-@pytest.mark.parametrize("name", [name for name in SEARCHERS if name != search_quality.SYNE_TUNE])
+@pytest.mark.parametrize("name", [name for name in SEARCHERS if name != SYNE_TUNE])
 def test_another_searcher_finds_the_target_and_can_be_lost(name: str) -> None:
     table, make = small(), SEARCHERS[name]
     found = raced(table, table.finals()[0], make, seed=1)

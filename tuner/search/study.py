@@ -97,7 +97,7 @@ class ArmStudy:
             for trial in sorted(
                 (trial for trial in past if trial.ended is not None), key=lambda trial: trial.ended or 0
             ):
-                self._note_end(trial.state, trial.reports)
+                self._note_end(trial.state, _objective(trial.state, trial.reports)[0])
 
     @property
     def asked(self) -> int:
@@ -116,10 +116,10 @@ class ArmStudy:
         knobs = from_search(self.arm.space, trial.params)
         # 1 - (1 - x) may differ from x in its last bit. A study that is built from the record has the record's value.
         # One whose asks are repeated has the same value as before anyway.
-        built = self._sampler.name not in REPLAYED
-        for name, value in to_search(self.arm.space, knobs).items() if built else ():
-            distribution = self._distributions[name]
-            self._memory.set_trial_param(trial._trial_id, name, distribution.to_internal_repr(value), distribution)
+        if self._sampler.name not in REPLAYED:
+            for name, value in to_search(self.arm.space, knobs).items():
+                distribution = self._distributions[name]
+                self._memory.set_trial_param(trial._trial_id, name, distribution.to_internal_repr(value), distribution)
         self._tried.add(knobs)
         return Proposal(number, knobs)
 
@@ -134,7 +134,7 @@ class ArmStudy:
         value, values = _objective(state, reports)
         for step, reported in values.items():
             self._memory.set_trial_intermediate_value(trial._trial_id, step, reported)
-        self._note_end(state, reports)
+        self._note_end(state, value)
         # Optuna takes the last report of a PRUNED trial itself.
         self._study.tell(number, value if state == State.COMPLETE else None, state=OPTUNA_STATES[state])
 
@@ -145,8 +145,7 @@ class ArmStudy:
     def _known(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
-    def _note_end(self, state: State, reports: Sequence[tuple[int, float]]) -> None:
-        value, _ = _objective(state, reports)
+    def _note_end(self, state: State, value: float | None) -> None:
         sign = 1.0 if self._direction == StudyDirection.MAXIMIZE else -1.0
         self._tried.note_end(sign * value if state == State.COMPLETE and value is not None else None)
 

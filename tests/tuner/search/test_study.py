@@ -385,7 +385,7 @@ def test_tpe_looks_closer_as_long_as_it_finds_something_better(maximize: bool, m
 
 
 def in_vain(tried: TriedSettings, trials: int) -> TriedSettings:
-    """After a complete trial, and so many without a better one."""
+    """One trial was complete. After it, this many trials ended without a better one."""
     for value in (0.5, *[None, 0.5, 0.4, None] * trials)[: trials + 1]:
         tried.note_end(value)
     return tried
