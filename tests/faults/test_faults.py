@@ -151,6 +151,20 @@ def test_a_worker_is_killed(where: Place, undisturbed: tuple[Place, Record]) -> 
     assert "driver" not in ended.err
 
 
+@pytest.mark.faults
+def test_a_worker_is_stopped_and_then_killed(where: Place, undisturbed: tuple[Place, Record]) -> None:
+    process = begin(where)
+    victim = workers(where)[0]
+    os.kill(victim, signal.SIGSTOP)
+    done = epochs(where)
+    # The other worker goes on meanwhile.
+    wait_for(lambda: epochs(where) > done + EPOCHS, process)
+    os.kill(victim, signal.SIGKILL)
+    ended = where.ended(process)
+    assert ended.code == 0, ended.err
+    check_as_undisturbed(where, undisturbed)
+
+
 def test_the_driver_is_killed_and_another_continues_the_job(where: Place, undisturbed: tuple[Place, Record]) -> None:
     process = begin(where)
     os.kill(driver(where), signal.SIGKILL)
