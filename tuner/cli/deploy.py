@@ -98,6 +98,8 @@ def kubernetes(
 
     _check_storage(storage)
     packed = pack_job(spec, DATA if data_claim else None)
+    for line in [] if packed.code is None else packed.code.lines():
+        click.echo(line, err=True)
     resources = packed.spec.resources
     gpus = math.ceil(resources.gpus) if worker_gpus is None else worker_gpus
     text = manifests(

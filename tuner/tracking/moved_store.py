@@ -1,6 +1,6 @@
 """Lets the workspace's MLflow store follow the workspace when that is moved or copied.
 
-MLflow keeps the place of every experiment's and run's artifacts as an absolute URI and has no call that changes it. With
+MLflow keeps the places of artifacts as absolute URIs and has no call that changes them. With
 the old URIs, MLflow would make the old folder again and write there. So they are changed in the store's file, before a
 client opens it.
 """

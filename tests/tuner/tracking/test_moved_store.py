@@ -1,4 +1,4 @@
-"""A workspace that is moved or copied takes its runs, artifacts and models along, and nothing is written where it was."""
+"""A moved or copied workspace takes its runs, artifacts and models along. Nothing is written where it was."""
 
 import shutil
 import signal
@@ -142,7 +142,8 @@ def test_a_job_goes_on_in_a_moved_home_with_an_odd_name_and_nothing_comes_back_a
 
         assert not old.home.path.exists()
         runs = mlflow_runs(new)
-        assert begun and begun <= {run.info.run_id for run in runs}
+        assert begun
+        assert begun <= {run.info.run_id for run in runs}
         assert len(runs) == 1 + 4 + 6, "each trial has one run, and the job has one"
         assert studies(new.home) == 4
         assert all(uri.startswith(new.home.artifacts.as_uri()) for uri in places(new.home))
