@@ -126,7 +126,7 @@ def sync(job: str, home: Path | None) -> None:
         url = storage_of(spec, workspace)
         StudyWriter(folder, url, durable=url != workspace.storage_url).send()
     results = job_results(folder)
-    writer.attach(publish(results), folder.summary.read_text())
+    writer.attach(publish(results), folder.summary.read_text(encoding="utf-8"))
     register_winner(writer, results, lambda text: click.echo(text, err=True))
     replicate_once(folder)
     click.echo(f"{folder.id}: {len(writer.runs)} runs in MLflow are up to date", err=True)
