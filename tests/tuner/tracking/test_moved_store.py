@@ -12,10 +12,12 @@ from urllib.request import url2pathname
 import pytest
 
 from tests.tuner.whole_jobs import Place, mlflow_runs, place, wait_for
+from trainables.simulated import EPOCH_S
 from tuner.errors import ServiceError
 from tuner.jobs.workspace import Workspace
 from tuner.tracking.client import connect
 from tuner.tracking.moved_store import PLACES, follow_move
+from tuner.tracking.sync_state import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 
@@ -157,3 +159,32 @@ class Moved(Place):
     def home(self) -> Workspace:
         """The workspace of its jobs."""
         return Workspace(self.root / ODD)
+
+
+CAPPED = f"""\
+name: capped
+data: {{name: digits}}
+model: {{name: elu_net}}
+baseline: adam_l2
+arms: [adam_l2, adamw]
+budget: {{trials: 2, epochs: 2, max_hours: {48 * EPOCH_S / 3600:.6f}}}
+scheduler: none
+resources: {{concurrent: 1}}
+searches: {{at: [3, 4]}}
+confirm: {{margin: 0}}
+"""
+"""The time is up after the first look: a search takes about 12 epochs of made-up time."""
+
+
+def test_a_job_in_a_moved_home_is_extended_and_its_note_is_still_about_its_tracker(tmp_path: Path) -> None:
+    with place(tmp_path / "place", CAPPED) as old:
+        assert old.tuner("run", "spec.yaml", "--simulate", "-q").code == 0
+        new = Moved(old.root, old.scratch, old.mark)
+        old.home.path.rename(new.home.path)
+        follow_move(new.home)
+        assert load(new.job.tracked).tracker == new.home.tracking_uri
+        before = len(mlflow_runs(new))
+        ended = new.tuner("extend", "-q")
+        assert ended.code == 0, ended.err
+        assert len(mlflow_runs(new)) > before
+        assert not old.home.path.exists()
