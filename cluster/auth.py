@@ -46,7 +46,7 @@ class Bearer(AuthBase):
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text().strip()
+        return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise AuthRefused(f"cannot read the token file {file}: {reason}; {HOW}") from error

@@ -11,10 +11,11 @@ import secrets
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ EMBEDDED: Mapping[str, str] = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 OBJECT_STORE_BYTES = 128 * 2**20
+LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
+"""The longest path of a socket, in bytes."""
+SOCKET = "/tuner-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store_1"
+"""A socket of an embedded Ray, in the folder of temporary files."""
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 REACH_S = 5.0
 POLL_S = 0.002
 _TOKEN = secrets.token_hex(32)
@@ -70,10 +76,24 @@ def usable_gpus() -> int:
 def gpu_model() -> str:
     """The model name of this machine's first GPU, as its driver reports it."""
     for about in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in about.read_text().splitlines():
+        for line in about.read_text(encoding="utf-8").splitlines():
             if line.startswith("Model:"):
                 return line.partition(":")[2].strip()
     return "unknown GPU"
+
+
+def scratch_parent() -> Path | None:
+    """Where to make the scratch folder of an embedded Ray: where temporary files are made (``TMPDIR``), else ``/tmp``.
+
+    Returns:
+        The first of these folders that can be written and whose name is short enough for Ray's sockets; None if none
+        is.
+    """
+    with suppress(OSError):
+        for folder in (tempfile.gettempdir(), *SHORT_FOLDERS):
+            if len(os.fsencode(folder) + SOCKET.encode()) <= LONGEST_SOCKET and os.access(folder, os.W_OK | os.X_OK):
+                return Path(folder)
+    return None
 
 
 @contextmanager

@@ -81,9 +81,9 @@ def error_of(exit_code: int) -> type[TunerError]:
 
 
 def without_password(url: str) -> str:
-    """The URL with the part before its ``@`` hidden, so that it can be shown."""
+    """The URL with the part before its ``@`` hidden, so that it can be shown. The URL of a file has no password."""
     scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else url
+    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest and scheme[:6] != "sqlite" else url
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

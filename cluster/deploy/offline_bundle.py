@@ -36,7 +36,7 @@ def wanted(without_torch: bool) -> list[str]:
 
 def pinned(without_torch: bool) -> list[str]:
     """The lines of constraints.txt, without those about torch if the target machine has its own torch."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if not (without_torch and TORCH.fullmatch(_name(line)))]
 
 
@@ -55,7 +55,7 @@ def bundle(dist: Path, python_version: str, machine: str, without_torch: bool) -
     wheels = folder / "wheels"
     wheels.mkdir(parents=True)
     constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join(pinned(without_torch)) + "\n")
+    constraints.write_text("\n".join(pinned(without_torch)) + "\n", encoding="utf-8")
 
     _pip("wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT))
     common = ["--constraint", str(constraints), *wanted(without_torch)]
@@ -66,7 +66,7 @@ def bundle(dist: Path, python_version: str, machine: str, without_torch: bool) -
         target += [option for tag in platforms(machine) for option in ("--platform", tag)]
         _pip("download", "--dest", str(wheels), "--find-links", str(wheels), *target, *common)
 
-    (folder / "python-version").write_text(python_version + "\n")
+    (folder / "python-version").write_text(python_version + "\n", encoding="utf-8")
     shutil.copy(ROOT / "cluster" / "deploy" / "install.sh", folder)
     shutil.copytree(ROOT / "searches", folder / "searches")
     write_sums(folder)
@@ -76,7 +76,8 @@ def bundle(dist: Path, python_version: str, machine: str, without_torch: bool) -
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS, which sha256sum reads, for all files in the folder."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "SHA256SUMS")
-    (folder / "SHA256SUMS").write_text("".join(f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files))
+    sums = "".join(f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files)
+    (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
 
 
 def _sha256(file: Path) -> str:
@@ -95,7 +96,7 @@ def _name(requirement: str) -> str:
 def _version() -> str:
     import tomllib
 
-    version: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version: str = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     return version
 
 

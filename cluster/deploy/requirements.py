@@ -14,7 +14,7 @@ def requirements(pyproject: Path, extras: list[str]) -> list[str]:
     Raises:
         KeyError: an extra does not exist.
     """
-    project = tomllib.loads(pyproject.read_text())["project"]
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     found: list[str] = list(project["dependencies"])
     for extra in extras:
         found += project["optional-dependencies"][extra]

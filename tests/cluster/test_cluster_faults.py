@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -162,13 +163,15 @@ def build(classes, shape, hidden=8):
 def test_own_code_is_uploaded_without_ignored_files(up: Stack) -> None:
     code = up.here.cwd / "mycode"
     code.mkdir()
-    for name, text in {"mine.py": OWN, ".gitignore": "secret.txt\n", "secret.txt": "s"}.items():
+    for name, text in {"mine.py": OWN, ".gitignore": "secret.txt\n", "secret.txt": "s", ".env": "s"}.items():
         (code / name).write_text(text)
     spec = named("own", SPEC).replace("{name: elu_net, width: 0.03}", "{name: 'mine:build'}") + "code: mycode\n"
     job = up.submit(spec.replace(f"epochs: {EPOCHS}", "epochs: 3"))
     folder = up.finished(job)
     assert {trial.state for trial in folder.record().trials.values()} == {State.COMPLETE}
-    assert sorted(file.name for file in folder.code.iterdir() if file.is_file()) == [".gitignore", "mine.py"]
+    files = [file for file in folder.code.iterdir() if file.is_file()]
+    assert sorted(file.name for file in files) == [".gitignore", "mine.py"]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
 REFUSED: Mapping[str, tuple[str, tuple[str, ...], str]] = {

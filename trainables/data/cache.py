@@ -178,7 +178,7 @@ def _save(array: NDArray[Any], file: Path) -> dict[str, object]:
 def _open(entry: Path) -> Splits | None:
     """Map the files of an entry; None if the entry is missing or damaged."""
     try:
-        meta = json.loads((entry / "meta.json").read_text())
+        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
         train, val, test = (
             Arrays(_map(entry, meta, f"{part}_images"), _map(entry, meta, f"{part}_labels")) for part in PARTS
         )

@@ -98,6 +98,8 @@ def kubernetes(
 
     _check_storage(storage)
     packed = pack_job(spec, DATA if data_claim else None)
+    for line in [] if packed.code is None else packed.code.lines():
+        click.echo(line, err=True)
     resources = packed.spec.resources
     gpus = math.ceil(resources.gpus) if worker_gpus is None else worker_gpus
     text = manifests(
@@ -114,7 +116,8 @@ def kubernetes(
         Stores(storage, tracking, tracking_user, secret, shared, shared_secret, data_claim),
     )
     if output is None:
-        click.echo(text, nl=False)
+        # YAML is UTF-8, whatever the encoding of the terminal.
+        click.echo(text, nl=False, file=click.get_text_stream("stdout", encoding="utf-8"))
     else:
         write_new(output, text, force)
         click.echo(f"wrote {output}; next: kubectl apply -f {output}", err=True)

@@ -126,7 +126,7 @@ def sync(job: str, home: Path | None) -> None:
         url = storage_of(spec, workspace)
         StudyWriter(folder, url, durable=url != workspace.storage_url).send()
     results = job_results(folder)
-    writer.attach(publish(results), folder.summary.read_text())
+    writer.attach(publish(results), folder.summary.read_text(encoding="utf-8"))
     register_winner(writer, results, lambda text: click.echo(text, err=True))
     replicate_once(folder)
     click.echo(f"{folder.id}: {len(writer.runs)} runs in MLflow are up to date", err=True)
@@ -148,12 +148,15 @@ def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.local_server import Links, serve_mlflow
     from tuner.tracking.background_sync import tracking_uri
+    from tuner.tracking.moved_store import follow_move
     from tuner.tracking.run_layout import run_page, table_page
     from tuner.tracking.sync_state import load
 
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
     uri = tracking_uri(spec_of(folder), workspace)
+    if uri == workspace.tracking_uri:
+        follow_move(workspace)
     sync_state = load(folder.tracked)
     paths: tuple[str, ...] = ("",)
     if sync_state.tracker == without_password(uri):

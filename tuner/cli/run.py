@@ -36,12 +36,13 @@ def run(spec: Path, simulate: bool, data_path: str | None, home: Path | None, qu
     stops the job and keeps its progress; resume it with `tuner resume`.
     """
     from tuner.driver.preflight import preflight
-    from tuner.jobs.request import new_job
+    from tuner.jobs.code_archive import code_files
+    from tuner.jobs.request import new_job, storage_of
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.terminal import choose_view
     from tuner.spec.checks import check
     from tuner.spec.search_spec import load
-    from tuner.spec.user_code import code_folder, own_code
+    from tuner.spec.user_code import code_folder, names_code, own_code
 
     loaded = load(spec, data_path)
     own_code(loaded, code_folder(loaded, spec.parent))
@@ -49,11 +50,13 @@ def run(spec: Path, simulate: bool, data_path: str | None, home: Path | None, qu
     for warning in check(loaded, view.announce).warnings:
         view.announce(f"warning: {warning}")
     workspace = Workspace.find(home)
+    code = code_folder(loaded, spec.parent)
     if not simulate:
         preflight(loaded, workspace)
-    folder = new_job(
-        workspace, loaded, spec.read_text(encoding="utf-8-sig"), code_folder(loaded, spec.parent), simulate
-    )
+        if names_code(loaded) and storage_of(loaded, workspace).startswith("postgresql"):
+            for line in code_files(code).lines():
+                view.announce(line)
+    folder = new_job(workspace, loaded, spec.read_text(encoding="utf-8-sig"), code, simulate)
     drive_to_its_end(workspace, folder, loaded, home, quiet, output)
 
 

@@ -26,11 +26,13 @@ from tuner.cli.output import (
 
 if TYPE_CHECKING:
     from tuner.remote.client import Service
+    from tuner.remote.submission import PackedJob
 
 
 @click.command(
     epilog="""\b
 Examples:
+  tuner submit search.yaml --dry-run
   tuner submit search.yaml --address http://127.0.0.1:8265
   tuner submit search.yaml --wait && tuner leaderboard --fail-unless beats
 """
@@ -45,6 +47,7 @@ Examples:
     help="Wait at most this long; exit 124 if the job has not ended.",
 )
 @click.option("--queue", is_flag=True, help="Accept the job even if no node can run its trials yet.")
+@click.option("--dry-run", is_flag=True, help="List the files that would travel, with their sizes, and submit nothing.")
 @data_option
 @quiet_option
 @output_option
@@ -54,6 +57,7 @@ def submit(
     wait: bool,
     timeout: float | None,
     queue: bool,
+    dry_run: bool,
     data_path: str | None,
     quiet: bool,
     output: str,
@@ -62,11 +66,23 @@ def submit(
 
     The same spec, code and name are always the same job: submitting it twice starts it once. This machine needs only
     the cluster's address and token. RAY_AUTH_TOKEN_PATH names the file with the token.
+
+    If the spec names your own code, the files of its folder travel too: to the cluster's head, to the nodes, and into
+    the job's record in the database. What .gitignore and .rayignore name stays here, and so do files that look like
+    secrets, links out of the folder, pipes and sockets.
     """
     from tuner.remote.client import Service
+    from tuner.remote.submission import pack_job
 
+    packed = pack_job(spec, data_path)
+    if dry_run:
+        _show_packed(packed, output)
+        return
     service = Service(address)
-    submitted = service.submit(spec, data_path, queue)
+    if packed.code is not None and not quiet:
+        for line in packed.code.lines():
+            click.echo(line, err=True)
+    submitted = service.send(packed, queue)
     if output == "json":
         print_json(submitted._asdict())
     else:
@@ -163,6 +179,18 @@ def forwarded(context: click.Context, words: tuple[str, ...]) -> None:
         files = sorted(file for file in Path().rglob("*") if file.is_file())
         content = {str(file): base64.b64encode(gzip.compress(file.read_bytes())).decode() for file in files}
     sys.stdout.write(json.dumps(content))
+
+
+def _show_packed(packed: "PackedJob", output: str) -> None:
+    from tuner.remote.receive import SPEC
+
+    code = packed.code
+    if output == "json":
+        print_json({"job": packed.job, "code": None if code is None else code.to_dict()})
+        return
+    click.echo(f"{packed.job}: would be submitted with {len(packed.files[SPEC]):,} bytes of its spec")
+    for line in [] if code is None else code.lines(len(code.files)):
+        click.echo(line)
 
 
 def _wait(service: "Service", job: str, timeout: float | None, quiet: bool) -> None:

@@ -11,6 +11,7 @@ from tuner.cli.output import data_option, output_option, print_json, print_table
 if TYPE_CHECKING:
     from trainables.space import Scalar
     from tuner.driver.cost import Cost
+    from tuner.jobs.code_archive import CodeFiles
     from tuner.spec.checks import Checked
     from tuner.spec.search_spec import SearchSpec
 
@@ -78,12 +79,17 @@ def plan(spec: Path, data_path: str | None, measure: bool, spread: float | None,
     from tuner.driver.cost import estimate
 
     checked = _checked(spec, data_path)
+    code = _code(checked.spec, spec)
     cost = estimate(checked, measure=measure, spread=spread)
     if output == "json":
-        print_json(_plan_dict(checked, cost))
+        print_json(_plan_dict(checked, cost) | {"code": None if code is None else code.to_dict()})
         return
     _show_warnings(checked)
     _print_plan(checked, cost)
+    if code is not None:
+        click.echo("on a cluster, or with a storage that is a Postgres:")
+        for line in code.lines():
+            click.echo(line)
 
 
 @click.command(epilog="Example: tuner schedule noam --epochs 20 --steps-per-epoch 100 --set warmup=200 --plot noam.png")
@@ -138,6 +144,14 @@ def _checked(spec: Path, data_path: str | None) -> "Checked":
     loaded = load(spec, data_path)
     own_code(loaded, code_folder(loaded, spec.parent))
     return check(loaded, lambda line: click.echo(line, err=True))
+
+
+def _code(spec: "SearchSpec", file: Path) -> "CodeFiles | None":
+    """The user's own code, as it would travel."""
+    from tuner.jobs.code_archive import code_files
+    from tuner.spec.user_code import code_folder, names_code
+
+    return code_files(code_folder(spec, file.parent)) if names_code(spec) else None
 
 
 def _show_warnings(checked: "Checked") -> None:

@@ -1,9 +1,10 @@
 """Checks what a job needs from this machine and its services, before anything slow is loaded or anything is written."""
 
+import os
 import shutil
 from pathlib import Path
 
-from cluster.runtime import usable_cpus, usable_gpus
+from cluster.runtime import SHORT_FOLDERS, scratch_parent, usable_cpus, usable_gpus
 from trainables.file_store import S3
 from tuner.driver.cost import confirm_runs, search_trials
 from tuner.errors import ServiceError, SpecError
@@ -30,11 +31,13 @@ def preflight(spec: SearchSpec, workspace: Workspace) -> None:
     """Refuse a job that could not run here.
 
     Raises:
-        SpecError: a trial needs more CPUs or GPUs than this machine has, or the URL of a store is invalid.
+        SpecError: a trial needs more CPUs or GPUs than this machine has, the URL of a store is invalid, or no folder
+            for temporary files has a name short enough for sockets.
         ServiceError: a disk has too little space, the place that ``TUNER_SHARED`` names cannot be written, or the
             tracking server does not answer or refuses us.
     """
     _check_machine(spec)
+    _check_scratch()
     _check_stores(spec, workspace, shared_root())
 
 
@@ -69,6 +72,15 @@ def _check_machine(spec: SearchSpec) -> None:
         raise SpecError(f"resources.cpus: a trial asks for {cpus} CPUs and this machine has {usable_cpus()}")
     if gpus and gpus > usable_gpus():
         raise SpecError(f"resources.gpus: a trial asks for {gpus:g} GPUs and this machine has {usable_gpus()}")
+
+
+def _check_scratch() -> None:
+    """Refuse a machine where Ray, which runs the trials, could make no sockets."""
+    if scratch_parent() is None:
+        raise SpecError(
+            f"TMPDIR: {os.environ.get('TMPDIR', '(not set)')!r} cannot be written or is too long for sockets, and so "
+            f"is each of {', '.join(SHORT_FOLDERS)}; set TMPDIR to a writable folder with a short name"
+        )
 
 
 def bytes_needed(spec: SearchSpec, concurrent: int) -> int:

@@ -135,7 +135,7 @@ def _close(job: Job, tracker: BackgroundSync, followers: Sequence[Follower]) -> 
     for follower in followers:
         follower.drain()
     results = job_results(folder, job.record)
-    files, description = publish(results), folder.summary.read_text()
+    files, description = publish(results), folder.summary.read_text(encoding="utf-8")
     tracker.finish(lambda writer: writer.attach(files, description))
     tracker.finish(lambda writer: register_winner(writer, results, announce))
     for follower in followers:

@@ -18,6 +18,7 @@ from types import FrameType
 
 import psutil
 
+from cluster.runtime import scratch_parent
 from tuner.errors import DriverLost, TunerError
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import load_record
@@ -168,7 +169,7 @@ def _death(code: int, silent: bool) -> str:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    folder = tempfile.mkdtemp(prefix="tuner-")
+    folder = tempfile.mkdtemp(prefix="tuner-", dir=scratch_parent())
     try:
         yield Path(folder)
     finally:

@@ -15,6 +15,7 @@ from tuner.export.export_file import Export, read_export
 from tuner.export.job_winner import CONFIG, WEIGHTS
 from tuner.jobs.workspace import Workspace
 from tuner.tracking.model_registry import CHECKSUM, named_version
+from tuner.tracking.moved_store import follow_move
 
 
 def read_registered(uri: str, workspace: Workspace | None = None, tracking_uri: str | None = None) -> Export:
@@ -45,10 +46,12 @@ def download(
     """
     workspace = workspace or Workspace.find()
     where = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or workspace.tracking_uri
-    if where == workspace.tracking_uri and not workspace.tracking_store.exists():
-        raise NotFound(
-            f"{uri}: nothing was tracked in {workspace.path} yet; name another tracker in MLFLOW_TRACKING_URI"
-        )
+    if where == workspace.tracking_uri:
+        if not workspace.tracking_store.exists():
+            raise NotFound(
+                f"{uri}: nothing was tracked in {workspace.path} yet; name another tracker in MLFLOW_TRACKING_URI"
+            )
+        follow_move(workspace)
     from tuner.tracking.client import connect, tracker_errors  # imports mlflow: seconds
 
     with tracker_errors(without_password(where), "read"):

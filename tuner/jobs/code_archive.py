@@ -1,75 +1,270 @@
-"""Packs the user's own code, to travel with a job: a zip of a folder. The same files give the same bytes."""
+"""Packs the user's own code, to travel with a job: a zip of a folder. The same files give the same bytes.
 
+Everything in the folder travels, except what its ignore files name, the folders of version control and caches, files
+that are likely secrets, and what is not a file in this folder.
+"""
+
+import fnmatch
 import io
 import os
+import re
+import shutil
+import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pathspec import GitIgnoreSpec
 
 from tuner.errors import SpecError
 
 IGNORE_FILES = (".gitignore", ".rayignore")
-NEVER = (".git", "__pycache__", ".venv", "tuner-runs")
+NEVER = (
+    *(".git", ".hg", ".svn", "__pycache__", ".venv", "tuner-runs"),
+    *(
+        ".mypy_cache",
+        ".pytest_cache",
+        ".ruff_cache",
+        ".hypothesis",
+        ".ipynb_checkpoints",
+        ".tox",
+        ".nox",
+        "node_modules",
+    ),
+)
+SECRETS = (
+    *(".env", ".env.*", "*.env", ".envrc", "secrets", "secrets.*", ".secrets", "credentials", "credentials.*"),
+    *("*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.ppk", "*.kdbx", "*.gpg"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".ssh", ".gnupg", ".config"),
+    *(
+        ".aws",
+        ".azure",
+        ".gcloud",
+        "gcloud",
+        ".boto",
+        ".s3cfg",
+        "rclone.conf",
+        ".databrickscfg",
+        "kaggle.json",
+        ".kaggle",
+    ),
+    *("client_secret*.json", "*credentials*.json", "*service_account*.json", "*service-account*.json"),
+    *(".kube", "kubeconfig*", "*.kubeconfig", ".docker", ".dockercfg", ".vault-token", "*.tfstate*", "*.tfvars"),
+    *(".netrc", "_netrc", ".pgpass", ".pg_service.conf", ".my.cnf", ".pypirc", ".npmrc", ".git-credentials"),
+    *(".htpasswd", ".kaggle", "token", ".token", "*.token", ".*_history"),
+)
+"""Names of files and folders that hold keys, tokens and passwords, in lower case. No Python module is meant."""
+KEY_MARK, KEY_BYTES = b"PRIVATE KEY-----", 64 * 2**10
+"""What a file with a private key contains, whatever its name is, and the largest size of such a file."""
 MOST_BYTES = 50 * 2**20
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Time of all files in the zip, the earliest that a zip can hold. Real times would change the bytes."""
+SHOWN = 20
+_SECRET = re.compile("|".join(map(fnmatch.translate, SECRETS)))
+_KINDS: Mapping[int, str] = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
-def pack(folder: Path) -> bytes:
-    """A zip of the files of a folder, except those that its ignore files name.
+@dataclass(frozen=True)
+class CodeFiles:
+    """The files of a folder that travel.
+
+    Args:
+        folder: which folder.
+        files: path in the folder, and size in bytes.
+        left_out: path of a file or folder that stays, and why. What an ignore file names is not listed.
+    """
+
+    folder: Path
+    files: Mapping[str, int]
+    left_out: Mapping[str, str]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files together."""
+        return sum(self.files.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {"folder": str(self.folder), "files": dict(self.files), "left_out": dict(self.left_out)}
+
+    def lines(self, most: int = SHOWN) -> Iterator[str]:
+        """The files in words, the largest first, and what stays."""
+        yield f"code: {len(self.files)} files with {self.bytes:,} bytes travel from {printable(str(self.folder))}:"
+        for name, size in sorted(self.files.items(), key=lambda file: -file[1])[:most]:
+            yield f"  {size:>12,}  {printable(name)}"
+        if len(self.files) > most:
+            yield f"  and {len(self.files) - most} smaller files; tuner submit --dry-run shows all"
+        for name, reason in self.left_out.items():
+            yield f"code: {printable(name)} stays here: {reason}"
+
+
+def printable(name: str) -> str:
+    """A file's name that can be shown: other characters, as control codes, are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def code_files(folder: Path) -> CodeFiles:
+    """What travels of a folder. A link is followed if it leads to a place in the folder.
+
+    Raises:
+        SpecError: a file or folder cannot be read.
+    """
+    found = _Folder(folder)
+    files = {str(path.relative_to(folder)): size for path, size in sorted(found.files())}
+    return CodeFiles(folder, files, dict(sorted(found.left_out.items())))
+
+
+def pack(code: CodeFiles) -> bytes:
+    """A zip of files.
 
     Raises:
         SpecError: they are larger than ``MOST_BYTES``, or cannot be read.
     """
-    packed, total = io.BytesIO(), 0
+    if code.bytes > MOST_BYTES:
+        largest = max(code.files, key=lambda name: code.files[name])
+        raise SpecError(
+            f"code: {code.folder} holds {code.bytes:,} bytes (the largest file is {printable(largest)}), and at most"
+            f" {MOST_BYTES:,} can travel; name a smaller folder, or list what is not needed in"
+            f" {code.folder / IGNORE_FILES[1]}"
+        )
+    packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(_files(folder)):
-            try:
-                content = file.read_bytes()
-            except OSError as error:
-                raise SpecError(f"code: {file}: cannot be read: {error.strerror}") from error
-            total += len(content)
-            if total > MOST_BYTES:
-                raise SpecError(
-                    f"code: {folder} holds more than {MOST_BYTES:,} bytes, which is too much to travel; name a smaller"
-                    f" folder, or list what is not needed in {folder / IGNORE_FILES[1]}"
-                )
-            archive.writestr(zipfile.ZipInfo(str(file.relative_to(folder)), EPOCH), content)
+        for name in code.files:
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), _content(code.folder / name))
     return packed.getvalue()
 
 
 def unpack(packed: bytes, folder: Path) -> None:
-    """Write the files of ``pack`` into a folder. No file can land outside it."""
+    """Write the files of ``pack`` into a new folder, whole or not at all. Only this user can read them.
+
+    No file can land outside the folder.
+    """
+    unfinished = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700, parents=True)
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-        archive.extractall(folder)
+        for member in archive.infolist():
+            os.chmod(archive.extract(member, unfinished), 0o600)
+    unfinished.rename(folder)
 
 
-def _files(top: Path) -> Iterator[Path]:
-    """Files below a folder. An ignore file applies to its own folder and all folders below."""
-    rules: dict[Path, GitIgnoreSpec] = {}
-    for here, folders, files in os.walk(top):
-        folder = Path(here)
-        lines = [line for name in IGNORE_FILES if name in files for line in _lines(folder / name)]
-        if lines:
-            rules[folder] = GitIgnoreSpec.from_lines(lines)
-        folders[:] = [name for name in folders if name not in NEVER and not _ignored(rules, folder / name, "/")]
-        yield from (folder / name for name in files if not _ignored(rules, folder / name))
+class _Folder:
+    """Walks through a folder, and notes what stays and why."""
+
+    def __init__(self, top: Path) -> None:
+        self.left_out: dict[str, str] = {}
+        self._top = top
+        self._real_top = Path(os.path.realpath(top))
+        self._rules: dict[Path, GitIgnoreSpec] = {}
+        """An ignore file applies to its own folder and all folders below."""
+        self._bytes = 0
+
+    def files(self) -> Iterator[tuple[Path, int]]:
+        """The files that travel, and their sizes in bytes."""
+        for here, folders, files in os.walk(self._top, followlinks=True, onerror=_refuse):
+            folder = Path(here)
+            lines = [line for name in IGNORE_FILES if name in files for line in _lines(folder / name)]
+            if lines:
+                self._rules[folder] = GitIgnoreSpec.from_lines(lines)
+            folders[:] = [name for name in folders if self._enters(folder / name)]
+            for file in (folder / name for name in files):
+                if (size := self._size(file)) is not None:
+                    self._bytes += size
+                    yield file, size
+
+    def _enters(self, folder: Path) -> bool:
+        if folder.name in NEVER or self._ignored(folder, "/"):
+            return False
+        reason = self._reason(folder)
+        if reason is None and Path(os.path.realpath(folder)) in self._around(folder):
+            reason = "it leads back to a folder that it is in"
+        return self._stays(folder, reason)
+
+    def _around(self, folder: Path) -> set[Path]:
+        """The real paths of the folders that a folder is in, as far up as the top."""
+        parents = [parent for parent in folder.parents if parent.is_relative_to(self._top)]
+        return {Path(os.path.realpath(parent)) for parent in parents}
+
+    def _size(self, file: Path) -> int | None:
+        if self._ignored(file):
+            return None
+        reason, size = self._reason(file), 0
+        if reason is None:
+            try:
+                about = file.stat()
+            except OSError as error:
+                if not file.is_symlink():
+                    _refuse(error)
+                reason = "a link to nothing"
+            else:
+                size = about.st_size
+                reason = _kind(about.st_mode)
+        # What is too much already is not read: ``pack`` refuses it.
+        if reason is None and size <= KEY_BYTES and self._bytes <= MOST_BYTES and KEY_MARK in _content(file):
+            reason = "it holds a private key"
+        return size if self._stays(file, reason) else None
+
+    def _reason(self, path: Path) -> str | None:
+        """Why a file or folder stays, by its name and by the place that it leads to."""
+        if not _is_utf8(path.name):
+            return "its name is not UTF-8"
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(self._real_top):
+            return f"a link out of the folder, to {printable(str(real))}"
+        parts = [path.name, *real.relative_to(self._real_top).parts]
+        if any(part in NEVER for part in parts):
+            return "a link to a folder that does not travel"
+        # A module may be called credentials.py; a folder or a link to a secret may not look like one.
+        if any(_SECRET.match(part.lower()) and not part.endswith(".py") for part in parts):
+            return "it looks like a secret"
+        return None
+
+    def _stays(self, path: Path, reason: str | None) -> bool:
+        """Note the reason, if any. Returns whether the path travels."""
+        if reason is not None:
+            self.left_out[str(path.relative_to(self._top))] = reason
+        return reason is None
+
+    def _ignored(self, path: Path, ending: str = "") -> bool:
+        found = None
+        for folder, rule in self._rules.items():
+            if path.is_relative_to(folder):
+                # As in git, the nearest ignore file with a rule for a path decides. The nearest one comes last.
+                said = rule.check_file(f"{path.relative_to(folder)}{ending}").include
+                found = found if said is None else said
+        return bool(found)
+
+
+def _kind(mode: int) -> str | None:
+    """What stays by its kind; None for a file."""
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a device")
+
+
+def _refuse(error: OSError) -> None:
+    raise SpecError(f"code: {printable(str(error.filename))}: cannot be read: {error.strerror}") from error
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SpecError(f"code: {printable(str(file))}: cannot be read: {error.strerror}") from error
 
 
 def _lines(file: Path) -> list[str]:
+    if not file.is_file():
+        return []
     try:
         return file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise SpecError(f"code: {file}: cannot be read: {error}") from error
 
 
-def _ignored(rules: dict[Path, GitIgnoreSpec], path: Path, ending: str = "") -> bool:
-    found = None
-    for folder, rule in rules.items():
-        if path.is_relative_to(folder):
-            # As in git, the nearest ignore file with a rule for a path decides. The nearest one comes last.
-            said = rule.check_file(f"{path.relative_to(folder)}{ending}").include
-            found = found if said is None else said
-    return bool(found)
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

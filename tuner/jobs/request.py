@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import SpecError, TunerError
-from tuner.jobs.code_archive import pack
+from tuner.jobs.code_archive import code_files, pack
 from tuner.jobs.job_folder import STORAGE_VARIABLE, JobFolder
 from tuner.jobs.workspace import Workspace
 from tuner.spec.search_spec import SearchSpec, from_dict, from_document, to_dict
@@ -33,7 +33,7 @@ def new_job(workspace: Workspace, spec: SearchSpec, spec_text: str, code: Path, 
     folder = workspace.new_job(name, spec_text, start)
     try:
         if database := folder.database():
-            packed = pack(code) if names_code(spec) else None
+            packed = pack(code_files(code)) if names_code(spec) else None
             database.register(folder.id, folder.started()["ms"], spec_text, folder.started(), packed)
     except TunerError:
         folder.forget()

@@ -16,6 +16,7 @@ from tuner.errors import IntegrityError, NotFound, ServiceError, did_you_mean
 from tuner.jobs.job_folder import SHARED, JobFolder
 from tuner.storage.atomic_files import write_atomically
 from tuner.storage.shared_files import shared_root
+from tuner.storage.sqlite_url import sqlite_url
 
 LATEST = "latest"
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
@@ -45,7 +46,7 @@ class Workspace:
     @property
     def storage_url(self) -> str:
         """SQLAlchemy URL of that database."""
-        return f"sqlite:///{self.studies}"
+        return sqlite_url(self.studies)
 
     @property
     def tracking_store(self) -> Path:
@@ -55,7 +56,7 @@ class Workspace:
     @property
     def tracking_uri(self) -> str:
         """MLflow's URI of that store."""
-        return f"sqlite:///{self.tracking_store}"
+        return sqlite_url(self.tracking_store)
 
     @property
     def artifacts(self) -> Path:

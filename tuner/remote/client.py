@@ -19,7 +19,7 @@ from cluster.jobs import JOB, JobsApi, Ran, Submission
 from cluster.nodes import Node
 from tuner.errors import IntegrityError, NotFound, ServiceError, SpecError, error_of
 from tuner.jobs.request import refuse_finished, refuse_unended
-from tuner.remote.submission import pack_job
+from tuner.remote.submission import PackedJob, pack_job
 from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.atomic_files import check_new, write_new
@@ -69,12 +69,22 @@ class Service:
             SpecError: the spec is invalid, or no node has the resources of a trial.
             NotFound: there is no such file.
         """
-        packed = pack_job(Path(spec), data_path)
+        return self.send(pack_job(Path(spec), data_path), queue)
+
+    def send(self, packed: PackedJob, queue: bool = False) -> Submitted:
+        """Submit a job that was packed; otherwise as ``submit``.
+
+        Raises:
+            SpecError: no node has the resources of a trial.
+        """
         if not queue:
             check_fits(packed.spec, self.api.nodes())
         with tempfile.TemporaryDirectory(prefix="tuner-") as folder:
             for name, content in packed.files.items():
-                Path(folder, name).write_bytes(content)
+                file = Path(folder, name)
+                # Ray keeps the mode of a file: on the nodes, no other user may read it.
+                file.touch(0o600)
+                file.write_bytes(content)
             return Submitted(packed.job, self.api.submit(packed.job, WORK, Path(folder), {JOB: packed.job}))
 
     def resume(self, job: str, data_path: str | None = None, seeds: int | None = None) -> str:

@@ -3,17 +3,19 @@
 import hashlib
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tuner.jobs.code_archive import pack
+from tuner.errors import SpecError
+from tuner.jobs.code_archive import NEVER, CodeFiles, code_files, pack, printable
 from tuner.jobs.request import beginning
 from tuner.remote.receive import CODE, SPEC, START
 from tuner.spec.checks import check_code
 from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec, fingerprint, load
-from tuner.spec.user_code import code_folder, names_code, own_code
+from tuner.spec.user_code import code_folder, own_code
 
 ID_DIGITS = 8
 
@@ -25,11 +27,13 @@ class PackedJob(NamedTuple):
         job: its id.
         spec: the spec that was read.
         files: content by name; ``tuner work`` reads these files from its current folder.
+        code: the user's own code among them; None if the spec names none.
     """
 
     job: str
     spec: SearchSpec
     files: dict[str, bytes]
+    code: CodeFiles | None
 
 
 def pack_job(spec: Path, data_path: str | None = None) -> PackedJob:
@@ -40,14 +44,18 @@ def pack_job(spec: Path, data_path: str | None = None) -> PackedJob:
         data_path: folder of the data set on the nodes, instead of the spec's ``data.path``.
 
     Raises:
-        SpecError: the spec is invalid, or has a value that applies to this machine only.
+        SpecError: the spec is invalid or has a value that applies to this machine only, or a module that it needs does
+            not travel.
         NotFound: there is no such file.
     """
     loaded = load(spec, data_path, here=False)
-    code = own_code(loaded, code_folder(loaded, spec.parent))
+    folder = own_code(loaded, code_folder(loaded, spec.parent))
     check_code(loaded)
     _check_portable(loaded)
-    packed = pack(code) if code is not None and names_code(loaded) else None
+    code = None if folder is None else code_files(folder)
+    if code is not None:
+        _check_modules(code)
+    packed = None if code is None else pack(code)
     name, start = beginning(loaded, "", simulate=False)
     digest = hashlib.sha256(f"{fingerprint(loaded)} {loaded.data.path}".encode() + (packed or b"")).hexdigest()
     job = f"{name}-{digest[:ID_DIGITS]}"
@@ -57,7 +65,23 @@ def pack_job(spec: Path, data_path: str | None = None) -> PackedJob:
     }
     if packed is not None:
         files[CODE] = packed
-    return PackedJob(job, loaded, files)
+    return PackedJob(job, loaded, files, code)
+
+
+def _check_modules(code: CodeFiles) -> None:
+    """Refuse code that imports a module of its folder that does not travel: on a node it would not be found."""
+    modules = {Path(file) for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
+    for file in sorted(modules):
+        if not file.is_relative_to(code.folder):
+            continue
+        name = file.relative_to(code.folder)
+        if str(name) in code.files or "site-packages" in name.parts or not {*name.parts}.isdisjoint(NEVER):
+            continue
+        reasons = [code.left_out[str(place)] for place in (name, *name.parents) if str(place) in code.left_out]
+        raise SpecError(
+            f"code: {printable(str(file))} is imported and would not travel: "
+            f"{reasons[0] if reasons else 'an ignore file names it'}"
+        )
 
 
 def _check_portable(spec: SearchSpec) -> None:

@@ -43,6 +43,7 @@ from tuner.spec.arms import Arm, recorded_arms
 from tuner.spec.search_spec import SearchSpec, from_dict
 from tuner.storage.events import Entry, EpochReported, JobDescribed, Stage, State, TrialBegun, TrialEnded
 from tuner.storage.journal import read_from
+from tuner.storage.sqlite_url import sqlite_url
 
 PACE = Pace(pause_s=0.5, beat_s=10.0, longest_retry_s=10.0, give_up_s=15.0, patience_s=60.0)
 # The kernel would wait for minutes for a server that accepts no connection.
@@ -357,7 +358,7 @@ _TEXTS: Mapping[str, Callable[[str], Any]] = {"distribution_json": json_to_distr
 
 
 def _is_damaged(database: Path) -> bool:
-    engine = create_engine(f"sqlite:///{database}", connect_args={"timeout": 1})
+    engine = create_engine(sqlite_url(database), connect_args={"timeout": 1})
     try:
         with engine.connect() as connection:
             if connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar() != "ok":

@@ -10,6 +10,7 @@ from tuner.jobs.follower import Follower, Pace
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
 from tuner.spec.search_spec import SearchSpec
+from tuner.tracking.moved_store import follow_move
 
 if TYPE_CHECKING:
     from tuner.tracking.writer import Writer
@@ -22,8 +23,11 @@ def open_writer(spec: SearchSpec, workspace: Workspace, folder: JobFolder) -> "W
     from tuner.tracking.writer import Writer  # imports mlflow: seconds
 
     uri = tracking_uri(spec, workspace)
+    ours = uri == workspace.tracking_uri
+    if ours:
+        follow_move(workspace)
     experiment = spec.tracking.experiment or spec.name
-    return Writer(folder, uri, experiment, workspace.artifacts if uri == workspace.tracking_uri else None)
+    return Writer(folder, uri, experiment, workspace.artifacts if ours else None)
 
 
 def tracking_uri(spec: SearchSpec, workspace: Workspace) -> str:

@@ -4,7 +4,7 @@ from tuner.errors import ServiceError, SpecError, without_password
 from tuner.tracking.credentials import tracking_credentials
 
 ANSWER_S = 5.0
-TRACKERS = ("http://", "https://", "sqlite:", "postgresql", "mysql", "mssql", "databricks")
+TRACKERS = ("http://", "https://", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 def check_tracker(uri: str) -> None:

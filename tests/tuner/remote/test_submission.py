@@ -1,0 +1,132 @@
+"""What travels with a job is shown before it goes, and code that would not run on a node is refused here."""
+
+import json
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tuner.conftest import Tuner
+from tests.tuner.spec_texts import SPEC
+from tuner.jobs.workspace import Workspace
+from tuner.remote.client import Service
+from tuner.remote.submission import pack_job
+
+NET = """\
+from torch import nn
+
+import {helper}
+
+
+def build(classes, shape):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+"""
+IMAGE = ("--image", "registry.example/tuner:0.1.0")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a spec of an own model, and a module that the model needs. Both modules are new to this process."""
+    folder, number = tmp_path / "mine", len(sys.modules)
+    net, helper = f"net_{number}", f"helper_{number}"
+    folder.mkdir()
+    (folder / f"{net}.py").write_text(NET.format(helper=helper))
+    (folder / f"{helper}.py").write_text("")
+    (folder / "spec.yaml").write_text(SPEC.replace("elu_net", f"{net}:build"))
+    paths = [*sys.path]
+    yield folder
+    sys.path[:] = paths
+    for name in (net, helper):
+        sys.modules.pop(name, None)
+
+
+def helper_of(mine: Path) -> Path:
+    return next(mine.glob("helper_*.py"))
+
+
+def test_a_dry_run_lists_what_would_go_and_needs_no_cluster(tuner: Tuner, mine: Path) -> None:
+    (mine / ".env").write_text("KEY=hunter2")
+    ended = tuner("submit", mine / "spec.yaml", "--dry-run", "--address", "http://127.0.0.1:1")
+    assert (ended.code, ended.err) == (0, "")
+    assert "job-" in ended.out
+    assert "code: 3 files" in ended.out
+    assert helper_of(mine).name in ended.out
+    assert "code: .env stays here: it looks like a secret" in ended.out
+    found = json.loads(tuner("submit", mine / "spec.yaml", "--dry-run", "-o", "json").out)
+    assert found["code"]["files"].keys() == {"spec.yaml", *(file.name for file in mine.glob("*.py"))}
+    assert found["code"]["files"]["spec.yaml"] == (mine / "spec.yaml").stat().st_size
+    assert found["code"]["left_out"] == {".env": "it looks like a secret"}
+
+
+def test_without_own_code_only_the_spec_goes(tuner: Tuner, tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    (tmp_path / "notes").write_text("x")
+    ended = tuner("submit", "spec.yaml", "--dry-run")
+    assert (ended.code, ended.out.count("\n")) == (0, 1)
+    assert pack_job(tmp_path / "spec.yaml").files.keys() == {"spec.yaml", "start.json"}
+
+
+def test_a_plan_shows_what_would_travel(tuner: Tuner, mine: Path, tmp_path: Path) -> None:
+    (mine / "deploy.key").write_text("hunter2")
+    ended = tuner("plan", mine / "spec.yaml", "--no-measure")
+    assert "code: 3 files with" in ended.out
+    assert "code: deploy.key stays here" in ended.out
+    planned = json.loads(tuner("plan", mine / "spec.yaml", "--no-measure", "-o", "json").out)
+    assert {*planned["code"]["files"]} >= {"spec.yaml", helper_of(mine).name}
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    assert json.loads(tuner("plan", "spec.yaml", "--no-measure", "-o", "json").out)["code"] is None
+
+
+def test_manifests_hold_no_secret_and_what_they_hold_is_said(tuner: Tuner, mine: Path) -> None:
+    before = pack_job(mine / "spec.yaml")
+    (mine / ".env").write_text("KEY=hunter2")
+    assert pack_job(mine / "spec.yaml").files["code.zip"] == before.files["code.zip"]
+    ended = tuner("render", "kubernetes", mine / "spec.yaml", *IMAGE)
+    assert "code: 3 files" in ended.err
+    assert "code: .env stays here" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("a link", "a link out of the folder"), ("ignored", "an ignore file names it"), ("a key", "holds a private key")],
+)
+def test_an_imported_module_that_would_stay_here_is_refused(
+    tuner: Tuner, mine: Path, tmp_path: Path, how: str, reason: str
+) -> None:
+    helper = helper_of(mine)
+    if how == "a link":
+        helper.symlink_to(helper.rename(tmp_path / helper.name))
+    elif how == "a key":
+        helper.write_text('KEY = "-----BEGIN PRIVATE KEY-----"\n')
+    else:
+        (mine / ".gitignore").write_text("helper_*\n")
+    ended = tuner("submit", mine / "spec.yaml", "--dry-run")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert f"{helper.name} is imported and would not travel: " in ended.err
+    assert reason in ended.err
+
+
+def test_ray_is_given_files_that_no_other_user_may_read(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = {}
+
+    class Api:
+        def submit(self, job: str, command: str, folder: Path, metadata: Any) -> bool:
+            modes.update({file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()})
+            return True
+
+    service = Service.__new__(Service)
+    monkeypatch.setattr(service, "api", Api(), raising=False)
+    service.submit(mine / "spec.yaml", queue=True)
+    assert modes == {"spec.yaml": 0o600, "start.json": 0o600, "code.zip": 0o600}
+
+
+def test_a_job_in_a_database_says_what_goes_into_it(
+    tuner: Tuner, mine: Path, home: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_STORAGE", "postgresql+psycopg://nobody@127.0.0.1:1/none")
+    ended = tuner("run", mine / "spec.yaml")
+    assert ended.code == 3
+    assert "code: 3 files with" in ended.err
