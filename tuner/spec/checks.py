@@ -102,10 +102,6 @@ def check_code(spec: SearchSpec) -> None:
             found = load_object(name)
         except TrainableError as error:
             raise spec.origin.error(InvalidValue(str(error), section, "name")) from None
-        except (Exception, SystemExit) as error:
-            # Importing the user's module, or reading a name from it, can raise anything.
-            text = f"{name!r}: importing it raised {type(error).__name__}: {' '.join(str(error).split())}"
-            raise spec.origin.error(InvalidValue(text, section, "name")) from None
         if not callable(found):
             text = f"{name!r} is a {type(found).__name__}; must be a callable"
             raise spec.origin.error(InvalidValue(text, section, "name"))
