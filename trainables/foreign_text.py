@@ -47,9 +47,9 @@ def raised(what: str, error: BaseException) -> str:
 
 def user_place(error: BaseException) -> str:
     """``FILE:LINE`` of the innermost call in the user's own files, or an empty text if none of them took part."""
-    if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
+    if isinstance(error, SyntaxError) and error.filename and is_users(error.filename):
         return f"{error.filename}:{error.lineno}"
-    return next((f"{file}:{line}" for file, line in reversed(list(_frames(error))) if _is_users(file)), "")
+    return next((f"{file}:{line}" for file, line in reversed(list(_frames(error))) if is_users(file)), "")
 
 
 def _frames(error: BaseException) -> Iterator[tuple[str, int]]:
@@ -59,7 +59,7 @@ def _frames(error: BaseException) -> Iterator[tuple[str, int]]:
         step = step.tb_next
 
 
-def _is_users(file: str) -> bool:
+def is_users(file: str) -> bool:
     """Whether a file is neither Python's, nor of an installed package, nor ours."""
     path = Path(file)
     if file.startswith("<") or any(part in _INSTALLED for part in path.parts):
