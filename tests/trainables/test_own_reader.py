@@ -1,4 +1,4 @@
-"""A user's own reader: its cache key covers all that its answer is made of, and every field of its answer is checked."""
+"""A user's own reader: the cache key covers all that its answer is made of, and every field of it is checked."""
 
 import hashlib
 import os
@@ -73,6 +73,7 @@ def loaded(folder: Path, name: str, path: Path | str = "") -> tuple[str, str]:
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     lines, _, value = done.stdout.strip().rpartition("value ")
@@ -190,7 +191,7 @@ class TestRandomness:
 
     def test_a_reader_with_a_generator_of_its_own_is_refused(self, reader: Write, tmp_path: Path) -> None:
         name = reader(READER.format(imports="", value="np.random.default_rng().integers(0, 256, (20, 8, 8, 3))"))
-        with pytest.raises(CodeError, match="returned other images at its second call; draw from random, numpy.random"):
+        with pytest.raises(CodeError, match=r"returned other images at its second call; draw from random, numpy\.r"):
             load(DataRequest(f"{name}:read"), tmp_path, lambda line: None)
 
 
@@ -229,7 +230,10 @@ class TestAnswer:
             ("Raw(Arrays(images / 255, labels), part, names, True)", "train images must be uint8, 0 to 255, not float"),
             ("Raw(Arrays(images[..., 0], labels), part, names, True)", r"four axes, .*, not shape \(20, 8, 8\)"),
             ("Raw(Arrays(images[:, :0], labels), part, names, True)", r"four axes, .*, not shape \(20, 0, 8, 3\)"),
-            ("Raw(Arrays(images, labels[:5]), part, names, True)", r"one for each of the 20 images, not int64 .*\(5,\)"),
+            (
+                "Raw(Arrays(images, labels[:5]), part, names, True)",
+                r"one for each of the 20 images, not int64 .*5,",
+            ),
             ("Raw(Arrays(images, labels * 1.0), part, names, True)", "labels must be int64, .*, not float64"),
             (
                 "Raw(part, Arrays(images[:, :4], labels), names, True)",
@@ -245,9 +249,7 @@ class TestAnswer:
         assert "\n" not in str(caught.value)
 
     def test_channels_first_is_refused(self, reader: Write, tmp_path: Path) -> None:
-        name = reader(
-            ANSWER.format(answer="Raw(part, part, names, True)").replace("(20, 8, 8, 3)", "(20, 3, 32, 32)")
-        )
+        name = reader(ANSWER.format(answer="Raw(part, part, names, True)").replace("(20, 8, 8, 3)", "(20, 3, 32, 32)"))
         with pytest.raises(CodeError, match=r"3 x 32 pixels with 32 channels; this looks like channels first: use"):
             load(DataRequest(f"{name}:read"), tmp_path / "cache")
 
@@ -259,7 +261,11 @@ class TestAnswer:
                 "tuple(map(str, range(1443538)))",
                 "only 2 of 1,443,538 classes have images, with labels 1440764 to 1443537",
             ),
-            ("np.arange(20) % 2 + 1", "('', 'cat', 'dog')", r"labels begin at 1, so the class '' \(label 0\) has no im"),
+            (
+                "np.arange(20) % 2 + 1",
+                "('', 'cat', 'dog')",
+                r"labels begin at 1, so the class '' \(label 0\) has no im",
+            ),
             ("np.arange(20) % 2 + 1", "('cat', 'dog')", "labels are 1 to 2, but there are 2 classes"),
             ("np.full(20, -1)", "('cat', 'dog')", "labels are -1 to -1, but there are 2 classes"),
         ],
@@ -286,7 +292,8 @@ class TestAnswer:
         self, reader: Write, tmp_path: Path
     ) -> None:
         name = reader(
-            'def read(path):\n    return helper()\n\ndef helper():\n    raise OSError("a\\x07\\x1b]0;b\\x07\\x9b1mc\\n")\n'
+            "def read(path):\n    return helper()\n\ndef helper():\n"
+            '    raise OSError("a\\x07\\x1b]0;b\\x07\\x9b1mc\\n")\n'
         )
         with pytest.raises(CodeError) as caught:
             load(DataRequest(f"{name}:read"), tmp_path / "cache")
