@@ -21,19 +21,16 @@ from trainables.foreign_text import raised
 class Net:
     """A trial's model on its device, with the constants that normalise its input pixels.
 
-    A model of ``MODELS`` gets its images in the layout channels_last. A user's own model gets contiguous BCHW images,
-    because code such as ``x.view(len(x), -1)`` after a convolution needs them.
-
     Raises:
         CodeError: the model's code fails or does not return a model.
     """
 
     def __init__(self, config: TrialConfig, data: DeviceSplits) -> None:
-        self._own = is_dotted(config.model.name)
         self._name, self._classes = config.model.name, data.classes
         self.device = data.device
         self.model = build_model(config, data.classes, data.image_shape_HWC).to(data.device)
-        if not self._own:
+        self._channels_last = config.channels_last
+        if self._channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self._shift_CHW, self._scale_CHW = data.constants(config.normalize)
         self._half = config.precision == "bf16"
@@ -46,7 +43,7 @@ class Net:
         """
         # A contiguous BHWC batch becomes a channels_last BCHW batch by permutation, without a copy.
         images_BCHW = (images_BHWC.permute(0, 3, 1, 2).float() - self._shift_CHW) * self._scale_CHW
-        if self._own:
+        if not self._channels_last:
             images_BCHW = images_BCHW.contiguous()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             logits_BK: object = self.model(images_BCHW)

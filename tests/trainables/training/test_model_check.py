@@ -76,7 +76,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tria
     def write(text: str) -> TrialConfig:
         name = f"own_{abs(hash((str(tmp_path), text)))}"
         (tmp_path / f"{name}.py").write_text(text)
-        return smallest_trial("adam_l2", {"lr": 1e-2}, model=ModelConfig(f"{name}:build"))
+        return smallest_trial("adam_l2", {"lr": 1e-2}, model=ModelConfig(f"{name}:build"), channels_last=False)
 
     return write
 
