@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from trainables.errors import CodeError
+from trainables.foreign_text import raised, user_place
 
 DATASETS: Mapping[str, str] = {
     "digits": "trainables.data.digits",
@@ -42,9 +43,12 @@ def load_object(path: str) -> object:
         raise CodeError(f"{path!r} is not of the form 'package.module:name'")
     found: object = _import(module_name, path)
     for name in attribute.split("."):
-        if not hasattr(found, name):
-            raise CodeError(f"{path!r}: module {module_name!r} has no attribute {attribute!r}")
-        found = getattr(found, name)
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise CodeError(f"{path!r}: module {module_name!r} has no attribute {attribute!r}") from None
+        except Exception as error:  # a module's own ``__getattr__`` can raise anything
+            raise CodeError(raised(f"{path!r}: reading it", error)) from error
     return found
 
 
@@ -53,7 +57,8 @@ def _import(module_name: str, path: str) -> ModuleType:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         # The module may exist and import a missing one: the message names the missing module.
-        raise CodeError(f"{path!r}: there is no module {error.name!r} to import") from error
-    except Exception as error:
-        message = " ".join(str(error).split())
-        raise CodeError(f"{path!r}: importing it raised {type(error).__name__}: {message}") from error
+        place = user_place(error)
+        text = f"{path!r}: there is no module {error.name!r} to import"
+        raise CodeError(text + (place and f" ({place})")) from error
+    except (Exception, SystemExit) as error:
+        raise CodeError(raised(f"{path!r}: importing it", error)) from error

@@ -43,6 +43,8 @@ class TrialConfig:
         cuda_graph: on CUDA, capture an update once and replay it; if false, run eager updates, which are the reference.
         threads: CPU threads per trial.
         gpu: train on the CUDA device that is assigned to this process.
+        channels_last: lay images and convolutions out as channels_last; false for a user's own model, because code such
+            as ``x.view(len(x), -1)`` after a convolution needs contiguous BCHW images.
     """
 
     data: DataRequest
@@ -58,10 +60,14 @@ class TrialConfig:
     cuda_graph: bool = True
     threads: int = 1
     gpu: bool = False
+    channels_last: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as nested plain values."""
-        return dataclasses.asdict(self)
+        """The config as nested plain values; ``channels_last`` is left out if it is true, as in older versions."""
+        values = dataclasses.asdict(self)
+        if self.channels_last:
+            del values["channels_last"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrialConfig":

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.export.export_file import Export, read_export
+from tuner.export.export_file import Export, job_of, read_export
 from tuner.export.registered_model import download, read_registered
 from tuner.jobs.workspace import Workspace
 from tuner.remote.client import Service
@@ -22,7 +22,8 @@ def load_config(
 
     Args:
         path: an exported YAML or JSON file, or a registered model as ``models:/NAME@champion``.
-        data_path: where the data lies on this machine; needed if the data set has no place of its own.
+        data_path: where the data lies on this machine; by default, where the winner's job read it, if this machine has
+            the job's folder.
         allow_code: let the file name a model or data set by dotted path. This runs that code.
         tracking_uri: the tracker with the registered model; by default ``MLFLOW_TRACKING_URI``, else the workspace's
             store.
@@ -40,4 +41,5 @@ def load_config(
     workspace = Workspace.find()
     registered = str(path).startswith(SCHEME)
     export = read_registered(str(path), workspace, tracking_uri) if registered else read_export(Path(path))
-    return start(export, export.config, workspace, data_path, allow_code)
+    job = job_of(export, workspace, None if registered else Path(path))
+    return start(export, export.config, workspace, data_path, allow_code, job)

@@ -1,12 +1,12 @@
 """The cache of decoded data on disk: one process decodes the data, and all processes map the files.
 
-An entry is the folder ``<cache folder>/<key>/`` with six ``.npy`` files and ``meta.json``. The key covers the request
-and the source files' names, sizes and times, so changed data gets a new entry. Only damaged entries are deleted.
+An entry is the folder ``<cache folder>/<key>/`` with six ``.npy`` files and ``meta.json``. The key covers the request,
+the source files' names, sizes and times, and the modules of a user's own reader, so changed data gets a new entry. Only
+damaged entries are deleted. If a reader reads files that we do not know, its data is not cached, and we say so.
 """
 
 import hashlib
 import importlib
-import inspect
 import json
 import shutil
 import time
@@ -20,11 +20,12 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from trainables.catalog import DATASETS, is_dotted, load_object
+from trainables.catalog import DATASETS, is_dotted
 from trainables.data.checksums import check_file
 from trainables.data.request import DataRequest
 from trainables.data.splits import Arrays, Raw, Splits, split
 from trainables.errors import CodeError, DataError, TrainableError
+from trainables.own_reader import SOURCES, OwnReader
 
 __all__ = ["DataRequest", "load"]
 
@@ -49,10 +50,12 @@ def load(request: DataRequest, cache_dir: Path, progress: Progress | None = None
     Raises:
         DataError: data is missing, broken or altered, there are fewer images than requested, or the cache
             cannot be written.
-        CodeError: a dotted name cannot be imported, or its function does not return ``Raw``.
+        CodeError: a dotted name cannot be imported, or its function does not return a ``Raw`` that can be used.
         TrainableError: there is no data set with that name.
     """
     source = _source(request, cache_dir)
+    if is_dotted(request.name) and not OwnReader.of(request.name, source).is_cached:
+        return _uncached(request, progress)
     entry = cache_dir / _key(request, source)
     splits = _open(entry)
     if splits is not None:
@@ -62,7 +65,9 @@ def load(request: DataRequest, cache_dir: Path, progress: Progress | None = None
         with FileLock(f"{entry}.lock"):
             splits = _open(entry)
             if splits is None:
-                _make(request, source, entry, progress or (lambda line: None))
+                made = _make(request, source, entry, progress or (lambda line: None))
+                if made is not None:
+                    return made
                 splits = _open(entry)
     except OSError as error:
         raise DataError(
@@ -88,57 +93,72 @@ def _reader(name: str) -> Any:
 
 def _key(request: DataRequest, source: Path | None) -> str:
     try:
-        stats = [(str(file), file.stat()) for file in _source_files(request.name, source)]
+        own = OwnReader.of(request.name, source) if is_dotted(request.name) else None
+        found: list[Path] = _reader(request.name).sources(source) if own is None else own.files()
+        stats = [(str(file), file.stat()) for file in found]
+        code = [] if own is None else [own.code_digest()]
     except OSError as error:
-        raise DataError(f"{source}: cannot be read ({error})") from error
+        raise DataError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
     files = [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats]
-    described = json.dumps([CACHE_VERSION, asdict(request), files], sort_keys=True)
+    described = json.dumps([CACHE_VERSION, asdict(request), files, *code], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:32]
 
 
-def _source_files(name: str, source: Path | None) -> list[Path]:
-    if not is_dotted(name):
-        files: list[Path] = _reader(name).sources(source)
-        return files
-    code = inspect.getsourcefile(_callable(name))
-    if source is not None and not source.exists():
-        raise DataError(f"{source}: no such file or folder")
-    data = [source] if source is not None and source.is_file() else sorted(source.rglob("*")) if source else []
-    return [file for file in [*([Path(code)] if code else []), *data] if file.is_file()]
+def _uncached(request: DataRequest, progress: Progress | None) -> Splits:
+    """The splits of a reader whose files we do not know.
+
+    Raises:
+        CodeError: as ``load``; or, where progress is shown, two calls of the reader gave different images.
+    """
+    started_s = time.monotonic()
+    reader = OwnReader.of(request.name, None)
+    _check_sums(request, None)
+    splits = split(reader.read()[0], request)
+    if progress is not None:
+        # Every process will call the reader for itself.
+        if split(reader.read()[0], request).fingerprint != splits.fingerprint:
+            raise CodeError(
+                f"{request.name!r} returned other images at its second call; draw from random, numpy.random or torch, "
+                "or give your own generator a fixed seed"
+            )
+        progress(_decoded(splits, started_s))
+        progress(
+            f"not cached: {request.name} has no data.path, so every process calls it; to cache its images, set "
+            f"data.path, or add a function {SOURCES}(path) to its module that returns the files it reads"
+        )
+    return splits
 
 
-def _callable(name: str) -> Callable[..., object]:
-    found = load_object(name)
-    if not inspect.isfunction(found):
-        raise CodeError(f"{name!r} must be a function that takes a path and returns Raw, not {found!r}")
-    return found
+def _decoded(splits: Splits, started_s: float) -> str:
+    sizes = " / ".join(f"{len(getattr(splits, part)):,}" for part in PARTS)
+    return f"decoded {sizes} train / val / test images in {time.monotonic() - started_s:.1f} s"
 
 
-def _make(request: DataRequest, source: Path | None, entry: Path, progress: Progress) -> None:
+def _make(request: DataRequest, source: Path | None, entry: Path, progress: Progress) -> Splits | None:
+    """Decode the data into an entry; return the splits instead if they must not be cached."""
     started_s = time.monotonic()
     progress(f"decoding {request.name}" + (f" from {source}" if source else ""))
     _check_sums(request, source)
-    splits = split(_read(request, source), request)
+    raw, unnamed = _read(request, source)
+    splits = split(raw, request)
+    progress(_decoded(splits, started_s))
+    if unnamed:
+        more = f" and {len(unnamed) - 1:,} more files" if len(unnamed) > 1 else ""
+        progress(
+            f"not cached: {request.name} also opened {unnamed[0]}{more}, outside data.path; to cache its images, add a "
+            f"function {SOURCES}(path) to its module that returns the files it reads"
+        )
+        return splits
     _write(splits, entry)
-    sizes = " / ".join(f"{len(getattr(splits, part)):,}" for part in PARTS)
-    progress(f"decoded {sizes} train / val / test images in {time.monotonic() - started_s:.1f} s")
+    return None
 
 
-def _read(request: DataRequest, source: Path | None) -> Raw:
-    if not is_dotted(request.name):
-        raw: object = _reader(request.name).read(source, request.size)
-    else:
-        read = _callable(request.name)
-        try:
-            raw = read(source)
-        except TrainableError:
-            raise
-        except Exception as error:
-            message = f"{request.name!r} raised {type(error).__name__}: {' '.join(str(error).split())}"
-            raise CodeError(message) from error
-    if not isinstance(raw, Raw):
-        raise CodeError(f"{request.name!r} must return trainables.data.splits.Raw, not {type(raw).__name__}")
-    return raw
+def _read(request: DataRequest, source: Path | None) -> tuple[Raw, tuple[Path, ...]]:
+    """The data set, and the files that were read although the key does not cover them."""
+    if is_dotted(request.name):
+        return OwnReader.of(request.name, source).read()
+    raw: Raw = _reader(request.name).read(source, request.size)
+    return raw, ()
 
 
 def _check_sums(request: DataRequest, source: Path | None) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainables.training.net import host_streams_restored
+
 WARM_UPS = 3
 """Updates before the capture; in these, libraries create handles and choose kernels, and autograd makes its buffers."""
 
@@ -88,12 +90,15 @@ def warm_up(
 def _put_back(
     model: nn.Module, optimizer: torch.optim.Optimizer, changed: Sequence[Tensor], device: torch.device
 ) -> Iterator[None]:
-    """On exit, restore weights, buffers, moments and torch's random streams, without moving any tensor in memory."""
+    """On exit, restore weights, buffers, moments and all global random streams, without moving any tensor in memory."""
     tensors = [*model.parameters(), *model.buffers(), *changed]
     before = [tensor.detach().clone() for tensor in tensors]
     moments = {p: {name: value.clone() for name, value in state.items()} for p, state in optimizer.state.items()}
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            host_streams_restored(),
+        ):
             yield
     finally:
         with torch.no_grad():

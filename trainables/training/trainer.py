@@ -1,7 +1,8 @@
 """One trial's training: epochs, evaluation, and its state as tensors.
 
-Every random stream is derived from (seed, epoch). So the weights, the optimizer's moments and the epoch are the whole
-state: nothing else determines the next epochs. On CPU the results are equal bit for bit if the thread count and the
+Every random stream is derived from (seed, epoch): torch's, and those of ``random`` and ``numpy.random``, from which a
+user's own model may draw. So the weights, the optimizer's moments and the epoch are the whole state: nothing else
+determines the next epochs. On CPU the results are equal bit for bit if the thread count and the
 library versions are the same.
 
 Legend: B batch, C H W image, K classes.
@@ -113,12 +114,16 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> Evaluation:
-        """Mean loss and accuracy over all images of a split, in large batches."""
+        """Mean loss and accuracy over all images of a split, in large batches.
+
+        A model that draws random numbers here too always draws the same ones for the same seed, epoch and split.
+        """
         data: DeviceArrays = getattr(self.data, split)
         self.model.eval()
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device, dtype=torch.int64)
-        with self._algorithms():
+        seed = derive_seed(self.config.seed, "evaluation", self.epoch, split)
+        with random_stream(seed, self.device), self._algorithms():
             for start in range(0, len(data), EVALUATION_BATCH):
                 labels_B = data.labels_B[start : start + EVALUATION_BATCH]
                 logits_BK = self._net.logits(data.images_BHWC[start : start + EVALUATION_BATCH])

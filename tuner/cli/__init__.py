@@ -115,7 +115,9 @@ def _run() -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"error: {message}", err=True)
+    from trainables.foreign_text import printable  # a message can hold the text of a user's error
+
+    click.echo(f"error: {printable(message)}", err=True)
     return code
 
 

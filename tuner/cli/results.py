@@ -170,18 +170,15 @@ def reproduce(
     import dataclasses
 
     from tuner.errors import IntegrityError
-    from tuner.export.export_file import check_allowed, read_export
+    from tuner.export.export_file import check_allowed, job_of, read_export
     from tuner.export.registered_model import read_registered
     from tuner.jobs.workspace import Workspace
     from tuner.spec.search_spec import data_path_of
-    from tuner.spec.user_code import import_from
     from tuner.tracking.model_registry import SCHEME
 
     workspace = Workspace.find(home)
     winner = read_registered(str(file), workspace) if str(file).startswith(SCHEME) else read_export(file)
     check_allowed(winner, fresh_seed, allow_code)  # before the import of torch, which takes seconds
-    if allow_code:
-        import_from(Path.cwd())
     data = data_path_of(winner.config.data.name, data_path)
     from tuner.export.reproduce import reproduce as train_again
 
@@ -189,7 +186,8 @@ def reproduce(
         done = f"epoch {report.epoch}/{winner.config.epochs}"
         click.echo(f"{done}: train/loss {report.train_loss:.4f}, val/acc {report.val_acc:.4f}", err=True)
 
-    result = train_again(winner, workspace, fresh_seed, data, allow_code, show)
+    job = job_of(winner, workspace, file)
+    result = train_again(winner, workspace, fresh_seed, data, allow_code, show, job)
     if output == "json":
         print_json(dataclasses.asdict(result) | {"reproduced": result.ok})
     else:

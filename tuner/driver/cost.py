@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cluster.runtime import usable_cpus, usable_gpus
+from trainables.catalog import is_dotted
 from tuner.execution.gpu_packing import expected
 from tuner.spec.checks import Checked
 from tuner.spec.messages import InvalidValue
@@ -125,12 +126,13 @@ def estimate(checked: Checked, measure: bool, spread: float | None = None) -> Co
 
     Raises:
         SpecError: the time of the budget ends before the first look, however many trials are pruned.
+        CodeError: the user's own model does not train.
     """
     spec, budget = checked.spec, checked.spec.budget
     trials, runs = search_trials(spec), confirm_runs(spec)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
     on_gpu = spec.resources.gpus or (spec.resources.auto and usable_gpus())
-    epoch_s = _seconds_per_epoch(checked) if measure and not on_gpu else None
+    epoch_s = _seconds_per_epoch(checked, timed=not on_gpu) if measure else None
     epoch_h = None if epoch_s is None else epoch_s / concurrent / 3600
     if epoch_h is not None:
         _check_cap(spec, epoch_h)
@@ -215,14 +217,18 @@ def _prospects(checked: Checked, spread: float | None) -> Prospects:
     )
 
 
-def _seconds_per_epoch(checked: Checked) -> float | None:
-    """Seconds per epoch, timed on random images of the spec's size, else 32 x 32. None if their number is unknown."""
+def _seconds_per_epoch(checked: Checked, timed: bool) -> float | None:
+    """Seconds per epoch, timed on random images of the spec's size, else 32 x 32. A user's own model is checked first.
+
+    None if the number of images is unknown, or if nothing is to be timed.
+    """
     if checked.images is None or checked.plan is None:
         return None
     import numpy as np
     import torch
 
     from trainables.data.splits import Arrays, Splits
+    from trainables.training.model_check import check_model
     from trainables.training.trainer import Training
     from tuner.spec.trial_config import trial_config
 
@@ -242,10 +248,15 @@ def _seconds_per_epoch(checked: Checked) -> float | None:
         "made up",
         flips=False,
     )
+    trial = trial_config(spec, arm.hyper(arm.default), spec.seed)
+    if is_dotted(spec.model.name):
+        check_model(trial, splits)
+    if not timed:
+        return None
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.resources.cpus)
     try:
-        training = Training(trial_config(spec, arm.hyper(arm.default), spec.seed), splits)
+        training = Training(trial, splits)
         training.run_epoch()
         begun = time.monotonic()
         training.run_epoch()

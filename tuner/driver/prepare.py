@@ -9,7 +9,7 @@ from trainables.config import TrialConfig
 from trainables.data.cache import load as load_data
 from trainables.data.request import ImageCounts
 from trainables.space import Plan
-from trainables.training.net import build_model
+from trainables.training.model_check import check_model
 from trainables.training.throughput import images_per_s
 from tuner.driver.context import Context
 from tuner.errors import SpecError
@@ -100,13 +100,13 @@ class _Data(NamedTuple):
 
 
 def _load(context: Context, spec: SearchSpec) -> _Data:
-    """Decode the data and build the model once, so that an error shows before anything starts."""
+    """Decode the data, and build or check the model once, so that an error shows before anything starts."""
     splits = load_data(data_request(spec), context.workspace.cache, context.view.announce)
     if spec.data.augment == "flip_crop" and not splits.flips:
         raise SpecError("data.augment: is 'flip_crop', but a mirrored image of this data set changes its label")
     baseline = arms(spec, plan(spec, len(splits.train)))[0]
     trial = trial_config(spec, baseline.hyper(baseline.default), spec.seed)
-    build_model(trial, splits.num_classes, splits.train.images_BHWC.shape[1:])
+    check_model(trial, splits, context.view.announce)
     images = ImageCounts(len(splits.train), len(splits.val), len(splits.test))
     return _Data(images, splits.fingerprint, splits.num_classes)
 

@@ -24,7 +24,9 @@ from trainables.schedules import Schedule
 from trainables.space import Plan
 from tuner.errors import IntegrityError, NotFound, SpecError
 from tuner.export.formats import RENDERERS
+from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import Record, Trial
+from tuner.jobs.workspace import Workspace
 from tuner.search.trial_request import search_key
 from tuner.spec.experiment import DataSpec, ModelSpec
 from tuner.spec.search_spec import SearchSpec
@@ -208,6 +210,19 @@ def read_export(path: Path) -> Export:
     if text not in (render(export, ".yaml"), render(export, ".json")):
         raise IntegrityError(f"{path}: altered: it says what was exported, but not in the same bytes; export it again")
     return export
+
+
+def job_of(export: Export, workspace: Workspace, file: Path | None = None) -> JobFolder | None:
+    """The folder of the job that an export is from: around the export's file, or in the workspace; None if it is gone.
+
+    Args:
+        export: the export.
+        workspace: the workspace.
+        file: where the export was read, if it was a file.
+    """
+    around = [] if file is None else [JobFolder(file.absolute().parent.parent)]
+    folders = [*around, JobFolder(workspace.path / "jobs" / export.job)]
+    return next((folder for folder in folders if folder.id == export.job and folder.start.is_file()), None)
 
 
 def _confirmed(record: Record, board: Leaderboard, arm: str) -> list[Trial]:

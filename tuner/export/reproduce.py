@@ -13,9 +13,11 @@ from trainables.training import process
 from trainables.training.trainer import Training, device_name, digest
 from tuner.errors import IntegrityError
 from tuner.export.export_file import ConfirmRun, Export, check_allowed
+from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.provenance import versions
 from tuner.jobs.workspace import Workspace
 from tuner.spec.trial_config import check_fingerprint
+from tuner.spec.user_code import import_from
 from tuner.verdict.paired_test import prediction_interval
 
 SAME_BITS_NEED = ("python", "torch", "numpy")
@@ -70,8 +72,9 @@ def reproduce(
     data_path: str | None = None,
     allow_code: bool = False,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    job: JobFolder | None = None,
 ) -> Reproduction:
-    """Train one recorded confirm seed again, or a fresh one, and compare.
+    """Train one recorded confirm seed again, or a fresh one, and compare. The arguments are also those of ``start``.
 
     On the same device, thread count and versions, the weights must be equal bit for bit. Otherwise the test accuracy
     must lie in a 99 % prediction interval, which is never wider than 3 points: around the recorded accuracy of this
@@ -84,7 +87,7 @@ def reproduce(
     recorded = {run.seed: run for run in export.confirm_runs}
     seed = export.confirm_runs[0].seed if fresh_seed is None else fresh_seed
     check_allowed(export, fresh_seed, allow_code)
-    training = start(export, replace(export.config, seed=seed), workspace, data_path, allow_code)
+    training = start(export, replace(export.config, seed=seed), workspace, data_path, allow_code, job)
     for _ in range(training.config.epochs):
         report = training.run_epoch()
         on_epoch(report)
@@ -106,15 +109,34 @@ def reproduce(
 
 
 def start(
-    export: Export, config: TrialConfig, workspace: Workspace, data_path: str | None, allow_code: bool
+    export: Export,
+    config: TrialConfig,
+    workspace: Workspace,
+    data_path: str | None,
+    allow_code: bool,
+    job: JobFolder | None = None,
 ) -> Training:
     """A training of an export's settings, on its data.
+
+    Args:
+        export: the winner.
+        config: the trial to train.
+        workspace: where decoded data is cached.
+        data_path: where the data lies; by default, where the job read it.
+        allow_code: import the code that the export names: from where the job did, else from the current folder.
+        job: the folder of the job that the export is from, if it is on this machine.
 
     Raises:
         SpecError: it names code by dotted path and ``allow_code`` is off.
         IntegrityError: the data differs from the data of the search.
     """
     check_allowed(export, None, allow_code)
+    if data_path is None and job is not None:
+        data_path = job.started()["spec"]["data"]["path"]
+    if allow_code:
+        for folder in (*([] if job is None else [Path(job.started()["folder"]), job.code]), Path.cwd()):
+            if folder.is_absolute() and folder.is_dir():
+                import_from(folder)
     if data_path is not None:
         config = replace(config, data=replace(config.data, path=str(Path(data_path).absolute())))
     splits = load(config.data, workspace.cache)

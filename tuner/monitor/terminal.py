@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from trainables.foreign_text import printable
 from tuner.jobs.record import Record, Trial
 from tuner.monitor.progress import ArmProgress, Progress
 from tuner.spec.search_spec import SearchSpec
@@ -52,7 +53,7 @@ class Lines:
 
     def announce(self, text: str) -> None:
         """Print a message."""
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def on_event(self, entry: Entry, record: Record) -> None:
         """Print a line for a trial that ended."""
@@ -72,7 +73,7 @@ class Live:
 
     def announce(self, text: str) -> None:
         """Print a message."""
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def on_event(self, entry: Entry, record: Record) -> None:
         """Do nothing: the table redraws itself."""

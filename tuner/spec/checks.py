@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from trainables.catalog import DATASETS, is_dotted, load_object
 from trainables.data.checksums import check_file
@@ -58,11 +57,21 @@ def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Ch
     _check_margin(spec, images)
     train = images.train if images else spec.data.train_images
     if train is None:
-        return Checked(spec, None, None, (), ())
+        return Checked(spec, None, None, (), _place_warnings(spec))
     planned = plan(spec, train)
     found = arms(spec, planned)
     check_sampler(spec, found)
-    return Checked(spec, images, planned, found, warnings(spec, planned))
+    return Checked(spec, images, planned, found, (*_place_warnings(spec), *warnings(spec, planned)))
+
+
+def _place_warnings(spec: SearchSpec) -> tuple[str, ...]:
+    if not spec.is_data_elsewhere:
+        return ()
+    text = (
+        f"{spec.data.path} is not in the folder of this file, so {spec.data_path} in the current folder is used; write "
+        "the path relative to this file, or give --data"
+    )
+    return (spec.origin.tell(("data", "path"), text),)
 
 
 def _check_margin(spec: SearchSpec, images: ImageCounts | None) -> None:
@@ -102,10 +111,6 @@ def check_code(spec: SearchSpec) -> None:
             found = load_object(name)
         except TrainableError as error:
             raise spec.origin.error(InvalidValue(str(error), section, "name")) from None
-        except (Exception, SystemExit) as error:
-            # Importing the user's module, or reading a name from it, can raise anything.
-            text = f"{name!r}: importing it raised {type(error).__name__}: {' '.join(str(error).split())}"
-            raise spec.origin.error(InvalidValue(text, section, "name")) from None
         if not callable(found):
             text = f"{name!r} is a {type(found).__name__}; must be a callable"
             raise spec.origin.error(InvalidValue(text, section, "name"))
@@ -113,7 +118,7 @@ def check_code(spec: SearchSpec) -> None:
 
 def _images(spec: SearchSpec) -> ImageCounts | None:
     data = spec.data
-    path = Path(data.path) if data.path is not None else None
+    path = spec.data_path
     try:
         if is_dotted(data.name):
             if path is not None and not path.exists():
@@ -147,8 +152,8 @@ def _subset(spec: SearchSpec, key: str, there: int) -> int:
 def _check_sums(spec: SearchSpec, progress: Callable[[str], None]) -> None:
     if not spec.data.sha256:
         return
-    assert spec.data.path is not None
-    root = Path(spec.data.path)
+    root = spec.data_path
+    assert root is not None
     for name, expected in spec.data.sha256.items():
         progress(f"hashing {name} in {root}")
         try:

@@ -69,7 +69,8 @@ class DataSpec(Frozen):
     name: DataName = Field(description="a built-in data set, or your own as module:callable")
     path: Line | None = Field(
         default=None,
-        description="file or folder of the data; --data and TUNER_DATA replace it; cifar10 is downloaded to it",
+        description="file or folder of the data, relative to this file; --data and TUNER_DATA replace it; cifar10 is "
+        "downloaded to it",
     )
     size: int | None = Field(
         default=None, ge=8, le=1024, description="images are resized to this side length, in pixels"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tuner.errors import SpecError
@@ -24,10 +25,17 @@ class InvalidValue(ValueError):
 
 @dataclass(frozen=True)
 class Origin:
-    """The file that a spec was read from. It is left out of comparisons: equal specs from two files are equal."""
+    """The file that a spec was read from. It is left out of comparisons: equal specs from two files are equal.
+
+    Args:
+        name: its name in messages.
+        lines: the line of every key.
+        data_folder: the folder that ``data.path`` is relative to; by default the current folder.
+    """
 
     name: str = field(default="spec", compare=False)
     lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False, repr=False)
+    data_folder: Path = field(default=Path(), compare=False)
 
     @classmethod
     def of(cls, document: Document) -> "Origin":

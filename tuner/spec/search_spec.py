@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -133,6 +134,25 @@ class SearchSpec(Frozen):
     def origin(self) -> Origin:
         """The file that the spec was read from."""
         return self._origin
+
+    @property
+    def data_path(self) -> Path | None:
+        """The absolute place of the data.
+
+        A ``data.path`` in a file is relative to the folder of that file, like ``code``. If the data lies only in the
+        current folder, as in older versions, it is taken from there; ``tuner.spec.checks`` warns of that. A path from
+        ``--data`` or ``TUNER_DATA`` is relative to the current folder.
+        """
+        if self.data.path is None:
+            return None
+        there, here = (Path(folder, self.data.path).absolute() for folder in (self._origin.data_folder, Path()))
+        return here if here.exists() and not there.exists() else there
+
+    @property
+    def is_data_elsewhere(self) -> bool:
+        """Whether the data lies in the current folder only, and not in the folder of the spec file."""
+        path = self.data.path
+        return path is not None and self.data_path != Path(self._origin.data_folder, path).absolute()
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -304,6 +324,7 @@ def load(path: str | Path, data_path: str | None = None, here: bool = True) -> S
     Args:
         path: the YAML file.
         data_path: replaces ``data.path``. Without it, the environment variable ``TUNER_DATA`` replaces ``data.path``.
+            Both are relative to the current folder, and a path in the file is relative to the folder of the file.
         here: whether the job runs on this machine. If not, ``TUNER_DATA`` is ignored, because it is a path of this
             machine.
 
@@ -311,7 +332,11 @@ def load(path: str | Path, data_path: str | None = None, here: bool = True) -> S
         NotFound: there is no such file.
         SpecError: the first mistake, as ``FILE:LINE: KEY.PATH: what is wrong; what is allowed``.
     """
-    return from_document(read(Path(path)), data_path, here)
+    spec = from_document(read(Path(path)), data_path, here)
+    given = data_path_of(spec.data.name, data_path) if here else data_path
+    if given is not None:
+        return spec
+    return spec.from_origin(replace(spec.origin, data_folder=Path(path).absolute().parent))
 
 
 def from_document(document: Document, data_path: str | None = None, here: bool = True) -> SearchSpec:

@@ -1,7 +1,6 @@
 """The seeds of a job, and the configuration of one trial as ``trainables`` expects it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from trainables.catalog import is_dotted
 from trainables.config import ModelConfig, TrialConfig, derive_seed
@@ -69,7 +68,7 @@ def data_request(spec: SearchSpec, split: int | None = None) -> DataRequest:
     data = spec.data
     return DataRequest(
         name=data.name,
-        path=None if data.path is None else str(Path(data.path).absolute()),
+        path=None if spec.data_path is None else str(spec.data_path),
         size=data.size,
         sha256=tuple(sorted((data.sha256 or {}).items())),
         train_images=data.train_images,
@@ -120,4 +119,5 @@ def trial_config(spec: SearchSpec, hyper: Hyper, seed: int, split: int | None = 
         cuda_graph=spec.resources.cuda_graph,
         threads=spec.resources.cpus,
         gpu=spec.resources.gpus > 0,
+        channels_last=not own,
     )

@@ -25,6 +25,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 from pydantic import BeforeValidator, ConfigDict, PlainValidator, TypeAdapter
 
 from trainables.data.request import ImageCounts
+from trainables.foreign_text import printable
 from trainables.report import ConfirmResult, EpochReport
 from trainables.space import Plan, Scalar
 
@@ -261,6 +262,9 @@ class TrialEnded(_Event):
     reason: OptionalText
     result: Annotated[ConfirmResult | None, BeforeValidator(lambda value: value or None)]
 
+    def __post_init__(self) -> None:
+        _clean_reason(self)
+
     def to_json(self) -> dict[str, Any]:
         """As any event; without a result, an empty mapping."""
         fields = super(TrialEnded, self).to_json()
@@ -329,9 +333,18 @@ class JobStateChanged(_Event):
     state: JobState
     reason: OptionalText = None
 
+    def __post_init__(self) -> None:
+        _clean_reason(self)
+
     def to_json(self) -> dict[str, Any]:
         """As any event; without a reason, only the state."""
         return {"state": self.state} if self.reason is None else {"state": self.state, "reason": self.reason}
+
+
+def _clean_reason(event: TrialEnded | JobStateChanged) -> None:
+    """Remove control codes from a reason, new or read from an older journal: it can be the text of a user's error."""
+    if event.reason is not None:
+        object.__setattr__(event, "reason", printable(event.reason))
 
 
 Event: TypeAlias = (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -324,10 +325,16 @@ def own_model(failure: str) -> Mapping[str, str]:
 
 def test_when_the_users_model_fails_in_every_trial_the_first_error_is_shown_once(tmp_path: Path) -> None:
     spec = OWN + "resources: {retries: 0}\n"
-    with place(tmp_path, spec, own_model("raise ValueError('my own mistake')")) as where:
+    # The check before the job trains one update.
+    failure = """\
+        self.updates = getattr(self, "updates", 0) + 1
+        if self.updates > 5:
+            raise ValueError("\\x1b]0;title\\x07\\x9b31mmy own mistake")"""
+    with place(tmp_path, spec, own_model(failure.strip())) as where:
         ended = where.tuner("run", "spec.yaml", "-q")
         assert ended.code == 7, ended.err
         assert ended.err.count("ValueError: my own mistake") == 1
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", ended.err)
         assert "in forward" in ended.err
         assert ended.out == ""
         assert where.job.record().state == "failed"

@@ -62,6 +62,19 @@ def test_a_relative_data_path_means_the_folder_the_job_was_started_in(
     check_unchanged(folder)
 
 
+def test_a_job_keeps_the_place_of_its_data_whatever_folder_it_is_resumed_in(
+    home: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SPEC.replace("  name: digits\n", "  name: image_folder\n  path: pictures\n  size: 32\n")
+    (tmp_path / "project" / "pictures").mkdir(parents=True)
+    (tmp_path / "project" / "spec.yaml").write_text(text + "claim: setting\n")
+    monkeypatch.chdir(tmp_path)
+    folder = new_job(home, load("project/spec.yaml"), text, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    assert spec_of(folder).data_path == tmp_path / "project" / "pictures"
+    check_unchanged(folder)
+
+
 def test_a_spec_that_says_the_same_in_other_words_is_unchanged(home: Workspace) -> None:
     folder = job_of(home)
     folder.spec.write_text("# my search\n" + SPEC.replace("epochs: 8", "epochs: 8\nseed: 0"))

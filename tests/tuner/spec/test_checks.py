@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,22 @@ def test_the_starter_spec_passes_without_a_warning() -> None:
 
 def test_the_quickstart_spec_passes_without_a_warning() -> None:
     assert check(load("searches/quickstart.yaml")).warnings == ()
+
+
+def test_data_in_the_current_folder_only_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("project", "data"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    Path("project/spec.yaml").write_text(starter().replace("name: digits", "name: math:sqrt\n  path: data"))
+    (warning,) = check(load("project/spec.yaml")).warnings
+    assert re.match(
+        r"project/spec.yaml:\d+: data.path: data is not in the folder of this file, so .*/data in the current", warning
+    )
+    Path("project/data").mkdir()
+    assert check(load("project/spec.yaml")).warnings == ()
+    Path("project/data").rmdir()
+    Path("data").rmdir()
+    assert error_of(load("project/spec.yaml")).endswith(f"data.path: {tmp_path}/project/data: no such file or folder")
 
 
 def test_the_sizes_of_subsets_are_used() -> None:

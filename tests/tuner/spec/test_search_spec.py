@@ -473,6 +473,44 @@ def test_the_data_path_comes_from_the_flag_then_the_environment_then_the_spec(
     assert spec_of().data.path is None
 
 
+def test_a_relative_data_path_in_a_file_is_relative_to_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, here = tmp_path / "project", tmp_path / "here"
+    for folder in (project, here):
+        folder.mkdir()
+        (folder / "spec.yaml").write_text(SPEC.replace("digits", "parquet\n  path: spec"))
+    monkeypatch.chdir(here)
+    (project / "spec").mkdir()
+    (here / "spec").mkdir()
+    spec = load(project / "spec.yaml")
+    assert (spec.data_path, spec.is_data_elsewhere) == (project / "spec", False)
+    assert load("../project/spec.yaml").data_path == here / "../project/spec"
+    assert load(project / "spec.yaml", "flag").data_path == here / "flag"
+    monkeypatch.setenv("TUNER_DATA", "environment")
+    assert load(project / "spec.yaml").data_path == here / "environment"
+    # The words of the spec stay, and with them its fingerprint.
+    monkeypatch.delenv("TUNER_DATA")
+    assert spec.data.path == "spec"
+    assert fingerprint(spec) == fingerprint(from_document(read_text((project / "spec.yaml").read_text(), "x")))
+
+
+def test_data_that_lies_only_in_the_current_folder_is_still_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "spec").mkdir()
+    (tmp_path / "project" / "spec.yaml").write_text(SPEC.replace("digits", "parquet\n  path: spec"))
+    monkeypatch.chdir(tmp_path)
+    spec = load("project/spec.yaml")
+    assert (spec.data_path, spec.is_data_elsewhere) == (tmp_path / "spec", True)
+    (tmp_path / "spec").rmdir()
+    spec = load("project/spec.yaml")
+    assert (spec.data_path, spec.is_data_elsewhere) == (tmp_path / "project" / "spec", False)
+    (tmp_path / "project" / "spec.yaml").write_text(SPEC)
+    assert (load("project/spec.yaml").data_path, load("project/spec.yaml").is_data_elsewhere) == (None, False)
+
+
 def test_a_spec_is_the_same_after_conversion_to_values_and_back() -> None:
     spec = from_document(read_text(starter(), "starter.yaml"))
     assert from_dict(to_dict(spec)) == spec
