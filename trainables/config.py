@@ -60,8 +60,12 @@ class TrialConfig:
     gpu: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as nested plain values."""
-        return dataclasses.asdict(self)
+        """The config as nested plain values; columns that are not named are left out, as in older versions."""
+        values = dataclasses.asdict(self)
+        for key in ("image_column", "label_column"):
+            if values["data"][key] is None:
+                del values["data"][key]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrialConfig":

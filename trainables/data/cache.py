@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from trainables.catalog import DATASETS, is_dotted, load_object
 from trainables.data.checksums import check_file
 from trainables.data.request import DataRequest
-from trainables.data.splits import Arrays, Raw, Splits, split
+from trainables.data.splits import Arrays, Raw, Splits, described, doubts, split
 from trainables.errors import CodeError, DataError, TrainableError
 
 __all__ = ["DataRequest", "load"]
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Increase this number when the same request decodes to other arrays than before."""
 PARTS = ("train", "val", "test")
 
@@ -118,15 +118,18 @@ def _make(request: DataRequest, source: Path | None, entry: Path, progress: Prog
     started_s = time.monotonic()
     progress(f"decoding {request.name}" + (f" from {source}" if source else ""))
     _check_sums(request, source)
-    splits = split(_read(request, source), request)
+    raw = _read(request, source)
+    splits = split(raw, request)
     _write(splits, entry)
-    sizes = " / ".join(f"{len(getattr(splits, part)):,}" for part in PARTS)
-    progress(f"decoded {sizes} train / val / test images in {time.monotonic() - started_s:.1f} s")
+    progress(f"decoded {described(splits)} in {time.monotonic() - started_s:.1f} s")
+    notes = () if is_dotted(request.name) else _reader(request.name).survey(source, request.columns).notes
+    for note in (*notes, *doubts(raw, splits)):
+        progress(f"warning: {note}")
 
 
 def _read(request: DataRequest, source: Path | None) -> Raw:
     if not is_dotted(request.name):
-        raw: object = _reader(request.name).read(source, request.size)
+        raw: object = _reader(request.name).read(source, request.size, request.columns)
     else:
         read = _callable(request.name)
         try:
