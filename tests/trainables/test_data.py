@@ -21,7 +21,17 @@ from trainables.catalog import DATASETS, MODELS, is_dotted, load_object
 from trainables.data import cifar10, digits, image_folder, normalize, parquet
 from trainables.data.cache import load
 from trainables.data.request import DataRequest, Survey
-from trainables.data.splits import Arrays, Splits, fingerprint, stratified_split, stratified_subset
+from trainables.data.splits import (
+    Arrays,
+    Raw,
+    Splits,
+    described,
+    doubts,
+    fingerprint,
+    split,
+    stratified_split,
+    stratified_subset,
+)
 from trainables.errors import CodeError, DataError, TrainableError
 
 CLASSES = ("cat", "dog", "eel")
@@ -103,6 +113,23 @@ class TestSplitting:
         assert len(set(stratified_subset(labels, count, seed=1).tolist())) == count
         # Each of the 4 classes keeps an image.
         assert len(stratified_split(labels, count, seed=1)[0]) == max(20 - count, 4)
+
+    @pytest.mark.parametrize(
+        ("sizes", "share", "held"),
+        [
+            ([1, 1, 1, 1], 0.5, [0, 0, 0, 0]),
+            ([1, 9], 0.9, [0, 8]),
+            ([2, 1, 7], 0.5, [1, 0, 4]),
+            ([2, 2, 2], 0.9, [1, 1, 1]),
+            ([50, 50], 0.1, [5, 5]),
+        ],
+    )
+    def test_no_class_loses_its_last_image(self, sizes: list[int], share: float, held: list[int]) -> None:
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        train_idx, val_idx = stratified_split(labels, share, seed=0)
+        assert np.bincount(labels[val_idx], minlength=len(sizes)).tolist() == held
+        assert sorted([*train_idx, *val_idx]) == list(range(len(labels)))
+        assert Survey(len(labels), None, 1, len(sizes)).held_out(share) == sum(held)
 
     def test_the_seed_determines_the_split(self) -> None:
         labels = np.arange(100) % 10
@@ -227,6 +254,59 @@ class TestReaders:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         subprocess.run(
             [sys.executable, "-c", script, str(parquet_folder), str(png_folder)], env=environment, check=True
+        )
+
+
+def raw_of(labels: list[int], images: NDArray[np.uint8] | None = None, val: Arrays | None = None) -> Raw:
+    """Noise with these training labels, or these images; 6 other test images of the 3 classes."""
+    found = made_up(len(labels), 4, 0).images_BHWC if images is None else images
+    return Raw(Arrays(found, np.array(labels, np.int64)), made_up(6, 4, 1), CLASSES, flips=True, val=val)
+
+
+class TestDoubts:
+    def of(self, raw: Raw, **changes: object) -> list[str]:
+        request = DataRequest("parquet", **{"validation": 0.25} | changes)  # type: ignore[arg-type]
+        return list(doubts(raw, split(raw, request)))
+
+    def test_sound_data_has_none(self) -> None:
+        assert self.of(raw_of([0, 1, 2] * 8)) == []
+
+    def test_classes_without_images_are_named(self) -> None:
+        assert self.of(raw_of([0, 0, 0, 0, 1])) == [
+            "classes without a training image: 1 of 3 (eel)",
+            "classes without a validation image: 2 of 3 (dog, eel)",
+        ]
+        assert self.of(raw_of([0, 1, 2] * 8), test_images=1) == ["classes without a test image: 2 of 3 (dog, eel)"]
+
+    def test_images_of_one_colour_are_counted(self) -> None:
+        images = made_up(24, 4, 0).images_BHWC
+        images[:, 1:] = images[:, :1] = images[:, :1, :1]
+        told = "18 of 18 training images have one colour only"
+        assert self.of(raw_of([0, 1, 2] * 8, images)) == [told]
+
+    def test_images_that_splits_share_are_counted_after_decoding(self) -> None:
+        raw = raw_of([0, 1, 2] * 8)
+        raw.test.images_BHWC[1] = raw.train.images_BHWC[5]
+        val = Arrays(np.concatenate([raw.train.images_BHWC[:2], raw.test.images_BHWC[:1]]), np.arange(3))
+        assert self.of(Raw(raw.train, raw.test, CLASSES, flips=True, val=val)) == [
+            "1 of 6 test images are also training images: the test accuracy cannot be trusted",
+            "1 of 6 test images are also validation images: the test accuracy cannot be trusted",
+            "2 of 3 validation images are also training images: selection cannot be trusted",
+        ]
+
+    def test_a_split_of_single_images_is_refused(self) -> None:
+        with pytest.raises(DataError, match="every class has only one training image"):
+            self.of(raw_of([0, 1, 2]))
+
+    def test_one_class_is_refused(self) -> None:
+        with pytest.raises(DataError, match="all training images have the same label, dog; there is only one class"):
+            self.of(raw_of([1] * 8))
+
+    def test_one_line_describes_what_was_read(self) -> None:
+        raw = raw_of([0, 0, 0, 0, 1, 1, 2, 2])
+        assert described(split(raw, DataRequest("parquet", validation=0.25))) == (
+            "6 / 2 / 6 train / val / test images, height 4, width 4, 3 channels, "
+            "3 classes (1 to 3 training images each)"
         )
 
 

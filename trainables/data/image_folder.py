@@ -134,22 +134,18 @@ def _classes(root: Path, notes: list[str]) -> dict[str, list[Path]]:
             deeper[folder.name] = nested
     if left_out:
         names = some(file.relative_to(root) for file in left_out)
-        notes.append(f"{root}: {_files(len(left_out))} left out, because {_reason(root, left_out)}: {names}")
+        count = "1 file is" if len(left_out) == 1 else f"{len(left_out):,} files are"
+        notes.append(f"{root}: {count} left out, because {_reason(root, left_out)}: {names}")
     if deeper:
         names = some(f"{name} {count:,}" for name, count in deeper.items())
         notes.append(f"{root}: images in sub-folders of a class count as images of the class: {names}")
     return found
 
 
-def _files(count: int) -> str:
-    return "1 file is" if count == 1 else f"{count:,} files are"
-
-
 def _reason(root: Path, left_out: list[Path]) -> str:
-    strays = [file for file in left_out if file.parent == root and file.suffix.lower() in suffixes()]
-    if len(strays) == len(left_out):
-        return "no folder of a class has them"
-    return "Pillow does not read them" + (", or no folder of a class has them" if strays else "")
+    strays = sum(file.parent == root and file.suffix.lower() in suffixes() for file in left_out)
+    reasons = ["Pillow does not read this kind of file"] if strays < len(left_out) else []
+    return " or ".join([*reasons, *(["no folder of a class contains it"] if strays else [])])
 
 
 def _below(folder: Path, seen: set[Path]) -> Iterator[Path]:

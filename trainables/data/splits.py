@@ -172,7 +172,7 @@ def doubts(raw: Raw, splits: Splits) -> Iterator[str]:
         empty = np.flatnonzero(np.bincount(part.labels_B, minlength=splits.num_classes) == 0)
         if len(empty):
             names = some(splits.classes[index] for index in empty)
-            yield f"{len(empty):,} of {splits.num_classes:,} classes have no {what} image: {names}"
+            yield f"classes without a {what} image: {len(empty):,} of {splits.num_classes:,} ({names})"
     flat = sum(bool((image_HWC == image_HWC[0, 0]).all()) for image_HWC in splits.train.images_BHWC)
     if flat:
         yield f"{flat:,} of {len(splits.train):,} training images have one colour only"
