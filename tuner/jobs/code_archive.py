@@ -19,6 +19,7 @@ from typing import Any
 from pathspec import GitIgnoreSpec
 
 from tuner.errors import SpecError
+from tuner.jobs.workspace import Workspace
 
 IGNORE_FILES = (".gitignore", ".rayignore")
 NEVER = (
@@ -178,6 +179,8 @@ class _Folder:
         if folder.name in NEVER or self._ignored(folder, "/"):
             return False
         reason = self._reason(folder)
+        if reason is None and Workspace(folder).is_in_use:
+            reason = "a workspace with jobs"
         if reason is None and Path(os.path.realpath(folder)) in self._around(folder):
             reason = "it leads back to a folder that it is in"
         return self._stays(folder, reason)

@@ -241,3 +241,13 @@ def test_the_bytes_of_code_without_secrets_are_those_of_before(tmp_path: Path) -
         for name in (".gitignore", "a/c.py", "a-b.py", "b.py"):
             archive.writestr(zipfile.ZipInfo(name, bundle.EPOCH), (folder / name).read_bytes())
     assert packed_of(folder) == before.getvalue()
+
+
+def test_a_workspace_in_the_folder_stays_whatever_its_name_is(tmp_path: Path) -> None:
+    """Its stores change with each job: with them, the same code would never be the same job twice."""
+    folder = folder_of(
+        tmp_path, {"net.py": "", "runs/jobs/a-1/start.json": "{}", "runs/mlflow.db": "", "jobs/b.py": ""}
+    )
+    code = code_files(folder)
+    assert [*code.files] == ["jobs/b.py", "net.py"]
+    assert dict(code.left_out) == {"runs": "a workspace with jobs"}
