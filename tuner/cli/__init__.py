@@ -3,8 +3,6 @@
 Data goes to stdout, messages go to stderr. Heavy modules are imported inside the command that needs them.
 """
 
-import codecs
-import io
 import os
 import sys
 from typing import Any
@@ -12,9 +10,9 @@ from typing import Any
 import click
 
 from tuner import __version__
+from tuner.cli.output import replace_unprintable
 from tuner.errors import TunerError
 
-PLAIN_ASCII = "plain_ascii"
 EXIT_CODES = """\b
 Exit codes:
   0 success                 4 no such job, trial or file
@@ -62,33 +60,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. An error that a user can cause prints one line on stderr and sets the exit code."""
-    _replace_unprintable()
+    replace_unprintable()
     sys.exit(_run())
-
-
-def _replace_unprintable() -> None:
-    """Print a question mark for what stdout or stderr cannot encode, such as a ± in ASCII. It must not end a search."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            if codecs.lookup(stream.encoding).name == "ascii":
-                # Click writes UTF-8 to a stream whose encoding is called ascii.
-                codecs.register(_plain_ascii)
-                stream.reconfigure(encoding=PLAIN_ASCII)
-            stream.reconfigure(errors="replace")
-
-
-def _plain_ascii(name: str) -> codecs.CodecInfo | None:
-    """ASCII by another name."""
-    if name != PLAIN_ASCII:
-        return None
-    known = codecs.lookup("ascii")
-    return codecs.CodecInfo(
-        known.encode,
-        known.decode,
-        incrementalencoder=known.incrementalencoder,
-        incrementaldecoder=known.incrementaldecoder,
-        name=PLAIN_ASCII,
-    )
 
 
 def _run() -> int:

@@ -1,6 +1,8 @@
 """Commands that write manifests for other machines: render kubernetes."""
 
+import io
 import math
+import sys
 from pathlib import Path
 
 import click
@@ -116,8 +118,10 @@ def kubernetes(
         Stores(storage, tracking, tracking_user, secret, shared, shared_secret, data_claim),
     )
     if output is None:
-        # YAML is UTF-8, whatever the encoding of the terminal.
-        click.echo(text, nl=False, file=click.get_text_stream("stdout", encoding="utf-8"))
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # YAML is UTF-8, whatever the encoding of the terminal.
+            sys.stdout.reconfigure(encoding="utf-8")
+        click.echo(text, nl=False)
     else:
         write_new(output, text, force)
         click.echo(f"wrote {output}; next: kubectl apply -f {output}", err=True)

@@ -147,16 +147,13 @@ def ui(job: str, home: Path | None, no_open: bool, port: int) -> None:
     from tuner.jobs.request import spec_of
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.local_server import Links, serve_mlflow
-    from tuner.tracking.background_sync import tracking_uri
-    from tuner.tracking.moved_store import follow_move
+    from tuner.tracking.background_sync import tracker_to_open
     from tuner.tracking.run_layout import run_page, table_page
     from tuner.tracking.sync_state import load
 
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
-    uri = tracking_uri(spec_of(folder), workspace)
-    if uri == workspace.tracking_uri:
-        follow_move(workspace)
+    uri = tracker_to_open(spec_of(folder), workspace)
     sync_state = load(folder.tracked)
     paths: tuple[str, ...] = ("",)
     if sync_state.tracker == without_password(uri):

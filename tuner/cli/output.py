@@ -1,7 +1,10 @@
 """The options that commands share, and how commands print: a table for people, JSON for scripts."""
 
+import codecs
+import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -12,6 +15,7 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 WIDEST = 200
+PLAIN_ASCII = "plain_ascii"
 
 
 def output_option(command: F) -> F:
@@ -136,3 +140,28 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     console = Pipe()
     # A pipe has no width. Use a wide table there, so that lines for scripts and logs are not folded.
     (console if console.is_terminal else Pipe(width=int(os.environ.get("COLUMNS") or WIDEST))).print(table)
+
+
+def replace_unprintable() -> None:
+    """Print a question mark for what stdout or stderr cannot encode, such as a ± in ASCII. It must not end a search."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            if codecs.lookup(stream.encoding).name == "ascii":
+                # Click writes UTF-8 to a stream whose encoding is called ascii.
+                codecs.register(_plain_ascii)
+                stream.reconfigure(encoding=PLAIN_ASCII)
+            stream.reconfigure(errors="replace")
+
+
+def _plain_ascii(name: str) -> codecs.CodecInfo | None:
+    """ASCII by another name."""
+    if name != PLAIN_ASCII:
+        return None
+    known = codecs.lookup("ascii")
+    return codecs.CodecInfo(
+        known.encode,
+        known.decode,
+        incrementalencoder=known.incrementalencoder,
+        incrementaldecoder=known.incrementaldecoder,
+        name=PLAIN_ASCII,
+    )

@@ -19,6 +19,7 @@ from typing import Any
 from pathspec import GitIgnoreSpec
 
 from tuner.errors import SpecError
+from tuner.jobs.workspace import Workspace
 
 IGNORE_FILES = (".gitignore", ".rayignore")
 NEVER = (
@@ -96,6 +97,8 @@ class CodeFiles:
             yield f"  {size:>12,}  {printable(name)}"
         if len(self.files) > most:
             yield f"  and {len(self.files) - most} smaller files; tuner submit --dry-run shows all"
+        if self.bytes > MOST_BYTES:
+            yield f"code: this is too much: at most {MOST_BYTES:,} bytes can travel"
         for name, reason in self.left_out.items():
             yield f"code: {printable(name)} stays here: {reason}"
 
@@ -109,7 +112,7 @@ def code_files(folder: Path) -> CodeFiles:
     """What travels of a folder. A link is followed if it leads to a place in the folder.
 
     Raises:
-        SpecError: a file or folder cannot be read.
+        SpecError: an ignore file cannot be read.
     """
     found = _Folder(folder)
     files = {str(path.relative_to(folder)): size for path, size in sorted(found.files())}
@@ -156,15 +159,17 @@ class _Folder:
     def __init__(self, top: Path) -> None:
         self.left_out: dict[str, str] = {}
         self._top = top
-        self._real_top = Path(os.path.realpath(top))
+        self._real: dict[Path, Path] = {}
+        """Real paths of the folders so far: a path without links."""
         self._rules: dict[Path, GitIgnoreSpec] = {}
         """An ignore file applies to its own folder and all folders below."""
         self._bytes = 0
 
     def files(self) -> Iterator[tuple[Path, int]]:
         """The files that travel, and their sizes in bytes."""
-        for here, folders, files in os.walk(self._top, followlinks=True, onerror=_refuse):
+        for here, folders, files in os.walk(self._top, followlinks=True, onerror=self._unreadable):
             folder = Path(here)
+            self._real[folder] = Path(os.path.realpath(folder))
             lines = [line for name in IGNORE_FILES if name in files for line in _lines(folder / name)]
             if lines:
                 self._rules[folder] = GitIgnoreSpec.from_lines(lines)
@@ -178,14 +183,17 @@ class _Folder:
         if folder.name in NEVER or self._ignored(folder, "/"):
             return False
         reason = self._reason(folder)
-        if reason is None and Path(os.path.realpath(folder)) in self._around(folder):
+        if reason is None and Workspace(folder).is_in_use:
+            reason = "a workspace with jobs"
+        if reason is None and self._real_path(folder) in [self._real.get(parent) for parent in folder.parents]:
             reason = "it leads back to a folder that it is in"
-        return self._stays(folder, reason)
+        return self._travels(folder, reason)
 
-    def _around(self, folder: Path) -> set[Path]:
-        """The real paths of the folders that a folder is in, as far up as the top."""
-        parents = [parent for parent in folder.parents if parent.is_relative_to(self._top)]
-        return {Path(os.path.realpath(parent)) for parent in parents}
+    def _unreadable(self, error: OSError) -> None:
+        self._travels(Path(error.filename), "it cannot be read")
+
+    def _real_path(self, path: Path) -> Path:
+        return Path(os.path.realpath(path)) if path.is_symlink() else self._real[path.parent] / path.name
 
     def _size(self, file: Path) -> int | None:
         if self._ignored(file):
@@ -194,35 +202,33 @@ class _Folder:
         if reason is None:
             try:
                 about = file.stat()
-            except OSError as error:
-                if not file.is_symlink():
-                    _refuse(error)
-                reason = "a link to nothing"
+            except OSError:
+                reason = "a link to nothing" if file.is_symlink() else "it cannot be read"
             else:
                 size = about.st_size
-                reason = _kind(about.st_mode)
+                reason = _kind(about.st_mode) or (None if os.access(file, os.R_OK) else "it cannot be read")
         # What is too much already is not read: ``pack`` refuses it.
         if reason is None and size <= KEY_BYTES and self._bytes <= MOST_BYTES and KEY_MARK in _content(file):
             reason = "it holds a private key"
-        return size if self._stays(file, reason) else None
+        return size if self._travels(file, reason) else None
 
     def _reason(self, path: Path) -> str | None:
         """Why a file or folder stays, by its name and by the place that it leads to."""
         if not _is_utf8(path.name):
             return "its name is not UTF-8"
-        real = Path(os.path.realpath(path))
-        if not real.is_relative_to(self._real_top):
+        if not path.is_symlink():
+            return "it looks like a secret" if _is_secret(path) else None
+        real, top = self._real_path(path), self._real[self._top]
+        if not real.is_relative_to(top):
             return f"a link out of the folder, to {printable(str(real))}"
-        parts = [path.name, *real.relative_to(self._real_top).parts]
-        if any(part in NEVER for part in parts):
+        target = real.relative_to(top)
+        if any(part in NEVER for part in target.parts):
             return "a link to a folder that does not travel"
-        # A module may be called credentials.py; a folder or a link to a secret may not look like one.
-        if any(_SECRET.match(part.lower()) and not part.endswith(".py") for part in parts):
-            return "it looks like a secret"
-        return None
+        secret = _is_secret(path) or any(_is_secret(top / place) for place in (target, *target.parents)[:-1])
+        return "a link to what looks like a secret" if secret else None
 
-    def _stays(self, path: Path, reason: str | None) -> bool:
-        """Note the reason, if any. Returns whether the path travels."""
+    def _travels(self, path: Path, reason: str | None) -> bool:
+        """Whether a path travels. Notes the reason why not."""
         if reason is not None:
             self.left_out[str(path.relative_to(self._top))] = reason
         return reason is None
@@ -237,13 +243,15 @@ class _Folder:
         return bool(found)
 
 
+def _is_secret(path: Path) -> bool:
+    """Whether a file or folder has the name of a secret. A Python module or package may be called credentials."""
+    is_python = path.suffix in (".py", ".pyi") or (path / "__init__.py").exists()
+    return bool(_SECRET.match(path.name.lower())) and not is_python
+
+
 def _kind(mode: int) -> str | None:
     """What stays by its kind; None for a file."""
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a device")
-
-
-def _refuse(error: OSError) -> None:
-    raise SpecError(f"code: {printable(str(error.filename))}: cannot be read: {error.strerror}") from error
 
 
 def _content(file: Path) -> bytes:

@@ -34,6 +34,11 @@ class Workspace:
         return cls((given or Path(os.environ.get("TUNER_HOME") or "tuner-runs")).absolute())
 
     @property
+    def is_in_use(self) -> bool:
+        """Whether a job was made here."""
+        return next(self.path.glob("jobs/*/start.json"), None) is not None
+
+    @property
     def cache(self) -> Path:
         """Folder of decoded data: ``TUNER_CACHE``, else in the workspace. On a node, its own ``TUNER_CACHE`` wins."""
         return Path(os.environ.get("TUNER_CACHE") or self.path / "cache").absolute()

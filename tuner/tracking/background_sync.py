@@ -22,17 +22,26 @@ def open_writer(spec: SearchSpec, workspace: Workspace, folder: JobFolder) -> "W
     """The writer of a job's tracker."""
     from tuner.tracking.writer import Writer  # imports mlflow: seconds
 
-    uri = tracking_uri(spec, workspace)
-    ours = uri == workspace.tracking_uri
-    if ours:
-        follow_move(workspace)
+    uri = tracker_to_open(spec, workspace)
     experiment = spec.tracking.experiment or spec.name
-    return Writer(folder, uri, experiment, workspace.artifacts if ours else None)
+    return Writer(folder, uri, experiment, workspace.artifacts if uri == workspace.tracking_uri else None)
 
 
 def tracking_uri(spec: SearchSpec, workspace: Workspace) -> str:
     """Where a job is tracked: ``MLFLOW_TRACKING_URI`` wins over the spec, the spec over the workspace's store."""
     return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or workspace.tracking_uri
+
+
+def tracker_to_open(spec: SearchSpec, workspace: Workspace) -> str:
+    """The same; if that is the workspace's store, it has followed the workspace, which may have been moved.
+
+    Raises:
+        ServiceError: that store cannot be written.
+    """
+    uri = tracking_uri(spec, workspace)
+    if uri == workspace.tracking_uri:
+        follow_move(workspace)
+    return uri
 
 
 class BackgroundSync:

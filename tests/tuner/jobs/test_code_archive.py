@@ -158,7 +158,7 @@ def test_links_inside_the_folder_are_followed_and_never_in_circles(tmp_path: Pat
     assert (tmp_path.parent / "there" / "mine" / "net.py").read_text() == "net"
 
 
-@pytest.mark.parametrize("target", [".env", ".git/config", ".aws", "keys"])
+@pytest.mark.parametrize("target", [".env", ".git/config", ".aws", ".aws/c", "keys", "."])
 def test_a_secret_does_not_travel_under_the_name_of_a_link_to_it(tmp_path: Path, target: str) -> None:
     folder = folder_of(tmp_path, {".env": "s", ".git/config": "s", ".aws/c": "s", "keys": "PRIVATE KEY-----"})
     linked(folder / "settings", target)
@@ -206,6 +206,7 @@ def test_sizes_are_counted_before_anything_is_read(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(
         bundle, "_content", lambda file: pytest.fail(f"{file} was read") if "weights" in str(file) else b""
     )
+    assert "code: this is too much: at most 52,428,800 bytes can travel" in code_files(folder).lines()
     with pytest.raises(SpecError, match=r"holds 52,428,801 bytes \(the largest file is weights\.bin\).*\.rayignore"):
         packed_of(folder)
 
@@ -213,6 +214,7 @@ def test_sizes_are_counted_before_anything_is_read(tmp_path: Path, monkeypatch: 
 def test_files_and_their_sizes_are_shown_the_largest_first(tmp_path: Path) -> None:
     files = {f"{number:02}.py": "x" * number for number in range(30)}
     lines = [*code_files(folder_of(tmp_path, {**files, ".env": "s"})).lines()]
+    assert not [line for line in lines if "too much" in line]
     assert lines[0] == f"code: 30 files with 435 bytes travel from {tmp_path}:"
     assert lines[1] == "            29  29.py"
     assert lines[-2:] == [
@@ -241,3 +243,21 @@ def test_the_bytes_of_code_without_secrets_are_those_of_before(tmp_path: Path) -
         for name in (".gitignore", "a/c.py", "a-b.py", "b.py"):
             archive.writestr(zipfile.ZipInfo(name, bundle.EPOCH), (folder / name).read_bytes())
     assert packed_of(folder) == before.getvalue()
+
+
+def test_a_workspace_in_the_folder_stays_whatever_its_name_is(tmp_path: Path) -> None:
+    """Its stores change with each job: with them, the same code would never be the same job twice."""
+    folder = folder_of(
+        tmp_path, {"net.py": "", "runs/jobs/a-1/start.json": "{}", "runs/mlflow.db": "", "jobs/b.py": ""}
+    )
+    code = code_files(folder)
+    assert [*code.files] == ["jobs/b.py", "net.py"]
+    assert dict(code.left_out) == {"runs": "a workspace with jobs"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+def test_what_cannot_be_read_stays_and_is_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {"net.py": "", "closed/a": "", "b": ""})
+    (folder / "closed").chmod(0)
+    (folder / "b").chmod(0)
+    assert dict(code_files(folder).left_out) == {"closed": "it cannot be read", "b": "it cannot be read"}
