@@ -146,7 +146,8 @@ class SearchSpec(Frozen):
         if self.data.path is None:
             return None
         there, here = (Path(folder, self.data.path).absolute() for folder in (self._origin.data_folder, Path()))
-        return here if here.exists() and not there.exists() else there
+        # ``os.path.exists`` raises no error for a name that no file can have.
+        return here if os.path.exists(here) and not os.path.exists(there) else there
 
     @property
     def is_data_elsewhere(self) -> bool:
