@@ -33,8 +33,8 @@ def said_of(data: str, tmp_path: Path) -> list[str]:
 
 def test_a_coarse_validation_set_of_ones_own_reader_is_told_once_it_is_known(tmp_path: Path) -> None:
     assert said_of("tests.tuner.driver.test_prepare:read", tmp_path) == [
-        "warning: job.yaml:2: data: one of the 15 validation images is worth 6.7 points, more than confirm.margin (0.5): "
-        "chance decides which setting is chosen; use more validation images, or metric val/loss"
+        "warning: job.yaml:2: data: one of the 15 validation images is worth 6.7 points, more than confirm.margin "
+        "(0.5): chance decides which setting is chosen; use more validation images, or metric val/loss"
     ]
 
 
