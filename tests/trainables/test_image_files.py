@@ -122,7 +122,7 @@ class TestOrientation:
         Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / name, exif=exif)
         pixels = decode(tmp_path / name, None, name)
         assert pixels.shape == UPRIGHT.shape
-        assert np.unravel_index(pixels[..., 0].argmax(), pixels.shape[:2]) == (0, 0)
+        assert pixels[..., 0].argmax() == 0
 
     def test_a_broken_exif_block_does_not_matter(self, tmp_path: Path) -> None:
         Image.fromarray(UPRIGHT).save(tmp_path / "a.jpg", exif=b"Exif\0\0XX*\0broken")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from trainables.data import cifar10, parquet
 from trainables.data.cache import load
-from trainables.data.request import Columns, DataRequest
+from trainables.data.request import USUAL_COLUMNS, Columns, DataRequest
 from trainables.errors import DataError
 
 _fresh = count(1)
@@ -59,7 +59,7 @@ def write(
 TWO = [0, 1] * 5
 
 
-def error_of(folder: Path, columns: Columns = parquet.USUAL_COLUMNS) -> str:
+def error_of(folder: Path, columns: Columns = USUAL_COLUMNS) -> str:
     """The message of both the survey and the reading."""
     with pytest.raises(DataError) as surveyed:
         parquet.survey(folder, columns)

@@ -119,8 +119,8 @@ def _sixteen_bits(image: Image.Image) -> NDArray[np.uint16] | None:
     """The values of a grey image of 16 bits, 0..65535; None for other images."""
     if image.mode.startswith("I;16"):
         tags = getattr(image, "tag_v2", {})
-        unused_bits = 4 if tags.get(BITS_PER_SAMPLE) == (12,) else 0  # Pillow does not scale the 12 bits of a TIFF file
-        return np.asarray(image).astype(np.uint16) << unused_bits
+        factor = 16 if tags.get(BITS_PER_SAMPLE) == (12,) else 1  # Pillow does not scale the 12 bits of a TIFF file
+        return np.asarray(image).astype(np.uint16) * np.uint16(factor)
     if image.mode == "I" and image.format == "PPM":  # Pillow scales the greatest value of a .pgm file to 65535
         return np.asarray(image).astype(np.uint16)
     return None

@@ -179,7 +179,7 @@ def doubts(raw: Raw, splits: Splits) -> Iterator[str]:
 
 
 def _image_keys(part: Arrays) -> list[bytes]:
-    return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in part.images_BHWC]
+    return [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in part.images_BHWC]
 
 
 def _some_of(count: int, what: str) -> str:

@@ -195,7 +195,8 @@ def test_what_is_left_out_or_shared_is_told(tmp_path: Path) -> None:
     (tmp_path / "test" / "b" / "0.png").write_bytes((tmp_path / "train" / "b" / "0.png").read_bytes())
     warnings = check(spec_of(("digits", edit), ("name: job", "name: job\nconfirm: {margin: 50}"), SMALL_BATCH)).warnings
     assert warnings == (
-        f"job.yaml:3: data: {tmp_path / 'train'}: 1 file is left out, because Pillow does not read this kind of file: a/x.heic",
+        f"job.yaml:3: data: {tmp_path / 'train'}: 1 file is left out, because Pillow does not read this kind of file: "
+        "a/x.heic",
         "job.yaml:3: data: 1 of 10 test images are also training images: the test accuracy cannot be trusted",
     )
 
