@@ -30,9 +30,9 @@ from optuna.storages._rdb.models import (
 )
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, create_engine, insert, select, update
+from sqlalchemy import Connection, create_engine, insert, inspect, select, update
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from tuner.errors import ServiceError, without_password
 from tuner.jobs.follower import Follower, Pace
@@ -41,6 +41,7 @@ from tuner.search.distributions import from_search
 from tuner.search.study import RecordedTrial, as_optuna_trial, study_name
 from tuner.spec.arms import Arm, recorded_arms
 from tuner.spec.search_spec import SearchSpec, from_dict
+from tuner.storage.database_url import sqlite_file
 from tuner.storage.events import Entry, EpochReported, JobDescribed, Stage, State, TrialBegun, TrialEnded
 from tuner.storage.journal import read_from
 
@@ -315,11 +316,25 @@ def open_storage(url: str, *, durable: bool = True) -> RDBStorage:
     if url.startswith("sqlite"):
         options["pool_events"] = [(partial(_set_up, durable), "connect")]
     try:
+        _refuse_mlflows(url)
         return RDBStorage(url, engine_kwargs=options)
     except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
         raise ServiceError(
             f"cannot open the studies' database {without_password(url)}: {_first_line(error)}"
         ) from error
+
+
+def _refuse_mlflows(url: str) -> None:
+    """Refuse MLflow's database before Optuna makes its tables there: both keep a table ``alembic_version``."""
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        return
+    engine = create_engine(url, poolclass=NullPool)
+    tables = set(inspect(engine).get_table_names())
+    if {"experiments", "runs", "alembic_version"} <= tables and "studies" not in tables:
+        raise ServiceError(
+            f"storage: {without_password(url)} is MLflow's database, and Optuna cannot share it; name another one"
+        )
 
 
 def _set_up(durable: bool, connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:

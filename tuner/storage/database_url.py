@@ -1,0 +1,69 @@
+"""What the URL of a database names: which file, which database, and whether two URLs name the same one."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.storage.sqlite_url import sqlite_url
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite URL, as an absolute path; None for any other URL, and for a database in memory."""
+    parsed = _parsed(url)
+    if parsed is None or parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
+        return None
+    assert parsed.database is not None
+    return Path(os.path.abspath(parsed.database.removeprefix("file:")))
+
+
+def absolute(url: str) -> str:
+    """The URL with an absolute path, if it names an SQLite file by a path relative to the current folder."""
+    begins_with, _, path = url.partition(":///")
+    if not begins_with.startswith("sqlite") or path.startswith(("/", "file:")) or (file := sqlite_file(url)) is None:
+        return url
+    _, question, options = path.partition("?")
+    return sqlite_url(file) + question + options
+
+
+def is_relative(url: str | None) -> bool:
+    """Whether a URL names an SQLite file by a path relative to the current folder."""
+    return url is not None and absolute(url) != url
+
+
+def same_database(one: str, other: str) -> bool:
+    """Whether two URLs name the same database, whatever their drivers and users. Names of hosts are compared as text.
+
+    Two schemas of a Postgres database that its URL's ``options`` name count as two databases.
+    """
+    places = _place(one), _place(other)
+    return None not in places and places[0] == places[1]
+
+
+def _place(url: str) -> tuple[object, ...] | None:
+    parsed = _parsed(url)
+    if parsed is None:
+        return None
+    file = sqlite_file(url)
+    if file is not None:
+        return ("sqlite", os.path.realpath(file))
+    kind = parsed.get_backend_name()
+    if kind not in PORTS or parsed.host is None:
+        return None
+    host = "127.0.0.1" if parsed.host == "localhost" else parsed.host.lower()
+    name = parsed.database or parsed.username
+    return (kind, host, parsed.port or PORTS[kind], name, parsed.query.get("options"))
+
+
+def _parsed(url: str) -> "URL | None":
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        return None
