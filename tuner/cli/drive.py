@@ -114,6 +114,14 @@ def drive_to_its_end(
     _show_result(folder, home, output)
 
 
+def finish_publishing(workspace: "Workspace", folder: "JobFolder", home: Path | None, output: str) -> None:
+    """Complete what a finished job lacks, and print the job's result. Nothing is trained. Arguments are as above."""
+    from tuner.driver.repair import send_all
+
+    send_all(workspace, folder, lambda text: click.echo(text, err=True))
+    _show_result(folder, home, output)
+
+
 @contextmanager
 def _stoppable() -> "Iterator[StopRequest]":
     """Ask the job to stop at the first SIGINT or SIGTERM, or when the supervisor ends.

@@ -130,7 +130,7 @@ def _check_storage(spec: SearchSpec) -> None:
 
 
 def _check_apart(storage: str, tracker: str) -> None:
-    """Refuse studies and a tracker in one database: each of Optuna and MLflow would take the other's version for its own."""
+    """Refuse studies and a tracker in one database: each would take the other's version for its own."""
     if same_database(storage, tracker):
         raise SpecError(
             f"storage ({STORAGE_VARIABLE}) and tracking.uri (MLFLOW_TRACKING_URI) name the same database,"

@@ -18,6 +18,7 @@ from tuner.jobs.replication import Replicator, replicated
 from tuner.jobs.request import storage_of
 from tuner.report.publish import publish
 from tuner.search.study_database import StudyWriter, set_aside_if_damaged
+from tuner.storage.atomic_files import write_new
 from tuner.storage.events import Entry, JobStateChanged
 from tuner.storage.file_lock import FileLock, locked
 from tuner.storage.journal import Journal
@@ -114,6 +115,8 @@ def session(context: Context, prepared: Prepared, held: Held, studies: StudyWrit
         follower.start()
     try:
         yield job
+        # If this process dies after the job has finished, the file says that a resume has something to do.
+        write_new(folder.unpublished, "", force=True)
         journal.append(JobStateChanged("finished"))
         folder.forget_checkpoints()
     except DriverLost:
@@ -138,9 +141,11 @@ def _close(job: Job, tracker: BackgroundSync, followers: Sequence[Follower]) -> 
     files, description = publish(results), folder.summary.read_text()
     tracker.finish(lambda writer: writer.attach(files, description))
     tracker.finish(lambda writer: register_winner(writer, results, announce))
-    for follower in followers:
-        if follower.problem:
-            announce(f"warning: {follower.problem}; nothing is lost: tuner sync {folder.id} sends the rest")
+    warnings = [lacks for follower in followers if (lacks := follower.warning(folder.id)) is not None]
+    for lacks in warnings:
+        announce(lacks)
+    if not warnings:
+        folder.unpublished.unlink(missing_ok=True)
 
 
 def _database(folder: JobFolder) -> Database | None:

@@ -34,14 +34,14 @@ from sqlalchemy import Connection, create_engine, insert, inspect, select, updat
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-from tuner.errors import ServiceError, without_password
+from tuner.errors import ServiceError, Unreachable, without_password
 from tuner.jobs.follower import Follower, Pace
 from tuner.jobs.job_folder import JobFolder
 from tuner.search.distributions import from_search
 from tuner.search.study import RecordedTrial, as_optuna_trial, study_name
 from tuner.spec.arms import Arm, recorded_arms
 from tuner.spec.search_spec import SearchSpec, from_dict
-from tuner.storage.database_url import sqlite_file
+from tuner.storage.database_url import is_down, sqlite_file
 from tuner.storage.events import Entry, EpochReported, JobDescribed, Stage, State, TrialBegun, TrialEnded
 from tuner.storage.journal import read_from
 
@@ -141,7 +141,8 @@ class StudyWriter:
         try:
             self._write(list(changed.values()))
         except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-            raise ServiceError(
+            kind = Unreachable if is_down(error) else ServiceError
+            raise kind(
                 f"the studies' database {without_password(self._url)} cannot be used: {_first_line(error)}"
             ) from error
         self._offset, self._running = offset, running
@@ -319,9 +320,8 @@ def open_storage(url: str, *, durable: bool = True) -> RDBStorage:
         _refuse_mlflows(url)
         return RDBStorage(url, engine_kwargs=options)
     except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
-        raise ServiceError(
-            f"cannot open the studies' database {without_password(url)}: {_first_line(error)}"
-        ) from error
+        kind = Unreachable if is_down(error) else ServiceError
+        raise kind(f"cannot open the studies' database {without_password(url)}: {_first_line(error)}") from error
 
 
 def _refuse_mlflows(url: str) -> None:

@@ -1,6 +1,7 @@
-"""What the URL of a database names: which file, which database, and whether two URLs name the same one."""
+"""What the URL of a database names, whether two URLs name the same one, and whether one is only down for a while."""
 
 import os
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,23 @@ def same_database(one: str, other: str) -> bool:
     """
     places = _place(one), _place(other)
     return None not in places and places[0] == places[1]
+
+
+def is_down(error: BaseException | None) -> bool:
+    """Whether a database failed because it is down, busy or full, and not because of what was asked of it.
+
+    SQLite reports both as the same class, with different codes. Optuna and MLflow hide the error behind their own.
+    """
+    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+    while error is not None and not isinstance(error, DBAPIError):
+        error = error.__cause__
+    if error is None:
+        return False
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return error.connection_invalidated or (
+        isinstance(error, OperationalError | InterfaceError) and code != sqlite3.SQLITE_ERROR
+    )
 
 
 def _place(url: str) -> tuple[object, ...] | None:

@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import socket
-import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,10 +24,11 @@ from mlflow.tracking.request_auth import registry
 from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestAuthProvider
 from requests.auth import HTTPBasicAuth
 from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema, RequestException, SSLError
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from urllib3.exceptions import HTTPError
 
 from tuner.errors import ServiceError, Unreachable, without_password
+from tuner.storage.database_url import is_down
 from tuner.tracking.credentials import password_is_in_a_file, tracking_credentials
 from tuner.tracking.server_check import check_database
 
@@ -119,15 +119,9 @@ def _may_pass(error: BaseException, shown: str) -> bool:
     if isinstance(error, MlflowException) and error.error_code == INTERNAL and shown.startswith("http"):
         return True
     causes = list(_causes(error))
-    return not any(isinstance(cause, NEVER) for cause in causes) and any(
-        isinstance(cause, NETWORK) or _is_busy(cause) for cause in causes
-    )
-
-
-def _is_busy(error: BaseException) -> bool:
-    """Whether a database failed for another reason than the call. SQLite reports both as the same class."""
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
-    return isinstance(error, OperationalError) and code != sqlite3.SQLITE_ERROR
+    if any(isinstance(cause, NEVER) for cause in causes):
+        return False
+    return is_down(error) or any(isinstance(cause, NETWORK) for cause in causes)
 
 
 def _reason(error: BaseException) -> str:

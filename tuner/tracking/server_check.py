@@ -122,18 +122,18 @@ def _check_schema(connection: "Connection", shown: str) -> None:
             f" then run: mlflow db upgrade {shown}"
         )
     raise ServiceError(
-        f"{shown} is no database of MLflow {here}, which is installed here: its version {its} is of a newer MLflow or of"
-        " another program; name another database in tracking.uri, or install that MLflow"
+        f"{shown} is no database of MLflow {here}, which is installed here: its version {its} is of a newer MLflow or"
+        " of another program; name another database in tracking.uri, or install that MLflow"
     )
 
 
 def _revisions() -> Iterator[tuple[str, str]]:
-    """The revisions of MLflow's database: each one, and the one before it. They stand in the files of its migrations."""
+    """The revisions of MLflow's database: each one, and the one before it. The files of its migrations name them."""
     found = importlib.util.find_spec("mlflow")
     assert found is not None, "mlflow is installed"
     for folder in found.submodule_search_locations or ():
         for file in Path(folder, "store", "db_migrations", "versions").glob("*.py"):
-            pair = {down: name for down, name in _REVISION.findall(file.read_text(encoding="utf-8"))}
+            pair = dict(_REVISION.findall(file.read_text(encoding="utf-8")))
             if "" in pair:
                 yield pair[""], pair.get("down_", "")
 
@@ -153,9 +153,9 @@ def _check_server(uri: str, experiment: str | None) -> None:
     import requests
 
     shown = without_password(uri)
-    page, wanted = (
-        ("get", {"experiment_id": "0"}) if experiment is None else ("get-by-name", {"experiment_name": experiment})
-    )
+    page, wanted = "get-by-name", {"experiment_name": experiment}
+    if experiment is None:
+        page, wanted = "get", {"experiment_id": "0"}
     auth = tracking_credentials()
     try:
         answer = requests.get(

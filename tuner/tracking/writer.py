@@ -2,8 +2,8 @@
 
 The writer reads the journal file itself. A note beside the journal says how much MLflow has. So a tracker that is down
 stops nothing and loses nothing: the next writer continues where the last one ended. If the note is lost or does not
-fit the journal, the writer starts again from the beginning. It does so too if the tracker does not know the job's run: somebody
-has set up another one at its address.
+fit the journal, the writer starts again from the beginning. It does so too if the tracker does not know the job's run:
+somebody has set up another one at its address.
 
 Each trial has one run and each step one row, whatever died in between. Where an event may have been sent before, the
 writer searches for the run by its tags before it creates one, and reads the run's steps before it sends more. The time
@@ -19,7 +19,7 @@ from typing import Any
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from tuner.errors import IntegrityError, ServiceError, without_password
+from tuner.errors import IntegrityError, ServiceError, Unreachable, without_password
 from tuner.jobs.job_folder import JobFolder
 from tuner.storage.database_url import sqlite_file
 from tuner.storage.events import Entry, JobDescribed, State, TrialBegun
@@ -74,7 +74,8 @@ class Writer:
     def __init__(self, job: JobFolder, uri: str, experiment: str, artifacts: Path | None) -> None:
         self._job = job
         self._uri = uri
-        self._shown = without_password(uri)
+        self.shown = without_password(uri)
+        """The tracking URI without a password."""
         self._experiment_name = experiment
         self._artifacts = artifacts
         self._note = SyncState()
@@ -103,7 +104,7 @@ class Writer:
             if note != self._note:
                 self._note = note
                 self._doubt()
-            if self._note.tracker != self._shown:
+            if self._note.tracker != self.shown:
                 self._restart()
             elif not self._note.fits(self._job.journal):
                 self._delete_lost()
@@ -148,14 +149,14 @@ class Writer:
         if info.lifecycle_stage == DELETED:
             self._refuse_deleted_experiment(self._client.get_experiment(info.experiment_id))
             raise ServiceError(
-                f"MLflow at {self._shown}: the run of job {self._job.id} was deleted; restore it with:"
-                f" MLFLOW_TRACKING_URI={self._shown} mlflow runs restore --run-id {info.run_id}"
+                f"MLflow at {self.shown}: the run of job {self._job.id} was deleted; restore it with:"
+                f" MLFLOW_TRACKING_URI={self.shown} mlflow runs restore --run-id {info.run_id}"
             )
         return True
 
     def _refuse_deleted_experiment(self, found: Any) -> None:
         if found.lifecycle_stage == DELETED:
-            raise deleted_experiment(self._shown, found.name, found.experiment_id)
+            raise deleted_experiment(self.shown, found.name, found.experiment_id)
 
     def attach(self, files: Mapping[str, Path], description: str) -> None:
         """Attach files and a description to the parent run.
@@ -193,14 +194,14 @@ class Writer:
             with exclusive(self._job.tracked.with_suffix(".lock"), ALONE_S):
                 yield
         except AlreadyLocked as other:
-            raise ServiceError(
+            raise Unreachable(
                 f"another process is sending job {self._job.id} to MLflow ({other.owner}); try again later"
             ) from None
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
-            with tracker_errors(self._shown):
+            with tracker_errors(self.shown):
                 yield
         except ServiceError:
             # Nobody knows whether the call succeeded.
@@ -214,7 +215,7 @@ class Writer:
         self._in_doubt = journal.stat().st_size if journal.exists() else 0
 
     def _restart(self) -> None:
-        self._note = SyncState(tracker=self._shown)
+        self._note = SyncState(tracker=self.shown)
         self._doubt()
 
     def _send_all(self) -> None:
