@@ -1,7 +1,7 @@
 """The session of a driver: it locks the job, reads its journal once, runs the followers, and closes everything."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -11,7 +11,6 @@ from tuner.driver.job import Job
 from tuner.driver.prepare import Prepared
 from tuner.errors import DriverLost, Interrupted, ServiceError, without_password
 from tuner.export.job_winner import register_winner
-from tuner.jobs.follower import Follower
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.reading import Reading, read_and_recover
 from tuner.jobs.replication import Replicator, replicated
@@ -127,16 +126,19 @@ def session(context: Context, prepared: Prepared, held: Held, studies: StudyWrit
         # If the disk is full, the end of the job cannot be written either. The first error is the one that matters.
         with suppress(ServiceError):
             journal.append(JobStateChanged("interrupted" if was_stopped else "failed", str(error)))
-            _close(job, tracker, followers)
+            _close(job, tracker, studies)
         raise
-    _close(job, tracker, followers)
+    _close(job, tracker, studies)
 
 
-def _close(job: Job, tracker: BackgroundSync, followers: Sequence[Follower]) -> None:
+def _close(job: Job, tracker: BackgroundSync, studies: StudyWriter | None) -> None:
     folder, announce = job.context.folder, job.context.view.announce
     job.journal.close()
+    followers = [tracker.follower, *([] if studies is None else [studies.follower])]
     for follower in followers:
         follower.drain()
+    if studies is not None:
+        studies.finish()
     results = job_results(folder, job.record)
     files, description = publish(results), folder.summary.read_text()
     tracker.finish(lambda writer: writer.attach(files, description))

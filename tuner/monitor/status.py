@@ -73,8 +73,11 @@ class Status:
     left_s: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**vars(self), "arms": [arm._asdict() for arm in self.arms]}
+        """Plain values; without ``lacks`` if nothing lacks."""
+        values = {**vars(self), "arms": [arm._asdict() for arm in self.arms]}
+        if not self.lacks:
+            del values["lacks"]
+        return values
 
 
 def overview(workspace: Workspace) -> list[Overview]:

@@ -31,6 +31,15 @@ def absolute(url: str) -> str:
     return sqlite_url(file) + question + options
 
 
+def file_id(url: str) -> int | None:
+    """The inode of an SQLite file: another number means that another file is at its path. None if there is no file."""
+    file = sqlite_file(url)
+    try:
+        return None if file is None else file.stat().st_ino
+    except OSError:
+        return None
+
+
 def is_relative(url: str | None) -> bool:
     """Whether a URL names an SQLite file by a path relative to the current folder."""
     return url is not None and absolute(url) != url

@@ -24,7 +24,7 @@ from mlflow.tracking.request_auth import registry
 from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestAuthProvider
 from requests.auth import HTTPBasicAuth
 from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema, RequestException, SSLError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from urllib3.exceptions import HTTPError
 
 from tuner.errors import ServiceError, Unreachable, without_password
@@ -114,20 +114,28 @@ def _use_password_file(uri: str) -> None:
 
 def _may_pass(error: BaseException, shown: str) -> bool:
     """Whether the same call may succeed later: the tracker does not answer, or cannot work at the moment."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, NEVER) for cause in causes):
+        return False
+    # MLflow calls every error of its own database temporary.
+    if any(isinstance(cause, DBAPIError) for cause in causes):
+        return is_down(error)
     if isinstance(error, MlflowException) and error.error_code in NOT_NOW:
         return True
     if isinstance(error, MlflowException) and error.error_code == INTERNAL and shown.startswith("http"):
         return True
-    causes = list(_causes(error))
-    if any(isinstance(cause, NEVER) for cause in causes):
-        return False
-    return is_down(error) or any(isinstance(cause, NETWORK) for cause in causes)
+    return any(isinstance(cause, NETWORK) for cause in causes)
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the network's error, if there is one, otherwise of the error itself. Passwords are masked."""
-    network = [cause for cause in _causes(error) if isinstance(cause, OSError | HTTPError)]
-    root = network[-1] if network else error
+    """The first line of the network's or database's error, if there is one, otherwise of the error itself.
+
+    Passwords are masked.
+    """
+    causes = list(_causes(error))
+    network = [cause for cause in causes if isinstance(cause, OSError | HTTPError)]
+    databases = [cause.orig for cause in causes if isinstance(cause, DBAPIError) and cause.orig is not None]
+    root = (network or databases or [error])[-1]
     lines = str(getattr(root, "strerror", None) or root).strip().splitlines()
     return _CREDENTIALS.sub("://***@", lines[0]) if lines else type(root).__name__
 

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from tuner.errors import IntegrityError, ServiceError, Unreachable, without_password
 from tuner.jobs.job_folder import JobFolder
-from tuner.storage.database_url import sqlite_file
+from tuner.storage.database_url import file_id
 from tuner.storage.events import Entry, JobDescribed, State, TrialBegun
 from tuner.storage.file_lock import AlreadyLocked, exclusive
 from tuner.storage.journal import Line, read_from
@@ -84,9 +84,8 @@ class Writer:
         self._arms: list[str] = []
         self._in_doubt = 0
         """Length of the journal's part that may have been sent without a note, in bytes from its start."""
-        self._file = sqlite_file(uri)
         self._file_id: int | None = None
-        """Inode of the file, as of the last time that something was sent."""
+        """Of the SQLite file that the client has open, if something was sent to it."""
         self._files = 1
         """How many files there were at the path."""
         self._client = connect(uri)
@@ -119,14 +118,14 @@ class Writer:
                 # The tracker was set up again a moment ago.
                 self._restart()
                 self._send_all()
-            self._file_id = self._file_id or _inode(self._file)
+            self._file_id = self._file_id or file_id(self._uri)
 
     def _follow_the_file(self) -> None:
         """Connect again if another file is at the path of the tracker's SQLite file: the open one is a removed one.
 
         MLflow keeps its connection for each URI as long as the process lives, so the path gets another spelling.
         """
-        if self._file is None or self._file_id is None or _inode(self._file) == self._file_id:
+        if self._file_id in (None, file_id(self._uri)):
             return
         self._client = connect(self._uri.replace("///", "///" + "/." * self._files, 1))
         self._files, self._file_id = self._files + 1, None
@@ -380,13 +379,6 @@ class Writer:
             if found := self._find_experiment():
                 return found
             raise
-
-
-def _inode(file: Path | None) -> int | None:
-    try:
-        return None if file is None else file.stat().st_ino
-    except OSError:
-        return None
 
 
 def _metrics(number: int, step: Step) -> list[Metric]:
