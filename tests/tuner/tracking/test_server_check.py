@@ -71,7 +71,10 @@ def test_a_store_that_is_not_there_yet_is_accepted_and_not_made(tmp_path: Path) 
     [
         (optunas, "its version v3.2.0.a is of a newer MLflow or of another program; name another database"),
         (version("ffffffffffff"), "its version ffffffffffff is of a newer MLflow or of another program"),
-        (version("0584bdc529eb"), "is of an older MLflow than .*; make a copy of it, then run: mlflow db upgrade sqlite"),
+        (
+            version("0584bdc529eb"),
+            "is of an older MLflow than .*; make a copy of it, then run: mlflow db upgrade sqlite",
+        ),
         (version(None), "is of an older MLflow than"),
         (damaged, "cannot be read: file is not a database; name another one in tracking.uri"),
     ],
@@ -99,7 +102,9 @@ def test_studies_are_not_put_into_mlflows_database(file: Path) -> None:
 def test_a_deleted_experiment_is_named_with_two_ways_out(file: Path) -> None:
     with pytest.raises(ServiceError, match="experiment 'gone' was deleted; restore it with: ") as refused:
         check_tracker(f"sqlite:///{file}", "gone")
-    assert "mlflow experiments restore --experiment-id 2; or name another one in tracking.experiment" in str(refused.value)
+    assert "mlflow experiments restore --experiment-id 2; or name another one in tracking.experiment" in str(
+        refused.value
+    )
 
 
 def test_a_kind_of_database_whose_package_is_not_installed_is_named() -> None:
