@@ -3,6 +3,7 @@
 TunerError                       1  (the root of the tree)
 ├── SpecError                    2  the spec or the command line is wrong
 ├── ServiceError                 3  a cluster, tracker or storage is unreachable or refuses us
+│   └── Unreachable                 … and a later try may succeed
 ├── NotFound                     4  no such job, trial or file
 ├── IntegrityError               5  a file is altered, truncated or too new; or a result is not reproduced
 ├── GateError                    6  the verdict does not meet ``--fail-unless``
@@ -34,6 +35,10 @@ class ServiceError(TunerError):
     """A cluster, tracker or storage is unreachable, or refuses us."""
 
     exit_code = 3
+
+
+class Unreachable(ServiceError):
+    """A service does not answer, or cannot work at the moment. The same call may succeed later."""
 
 
 class NotFound(TunerError):

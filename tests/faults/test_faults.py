@@ -522,8 +522,10 @@ def test_sync_sends_a_job_whose_tracker_stayed_down(
         assert ended.code == 0, ended.err
         assert f"tuner sync {where.job.id} sends the rest" in ended.err
         assert json.loads(where.job.leaderboard.read_text())["state"] == "finished"
+        assert "MLflow runs or registered model are not complete" in where.tuner("leaderboard").err
         mlflow_server.start()
         assert where.tuner("sync").code == 0
+        assert "not complete" not in where.tuner("leaderboard").err
         check_as_undisturbed(where, undisturbed)
 
 
@@ -540,3 +542,79 @@ def test_a_job_survives_a_database_that_is_stopped_abruptly_for_15_seconds(
         ended = where.ended(process)
         assert ended.code == 0, ended.err
         check_as_undisturbed(where, undisturbed)
+
+
+def forget(file: Path) -> None:
+    file.unlink()
+
+
+def overwrite(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(4096)
+        opened.write(bytes(file.stat().st_size - 4096))
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", [overwrite, truncate, empty, forget])
+def test_the_studies_file_is_damaged_while_the_job_runs(
+    where: Place, undisturbed: tuple[Place, Record], damage: Callable[[Path], None]
+) -> None:
+    process = begin(where, ALL_EPOCHS // 8)
+    damage(where.home.studies)
+    ended = where.ended(process)
+    assert ended.code == 0, ended.err
+    assert "once that is mended" not in ended.err
+    assert "sends the rest" not in ended.err
+    check_as_undisturbed(where, undisturbed)
+
+
+@pytest.mark.faults
+def test_mlflows_file_is_removed_while_the_job_runs(where: Place, undisturbed: tuple[Place, Record]) -> None:
+    process = begin(where, ALL_EPOCHS // 8)
+    wait_for(where.job.tracked.exists, process)
+    where.home.tracking_store.unlink()
+    ended = where.ended(process)
+    assert ended.code == 0, ended.err
+    assert "warning" not in ended.err
+    check_as_undisturbed(where, undisturbed)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("delay_s", [0.0, 0.4, 1.2])
+def test_everything_is_killed_while_the_results_are_published(
+    where: Place, undisturbed: tuple[Place, Record], delay_s: float
+) -> None:
+    process = begin(where, ALL_EPOCHS - 1)
+    wait_for(lambda: b'"state": "finished"' in where.job.journal.read_bytes(), process)
+    time.sleep(delay_s)
+    kill_all(where, process)
+    assert where.job.state() == "finished"
+    warned = "the job has finished, but its report, exports" in where.tuner("leaderboard").err
+    assert warned == where.job.unpublished.exists()
+    assert warned or delay_s > 0
+    ended = where.tuner("resume")
+    assert ended.code == (0 if warned else 2), ended.err
+    assert not where.job.unpublished.exists()
+    check_as_undisturbed(where, undisturbed)
+    assert {file.stem for file in (where.job.path / "exports").iterdir()} == {"adam_l2", "noam"}
+    assert where.tuner("reproduce", "models:/tiny@champion").code == 0
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_two_signals_end_the_job_at_once_and_it_is_resumed(
+    where: Place, undisturbed: tuple[Place, Record], number: int
+) -> None:
+    process = begin(where)
+    for _ in range(2):
+        process.send_signal(number)
+    ended = where.ended(process)
+    assert ended.code == 128 + number, ended.err
+    assert "Traceback" not in ended.err
+    assert where.processes_left() == []
+    resumed(where)
+    check_as_undisturbed(where, undisturbed)

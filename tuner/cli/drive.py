@@ -49,7 +49,7 @@ def drive(
     from tuner.driver.context import Context
     from tuner.driver.driver import Extension, NewRound
     from tuner.driver.driver import drive as drive_job
-    from tuner.errors import DriverLost
+    from tuner.errors import DriverLost, Interrupted
     from tuner.jobs.job_folder import JobFolder
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.terminal import choose_view
@@ -62,7 +62,12 @@ def drive(
     try:
         with _stoppable() as stop:
             context = Context(Workspace(home), JobFolder(folder), scratch, choose_view(quiet), stop)
-            drive_job(context, data_path, more)
+            try:
+                drive_job(context, data_path, more)
+            except KeyboardInterrupt:
+                # The second signal. What was sent to no store yet is in the journal.
+                job, number = context.folder.id, stop.signal_number or signal.SIGINT
+                raise Interrupted(f"job {job} was interrupted; resume it with: tuner resume {job}", number) from None
     except DriverLost as lost:
         # This is not an error yet: the supervisor starts another driver.
         click.echo(f"warning: {lost}", err=True)
@@ -111,6 +116,14 @@ def drive_to_its_end(
     code = supervise(folder, options, 60 * spec.resources.silent_minutes, lambda text: click.echo(text, err=True))
     if code:
         raise click.exceptions.Exit(code)
+    _show_result(folder, home, output)
+
+
+def finish_publishing(workspace: "Workspace", folder: "JobFolder", home: Path | None, output: str) -> None:
+    """Complete what a finished job lacks, and print the job's result. Nothing is trained. Arguments are as above."""
+    from tuner.driver.repair import send_all
+
+    send_all(workspace, folder, lambda text: click.echo(text, err=True))
     _show_result(folder, home, output)
 
 

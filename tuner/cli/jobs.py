@@ -71,6 +71,7 @@ def status(job: str, home: Path | None, output: str) -> None:
         title=f"{current.job}: {current.state}" + (f" ({current.reason.splitlines()[0]})" if current.reason else ""),
     )
     lines = [("held by", current.holder), ("waits", current.waits or None)]
+    lines += [("lacks", f"{current.lacks}; finish them with: tuner resume {current.job}" if current.lacks else None)]
     lines += [("spent", f"{duration(current.spent_s)}, {duration(current.trained_s)} of training")]
     lines += [("left", None if current.left_s is None else f"about {duration(current.left_s)}")]
     for label, text in lines:
@@ -95,8 +96,11 @@ def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: st
     from tuner.jobs.workspace import Workspace
     from tuner.verdict.ranking import job_results
 
-    board = job_results(find_job(Workspace.find(home), job)).board
+    folder = find_job(Workspace.find(home), job)
+    board = job_results(folder).board
     show_board(board, output)
+    if lacks := folder.lacks(board.state):
+        click.echo(f"warning: the job has finished, but {lacks}; finish them with: tuner resume {folder.id}", err=True)
     if fail_unless == "beats" and not board.beaten:
         raise GateError(f"no variant of {board.job} is shown to beat {board.baseline}")
 
@@ -107,29 +111,14 @@ def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: st
 @home_option
 def sync(job: str, home: Path | None) -> None:
     """Send JOB's missing data to MLflow, the studies and the database. Write its report and exports again."""
-    from tuner.export.job_winner import register_winner
+    from tuner.driver.repair import send_all
     from tuner.jobs.find import find_job
-    from tuner.jobs.replication import replicate_once
-    from tuner.jobs.request import spec_of, storage_of
     from tuner.jobs.workspace import Workspace
-    from tuner.report.publish import publish
-    from tuner.search.study_database import StudyWriter
-    from tuner.tracking.background_sync import open_writer
-    from tuner.verdict.ranking import job_results
 
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
-    spec = spec_of(folder)
-    writer = open_writer(spec, workspace, folder)
-    writer.send()
-    if not folder.started()["simulate"]:
-        url = storage_of(spec, workspace)
-        StudyWriter(folder, url, durable=url != workspace.storage_url).send()
-    results = job_results(folder)
-    writer.attach(publish(results), folder.summary.read_text(encoding="utf-8"))
-    register_winner(writer, results, lambda text: click.echo(text, err=True))
-    replicate_once(folder)
-    click.echo(f"{folder.id}: {len(writer.runs)} runs in MLflow are up to date", err=True)
+    runs = send_all(workspace, folder, lambda text: click.echo(text, err=True))
+    click.echo(f"{folder.id}: {runs} runs in MLflow are up to date", err=True)
 
 
 @click.command(epilog="Example: tuner ui --port 5001")

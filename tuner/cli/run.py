@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tuner.cli.drive import data_options, drive_to_its_end, hours_options
+from tuner.cli.drive import data_options, drive_to_its_end, finish_publishing, hours_options
 from tuner.cli.output import (
     address_option,
     cluster_of,
@@ -70,7 +70,8 @@ def run(spec: Path, simulate: bool, data_path: str | None, home: Path | None, qu
 def resume(job: str, address: str | None, data_path: str | None, home: Path | None, quiet: bool, output: str) -> None:
     """Resume JOB after a stop, a crash or a failure you have fixed.
 
-    Every unfinished trial continues at its next epoch, with the same settings and the same MLflow run.
+    Every unfinished trial continues at its next epoch, with the same settings and the same MLflow run. If JOB has
+    finished and died before its report, exports or MLflow runs were complete, they are completed.
     """
     from tuner.driver.preflight import preflight
     from tuner.jobs.find import find_job
@@ -82,7 +83,11 @@ def resume(job: str, address: str | None, data_path: str | None, home: Path | No
         return
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
-    refuse_finished(folder.id, folder.state())
+    state = folder.state()
+    if folder.lacks(state):
+        finish_publishing(workspace, folder, home, output)
+        return
+    refuse_finished(folder.id, state)
     check_unchanged(folder)
     spec = spec_of(folder)
     if not folder.started()["simulate"]:

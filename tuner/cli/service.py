@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuner.cli.drive import data_options, drive_to_its_end, hours_options
+from tuner.cli.drive import data_options, drive_to_its_end, finish_publishing, hours_options
 from tuner.cli.output import (
     address_option,
     cluster_of,
@@ -155,7 +155,11 @@ def work(job: str | None, seeds: int | None, extend: bool, hours: float | None, 
 
     workspace = Workspace.find()
     folder = unpack_job(workspace, Path.cwd()) if job is None else find_job(workspace, job)
-    if seeds is None and not extend and folder.state() == "finished":
+    state = folder.state()
+    if seeds is None and not extend and folder.lacks(state):
+        finish_publishing(workspace, folder, None, "table")
+        return
+    if seeds is None and not extend and state == "finished":
         click.echo(f"{folder.id} is finished")
         return
     check_unchanged(folder)

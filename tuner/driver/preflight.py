@@ -7,11 +7,14 @@ from pathlib import Path
 from cluster.runtime import SHORT_FOLDERS, scratch_parent, usable_cpus, usable_gpus
 from trainables.file_store import S3
 from tuner.driver.cost import confirm_runs, search_trials
-from tuner.errors import ServiceError, SpecError
+from tuner.errors import ServiceError, SpecError, without_password
+from tuner.jobs.job_folder import STORAGE_VARIABLE
+from tuner.jobs.request import storage_of
 from tuner.jobs.workspace import Workspace
 from tuner.spec.search_spec import SearchSpec
+from tuner.storage.database_url import same_database
 from tuner.storage.shared_files import VARIABLE, check_writable, shared_root
-from tuner.tracking.background_sync import tracking_uri
+from tuner.tracking.background_sync import experiment_name, tracking_uri
 from tuner.tracking.server_check import check_tracker
 
 EPOCH_BYTES = 4096
@@ -31,10 +34,10 @@ def preflight(spec: SearchSpec, workspace: Workspace) -> None:
     """Refuse a job that could not run here.
 
     Raises:
-        SpecError: a trial needs more CPUs or GPUs than this machine has, the URL of a store is invalid, or no folder
-            for temporary files has a name short enough for sockets.
+        SpecError: a trial needs more CPUs or GPUs than this machine has, the URL of a store is invalid, studies and
+            tracker are to share a database, or no folder for temporary files has a name short enough for sockets.
         ServiceError: a disk has too little space, the place that ``TUNER_SHARED`` names cannot be written, or the
-            tracking server does not answer or refuses us.
+            tracker does not answer, refuses us or is not MLflow's; or its experiment was deleted.
     """
     _check_machine(spec)
     _check_scratch()
@@ -62,7 +65,9 @@ def _check_stores(spec: SearchSpec, workspace: Workspace, shared: str | None) ->
         check_writable(shared)
     _check_room(spec, workspace, shared)
     _check_storage(spec)
-    check_tracker(tracking_uri(spec, workspace))
+    tracker = tracking_uri(spec, workspace)
+    _check_apart(storage_of(spec, workspace), tracker)
+    check_tracker(tracker, experiment_name(spec))
 
 
 def _check_machine(spec: SearchSpec) -> None:
@@ -133,3 +138,12 @@ def _check_storage(spec: SearchSpec) -> None:
         ) from None
     except (ArgumentError, ValueError):
         raise SpecError(f"storage: {spec.storage!r} is no database URL; {STORAGES}") from None
+
+
+def _check_apart(storage: str, tracker: str) -> None:
+    """Refuse studies and a tracker in one database: each would take the other's version for its own."""
+    if same_database(storage, tracker):
+        raise SpecError(
+            f"storage ({STORAGE_VARIABLE}) and tracking.uri (MLFLOW_TRACKING_URI) name the same database,"
+            f" {without_password(tracker)}; Optuna and MLflow both keep a table alembic_version: give each its own"
+        )

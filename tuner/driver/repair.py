@@ -1,17 +1,21 @@
 """Finds and repairs what crashes left behind."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tuner.errors import IntegrityError
+from tuner.export.job_winner import register_winner
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.replication import replicate_once
-from tuner.jobs.request import spec_of
+from tuner.jobs.request import spec_of, storage_of
 from tuner.jobs.workspace import Workspace
+from tuner.report.publish import publish
+from tuner.search.study_database import StudyWriter
 from tuner.storage.events import JobStateChanged
 from tuner.storage.file_lock import locked
 from tuner.storage.journal import Journal
 from tuner.tracking.background_sync import open_writer
+from tuner.verdict.ranking import job_results
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,37 @@ def examine(workspace: Workspace) -> Iterator[Finding]:
             yield Finding(folder.id, "what ran it died; its runs still look as if they ran", f"{resume}, or --fix")
         elif state == "new":
             yield Finding(folder.id, "it was never begun", resume)
+        elif lacks := folder.lacks(state):
+            yield Finding(folder.id, lacks, resume)
+
+
+def send_all(workspace: Workspace, folder: JobFolder, announce: Callable[[str], None]) -> int:
+    """Send everything that the stores of a job lack, write its report and exports again, and register its winner.
+
+    Args:
+        workspace: the workspace with the job's folder.
+        folder: the job's folder. The job may be running.
+        announce: called with a line if the winner cannot be registered, or is not the champion.
+
+    Returns:
+        The number of its runs in MLflow.
+
+    Raises:
+        ServiceError: a store cannot be reached, or refuses us.
+    """
+    spec = spec_of(folder)
+    writer = open_writer(spec, workspace, folder)
+    writer.send()
+    if not folder.started()["simulate"]:
+        url = storage_of(spec, workspace)
+        StudyWriter(folder, url, durable=url != workspace.storage_url).send()
+    results = job_results(folder)
+    writer.attach(publish(results), folder.summary.read_text(encoding="utf-8"))
+    register_winner(writer, results, announce)
+    replicate_once(folder)
+    if results.record.state == "finished":
+        folder.unpublished.unlink(missing_ok=True)
+    return len(writer.runs)
 
 
 def close_crashed(workspace: Workspace, folder: JobFolder) -> None:

@@ -1,7 +1,7 @@
 """The session of a driver: it locks the job, reads its journal once, runs the followers, and closes everything."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from tuner.driver.job import Job
 from tuner.driver.prepare import Prepared
 from tuner.errors import DriverLost, Interrupted, ServiceError, without_password
 from tuner.export.job_winner import register_winner
-from tuner.jobs.follower import Follower
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.reading import Reading, read_and_recover
 from tuner.jobs.replication import Replicator, replicated
 from tuner.jobs.request import storage_of
 from tuner.report.publish import publish
 from tuner.search.study_database import StudyWriter, set_aside_if_damaged
+from tuner.storage.atomic_files import write_new
 from tuner.storage.events import Entry, JobStateChanged
 from tuner.storage.file_lock import FileLock, locked
 from tuner.storage.journal import Journal
@@ -114,6 +114,8 @@ def session(context: Context, prepared: Prepared, held: Held, studies: StudyWrit
         follower.start()
     try:
         yield job
+        # If this process dies after the job has finished, the file says that a resume has something to do.
+        write_new(folder.unpublished, "", force=True)
         journal.append(JobStateChanged("finished"))
         folder.forget_checkpoints()
     except DriverLost:
@@ -124,23 +126,28 @@ def session(context: Context, prepared: Prepared, held: Held, studies: StudyWrit
         # If the disk is full, the end of the job cannot be written either. The first error is the one that matters.
         with suppress(ServiceError):
             journal.append(JobStateChanged("interrupted" if was_stopped else "failed", str(error)))
-            _close(job, tracker, followers)
+            _close(job, tracker, studies)
         raise
-    _close(job, tracker, followers)
+    _close(job, tracker, studies)
 
 
-def _close(job: Job, tracker: BackgroundSync, followers: Sequence[Follower]) -> None:
+def _close(job: Job, tracker: BackgroundSync, studies: StudyWriter | None) -> None:
     folder, announce = job.context.folder, job.context.view.announce
     job.journal.close()
+    followers = [tracker.follower, *([] if studies is None else [studies.follower])]
     for follower in followers:
         follower.drain()
+    if studies is not None:
+        studies.finish()
     results = job_results(folder, job.record)
     files, description = publish(results), folder.summary.read_text(encoding="utf-8")
     tracker.finish(lambda writer: writer.attach(files, description))
     tracker.finish(lambda writer: register_winner(writer, results, announce))
-    for follower in followers:
-        if follower.problem:
-            announce(f"warning: {follower.problem}; nothing is lost: tuner sync {folder.id} sends the rest")
+    warnings = [lacks for follower in followers if (lacks := follower.warning(folder.id)) is not None]
+    for lacks in warnings:
+        announce(lacks)
+    if not warnings:
+        folder.unpublished.unlink(missing_ok=True)
 
 
 def _database(folder: JobFolder) -> Database | None:

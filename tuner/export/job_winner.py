@@ -44,7 +44,9 @@ def export_arm(results: JobResults, arm: str, file: Path, force: bool) -> Path:
 
 
 def register_winner(writer: "Writer", results: JobResults, announce: Callable[[str], None]) -> None:
-    """Register the winner of a job that has finished and was sent; announce it if its weights are gone.
+    """Register the winner of a job that has finished and was sent.
+
+    Announces that its weights are gone, or that somebody else's version stays the champion.
 
     Raises:
         ServiceError: the tracker, or the store of the weights, cannot be reached.
@@ -54,8 +56,8 @@ def register_winner(writer: "Writer", results: JobResults, announce: Callable[[s
     except (NotFound, IntegrityError) as error:
         announce(f"warning: no model is registered: {error}")
         return
-    if champion is not None:
-        register(writer, champion)
+    if champion is not None and (kept := register(writer, champion)):
+        announce(f"warning: {kept}")
 
 
 def champion_of(results: JobResults) -> Champion | None:

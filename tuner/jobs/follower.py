@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tuner.errors import ServiceError
+from tuner.errors import TunerError, Unreachable
 from tuner.storage.events import Entry
 
 FIRST_RETRY_S = 1.0
@@ -72,9 +72,19 @@ class Follower:
         self._news.set()
         self._thread.join(self._pace.patience_s)
         if self._thread.is_alive():
-            self.problem = self.problem or ServiceError(
+            self.problem = self.problem or Unreachable(
                 f"{self._name} did not take everything within {self._pace.patience_s:g} s"
             )
+
+    def warning(self, job: str) -> str | None:
+        """One line about what the store lacks, and what to do about it; None if it lacks nothing."""
+        if self.problem is None:
+            return None
+        if isinstance(self.problem, Unreachable):
+            return f"warning: {self.problem}; nothing is lost: tuner sync {job} sends the rest"
+        known = isinstance(self.problem, TunerError)
+        text = str(self.problem) if known else f"{type(self.problem).__name__}: {self.problem}"
+        return f"warning: {self._name} lacks a part of job {job}: {text}; once that is mended: tuner sync {job}"
 
     def _run(self) -> None:
         failing_since: float | None = None

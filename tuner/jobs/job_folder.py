@@ -72,6 +72,11 @@ class JobFolder:
         return self.path / "tracked.json"
 
     @property
+    def unpublished(self) -> Path:
+        """Exists from just before a job finishes until its report, exports, MLflow runs and model are complete."""
+        return self.path / "unpublished"
+
+    @property
     def report(self) -> Path:
         """The report, with pictures."""
         return self.path / "report.html"
@@ -172,6 +177,12 @@ class JobFolder:
         except IntegrityError:
             return "damaged"
         return state_of(record, self.owner()) if record.state == "running" else record.state
+
+    def lacks(self, state: str) -> str:
+        """What a job in this state lacks because its process died at its very end; empty if it lacks nothing."""
+        if state != "finished" or not self.unpublished.exists() or self.is_held_here:
+            return ""
+        return "its report, exports, MLflow runs or registered model are not complete"
 
     @property
     def is_held_here(self) -> bool:

@@ -130,9 +130,8 @@ def replicated(
             yield replicator, reading
         finally:
             replicator.drain()
-            if replicator.follower.problem is not None:
-                problem = replicator.follower.problem
-                announce(f"warning: {problem}; nothing is lost: tuner sync {folder.id} sends the rest")
+            if (lacks := replicator.follower.warning(folder.id)) is not None:
+                announce(lacks)
             elif folder.tracked.exists():
                 with suppress(ServiceError):
                     database.note_tracked(folder.id, folder.tracked.read_bytes())

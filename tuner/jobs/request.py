@@ -13,6 +13,7 @@ from tuner.spec.search_spec import SearchSpec, from_dict, from_document, to_dict
 from tuner.spec.strict_yaml import read
 from tuner.spec.trial_config import data_request
 from tuner.spec.user_code import names_code
+from tuner.storage.database_url import absolute, is_relative
 from tuner.storage.events import Outcome
 
 
@@ -29,7 +30,7 @@ def new_job(workspace: Workspace, spec: SearchSpec, spec_text: str, code: Path, 
     Raises:
         ServiceError: the folder, or the record in the database, cannot be written.
     """
-    name, start = beginning(spec, str(code), simulate)
+    name, start = beginning(_with_absolute_paths(spec), str(code), simulate)
     folder = workspace.new_job(name, spec_text, start)
     try:
         if database := folder.database():
@@ -39,6 +40,15 @@ def new_job(workspace: Workspace, spec: SearchSpec, spec_text: str, code: Path, 
         folder.forget()
         raise
     return folder
+
+
+def _with_absolute_paths(spec: SearchSpec) -> SearchSpec:
+    """The spec with absolute paths of SQLite files: the job may be resumed from another folder."""
+    tracking = spec.tracking
+    if tracking.uri is not None:
+        tracking = tracking.model_copy(update={"uri": absolute(tracking.uri)})
+    storage = None if spec.storage is None else absolute(spec.storage)
+    return spec.model_copy(update={"tracking": tracking, "storage": storage})
 
 
 def beginning(spec: SearchSpec, code: str, simulate: bool) -> tuple[str, dict[str, Any]]:
@@ -63,8 +73,11 @@ def spec_of(folder: JobFolder, data_path: str | None = None) -> SearchSpec:
 
 
 def storage_of(spec: SearchSpec, workspace: Workspace) -> str:
-    """URL of the studies' database: ``TUNER_STORAGE``, else the spec's ``storage``, else the workspace's file."""
-    return os.environ.get(STORAGE_VARIABLE) or spec.storage or workspace.storage_url
+    """URL of the studies' database: ``TUNER_STORAGE``, else the spec's ``storage``, else the workspace's file.
+
+    A relative path of an SQLite file is made absolute, from the current folder.
+    """
+    return absolute(os.environ.get(STORAGE_VARIABLE) or spec.storage or workspace.storage_url)
 
 
 def refuse_finished(job: str, state: str) -> None:
@@ -132,9 +145,13 @@ def check_unchanged(folder: JobFolder) -> None:
         document.value.setdefault("claim", "setting")
     _keep_factor(document.value, then["scheduler"]["reduction_factor"])
     now = to_dict(from_document(document, then["data"]["path"]))
-    # The start of the job may have changed these two.
+    # The start of the job may have changed these.
     then["data"]["path"] = now["data"]["path"] = None
     then["tracking"]["experiment"] = now["tracking"]["experiment"] = None
+    if is_relative(now["tracking"]["uri"]):
+        then["tracking"]["uri"] = now["tracking"]["uri"]
+    if is_relative(now["storage"]):
+        then["storage"] = now["storage"]
     changes = [f"{key} was {old!r} and is {new!r}" for key, old, new in _differences(then, now)]
     if changes:
         raise SpecError(

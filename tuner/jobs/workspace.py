@@ -15,8 +15,8 @@ from typing import Any
 from tuner.errors import IntegrityError, NotFound, ServiceError, did_you_mean
 from tuner.jobs.job_folder import SHARED, JobFolder
 from tuner.storage.atomic_files import write_atomically
+from tuner.storage.database_url import sqlite_url
 from tuner.storage.shared_files import shared_root
-from tuner.storage.sqlite_url import sqlite_url
 
 LATEST = "latest"
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")

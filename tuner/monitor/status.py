@@ -46,6 +46,7 @@ class Status:
         reason: why it failed or stopped, or None.
         holder: the process that runs it, or None.
         waits: why none of its trials runs; empty if one runs.
+        lacks: what a finished job lacks until it is resumed; empty if nothing.
         search, select, confirm: trials that ended, and that are planned.
         arms: counts per arm.
         metric: the name of the values in ``arms``.
@@ -60,6 +61,7 @@ class Status:
     reason: str | None
     holder: str | None
     waits: str
+    lacks: str
     search: tuple[int, int]
     select: tuple[int, int]
     confirm: tuple[int, int]
@@ -71,8 +73,11 @@ class Status:
     left_s: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**vars(self), "arms": [arm._asdict() for arm in self.arms]}
+        """Plain values; without ``lacks`` if nothing lacks."""
+        values = {**vars(self), "arms": [arm._asdict() for arm in self.arms]}
+        if not self.lacks:
+            del values["lacks"]
+        return values
 
 
 def overview(workspace: Workspace) -> list[Overview]:
@@ -111,6 +116,7 @@ def status(folder: JobFolder) -> Status:
         reason=record.reason,
         holder=None if owner is None else str(owner),
         waits="" if row is None or owner is None else row.summary.waits,
+        lacks=folder.lacks(state),
         search=stages[0],
         select=stages[1],
         confirm=stages[2],

@@ -103,7 +103,7 @@ class Service:
             SpecError: the job runs, or is finished.
         """
         status = self._idle(job)
-        if seeds is None:
+        if seeds is None and not status.get("lacks"):
             refuse_finished(status["job"], status["state"])
         return self._drive_again(status["job"], data_path, [] if seeds is None else ["--seeds", str(seeds)])
 

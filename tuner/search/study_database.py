@@ -6,6 +6,7 @@ as MLflow does. Optuna itself writes a trial in some twenty transactions; here a
 
 import itertools
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -30,21 +31,22 @@ from optuna.storages._rdb.models import (
 )
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, create_engine, insert, select, update
+from sqlalchemy import Connection, create_engine, insert, inspect, select, update
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-from tuner.errors import ServiceError, without_password
+from tuner.errors import ServiceError, Unreachable, without_password
 from tuner.jobs.follower import Follower, Pace
 from tuner.jobs.job_folder import JobFolder
 from tuner.search.distributions import from_search
 from tuner.search.study import RecordedTrial, as_optuna_trial, study_name
 from tuner.spec.arms import Arm, recorded_arms
 from tuner.spec.search_spec import SearchSpec, from_dict
+from tuner.storage.database_url import file_id, is_down, sqlite_file, sqlite_url
 from tuner.storage.events import Entry, EpochReported, JobDescribed, Stage, State, TrialBegun, TrialEnded
 from tuner.storage.journal import read_from
-from tuner.storage.sqlite_url import sqlite_url
 
+_log = logging.getLogger(__name__)
 PACE = Pace(pause_s=0.5, beat_s=10.0, longest_retry_s=10.0, give_up_s=15.0, patience_s=60.0)
 # The kernel would wait for minutes for a server that accepts no connection.
 os.environ.setdefault("PGCONNECT_TIMEOUT", "5")
@@ -86,12 +88,14 @@ class _Trial:
 class StudyWriter:
     """Writes the studies of a job into the database, from the job's journal.
 
-    The first ``send`` reads the whole journal. A study in the database that does not agree with it is written again.
+    The first ``send`` reads the whole journal. A study in the database that does not agree with it is written again. So
+    is everything if the database is an SQLite file that was removed, or that was damaged and can be set aside.
 
     Args:
         folder: the job's.
         url: SQLAlchemy URL of the database.
-        durable: whether every write waits for the disk.
+        durable: whether every write waits for the disk. Without it the file is the workspace's: it holds nothing that
+            journals do not hold, and it is set aside if it is damaged.
     """
 
     def __init__(self, folder: JobFolder, url: str, *, durable: bool) -> None:
@@ -100,6 +104,7 @@ class StudyWriter:
         self._url = url
         self._durable = durable
         self._storage: RDBStorage | None = None
+        self._file_id: int | None = None
         self._offset = 0
         self._spec: SearchSpec | None = None
         self._arms: dict[str, Arm] = {}
@@ -114,23 +119,66 @@ class StudyWriter:
         """
         if self._storage is None:
             self._storage = open_storage(self._url, durable=self._durable)
+            self._file_id = file_id(self._url)
 
     def send(self) -> None:
-        """Write everything new. If a study was deleted, write everything again.
+        """Write everything new. If a study was deleted, or the file is another one, write everything again.
 
         Raises:
             ServiceError: the database cannot be used, or the journal cannot be read.
         """
-        self.open()
-        if not self._folder.journal.exists():
-            return
+        if self._storage is not None and file_id(self._url) != self._file_id:
+            self._begin_again()
         try:
             self._send()
         except _StudyIsGone:
             self._offset, self._running, self._studies = 0, {}, {}
             self._send()
+        except ServiceError as error:
+            if not self._is_mended(error):
+                raise
+            self._send()
+
+    def finish(self) -> None:
+        """Once everything was sent, mend the workspace's own file if it has damage that no write has met.
+
+        An error becomes the follower's problem.
+        """
+        file = sqlite_file(self._url)
+        if self.follower.problem is not None or self._durable or file is None:
+            return
+        try:
+            self._set_aside(file)
+            self.send()
+        except ServiceError as error:
+            self.follower.problem = error
+
+    def _begin_again(self) -> None:
+        """Open the database anew at the next ``send``, and write everything again."""
+        if self._storage is not None:
+            self._storage.engine.dispose()
+        self._storage, self._offset, self._running, self._studies = None, 0, {}, {}
+
+    def _is_mended(self, error: ServiceError) -> bool:
+        """Set the workspace's own file aside if it is damaged; whether to try again."""
+        file = sqlite_file(self._url)
+        if self._durable or file is None:
+            return False
+        if not self._set_aside(file) and isinstance(error, Unreachable):
+            return False
+        self._begin_again()
+        return True
+
+    def _set_aside(self, file: Path) -> bool:
+        aside = set_aside_if_damaged(file)
+        if aside is not None:
+            _log.warning("warning: %s is damaged and now %s; the studies are rebuilt from the journal", file, aside)
+        return aside is not None
 
     def _send(self) -> None:
+        self.open()
+        if not self._folder.journal.exists():
+            return
         changed: dict[str, _Trial] = {}
         offset = self._offset
         # A change must not be lost if writing fails: state is kept only once all was written.
@@ -141,7 +189,8 @@ class StudyWriter:
         try:
             self._write(list(changed.values()))
         except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-            raise ServiceError(
+            kind = Unreachable if is_down(error) else ServiceError
+            raise kind(
                 f"the studies' database {without_password(self._url)} cannot be used: {_first_line(error)}"
             ) from error
         self._offset, self._running = offset, running
@@ -316,11 +365,24 @@ def open_storage(url: str, *, durable: bool = True) -> RDBStorage:
     if url.startswith("sqlite"):
         options["pool_events"] = [(partial(_set_up, durable), "connect")]
     try:
+        _refuse_mlflows(url)
         return RDBStorage(url, engine_kwargs=options)
     except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
+        kind = Unreachable if is_down(error) else ServiceError
+        raise kind(f"cannot open the studies' database {without_password(url)}: {_first_line(error)}") from error
+
+
+def _refuse_mlflows(url: str) -> None:
+    """Refuse MLflow's database before Optuna makes its tables there: both keep a table ``alembic_version``."""
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        return
+    engine = create_engine(url, poolclass=NullPool)
+    tables = set(inspect(engine).get_table_names())
+    if {"experiments", "runs", "alembic_version"} <= tables and "studies" not in tables:
         raise ServiceError(
-            f"cannot open the studies' database {without_password(url)}: {_first_line(error)}"
-        ) from error
+            f"storage: {without_password(url)} is MLflow's database, and Optuna cannot share it; name another one"
+        )
 
 
 def _set_up(durable: bool, connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:

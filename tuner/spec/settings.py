@@ -5,9 +5,9 @@ They are the budget, the sampler, the scheduler, the resources, the searches, th
 
 import itertools
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tuner.spec.experiment import Line
 from tuner.spec.messages import InvalidValue, shown
@@ -172,8 +172,23 @@ class SearchesSpec(Frozen):
         return self.at[-1]
 
 
+MOST_EXPERIMENT_NAME = 246
+"""MLflow's databases keep 256 characters, and a simulation adds ``-simulated``."""
+
+
+def _experiment(value: str) -> str:
+    if len(value) > MOST_EXPERIMENT_NAME:
+        raise InvalidValue(f"has {len(value)} characters; MLflow takes at most {MOST_EXPERIMENT_NAME} here")
+    return value
+
+
+ExperimentName = Annotated[Line, AfterValidator(_experiment)]
+
+
 class TrackingSpec(Frozen):
     """Where MLflow stores the runs."""
 
     uri: Line | None = Field(default=None, description="MLflow tracking URI; default: a local store")
-    experiment: Line | None = Field(default=None, description="MLflow experiment; default: the name of the spec")
+    experiment: ExperimentName | None = Field(
+        default=None, description="MLflow experiment; default: the name of the spec"
+    )

@@ -31,7 +31,8 @@ from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from tuner.errors import IntegrityError, ServiceError, without_password
+from tuner.errors import IntegrityError, ServiceError, Unreachable, without_password
+from tuner.storage.database_url import is_down
 from tuner.storage.file_lock import LockOwner, parse
 
 CONNECT_S = 5
@@ -206,7 +207,8 @@ class Database:
 def unusable(shown: str, error: SQLAlchemyError) -> ServiceError:
     """The error to show for a database that cannot be used."""
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return ServiceError(f"the database {shown} cannot be used: {lines[0] if lines else type(error).__name__}")
+    kind = Unreachable if is_down(error) else ServiceError
+    return kind(f"the database {shown} cannot be used: {lines[0] if lines else type(error).__name__}")
 
 
 def _row(row: Row[Any]) -> JobRow:

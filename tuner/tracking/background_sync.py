@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.errors import ServiceError
@@ -10,6 +11,7 @@ from tuner.jobs.follower import Follower, Pace
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
 from tuner.spec.search_spec import SearchSpec
+from tuner.storage.database_url import absolute, sqlite_file
 from tuner.tracking.moved_store import follow_move
 
 if TYPE_CHECKING:
@@ -23,13 +25,31 @@ def open_writer(spec: SearchSpec, workspace: Workspace, folder: JobFolder) -> "W
     from tuner.tracking.writer import Writer  # imports mlflow: seconds
 
     uri = tracker_to_open(spec, workspace)
-    experiment = spec.tracking.experiment or spec.name
-    return Writer(folder, uri, experiment, workspace.artifacts if uri == workspace.tracking_uri else None)
+    return Writer(folder, uri, experiment_name(spec), artifacts_of(uri, workspace))
 
 
 def tracking_uri(spec: SearchSpec, workspace: Workspace) -> str:
-    """Where a job is tracked: ``MLFLOW_TRACKING_URI`` wins over the spec, the spec over the workspace's store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or workspace.tracking_uri
+    """Where a job is tracked: ``MLFLOW_TRACKING_URI`` wins over the spec, the spec over the workspace's store.
+
+    A relative path of an SQLite file is made absolute, from the current folder.
+    """
+    return absolute(os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or workspace.tracking_uri)
+
+
+def experiment_name(spec: SearchSpec) -> str:
+    """The experiment of a job's runs."""
+    return spec.tracking.experiment or spec.name
+
+
+def artifacts_of(uri: str, workspace: Workspace) -> Path | None:
+    """Folder of the artifacts of a new experiment; None leaves the choice to a tracking server.
+
+    It is beside an SQLite file. For another database without a server it is in the workspace. MLflow itself would take
+    the current folder.
+    """
+    if (file := sqlite_file(uri)) is not None:
+        return workspace.artifacts if file == workspace.tracking_store else file.parent / "artifacts"
+    return None if uri.startswith(("http", "databricks")) else workspace.artifacts
 
 
 def tracker_to_open(spec: SearchSpec, workspace: Workspace) -> str:

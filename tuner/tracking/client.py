@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 # MLflow reads these variables when it is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -18,28 +17,34 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
+from alembic.util.exc import CommandError as AlembicError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.request_auth import registry
 from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestAuthProvider
 from requests.auth import HTTPBasicAuth
-from requests.exceptions import RequestException
-from sqlalchemy.exc import SQLAlchemyError
+from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema, RequestException, SSLError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from urllib3.exceptions import HTTPError
 
-from tuner.errors import ServiceError, without_password
+from tuner.errors import ServiceError, Unreachable, without_password
+from tuner.storage.database_url import is_down
 from tuner.tracking.credentials import password_is_in_a_file, tracking_credentials
+from tuner.tracking.server_check import check_database
 
 # The exception says what MLflow could not write. Its log would only add a traceback.
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 
-KNOCK_S = 5.0
-PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-UNREACHABLE = (MlflowException, RequestException, SQLAlchemyError, OSError)
+FAILURES = (MlflowException, RequestException, SQLAlchemyError, AlembicError, OSError)
+NEVER = (SSLError, InvalidURL, InvalidSchema, MissingSchema)
+"""Errors of the network that stay: a certificate that is not trusted, and no address at all."""
+NETWORK = (ConnectionError, TimeoutError, socket.gaierror, RequestException, HTTPError)
 LOST, REFUSED, FORBIDDEN = "RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED"
 """MLflow's error codes: no such run or experiment; a deleted run (among other causes); HTTP status 403."""
 THERE_ALREADY = "RESOURCE_ALREADY_EXISTS"
+INTERNAL, NOT_NOW = "INTERNAL_ERROR", ("TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED")
+"""What a server answers if its database is down, and if it is busy. A local store raises the first for anything."""
 _CREDENTIALS = re.compile(r"://[^/@\s]+@")
 
 
@@ -47,17 +52,17 @@ def connect(uri: str) -> Any:
     """A client of the tracker at a URI, and of the registered models there.
 
     Raises:
-        ServiceError: its database cannot be reached, or the file with the password cannot be read.
+        ServiceError: its database cannot be reached or is not MLflow's, or the file with the password cannot be read.
     """
     _use_password_file(uri)
     with tracker_errors(without_password(uri)):
-        _knock(uri)
+        check_database(uri)
         return MlflowClient(tracking_uri=uri)
 
 
 @contextmanager
 def tracker_errors(shown: str, what: str = "written") -> Iterator[None]:
-    """Raise errors of a tracker as ``ServiceError``.
+    """Raise errors of a tracker as ``ServiceError``, and as ``Unreachable`` if a later try may succeed.
 
     Args:
         shown: the tracker's URI without a password, for messages.
@@ -65,13 +70,14 @@ def tracker_errors(shown: str, what: str = "written") -> Iterator[None]:
     """
     try:
         yield
-    except UNREACHABLE as error:
+    except FAILURES as error:
         if isinstance(error, MlflowException) and error.error_code == FORBIDDEN:
             raise ServiceError(
                 f"MLflow at {shown} refuses us (403: {_reason(error)}); if this is not the name that it knows"
                 " itself by, start it with --allowed-hosts"
             ) from error
-        raise ServiceError(f"MLflow at {shown} cannot be {what}: {_reason(error)}") from error
+        kind = Unreachable if _may_pass(error, shown) else ServiceError
+        raise kind(f"MLflow at {shown} cannot be {what}: {_reason(error)}") from error
 
 
 @contextmanager
@@ -106,18 +112,30 @@ def _use_password_file(uri: str) -> None:
         os.environ["MLFLOW_TRACKING_AUTH"] = _PasswordFile.NAME
 
 
-def _knock(uri: str) -> None:
-    """Fail at once if a database is down. MLflow would wait for minutes."""
-    parts = urlsplit(uri)
-    port = PORTS.get(parts.scheme.partition("+")[0])
-    if port and parts.hostname:
-        socket.create_connection((parts.hostname, parts.port or port), KNOCK_S).close()
+def _may_pass(error: BaseException, shown: str) -> bool:
+    """Whether the same call may succeed later: the tracker does not answer, or cannot work at the moment."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, NEVER) for cause in causes):
+        return False
+    # MLflow calls every error of its own database temporary.
+    if any(isinstance(cause, DBAPIError) for cause in causes):
+        return is_down(error)
+    if isinstance(error, MlflowException) and error.error_code in NOT_NOW:
+        return True
+    if isinstance(error, MlflowException) and error.error_code == INTERNAL and shown.startswith("http"):
+        return True
+    return any(isinstance(cause, NETWORK) for cause in causes)
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the network's error, if there is one, otherwise of the error itself. Passwords are masked."""
-    network = [cause for cause in _causes(error) if isinstance(cause, OSError | HTTPError)]
-    root = network[-1] if network else error
+    """The first line of the network's or database's error, if there is one, otherwise of the error itself.
+
+    Passwords are masked.
+    """
+    causes = list(_causes(error))
+    network = [cause for cause in causes if isinstance(cause, OSError | HTTPError)]
+    databases = [cause.orig for cause in causes if isinstance(cause, DBAPIError) and cause.orig is not None]
+    root = (network or databases or [error])[-1]
     lines = str(getattr(root, "strerror", None) or root).strip().splitlines()
     return _CREDENTIALS.sub("://***@", lines[0]) if lines else type(root).__name__
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tuner.errors import NotFound, SpecError
 from tuner.tracking.run_changes import JOB
@@ -55,25 +55,47 @@ class Champion:
         return {**self.tags, CHECKSUM: self.sha256, ENDED: str(self.ended_ms)}
 
 
-def register(writer: "Writer", champion: Champion) -> None:
+def register(writer: "Writer", champion: Champion) -> str | None:
     """Register the winner of a job that has ended and was sent. Calling it again changes nothing.
+
+    Returns:
+        What to tell the user if somebody else's version keeps the alias, and how to hand the alias over.
 
     Raises:
         ServiceError: the tracker cannot be reached, or another process is sending.
     """
     with writer.exclusive() as client:
-        register_version(client, writer.runs[JOB], champion)
+        kept = register_version(client, writer.runs[JOB], champion)
+    if kept is None:
+        return None
+    name, code = champion.model, "from mlflow import MlflowClient as Client; Client().set_registered_model_alias"
+    return (
+        f"version {kept.theirs} of the model {name!r} was not registered by tuner and keeps the alias {ALIAS!r}; this"
+        f" job's winner is version {kept.ours}; to hand the alias over: MLFLOW_TRACKING_URI={writer.shown}"
+        f" python -c \"{code}('{name}', '{ALIAS}', '{kept.ours}')\""
+    )
 
 
-def register_version(client: Any, run: str, champion: Champion) -> None:
+class AliasKept(NamedTuple):
+    """The numbers of two versions: somebody else's, which keeps the alias, and the winner's."""
+
+    theirs: str
+    ours: str
+
+
+def register_version(client: Any, run: str, champion: Champion) -> AliasKept | None:
     """Make the champion a version of its model, and give it the alias; each at most once.
 
-    The alias stays with the winner of a job that ended later. It also stays where somebody has moved it since.
+    The alias stays with the winner of a job that ended later. It also stays where somebody has moved it since, and with
+    a version that tuner did not register.
 
     Args:
         client: MLflow's.
         run: id of the parent run.
         champion: what to register.
+
+    Returns:
+        The version of somebody else that keeps the alias, if there is one.
     """
     from tuner.tracking.client import there_already  # imports mlflow: seconds
 
@@ -88,10 +110,15 @@ def register_version(client: Any, run: str, champion: Champion) -> None:
         client.create_model_version(name, source, run, tags=champion.version_tags, description=champion.description)
         version = _only_version(client, run, champion)
     assert version is not None, "it was made"
-    if PROMOTED not in version.tags:
-        if _ended_before(client, champion):
-            client.set_registered_model_alias(name, ALIAS, version.version)
-        client.set_model_version_tag(name, version.version, PROMOTED, "true")
+    if PROMOTED in version.tags:
+        return None
+    holder = _alias_holder(client, name)
+    if holder is not None and holder.version != version.version and CHECKSUM not in holder.tags:
+        return AliasKept(str(holder.version), str(version.version))
+    if holder is None or int(holder.tags.get(ENDED, 0)) <= champion.ended_ms:
+        client.set_registered_model_alias(name, ALIAS, version.version)
+    client.set_model_version_tag(name, version.version, PROMOTED, "true")
+    return None
 
 
 def _model(client: Any, name: str) -> Any:
@@ -118,11 +145,10 @@ def _upload(client: Any, run: str, champion: Champion) -> None:
         client.log_artifacts(run, folder, champion.artifact_folder)
 
 
-def _ended_before(client: Any, champion: Champion) -> bool:
-    """Whether the version that has the alias, if any, is of a job that ended before the champion's."""
-    number = _model(client, champion.model).aliases.get(ALIAS)
-    there = [v for v in _versions(client, champion.model) if str(v.version) == str(number)]
-    return all(int(version.tags.get(ENDED, 0)) <= champion.ended_ms for version in there)
+def _alias_holder(client: Any, name: str) -> Any:
+    """The version that has the alias, or None."""
+    number = _model(client, name).aliases.get(ALIAS)
+    return next((version for version in _versions(client, name) if str(version.version) == str(number)), None)
 
 
 def named_version(client: Any, uri: str) -> Any:

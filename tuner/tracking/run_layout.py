@@ -1,6 +1,8 @@
 """How a job and its trials look in MLflow: names, tags, parameters, metrics and colours of runs, and the runs table."""
 
+import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +24,9 @@ METRICS: Mapping[str, str] = {
 """A field of an epoch's report, and MLflow's name of the metric."""
 RESULTS: Mapping[str, str] = {"test_acc": "test/acc", "test_loss": "test/loss"}
 """The same for the result of a confirm run."""
+MOST_PARAM, MOST_NAME, MOST_KEY = 6000, 240, 60
+"""How many characters MLflow keeps of a parameter's value, and of its name (250, less a number); and one key's part."""
+_NOT_IN_NAMES = re.compile(r"[^\w.\- ]")
 
 
 class RunLayout(NamedTuple):
@@ -71,7 +76,7 @@ def trial_run(event: TrialBegun, job: str, parent: str, arms: Sequence[str]) -> 
     }
     if event.search:
         tags["tuner.search"] = str(event.search)
-    return RunLayout(name, tags, {**event.hyper, "seed": event.seed})
+    return RunLayout(name, tags, {**{knob: _kept(value) for knob, value in event.hyper.items()}, "seed": event.seed})
 
 
 MODEL_TRAINING = "workflowType=machine_learning"
@@ -88,15 +93,36 @@ def run_page(run: str, experiment: str) -> str:
     return f"/#/experiments/{experiment}/runs/{run}?{MODEL_TRAINING}"
 
 
-def _flat(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """``section.key`` to value. Deeper values become JSON, because their keys may be no names that MLflow allows."""
+def _flat(value: Any, name: str = "", depth: int = 0) -> dict[str, Any]:
+    """One parameter for each option, as ``section.option``, and as ``arms.NAME.option`` for those of an arm.
+
+    A list of plain values is one parameter, as JSON, unless it is longer than MLflow keeps.
+    """
+    if isinstance(value, Mapping):
+        parts = {str(key): part for key, part in value.items() if depth < 2 or part is not None}
+    elif not isinstance(value, list):
+        return {name: _kept(value)}
+    elif any(isinstance(part, list | Mapping) for part in value) or len(json.dumps(value)) > MOST_PARAM:
+        parts = {
+            str(part["name"]) if isinstance(part, Mapping) and "name" in part else str(number): part
+            for number, part in enumerate(value)
+        }
+    else:
+        return {name: json.dumps(value)}
     flat: dict[str, Any] = {}
-    for section, values in sections.items():
-        pairs = values.items() if isinstance(values, Mapping) else [("", values)]
-        for key, value in pairs:
-            name = f"{section}.{key}" if key else section
-            flat[name] = json.dumps(value) if isinstance(value, list | Mapping) else value
+    for key, part in parts.items():
+        for inner, kept in _flat(part, _NOT_IN_NAMES.sub("_", key)[:MOST_KEY], depth + 1).items():
+            whole = ".".join(filter(None, (name, inner)))[:MOST_NAME]
+            # Two keys may differ only in what MLflow does not allow in a name.
+            numbered = (f"{whole}_{number}" for number in itertools.count(2))
+            flat[next(free for free in itertools.chain([whole], numbered) if free not in flat)] = kept
     return flat
+
+
+def _kept(value: Any) -> Any:
+    """A plain value, or a remark in place of one that MLflow would cut."""
+    size = len(str(value))
+    return value if size <= MOST_PARAM else f"{size} characters; see spec.yaml among the artifacts"
 
 
 def view(event: JobDescribed) -> str:

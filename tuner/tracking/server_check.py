@@ -1,41 +1,182 @@
-"""Checks over HTTP that a tracking server answers and accepts our credentials. It does not import mlflow."""
+"""Checks of a tracker that do not import mlflow: that it answers, accepts us, is MLflow's, and has our experiment."""
 
-from tuner.errors import ServiceError, SpecError, without_password
+import importlib.metadata
+import importlib.util
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from tuner.errors import ServiceError, SpecError, Unreachable, without_password
+from tuner.storage.database_url import PORTS, sqlite_file
 from tuner.tracking.credentials import tracking_credentials
 
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
 ANSWER_S = 5.0
+KNOCK_S = 5.0
 TRACKERS = ("http://", "https://", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+DELETED = "deleted"
+"""MLflow's word for the stage of a deleted run or experiment, which can be restored."""
+_REVISION = re.compile(r'^(down_)?revision = "(\w+)"', re.MULTILINE)
 
 
-def check_tracker(uri: str) -> None:
+def check_tracker(uri: str, experiment: str | None = None) -> None:
     """Check a tracker before a job starts. A tracker that fails later stops nothing.
 
     A tracker that is a file is created when it is first written.
 
+    Args:
+        uri: the tracker's.
+        experiment: the name of the job's experiment; None checks no experiment.
+
     Raises:
         SpecError: the URI is none of MLflow's kinds.
-        ServiceError: the server does not answer, or refuses us.
+        ServiceError: the tracker does not answer, refuses us, or is not MLflow's; or the experiment was deleted.
     """
     if not uri.startswith(TRACKERS):
         known = ", ".join(TRACKERS)
         raise SpecError(
             f"tracking.uri: {without_password(uri)!r} is no store that MLflow keeps; it begins with {known}"
         )
-    if not uri.startswith("http"):
+    if uri.startswith("http"):
+        _check_server(uri, experiment)
+    else:
+        check_database(uri, experiment)
+
+
+def deleted_experiment(shown: str, name: str, number: str) -> ServiceError:
+    """The error for an experiment that was deleted.
+
+    Args:
+        shown: the tracker's URI without a password.
+        name, number: the experiment's name and id.
+    """
+    return ServiceError(
+        f"MLflow at {shown}: experiment {name!r} was deleted; restore it with: MLFLOW_TRACKING_URI={shown}"
+        f" mlflow experiments restore --experiment-id {number}; or name another one in tracking.experiment of a new job"
+    )
+
+
+def check_database(uri: str, experiment: str | None = None) -> None:
+    """Check a tracker that is a database, unless it is a file that does not exist yet. Other trackers are not checked.
+
+    Raises:
+        SpecError: the package of this kind of database is not installed.
+        ServiceError: as ``check_tracker``.
+    """
+    file, kind = sqlite_file(uri), urlsplit(uri).scheme.partition("+")[0]
+    if kind not in (*PORTS, "sqlite") or (kind == "sqlite" and (file is None or not file.exists())):
         return
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError, NoSuchModuleError, OperationalError
+    from sqlalchemy.pool import NullPool
+
+    shown = without_password(uri)
+    try:
+        _knock(uri)
+        engine = create_engine(uri, poolclass=NullPool)
+        with engine.connect() as connection:
+            _check_schema(connection, shown)
+            if experiment is not None:
+                _check_experiment(connection, shown, experiment)
+    except (ImportError, NoSuchModuleError) as error:
+        raise SpecError(f"tracking.uri: {shown!r} needs a package that is not installed: {error}") from None
+    except (OSError, DBAPIError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        lines = str(getattr(cause, "strerror", None) or cause).strip().splitlines() or [type(cause).__name__]
+        way_out = "" if isinstance(error, OSError | OperationalError) else "; name another one in tracking.uri"
+        kind_of = ServiceError if way_out else Unreachable
+        raise kind_of(f"MLflow's database {shown} cannot be read: {lines[0]}{way_out}") from None
+
+
+def _knock(uri: str) -> None:
+    """Fail at once if a database is down. MLflow and SQLAlchemy would wait for minutes."""
+    parts = urlsplit(uri)
+    port = PORTS.get(parts.scheme.partition("+")[0])
+    if port and parts.hostname:
+        socket.create_connection((parts.hostname, parts.port or port), KNOCK_S).close()
+
+
+def _check_schema(connection: "Connection", shown: str) -> None:
+    """Refuse a database whose tables are not those of the installed MLflow. An empty one gets them."""
+    from sqlalchemy import inspect, text
+
+    tables = set(inspect(connection).get_table_names())
+    has_runs = {"experiments", "runs"} <= tables
+    if "alembic_version" not in tables:
+        found: list[str] = ["none"] if has_runs else []
+    else:
+        found = [str(row[0]) for row in connection.execute(text("SELECT version_num FROM alembic_version"))]
+    known = dict(_revisions())
+    heads = set(known) - set(known.values())
+    if set(found) <= heads:
+        return
+    here, its = importlib.metadata.version("mlflow"), ", ".join(found)
+    if has_runs and set(found) <= {*known, "none"}:
+        raise ServiceError(
+            f"MLflow's database {shown} is of an older MLflow than {here}, which is installed here; make a copy of it,"
+            f" then run: mlflow db upgrade {shown}"
+        )
+    raise ServiceError(
+        f"{shown} is no database of MLflow {here}, which is installed here: its version {its} is of a newer MLflow or"
+        " of another program; name another database in tracking.uri, or install that MLflow"
+    )
+
+
+def _revisions() -> Iterator[tuple[str, str]]:
+    """The revisions of MLflow's database: each one, and the one before it. The files of its migrations name them."""
+    found = importlib.util.find_spec("mlflow")
+    assert found is not None, "mlflow is installed"
+    for folder in found.submodule_search_locations or ():
+        for file in Path(folder, "store", "db_migrations", "versions").glob("*.py"):
+            pair = dict(_REVISION.findall(file.read_text(encoding="utf-8")))
+            if "" in pair:
+                yield pair[""], pair.get("down_", "")
+
+
+def _check_experiment(connection: "Connection", shown: str, name: str) -> None:
+    from sqlalchemy import inspect, text
+
+    if "experiments" not in inspect(connection).get_table_names():
+        return
+    wanted = text("SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = :name")
+    for number, stage in connection.execute(wanted, {"name": name}):
+        if stage == DELETED:
+            raise deleted_experiment(shown, name, str(number))
+
+
+def _check_server(uri: str, experiment: str | None) -> None:
     import requests
 
+    shown = without_password(uri)
+    page, wanted = "get-by-name", {"experiment_name": experiment}
+    if experiment is None:
+        page, wanted = "get", {"experiment_id": "0"}
     auth = tracking_credentials()
-    page = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"
     try:
-        answer = requests.get(page, auth=auth, timeout=ANSWER_S)
+        answer = requests.get(
+            f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/{page}", params=wanted, auth=auth, timeout=ANSWER_S
+        )
     except (requests.RequestException, ValueError) as error:
         # ValueError: requests raises it for some invalid host names.
-        raise ServiceError(
-            f"MLflow at {without_password(uri)} cannot be reached ({type(error).__name__}); is it up?"
-        ) from None
+        raise ServiceError(f"MLflow at {shown} cannot be reached ({type(error).__name__}); is it up?") from None
+    said = f"{answer.status_code} {answer.reason}"
     if answer.status_code in (401, 403):
         allowed = "; if it runs behind another name, start it with --allowed-hosts" if answer.status_code == 403 else ""
-        raise ServiceError(
-            f"MLflow at {without_password(uri)} refuses us ({answer.status_code} {answer.reason}){allowed}"
-        )
+        raise ServiceError(f"MLflow at {shown} refuses us ({said}){allowed}")
+    if answer.status_code >= 500:
+        # It may be up again before anything is sent.
+        return
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"experiment", "error_code"} & found.keys():
+        raise ServiceError(f"{shown} answers, but not as MLflow does ({said}); is tracking.uri the address of MLflow?")
+    there = found.get("experiment", {})
+    if there.get("lifecycle_stage") == DELETED:
+        raise deleted_experiment(shown, str(there.get("name")), str(there.get("experiment_id")))

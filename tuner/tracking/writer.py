@@ -2,7 +2,8 @@
 
 The writer reads the journal file itself. A note beside the journal says how much MLflow has. So a tracker that is down
 stops nothing and loses nothing: the next writer continues where the last one ended. If the note is lost or does not
-fit the journal, the writer starts again from the beginning.
+fit the journal, the writer starts again from the beginning. It does so too if the tracker does not know the job's run:
+somebody has set up another one at its address.
 
 Each trial has one run and each step one row, whatever died in between. Where an event may have been sent before, the
 writer searches for the run by its tags before it creates one, and reads the run's steps before it sends more. The time
@@ -18,14 +19,16 @@ from typing import Any
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from tuner.errors import IntegrityError, ServiceError, without_password
+from tuner.errors import IntegrityError, ServiceError, Unreachable, without_password
 from tuner.jobs.job_folder import JobFolder
+from tuner.storage.database_url import file_id
 from tuner.storage.events import Entry, JobDescribed, State, TrialBegun
 from tuner.storage.file_lock import AlreadyLocked, exclusive
 from tuner.storage.journal import Line, read_from
 from tuner.tracking.client import LOST, REFUSED, connect, tracker_errors
 from tuner.tracking.run_changes import JOB, Change, Step, fold
 from tuner.tracking.run_layout import METRICS, RESULTS, VIEW, job_run, metrics, trial_run, view
+from tuner.tracking.server_check import DELETED, deleted_experiment
 from tuner.tracking.sync_state import SyncState, load, save
 
 RUNNING = "RUNNING"
@@ -70,7 +73,9 @@ class Writer:
 
     def __init__(self, job: JobFolder, uri: str, experiment: str, artifacts: Path | None) -> None:
         self._job = job
-        self._shown = without_password(uri)
+        self._uri = uri
+        self.shown = without_password(uri)
+        """The tracking URI without a password."""
         self._experiment_name = experiment
         self._artifacts = artifacts
         self._note = SyncState()
@@ -79,6 +84,10 @@ class Writer:
         self._arms: list[str] = []
         self._in_doubt = 0
         """Length of the journal's part that may have been sent without a note, in bytes from its start."""
+        self._file_id: int | None = None
+        """Of the SQLite file that the client has open, if something was sent to it."""
+        self._files = 1
+        """How many files there were at the path."""
         self._client = connect(uri)
 
     def send(self) -> None:
@@ -89,23 +98,64 @@ class Writer:
             IntegrityError: the journal is damaged. The part before the damage was sent.
         """
         with self._alone(), self._explained():
+            self._follow_the_file()
             note = load(self._job.tracked)
             if note != self._note:
                 self._note = note
                 self._doubt()
-            if self._note.tracker != self._shown:
+            if self._note.tracker != self.shown:
                 self._restart()
             elif not self._note.fits(self._job.journal):
                 self._delete_lost()
+                self._restart()
+            elif not self._has_job_run():
                 self._restart()
             try:
                 self._send_all()
             except MlflowException as error:
                 if error.error_code != LOST or not self._note.offset:
                     raise
-                # The runs of the note are gone: somebody has set up a new tracker.
+                # The tracker was set up again a moment ago.
                 self._restart()
                 self._send_all()
+            self._file_id = self._file_id or file_id(self._uri)
+
+    def _follow_the_file(self) -> None:
+        """Connect again if another file is at the path of the tracker's SQLite file: the open one is a removed one.
+
+        MLflow keeps its connection for each URI as long as the process lives, so the path gets another spelling.
+        """
+        if self._file_id in (None, file_id(self._uri)):
+            return
+        self._client = connect(self._uri.replace("///", "///" + "/." * self._files, 1))
+        self._files, self._file_id = self._files + 1, None
+        self._steps.clear()
+
+    def _has_job_run(self) -> bool:
+        """Whether the tracker still has the parent run of the note, if the note has one.
+
+        Raises:
+            ServiceError: the run, or its experiment, was deleted, and can be restored.
+        """
+        if JOB not in self._note.runs:
+            return True
+        try:
+            info = self._client.get_run(self._note.runs[JOB]).info
+        except MlflowException as error:
+            if error.error_code != LOST:
+                raise
+            return False
+        if info.lifecycle_stage == DELETED:
+            self._refuse_deleted_experiment(self._client.get_experiment(info.experiment_id))
+            raise ServiceError(
+                f"MLflow at {self.shown}: the run of job {self._job.id} was deleted; restore it with:"
+                f" MLFLOW_TRACKING_URI={self.shown} mlflow runs restore --run-id {info.run_id}"
+            )
+        return True
+
+    def _refuse_deleted_experiment(self, found: Any) -> None:
+        if found.lifecycle_stage == DELETED:
+            raise deleted_experiment(self.shown, found.name, found.experiment_id)
 
     def attach(self, files: Mapping[str, Path], description: str) -> None:
         """Attach files and a description to the parent run.
@@ -143,14 +193,14 @@ class Writer:
             with exclusive(self._job.tracked.with_suffix(".lock"), ALONE_S):
                 yield
         except AlreadyLocked as other:
-            raise ServiceError(
+            raise Unreachable(
                 f"another process is sending job {self._job.id} to MLflow ({other.owner}); try again later"
             ) from None
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
-            with tracker_errors(self._shown):
+            with tracker_errors(self.shown):
                 yield
         except ServiceError:
             # Nobody knows whether the call succeeded.
@@ -164,7 +214,7 @@ class Writer:
         self._in_doubt = journal.stat().st_size if journal.exists() else 0
 
     def _restart(self) -> None:
-        self._note = SyncState(tracker=self._shown)
+        self._note = SyncState(tracker=self.shown)
         self._doubt()
 
     def _send_all(self) -> None:
@@ -208,9 +258,13 @@ class Writer:
                 else:
                     self._client.set_terminated(run_id, status, end_time=change.ms)
         except MlflowException as error:
-            # The user may delete a run. The other runs still get their events.
-            if error.error_code != REFUSED or self._client.get_run(run_id).info.lifecycle_stage != "deleted":
+            # The user may delete a run. The other runs still get their events. A deleted experiment comes back whole.
+            if error.error_code != REFUSED:
                 raise
+            info = self._client.get_run(run_id).info
+            if info.lifecycle_stage != DELETED:
+                raise
+            self._refuse_deleted_experiment(self._client.get_experiment(info.experiment_id))
 
     def _log(self, run_id: str, change: Change, params: Sequence[Param], tags: Mapping[str, str]) -> None:
         there = self._steps_of(run_id) if change.steps else set()
@@ -309,7 +363,10 @@ class Writer:
 
     def _find_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self._experiment_name)
-        return str(found.experiment_id) if found else ""
+        if not found:
+            return ""
+        self._refuse_deleted_experiment(found)
+        return str(found.experiment_id)
 
     def _make_experiment(self) -> str:
         location = None if self._artifacts is None else self._artifacts.as_uri()
@@ -318,7 +375,7 @@ class Writer:
                 self._client.create_experiment(self._experiment_name, artifact_location=location, tags=MODEL_TRAINING)
             )
         except MlflowException:
-            # Another job may have created it a moment ago. If it was deleted, the search finds nothing.
+            # Another job may have created it a moment ago.
             if found := self._find_experiment():
                 return found
             raise

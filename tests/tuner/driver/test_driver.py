@@ -7,18 +7,21 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from mlflow import MlflowClient
 
 from tests.tuner.whole_jobs import SPEC, Ended, Place, mlflow_rows, mlflow_runs, place, wait_for
 from trainables.space import Plan
 from tuner.jobs.record import Record, Trial
 from tuner.jobs.request import spec_of
+from tuner.jobs.workspace import Workspace
 from tuner.spec.trial_config import round_seeds
 from tuner.storage.events import Stage, State
 from tuner.storage.journal import read
@@ -232,6 +235,51 @@ def test_a_tracker_that_was_never_there_is_filled_from_the_journal(copied: Place
     assert len(record.trials) == ARMS * TRIALS + ARMS * SEEDS
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_job_that_died_after_it_had_finished_says_so_and_a_resume_completes_it(copied: Place) -> None:
+    job, record = copied.job, copied.job.record()
+    assert not job.unpublished.exists(), "the job has ended well"
+    reports = {file: file.read_bytes() for file in (job.report, job.summary, job.leaderboard)}
+    exports = {file: file.read_bytes() for file in (job.path / "exports").iterdir()}
+    for file in (*reports, *exports, job.tracked, copied.home.tracking_store):
+        file.unlink()
+    job.unpublished.touch()
+    lacks = "its report, exports, MLflow runs or registered model are not complete"
+    way_out = f"finish them with: tuner resume {job.id}"
+    assert f"lacks:   {lacks}; {way_out}" in copied.tuner("status").out
+    assert json.loads(copied.tuner("status", "-o", "json").out)["lacks"] == lacks
+    assert f"warning: the job has finished, but {lacks}; {way_out}" in copied.tuner("leaderboard").err
+    found = copied.tuner("doctor")
+    assert (found.code, "not complete" in found.out) == (5, True)
+    ended = copied.tuner("resume")
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith(f"{job.id}: finished")
+    assert {file: file.read_bytes() for file in exports} == exports
+    assert all(file.exists() for file in reports)
+    assert check_books_agree(copied) == record
+    assert copied.tuner("export", "latest", "--best", "-o", "best.yaml").code == 0
+    assert MlflowClient(tracking_uri=copied.home.tracking_uri).get_model_version_by_alias("tiny", "champion")
+    for command in ("status", "leaderboard"):
+        said = copied.tuner(command)
+        assert "not complete" not in said.out + said.err
+    again = copied.tuner("resume")
+    assert (again.code, f"job {job.id} is finished" in again.err) == (2, True)
+
+
+def test_a_relative_tracker_is_one_file_from_every_folder(
+    tuner: Callable[..., Ended], home: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "spec.yaml").write_text(SPEC + "tracking: {uri: 'sqlite:///runs.db'}\n")
+    ended = tuner("run", "spec.yaml", "--simulate", "-q")
+    assert ended.code == 0, ended.err
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert tuner("sync").code == 0
+    assert list(Path().iterdir()) == []
+    assert {file.name for file in tmp_path.iterdir()} == {"artifacts", "elsewhere", "home", "runs.db", "spec.yaml"}
+    assert list((tmp_path / "artifacts").rglob("report.html"))
+
+
 def test_confirming_again_estimates_on_new_seeds_and_leaves_the_verdict(copied: Place) -> None:
     before = copied.job.record()
     ended = copied.tuner("confirm", "latest", "--seeds", "3", "-q")
@@ -266,6 +314,22 @@ def has_reported(where: Place) -> bool:
 LONG = SPEC.replace("epochs: 6", "epochs: 600").replace(
     "scheduler: {name: asha, first_rung: 2, reduction_factor: 2}\n", ""
 )
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.3])
+def test_a_second_sigterm_ends_a_search_at_once_and_it_can_be_resumed(tmp_path: Path, wait_s: float) -> None:
+    with place(tmp_path, LONG) as where:
+        process = where.start("run", "spec.yaml")
+        wait_for(lambda: has_reported(where), process)
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(wait_s)
+        ended = where.ended(process)
+        assert ended.code == 143, ended.err
+        assert "Traceback" not in ended.err
+        assert where.processes_left() == []
+        assert where.job.state() in ("interrupted", "crashed")
+        assert any(trial.epochs for trial in where.job.record().trials.values())
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,47 @@ def test_an_alias_that_somebody_moved_stays_where_it_is(
     assert champion_version(client) == "1"
 
 
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_a_version_of_somebody_else_stays_the_champion_until_it_is_handed_over(
+    champion: Champion, client: Any, run: str, tmp_path: Path, handed_over: bool
+) -> None:
+    client.create_registered_model(MODEL)
+    client.create_model_version(MODEL, f"runs:/{run}/model", run)
+    client.set_registered_model_alias(MODEL, ALIAS, "1")
+    for _ in range(2):
+        assert register_version(client, run, champion) == ("1", "2")
+        assert champion_version(client) == "1"
+    if handed_over:
+        client.set_registered_model_alias(MODEL, ALIAS, "2")
+    kept = register_version(client, run, other_job(champion, tmp_path, "later", 1))
+    assert (kept, champion_version(client)) == ((None, "3") if handed_over else (("1", "3"), "1"))
+    if handed_over:
+        assert register_version(client, run, champion) is None
+        assert champion_version(client) == "3"
+
+
+def test_the_run_says_that_somebody_elses_version_stays_and_how_to_hand_over(
+    searched: tuple[Place, Ended], store: Workspace, client: Any, run: str
+) -> None:
+    shutil.copytree(searched[0].job.path, store.path / "jobs" / searched[0].job.id)
+    folder, said = JobFolder(store.path / "jobs" / searched[0].job.id), list[str]()
+    client.create_registered_model(MODEL)
+    client.create_model_version(MODEL, f"runs:/{run}/model", run)
+    client.set_registered_model_alias(MODEL, ALIAS, "1")
+    writer = Writer(folder, store.tracking_uri, "job", store.artifacts)
+    writer.send()
+    register_winner(writer, job_results(folder), said.append)
+    (line,) = said
+    assert "version 1 of the model 'tiny' was not registered by tuner and keeps the alias 'champion'" in line
+    # The command in the message does what it says.
+    command = line.partition("to hand the alias over: ")[2]
+    code = command.partition(' -c "')[2].removesuffix('"')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", command.split(" ")[0].removeprefix("MLFLOW_TRACKING_URI="))
+        exec(code)
+    assert champion_version(client) == "2"
+
+
 def other_job(champion: Champion, folder: Path, name: str, later_ms: int) -> Champion:
     (folder / CONFIG).write_bytes(champion.files[CONFIG])
     content = read_export(folder / CONFIG).model_dump(mode="json", exclude={"sha256"}) | {"job": name}

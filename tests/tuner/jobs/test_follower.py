@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tuner.errors import ServiceError
+from tuner.errors import IntegrityError, ServiceError, Unreachable
 from tuner.jobs import follower as module
 from tuner.jobs.follower import Follower, NothingLeft, Pace
 from tuner.storage.events import Entry, JobStateChanged
@@ -193,3 +193,31 @@ def test_without_a_limit_drain_waits_for_a_slow_sender() -> None:
     follower.drain()
     assert done
     assert follower.problem is None
+
+
+@pytest.mark.parametrize(
+    ("problem", "line"),
+    [
+        (None, None),
+        (Unreachable("it is down"), "warning: it is down; nothing is lost: tuner sync job-1 sends the rest"),
+        (
+            ServiceError("it has other tables"),
+            "warning: the store lacks a part of job job-1: it has other tables; once that is mended: tuner sync job-1",
+        ),
+        (
+            IntegrityError("the journal is damaged"),
+            "warning: the store lacks a part of job job-1: the journal is damaged; once that is mended: "
+            "tuner sync job-1",
+        ),
+        (
+            KeyError("x"),
+            "warning: the store lacks a part of job job-1: KeyError: 'x'; once that is mended: tuner sync job-1",
+        ),
+    ],
+)
+def test_only_a_store_that_is_down_is_said_to_get_the_rest_by_a_sync(
+    problem: Exception | None, line: str | None
+) -> None:
+    follower = Follower("the store", Sender(), PACE)
+    follower.problem = problem
+    assert follower.warning("job-1") == line

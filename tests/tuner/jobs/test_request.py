@@ -9,9 +9,10 @@ from tests.tuner.spec_texts import SPEC, more
 from tests.tuner.spec_texts import spec_of as checked
 from tuner.errors import IntegrityError, SpecError
 from tuner.jobs.job_folder import JobFolder
-from tuner.jobs.request import check_unchanged, new_job, spec_of
+from tuner.jobs.request import check_unchanged, new_job, spec_of, storage_of
 from tuner.jobs.workspace import Workspace
 from tuner.spec.search_spec import load
+from tuner.tracking.background_sync import artifacts_of, tracking_uri
 
 FULL = SPEC + (
     "seed: 3\n"
@@ -178,3 +179,36 @@ def test_a_job_about_settings_of_an_older_version_can_continue_though_its_spec_w
     folder.spec.write_text(SPEC + "searches: 4\n")
     with pytest.raises(SpecError, match="changed since job"):
         check_unchanged(folder)
+
+
+def test_relative_databases_are_those_of_the_folder_the_job_was_started_in(
+    home: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SPEC + "storage: sqlite:///studies.db\ntracking: {uri: 'sqlite:///../runs.db'}\n"
+    (tmp_path / "one" / "two").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "one" / "two")
+    folder = job_of(home, text)
+    monkeypatch.chdir(tmp_path)
+    spec = spec_of(folder)
+    assert storage_of(spec, home) == f"sqlite:///{tmp_path}/one/two/studies.db"
+    assert tracking_uri(spec, home) == f"sqlite:///{tmp_path}/one/runs.db"
+    assert artifacts_of(tracking_uri(spec, home), home) == tmp_path / "one" / "artifacts"
+    check_unchanged(folder)
+    folder.spec.write_text(text.replace("sqlite:///studies.db", "sqlite:////other.db"))
+    with pytest.raises(SpecError, match=r"storage was .* and is 'sqlite:////other.db'"):
+        check_unchanged(folder)
+
+
+@pytest.mark.parametrize(
+    ("uri", "below"),
+    [("http://host", None), ("databricks", None), ("postgresql://h/db", "home"), ("sqlite:///runs.db", "")],
+)
+def test_artifacts_lie_beside_a_file_in_the_workspace_or_with_the_server(
+    home: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, below: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    found = artifacts_of(tracking_uri(checked(), home), home)
+    assert found == (None if below is None else tmp_path / below / "artifacts")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert artifacts_of(tracking_uri(checked(), home), home) == home.artifacts

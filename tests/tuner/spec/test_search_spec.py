@@ -379,6 +379,12 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         "storage",
         "password",
     ),
+    "an experiment's name that MLflow cannot keep": (
+        more(f"tracking: {{experiment: {'x' * 247}}}\n"),
+        13,
+        "tracking.experiment",
+        "has 247 characters; MLflow takes at most 246",
+    ),
     "password under an unknown key": (more("url: x://u:hunter2@h\n"), 13, "url", "password"),
     "an empty URL": (more("storage: ''\n"), 13, "storage", "must match"),
 }

@@ -1,6 +1,10 @@
 """The writer on a local store; what services do to it is in ``tests/faults/test_tracker.py``."""
 
+import itertools
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from tests.tuner.small_journals import Told, due, held
-from tuner.errors import IntegrityError, NotFound, ServiceError
+from tuner.errors import IntegrityError, NotFound, ServiceError, Unreachable
 from tuner.jobs.job_folder import JobFolder
 from tuner.tracking.colours import colour
 from tuner.tracking.sync_state import load, save
@@ -35,7 +39,7 @@ def client(store: str) -> Any:
 @pytest.fixture
 def told(tmp_path: Path, request: pytest.FixtureRequest) -> Told:
     """A job with two trials, one of them ended."""
-    told = Told(tmp_path / request.node.name)
+    told = Told(tmp_path / request.node.originalname)
     told.job()
     for arm in ("noam", "adam_l2"):
         told.trial(f"search/{arm}/0")
@@ -45,7 +49,7 @@ def told(tmp_path: Path, request: pytest.FixtureRequest) -> Told:
 
 
 def writer_of(folder: JobFolder, store: str) -> Writer:
-    return Writer(folder, store, "job", None)
+    return Writer(folder, store, "job", folder.path.parent / "artifacts")
 
 
 def finish(told: Told) -> None:
@@ -153,6 +157,127 @@ def test_a_long_trial_is_told_whole(told: Told, store: str, client: Any) -> None
     told.epochs("search/noam/1", 1, 300)
     writer_of(told.folder, store).send()
     assert held(client, told.folder) == due(told.folder)
+
+
+class Copy:
+    """An empty store of its own, which may be removed. The path has another spelling for each client: MLflow keeps the
+    connection of a URI, also to a file that is gone."""
+
+    def __init__(self, empty: Path, folder: Path) -> None:
+        self.file = folder / "mlflow.db"
+        self._empty = empty
+        self._spellings = itertools.count(100)
+        self.set_up()
+
+    def set_up(self) -> None:
+        """Set the store up, anew if it is there."""
+        self.file.unlink(missing_ok=True)
+        shutil.copyfile(self._empty, self.file)
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.file}"
+
+    def client(self) -> Any:
+        """A client of the file that is at the path now."""
+        return MlflowClient(tracking_uri=f"sqlite:///{'/.' * next(self._spellings)}{self.file}")
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def own(empty: Path, tmp_path: Path) -> Copy:
+    return Copy(empty, tmp_path)
+
+
+def test_a_store_that_was_set_up_anew_after_everything_was_sent_gets_everything_again(told: Told, own: Copy) -> None:
+    finish(told)
+    writer = writer_of(told.folder, own.uri)
+    writer.send()
+    before = dict(writer.runs)
+    own.set_up()
+    again = writer_of(told.folder, f"sqlite:////.{own.file}")
+    again.send()
+    again.attach({"report.md": told.folder.journal}, "the report")
+    assert held(own.client(), told.folder) == due(told.folder)
+    assert set(again.runs.values()).isdisjoint(before.values())
+
+
+@pytest.mark.parametrize("then", ["removed", "set up anew"])
+def test_a_store_whose_file_goes_while_it_is_written_gets_everything_again(told: Told, own: Copy, then: str) -> None:
+    writer = writer_of(told.folder, own.uri)
+    for _ in range(2):
+        writer.send()
+        own.file.unlink() if then == "removed" else own.set_up()
+        told.attempt("search/adam_l2/0", 2, 3)
+    finish(told)
+    writer.send()
+    writer.attach({"report.md": told.folder.journal}, "the report")
+    assert held(own.client(), told.folder) == due(told.folder)
+
+
+def test_a_deleted_experiment_is_named_and_once_restored_has_everything(told: Told, own: Copy) -> None:
+    writer = writer_of(told.folder, own.uri)
+    writer.send()
+    client, number = own.client(), load(told.folder.tracked).experiment
+    client.delete_experiment(number)
+    finish(told)
+    for each in (writer, writer_of(told.folder, own.uri)):
+        with pytest.raises(ServiceError, match="experiment 'job' was deleted; restore it with: ") as error:
+            each.send()
+        assert f"MLFLOW_TRACKING_URI={own.uri} mlflow experiments restore --experiment-id {number};" in str(error.value)
+        assert not isinstance(error.value, Unreachable)
+    client.restore_experiment(number)
+    writer.send()
+    assert held(client, told.folder) == due(told.folder)
+
+
+def test_an_experiment_that_is_deleted_between_two_parts_loses_none(
+    told: Told, own: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = writer_of(told.folder, own.uri)
+    writer.send()
+    client, number = own.client(), load(told.folder.tracked).experiment
+    told.epochs("search/adam_l2/0", 4, 4)
+    # The check at the beginning has passed; the first call finds the experiment deleted.
+    monkeypatch.setattr(writer, "_has_job_run", lambda: not client.delete_experiment(number))
+    with pytest.raises(ServiceError, match="experiment 'job' was deleted"):
+        writer.send()
+    monkeypatch.undo()
+    client.restore_experiment(number)
+    writer.send()
+    assert held(client, told.folder) == due(told.folder)
+
+
+def test_a_deleted_parent_run_is_named(told: Told, own: Copy) -> None:
+    writer = writer_of(told.folder, own.uri)
+    writer.send()
+    own.client().delete_run(writer.runs[""])
+    with pytest.raises(ServiceError, match=f"mlflow runs restore --run-id {writer.runs['']}"):
+        writer.send()
+    own.client().restore_run(writer.runs[""])
+    finish(told)
+    writer.send()
+    assert held(own.client(), told.folder) == due(told.folder)
+
+
+def test_a_store_that_is_busy_may_take_it_later_and_one_with_other_tables_may_not(told: Told, own: Copy) -> None:
+    writer = writer_of(told.folder, own.uri)
+    writer.send()
+    finish(told)
+    with closing(sqlite3.connect(own.file)) as other:
+        other.execute("drop table metrics")
+        other.commit()
+    with pytest.raises(ServiceError, match="no such table: metrics") as refused:
+        writer.send()
+    assert not isinstance(refused.value, Unreachable)
+    with pytest.raises(Unreachable, match="cannot be written"):
+        writer_of(told.folder, "http://127.0.0.1:9").send()
 
 
 class _Counting:

@@ -1,0 +1,114 @@
+"""A tracker is refused before a job starts if the job could never be sent there."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from tuner.errors import ServiceError, SpecError, Unreachable
+from tuner.search.study_database import open_storage
+from tuner.tracking.client import connect
+from tuner.tracking.server_check import check_tracker
+
+# mlflow and SQLAlchemy disagree about deprecations; that is theirs.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database, with an experiment and one that was deleted. Making one takes seconds."""
+    file = tmp_path_factory.mktemp("filled") / "mlflow.db"
+    client = MlflowClient(tracking_uri=f"sqlite:///{file}")
+    for name in ("kept", "gone"):
+        client.create_experiment(name)
+    client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
+    return file
+
+
+@pytest.fixture
+def file(filled: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copyfile(filled, tmp_path / "mlflow.db"))
+
+
+def version(number: str | None) -> Callable[[Path], None]:
+    """Gives the database another version."""
+
+    def alter(file: Path) -> None:
+        with closing(sqlite3.connect(file)) as database:
+            if number is None:
+                database.execute("drop table alembic_version")
+            else:
+                database.execute("update alembic_version set version_num = ?", (number,))
+            database.commit()
+
+    return alter
+
+
+def optunas(file: Path) -> None:
+    file.unlink()
+    optuna.create_study(storage=f"sqlite:///{file}")
+
+
+def damaged(file: Path) -> None:
+    file.write_bytes(b"no database " * 1000)
+
+
+@pytest.mark.parametrize("experiment", ["kept", "new", None])
+def test_a_store_of_the_installed_mlflow_is_accepted(file: Path, experiment: str | None) -> None:
+    check_tracker(f"sqlite:///{file}", experiment)
+
+
+def test_a_store_that_is_not_there_yet_is_accepted_and_not_made(tmp_path: Path) -> None:
+    check_tracker(f"sqlite:///{tmp_path}/new.db", "job")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("alter", "problem"),
+    [
+        (optunas, "its version v3.2.0.a is of a newer MLflow or of another program; name another database"),
+        (version("ffffffffffff"), "its version ffffffffffff is of a newer MLflow or of another program"),
+        (
+            version("0584bdc529eb"),
+            "is of an older MLflow than .*; make a copy of it, then run: mlflow db upgrade sqlite",
+        ),
+        (version(None), "is of an older MLflow than"),
+        (damaged, "cannot be read: file is not a database; name another one in tracking.uri"),
+    ],
+)
+def test_a_store_with_other_tables_is_refused_in_one_line(
+    file: Path, alter: Callable[[Path], None], problem: str
+) -> None:
+    alter(file)
+    before = file.read_bytes()
+    for refuse in (check_tracker, connect):
+        with pytest.raises(ServiceError, match=problem) as refused:
+            refuse(f"sqlite:///{file}")
+        assert "\n" not in str(refused.value)
+        assert not isinstance(refused.value, Unreachable)
+    assert file.read_bytes() == before
+
+
+def test_studies_are_not_put_into_mlflows_database(file: Path) -> None:
+    before = file.read_bytes()
+    with pytest.raises(ServiceError, match=r"storage: sqlite:.* is MLflow's database, and Optuna cannot share it"):
+        open_storage(f"sqlite:///{file}")
+    assert file.read_bytes() == before
+
+
+def test_a_deleted_experiment_is_named_with_two_ways_out(file: Path) -> None:
+    with pytest.raises(ServiceError, match="experiment 'gone' was deleted; restore it with: ") as refused:
+        check_tracker(f"sqlite:///{file}", "gone")
+    assert "mlflow experiments restore --experiment-id 2; or name another one in tracking.experiment" in str(
+        refused.value
+    )
+
+
+def test_a_kind_of_database_whose_package_is_not_installed_is_named() -> None:
+    with pytest.raises(SpecError, match=r"tracking.uri: 'mssql:///db' needs a package that is not installed"):
+        check_tracker("mssql:///db")
