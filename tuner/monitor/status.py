@@ -11,6 +11,7 @@ from tuner.jobs.record import Record
 from tuner.jobs.request import spec_of
 from tuner.jobs.workspace import Workspace
 from tuner.monitor.progress import ArmProgress, Progress
+from tuner.storage.events import Stage
 from tuner.storage.file_lock import lock_owner
 
 
@@ -102,7 +103,7 @@ def status(folder: JobFolder) -> Status:
     owner = lock_owner(folder.lock_file) or (None if row is None else row.holder)
     record = folder.record_so_far()
     spec, state = as_packed(spec_of(folder), folder), state_of(record, owner)
-    trained_s = sum(trial.seconds for trial in record.trials.values())
+    trained_s = sum(record.group(stage).seconds for stage in Stage)
     progress = Progress(spec, record, _at_once(record, trained_s))
     stages = progress.stages() if record.begun else ((0, 0), (0, 0), (0, 0))
     return Status(

@@ -104,7 +104,7 @@ class SearchSource:
         return [
             study
             for arm, study in self._studies.items()
-            if not epochs_are_spent(self._spec, self._record.of(Stage.SEARCH, arm, search=self._search))
+            if not epochs_are_spent(self._record, self._spec, arm, self._search)
         ]
 
     def _fewest(self) -> float:
@@ -153,6 +153,8 @@ class SearchSource:
         if self._given == 0 or self._search:
             return False
         now, arms, budget = self._clock(), len(self._turns), self._spec.budget
+        if budget.max_hours is None and budget.max_gpu_hours is None:
+            return False
         ages = [now - begun for begun in self._running.values()]
         ended = self._given - len(ages) - len(self._unfinished)
         # Running trials will get older: they raise the estimate, never lower it.

@@ -107,7 +107,7 @@ class SearchesSource:
         arms = self._without(search)
         # Before the last look, only an arm that an extension takes up again lacks a search that others have.
         behind = arms if search <= self._looked_at else [arm.name for arm in self._arms]
-        return bool(arms) and not any(self._record.of(Stage.SEARCH, arm, search=search) for arm in behind)
+        return bool(arms) and not any(self._record.group(Stage.SEARCH, arm, search=search).trials for arm in behind)
 
     def _without(self, search: int) -> list[str]:
         """The arms whose search of this number has not ended."""
