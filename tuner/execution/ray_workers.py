@@ -24,8 +24,8 @@ def start_actors(cpus: int, gpus: float) -> Callable[[], _Actor]:
         cpus: CPUs of each actor.
         gpus: GPUs of each actor: 0, a share below 1, or a whole number.
     """
-    trainable = ray.remote(num_cpus=cpus, num_gpus=gpus)(TrialTrainable)
-    return lambda: trainable.remote()
+    start: Callable[[], _Actor] = ray.remote(num_cpus=cpus, num_gpus=gpus)(TrialTrainable).remote
+    return start
 
 
 @dataclass(eq=False)

@@ -120,6 +120,8 @@ class SearchesSource:
         An extension has a cap of its own, in place of the spec's.
         """
         budget, gpus = self._spec.budget, self._spec.resources.gpus
+        if not self._record.extensions and budget.max_hours is None and budget.max_gpu_hours is None:
+            return False
         missing = sum(len(self._without(number)) for number in range(1, search + 1))
         one_s = statistics.fmean(self._costs() or [0.0]) * missing
         clock_s = self._clock() - self._started_at + one_s / self._concurrent
