@@ -1,6 +1,7 @@
 """A job's status at any moment: its state, its progress, the time spent, and what it waits for."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from tuner.jobs.record import Record
 from tuner.jobs.request import spec_of
 from tuner.jobs.workspace import Workspace
 from tuner.monitor.progress import ArmProgress, Progress
+from tuner.monitor.summaries import Summary, summaries
 from tuner.storage.events import Stage
 from tuner.storage.file_lock import lock_owner
 
@@ -84,7 +86,7 @@ def overview(workspace: Workspace) -> list[Overview]:
     """
     database = open_database(os.environ.get(STORAGE_VARIABLE))
     there = {row.id: row for row in database.jobs()} if database is not None else {}
-    found = [_overview(folder) for folder in workspace.jobs() if folder.id not in there]
+    found = [_overview(folder, one) for folder, one in summaries(workspace).items() if folder.id not in there]
     for row in there.values():
         state = "crashed" if row.summary.state == "running" and row.holder is None else row.summary.state
         found.append(Overview(row.id, state, row.ms, row.summary.arms, row.summary.trials, row.summary.waits))
@@ -124,16 +126,15 @@ def status(folder: JobFolder) -> Status:
     )
 
 
-def _overview(folder: JobFolder) -> Overview:
-    ms = 0
-    try:
-        ms = int(folder.started()["ms"])
-        record = folder.record_so_far()
-    except IntegrityError as error:
+def _overview(folder: JobFolder, summary: Summary | IntegrityError) -> Overview:
+    if isinstance(summary, IntegrityError):
         # One bad job must not hide the others.
-        return Overview(folder.id, "damaged", ms, problem=str(error))
-    state = state_of(record, folder.owner()) if record.state == "running" else record.state
-    return Overview(folder.id, state, ms, len(record.arms) if record.begun else 0, len(record.trials))
+        ms = 0
+        with suppress(IntegrityError):
+            ms = int(folder.started()["ms"])
+        return Overview(folder.id, "damaged", ms, problem=str(summary))
+    state = "crashed" if summary.state == "running" and folder.owner() is None else summary.state
+    return Overview(folder.id, state, summary.ms, summary.arms, summary.trials)
 
 
 def _at_once(record: Record, trained_s: float) -> float:
