@@ -20,7 +20,8 @@ from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.request import new_job
 from tuner.jobs.stop import StopRequest
 from tuner.jobs.workspace import Workspace
-from tuner.monitor.status import overview, status
+from tuner.monitor.overview import overview
+from tuner.monitor.status import status
 from tuner.monitor.terminal import Quiet
 from tuner.spec.search_spec import load
 from tuner.verdict.ranking import job_results
@@ -61,8 +62,8 @@ def measure(pairs: int, jobs: int = JOBS) -> Result:
         figures.append(Figure(f"tuner {title}, the whole command", "s of CPU", tuple(cpu for cpu, _ in spent)))
         figures.append(Figure(f"tuner {title}, the whole command", "s of wall time", tuple(wall for _, wall in spent)))
     how = (
-        f"A workspace with {jobs:,} finished jobs of two arms, 20 trials per arm and 12 epochs. The first list after the"
-        " jobs ended reads their journals and keeps their summaries; the figures are those of the lists after it."
+        f"A workspace with {jobs:,} finished jobs of two arms, with 20 trials per arm and 12 epochs. The first list"
+        " reads the journals and keeps their summaries. The figures are those of the lists after it."
     )
     return Result(how, details={"first_list_s_of_cpu": round(first_s, 2)}, figures=tuple(figures))
 

@@ -164,6 +164,25 @@ class Progress:
         return of_searches if searches else self._spec.confirm.seeds
 
 
+def arm_columns(metric: str) -> tuple[str, ...]:
+    """The headings of ``arm_cells``."""
+    return ("arm", "trials", "running", "pruned", "failed", "epochs", f"best {metric}", "confirmed")
+
+
+def arm_cells(arm: ArmProgress) -> tuple[str, ...]:
+    """An arm's progress as a table shows it."""
+    return (
+        arm.arm,
+        f"{arm.trials}/{arm.of}",
+        str(arm.running),
+        str(arm.pruned),
+        str(arm.failed),
+        str(arm.epochs),
+        "–" if arm.best is None else f"{arm.best:.4f}",
+        f"{arm.confirmed}/{arm.to_confirm}",
+    )
+
+
 def duration(seconds: float) -> str:
     """Seconds in words."""
     minutes, rest = divmod(round(seconds), 60)
