@@ -49,6 +49,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "control": Benchmark("benchmarks.control", "Overhead per trial"),
     "breakdown": Benchmark("benchmarks.breakdown", "Where the time of a search goes"),
     "growth": Benchmark("benchmarks.growth", "Time per trial as a search grows"),
+    "scale": Benchmark("benchmarks.scale", "A search of 100,000 trials"),
+    "reports": Benchmark("benchmarks.reports", "What a report costs the driver"),
+    "jobs": Benchmark("benchmarks.many_jobs", "Commands in a workspace of 1,000 jobs"),
     "aa": Benchmark("benchmarks.aa", "How often an arm beats itself", folder=Path("docs/results/aa")),
     "aa-real": Benchmark("benchmarks.aa_real", "An arm against itself in real jobs", folder=Path("docs/results/aa")),
 }

@@ -17,7 +17,7 @@ from tuner.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from tuner.monitor.status import Overview
+    from tuner.monitor.overview import Overview
     from tuner.verdict.leaderboard import Leaderboard
 
 
@@ -31,7 +31,7 @@ def list_jobs(home: Path | None, output: str) -> None:
     The jobs are those of the workspace, of the database in TUNER_STORAGE, or of a cluster.
     """
     from tuner.jobs.workspace import Workspace
-    from tuner.monitor.status import overview
+    from tuner.monitor.overview import overview
 
     jobs = overview(Workspace.find(home))
     for job in jobs:
@@ -57,9 +57,8 @@ def status(job: str, home: Path | None, output: str) -> None:
     """
     from tuner.jobs.find import find_job
     from tuner.jobs.workspace import Workspace
-    from tuner.monitor.progress import duration
+    from tuner.monitor.progress import arm_cells, arm_columns, duration
     from tuner.monitor.status import status as status_of
-    from tuner.monitor.terminal import arm_cells, arm_columns
 
     current = status_of(find_job(Workspace.find(home), job))
     if output == "json":

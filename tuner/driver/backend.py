@@ -11,7 +11,7 @@ from tuner.driver.prepare import Prepared
 from tuner.execution.capacity import Capacity, FairShare, FixedCapacity
 from tuner.execution.dispatcher import Dispatcher
 from tuner.execution.ray_executor import RayExecutor
-from tuner.execution.ray_workers import Workers
+from tuner.execution.ray_workers import Workers, start_actors
 from tuner.execution.simulator import Clock, Simulation, simulate
 from tuner.jobs.replication import Replicator
 from tuner.storage.file_lock import FileLock
@@ -42,7 +42,7 @@ class RayBackend(Backend):
         self._prepared = prepared
         self._replicator = replicator
         self._lock = lock
-        self._workers = Workers(resources.cpus, resources.gpus)
+        self._workers = Workers(start_actors(resources.cpus, resources.gpus))
 
     def clock(self) -> float:
         """Seconds of this machine."""

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from trainables.report import StepReport
 from tuner.errors import DriverLost, ServiceError
 from tuner.execution.capacity import Capacity
 from tuner.execution.dispatcher import CHECKPOINT_S, Attempt, Dispatcher
-from tuner.execution.ray_workers import Call, Worker, Workers
+from tuner.execution.ray_workers import Worker, Workers
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.stop import StopRequest
 from tuner.storage.events import Stage
@@ -81,11 +82,10 @@ class RayExecutor:
 
 @dataclass(frozen=True)
 class _Run:
-    """An attempt and its worker."""
+    """An attempt on a worker, and the dispatcher's name for it."""
 
     attempt_id: str
     attempt: Attempt
-    worker: Worker
 
 
 class _Loop:
@@ -94,7 +94,8 @@ class _Loop:
         self._workers = workers
         self._folder = folder
         self._cache = cache
-        self._calls: dict[Call, _Run] = {}
+        self._runs: dict[Worker, _Run] = {}
+        self._looked_at = -POLL_S
         self._ids = map(str, itertools.count())
 
     def start(self, most: int) -> None:
@@ -104,43 +105,42 @@ class _Loop:
             attempt = self._dispatcher.start(attempt_id)
             if attempt is None:
                 return
-            run = _Run(attempt_id, attempt, self._workers.take())
-            self._calls[run.worker.begin(self._config(attempt))] = run
+            worker = self._workers.take()
+            self._runs[worker] = _Run(attempt_id, attempt)
+            self._workers.begin(worker, self._config(attempt))
 
     def end_the_overdue(self) -> None:
-        """End the workers of attempts that take too long; their calls fail then."""
-        self._workers.poll()
-        for run in self._calls.values():
-            self._dispatcher.placed(run.attempt_id, waits=not run.worker.up)
+        """End the workers of attempts that take too long; their calls fail then. Looks once per ``POLL_S``."""
+        if time.monotonic() - self._looked_at < POLL_S:
+            return
+        self._looked_at = time.monotonic()
+        for worker, run in self._runs.items():
+            self._dispatcher.placed(run.attempt_id, waits=not worker.up)
         overdue = set(self._dispatcher.overdue())
-        for run in self._calls.values():
+        for worker, run in self._runs.items():
             if run.attempt_id in overdue:
-                ray.kill(run.worker.actor)
+                ray.kill(worker.actor)
 
     def poll(self) -> None:
         """Wait a moment for reports, and act on those that have arrived."""
-        arrived, pending = ray.wait(list(self._calls), num_returns=1, timeout=POLL_S)
-        if pending:
-            arrived += ray.wait(pending, num_returns=len(pending), timeout=0)[0]
-        for call in arrived:
-            run = self._calls.pop(call)
-            try:
-                report = StepReport.from_dict(ray.get(call))
-            except RayError as error:
-                self._failed(run, error)
+        for worker, answer in self._workers.arrived(POLL_S):
+            if isinstance(answer, RayError):
+                self._failed(worker, answer)
             else:
-                self._reported(run, report)
+                self._reported(worker, StepReport.from_dict(answer))
 
     def leave(self) -> None:
         """End the workers of attempts that still run."""
-        for run in self._calls.values():
-            self._workers.end(run.worker)
+        for worker in self._runs:
+            self._workers.end(worker)
 
-    def _reported(self, run: _Run, report: StepReport) -> None:
+    def _reported(self, worker: Worker, report: StepReport) -> None:
+        run = self._runs[worker]
         if self._dispatcher.report(run.attempt_id, report):
-            self._calls[run.worker.train()] = run
+            self._workers.train(worker)
             return
-        self._workers.release(run.worker, expects_call=not run.attempt.ends_with(report.epoch))
+        del self._runs[worker]
+        self._workers.release(worker, expects_call=not run.attempt.ends_with(report.epoch))
         try:
             with store_errors():
                 _keep_weights(run.attempt)
@@ -150,8 +150,9 @@ class _Loop:
         self._dispatcher.end(run.attempt_id, report)
         self._folder.forget_checkpoints(run.attempt.request.key)
 
-    def _failed(self, run: _Run, error: RayError) -> None:
-        self._workers.end(run.worker)
+    def _failed(self, worker: Worker, error: RayError) -> None:
+        run = self._runs.pop(worker)
+        self._workers.end(worker)
         text = str(error)
         if full := _NOWHERE_TO_WRITE.search(text):
             self._dispatcher.failure = ServiceError(full[1])

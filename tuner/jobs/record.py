@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 from trainables.report import ConfirmResult, EpochReport
 from trainables.space import Plan, Scalar
 from tuner.spec.search_spec import SearchSpec, from_dict
 from tuner.storage.events import (
+    LOST,
     AttemptBegun,
     Entry,
     EpochRepeated,
@@ -27,7 +29,7 @@ from tuner.storage.events import (
 from tuner.storage.journal import read
 
 
-@dataclass
+@dataclass(slots=True)
 class Trial:
     """One setting, trained with one seed.
 
@@ -40,6 +42,7 @@ class Trial:
         reported_n: for each of these epochs, the number of its entry.
         reporters: for each of these epochs, the attempt that trained it last.
         attempts: how many attempts have begun.
+        seconds: training time so far.
     """
 
     begun: TrialBegun
@@ -52,6 +55,7 @@ class Trial:
     reported_n: list[int] = field(default_factory=list)
     reporters: list[int] = field(default_factory=list)
     attempts: int = 0
+    seconds: float = 0.0
 
     @property
     def key(self) -> str:
@@ -118,10 +122,63 @@ class Trial:
         """The result of a confirm run."""
         return None if self.end is None else self.end.result
 
+
+@dataclass(slots=True)
+class Group:
+    """The trials of a stage, or those of one arm, search or round of it, and their counts.
+
+    The counts grow with each event, so nobody has to walk the trials to know them.
+
+    Args:
+        trials: in the order in which they began.
+        ended, pruned, lost: how many of them have ended, and in which state; see ``LOST``.
+        epochs: epochs of all of them.
+        epochs_of_ended: epochs of those that have ended.
+        seconds: training time of all of them.
+        searches: the largest number of a search.
+        best_acc, best_loss: the best validation accuracy and validation loss after any epoch, or None.
+    """
+
+    trials: list[Trial] = field(default_factory=list)
+    ended: int = 0
+    pruned: int = 0
+    lost: int = 0
+    epochs: int = 0
+    epochs_of_ended: int = 0
+    seconds: float = 0.0
+    searches: int = 0
+    best_acc: float | None = None
+    best_loss: float | None = None
+
     @property
-    def seconds(self) -> float:
-        """Training time so far."""
-        return sum(epoch.seconds for epoch in self.epochs)
+    def running(self) -> int:
+        """How many of the trials have not ended."""
+        return len(self.trials) - self.ended
+
+    def begin(self, trial: Trial) -> None:
+        """Take a trial that begins."""
+        self.trials.append(trial)
+        self.searches = max(self.searches, trial.search)
+
+    def report(self, epoch: EpochReport) -> None:
+        """Take a new epoch of one of the trials."""
+        self.epochs += 1
+        self.seconds += epoch.seconds
+        if self.best_acc is None or epoch.val_acc > self.best_acc:
+            self.best_acc = epoch.val_acc
+        if self.best_loss is None or epoch.val_loss < self.best_loss:
+            self.best_loss = epoch.val_loss
+
+    def finish(self, trial: Trial) -> None:
+        """Take the end of one of the trials."""
+        self.ended += 1
+        self.pruned += trial.state == State.PRUNED
+        self.lost += trial.state in LOST
+        self.epochs_of_ended += len(trial.epochs)
+
+
+_Place = tuple[Stage, str | None, int | None, int | None]
+"""Stage, arm, round and search of a group; None for all of them."""
 
 
 @dataclass
@@ -139,6 +196,9 @@ class Record:
     reason: str | None = None
     _earlier_s: float = 0.0
     _driver_s: float = 0.0
+    _groups: dict[_Place, Group] = field(default_factory=dict, repr=False, compare=False)
+    _places: dict[_Place, tuple[Group, ...]] = field(default_factory=dict, repr=False, compare=False)
+    """The groups of the trials with this stage, arm, round and search."""
 
     @property
     def begun(self) -> bool:
@@ -190,14 +250,13 @@ class Record:
         self, stage: Stage, arm: str | None = None, *, round_number: int | None = None, search: int | None = None
     ) -> list[Trial]:
         """The trials of a stage, in the order in which they began; of one arm, round or search if it is given."""
-        return [
-            trial
-            for trial in self.trials.values()
-            if trial.stage == stage
-            and arm in (None, trial.arm)
-            and round_number in (None, trial.round)
-            and search in (None, trial.search)
-        ]
+        return self.group(stage, arm, round_number=round_number, search=search).trials.copy()
+
+    def group(
+        self, stage: Stage, arm: str | None = None, *, round_number: int | None = None, search: int | None = None
+    ) -> Group:
+        """These trials and their counts. The group grows with the record, and nobody else may change it."""
+        return self._groups.get((stage, arm, round_number, search)) or Group()
 
     @property
     def extended_after_the_last_look(self) -> bool:
@@ -224,9 +283,8 @@ class Record:
         return [confirm_round for confirm_round in self.rounds if self._has_ended(confirm_round)]
 
     def _has_ended(self, confirm_round: RoundBegun) -> bool:
-        runs = self.of(Stage.CONFIRM, round_number=confirm_round.round)
         wanted = len(confirm_round.seeds) * len(confirm_round.winners)
-        return sum(run.state != State.RUNNING for run in runs) == wanted
+        return self.group(Stage.CONFIRM, round_number=confirm_round.round).ended == wanted
 
     def add(self, entry: Entry) -> None:
         """Take the next entry of the journal."""
@@ -239,20 +297,19 @@ class Record:
             case JobDescribed():
                 self.description = event
             case TrialBegun():
-                self.trials[event.trial] = Trial(event, entry.n, entry.ms)
+                self._begin(Trial(event, entry.n, entry.ms))
             case AttemptBegun():
                 self.trials[event.trial].attempts = event.attempt
             case EpochReported():
-                trial = self.trials[event.trial]
-                trial.epochs.append(event.report)
-                trial.reported_n.append(entry.n)
-                trial.reporters.append(event.attempt)
+                self._report(self.trials[event.trial], entry.n, event)
             case EpochRepeated():
                 # The checkpoint of this attempt is the whole one.
                 self.trials[event.trial].reporters[event.epoch - 1] = event.attempt
             case TrialEnded():
                 trial = self.trials[event.trial]
                 trial.end, trial.ended_n, trial.ended_ms = event, entry.n, entry.ms
+                for group in self._groups_of(trial):
+                    group.finish(trial)
             case RoundBegun():
                 # After an extension without a new look, the last round is named again.
                 self.rounds = [begun for begun in self.rounds if begun.round != event.round] + [event]
@@ -264,6 +321,29 @@ class Record:
                 self.looks.append(event)
             case JobStateChanged():
                 self.state, self.reason = event.state, event.reason
+
+    def _begin(self, trial: Trial) -> None:
+        self.trials[trial.key] = trial
+        for group in self._groups_of(trial):
+            group.begin(trial)
+
+    def _report(self, trial: Trial, number: int, event: EpochReported) -> None:
+        trial.epochs.append(event.report)
+        trial.reported_n.append(number)
+        trial.reporters.append(event.attempt)
+        trial.seconds += event.report.seconds
+        for group in self._groups_of(trial):
+            group.report(event.report)
+
+    def _groups_of(self, trial: Trial) -> tuple[Group, ...]:
+        begun = trial.begun
+        place = begun.stage, begun.arm, begun.round, begun.search
+        found = self._places.get(place)
+        if found is None:
+            choices = ((value, None) for value in place[1:])
+            keys = [(begun.stage, arm, number, search) for arm, number, search in product(*choices)]
+            found = self._places[place] = tuple(self._groups.setdefault(key, Group()) for key in keys)
+        return found
 
 
 def replay(entries: Iterable[Entry]) -> Record:

@@ -107,8 +107,11 @@ class Workspace:
 
     def jobs(self) -> Iterator[JobFolder]:
         """All jobs, oldest first. A job whose ``start.json`` cannot be read comes first."""
-        folders = [JobFolder(start.parent) for start in self.path.glob("jobs/[!.]*/start.json")]
-        return iter(sorted(folders, key=_begun_ms))
+        return iter(sorted(self.folders(), key=_begun_ms))
+
+    def folders(self) -> Iterator[JobFolder]:
+        """All jobs in no order. Nothing of them is read."""
+        return (JobFolder(start.parent) for start in self.path.glob("jobs/[!.]*/start.json"))
 
     def job(self, job_id: str = LATEST) -> JobFolder:
         """A job by its id, by a prefix that only one id has, or by ``latest``.
@@ -116,15 +119,16 @@ class Workspace:
         Raises:
             NotFound: no such job, or several.
         """
-        jobs = list(self.jobs())
+        jobs = list(self.folders())
         if not jobs:
             raise NotFound(f"no jobs in {self.path} yet; start one with: tuner run SPEC")
         if job_id == LATEST:
-            return jobs[-1]
+            return sorted(jobs, key=_begun_ms)[-1]
         found = [job for job in jobs if job.id == job_id] or [job for job in jobs if job.id.startswith(job_id)]
         if len(found) != 1 or not _JOB_ID.fullmatch(job_id):
-            known = [job.id for job in jobs]
-            many = f"; several begin so: {', '.join(job.id for job in found)}" if len(found) > 1 else ""
+            known = [job.id for job in sorted(jobs, key=_begun_ms)]
+            several = ", ".join(job.id for job in sorted(found, key=_begun_ms))
+            many = f"; several begin so: {several}" if len(found) > 1 else ""
             raise NotFound(f"no job {job_id!r} in {self.path}{many or did_you_mean(job_id, known)}")
         return found[0]
 

@@ -3,9 +3,9 @@
 import time
 from typing import NamedTuple
 
-from tuner.jobs.record import Record, Trial
+from tuner.jobs.record import Record
 from tuner.spec.search_spec import SearchSpec
-from tuner.storage.events import LOST, Stage, State
+from tuner.storage.events import Stage
 from tuner.verdict.method import active_arms, next_look
 
 
@@ -90,20 +90,18 @@ class Progress:
 
     def left_s(self) -> float | None:
         """An estimate of the seconds left, from the trials so far; None before any has ended."""
-        searched = [trial for trial in self._trials(Stage.SEARCH) if trial.state != State.RUNNING]
-        epochs: list[float] = [
-            epoch.seconds for trial in list(self._record.trials.values()) for epoch in list(trial.epochs)
-        ]
-        if not searched or not epochs:
+        searched = self._record.group(Stage.SEARCH)
+        every = [self._record.group(stage) for stage in Stage]
+        epochs = sum(group.epochs for group in every)
+        if not searched.ended or not epochs:
             return None
         # A cap may have ended the search early.
-        search_left = self._search_trials() - len(searched) if self._record.searching else 0
+        search_left = self._search_trials() - searched.ended if self._record.searching else 0
         whole_left = self._confirm_runs() - self._confirmed()
         if self._record.searching:
             whole_left += self._selection_runs() - self._done(Stage.SELECT)
-        mean_epochs = sum(len(trial.epochs) for trial in searched) / len(searched)
-        left = search_left * mean_epochs + whole_left * self._spec.budget.epochs
-        return max(0.0, left) * sum(epochs) / len(epochs) / self._concurrent
+        left = search_left * searched.epochs_of_ended / searched.ended + whole_left * self._spec.budget.epochs
+        return max(0.0, left) * sum(group.seconds for group in every) / epochs / self._concurrent
 
     def _left(self) -> str:
         seconds = self.left_s()
@@ -114,34 +112,22 @@ class Progress:
         return f"about {duration(seconds)} left{cap}"
 
     def _arm(self, arm: str) -> ArmProgress:
-        trials = self._trials(Stage.SEARCH, arm)
-        states = [trial.state for trial in trials]
+        searched = self._record.group(Stage.SEARCH, arm)
         return ArmProgress(
             arm=arm,
-            trials=len(trials),
+            trials=len(searched.trials),
             of=self._spec.budget.trials * self._searches(arm),
-            running=states.count(State.RUNNING),
-            pruned=states.count(State.PRUNED),
-            failed=sum(state in LOST for state in states),
-            epochs=sum(len(trial.epochs) for trial in trials),
-            best=self._best(trials),
+            running=searched.running,
+            pruned=searched.pruned,
+            failed=searched.lost,
+            epochs=searched.epochs,
+            best=searched.best_acc if self._spec.metric.goal == "maximize" else searched.best_loss,
             confirmed=self._confirmed(arm),
             to_confirm=self._confirm_runs_of(arm),
         )
 
-    def _best(self, trials: list[Trial]) -> float | None:
-        values: list[float] = [epoch.metric(self._spec.metric.key) for trial in trials for epoch in list(trial.epochs)]
-        if not values:
-            return None
-        return max(values) if self._spec.metric.goal == "maximize" else min(values)
-
-    def _trials(self, stage: Stage, arm: str | None = None, round_number: int | None = None) -> list[Trial]:
-        # The record grows in another thread, and a dictionary must not grow during iteration.
-        trials = list(self._record.trials.values())
-        return [t for t in trials if t.stage == stage and arm in (None, t.arm) and round_number in (None, t.round)]
-
     def _done(self, stage: Stage, arm: str | None = None, round_number: int | None = None) -> int:
-        return sum(trial.state != State.RUNNING for trial in self._trials(stage, arm, round_number))
+        return self._record.group(stage, arm, round_number=round_number).ended
 
     def _confirmed(self, arm: str | None = None) -> int:
         rounds = self._record.rounds
@@ -153,7 +139,7 @@ class Progress:
         at = next_look(self._record, self._spec) if self._record.searching else None
         if at is not None and arm in active_arms(self._record, self._spec):
             return at
-        return max((trial.search for trial in self._trials(Stage.SEARCH, arm)), default=0) or 1
+        return self._record.group(Stage.SEARCH, arm).searches or 1
 
     def _search_trials(self) -> int:
         return self._spec.budget.trials * sum(self._searches(arm) for arm in self._record.arms)
@@ -176,6 +162,25 @@ class Progress:
         if rounds:
             return of_searches + (len(rounds[-1].seeds) if arm in rounds[-1].winners else 0)
         return of_searches if searches else self._spec.confirm.seeds
+
+
+def arm_columns(metric: str) -> tuple[str, ...]:
+    """The headings of ``arm_cells``."""
+    return ("arm", "trials", "running", "pruned", "failed", "epochs", f"best {metric}", "confirmed")
+
+
+def arm_cells(arm: ArmProgress) -> tuple[str, ...]:
+    """An arm's progress as a table shows it."""
+    return (
+        arm.arm,
+        f"{arm.trials}/{arm.of}",
+        str(arm.running),
+        str(arm.pruned),
+        str(arm.failed),
+        str(arm.epochs),
+        "–" if arm.best is None else f"{arm.best:.4f}",
+        f"{arm.confirmed}/{arm.to_confirm}",
+    )
 
 
 def duration(seconds: float) -> str:

@@ -1,39 +1,15 @@
 """A job's status at any moment: its state, its progress, the time spent, and what it waits for."""
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.errors import IntegrityError
 from tuner.execution.gpu_packing import as_packed
-from tuner.jobs.job_folder import STORAGE_VARIABLE, JobFolder, open_database, state_of
+from tuner.jobs.job_folder import JobFolder, state_of
 from tuner.jobs.record import Record
 from tuner.jobs.request import spec_of
-from tuner.jobs.workspace import Workspace
 from tuner.monitor.progress import ArmProgress, Progress
+from tuner.storage.events import Stage
 from tuner.storage.file_lock import lock_owner
-
-
-@dataclass(frozen=True)
-class Overview:
-    """A job in one line.
-
-    Args:
-        job: its id.
-        state: its state in a word.
-        ms: when it was submitted, in Unix milliseconds.
-        arms, trials: how many there are so far.
-        waits: why none of its trials runs; empty if one runs.
-        problem: what is damaged; empty if nothing is.
-    """
-
-    job: str
-    state: str
-    ms: int
-    arms: int = 0
-    trials: int = 0
-    waits: str = ""
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,21 +56,6 @@ class Status:
         return values
 
 
-def overview(workspace: Workspace) -> list[Overview]:
-    """All jobs, oldest first: those here, and those in the database that ``TUNER_STORAGE`` names.
-
-    Raises:
-        ServiceError: the database cannot be used.
-    """
-    database = open_database(os.environ.get(STORAGE_VARIABLE))
-    there = {row.id: row for row in database.jobs()} if database is not None else {}
-    found = [_overview(folder) for folder in workspace.jobs() if folder.id not in there]
-    for row in there.values():
-        state = "crashed" if row.summary.state == "running" and row.holder is None else row.summary.state
-        found.append(Overview(row.id, state, row.ms, row.summary.arms, row.summary.trials, row.summary.waits))
-    return sorted(found, key=lambda job: (job.ms, job.job))
-
-
 def status(folder: JobFolder) -> Status:
     """The status of a job.
 
@@ -107,7 +68,7 @@ def status(folder: JobFolder) -> Status:
     owner = lock_owner(folder.lock_file) or (None if row is None else row.holder)
     record = folder.record_so_far()
     spec, state = as_packed(spec_of(folder), folder), state_of(record, owner)
-    trained_s = sum(trial.seconds for trial in record.trials.values())
+    trained_s = sum(record.group(stage).seconds for stage in Stage)
     progress = Progress(spec, record, _at_once(record, trained_s))
     stages = progress.stages() if record.begun else ((0, 0), (0, 0), (0, 0))
     return Status(
@@ -127,18 +88,6 @@ def status(folder: JobFolder) -> Status:
         gpu_s=round(trained_s * spec.resources.gpus, 1),
         left_s=progress.left_s() if record.begun and state == "running" else None,
     )
-
-
-def _overview(folder: JobFolder) -> Overview:
-    ms = 0
-    try:
-        ms = int(folder.started()["ms"])
-        record = folder.record_so_far()
-    except IntegrityError as error:
-        # One bad job must not hide the others.
-        return Overview(folder.id, "damaged", ms, problem=str(error))
-    state = state_of(record, folder.owner()) if record.state == "running" else record.state
-    return Overview(folder.id, state, ms, len(record.arms) if record.begun else 0, len(record.trials))
 
 
 def _at_once(record: Record, trained_s: float) -> float:

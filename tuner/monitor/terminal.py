@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from trainables.foreign_text import printable
 from tuner.jobs.record import Record, Trial
-from tuner.monitor.progress import ArmProgress, Progress
+from tuner.monitor.progress import Progress, arm_cells, arm_columns
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import Entry, LookTaken, State, TrialEnded
 
@@ -103,25 +103,6 @@ def progress_table(progress: Progress) -> "Table":
     for arm in progress.arms():
         table.add_row(*arm_cells(arm))
     return table
-
-
-def arm_columns(metric: str) -> tuple[str, ...]:
-    """The headings of ``arm_cells``."""
-    return ("arm", "trials", "running", "pruned", "failed", "epochs", f"best {metric}", "confirmed")
-
-
-def arm_cells(arm: ArmProgress) -> tuple[str, ...]:
-    """An arm's progress as a table shows it."""
-    return (
-        arm.arm,
-        f"{arm.trials}/{arm.of}",
-        str(arm.running),
-        str(arm.pruned),
-        str(arm.failed),
-        str(arm.epochs),
-        "–" if arm.best is None else f"{arm.best:.4f}",
-        f"{arm.confirmed}/{arm.to_confirm}",
-    )
 
 
 def look_line(look: LookTaken) -> str:

@@ -41,7 +41,8 @@ def expected_best(values: Sequence[float]) -> Floats:
     This is the unbiased estimator of Tang et al. 2020 (arXiv:2004.13705). Dodge et al. 2019 (arXiv:1909.03004) draw
     with replacement: their estimate is too low, and does not reach the best value at the end.
     """
-    return _weights(len(values)) @ np.sort(np.asarray(values, dtype=np.float64))
+    every = np.arange(len(values))
+    return _weights(len(values), every) @ np.sort(np.asarray(values, dtype=np.float64))
 
 
 def by_trials(values: Sequence[float], maximize: bool, seed: int) -> Curve:
@@ -54,11 +55,10 @@ def by_trials(values: Sequence[float], maximize: bool, seed: int) -> Curve:
     """
     sign, draw = (1.0 if maximize else -1.0), np.random.default_rng(seed)
     signed = sign * np.asarray(values, dtype=np.float64)
-    weights = _weights(len(signed))
+    shown = _thinned(len(signed))
+    weights = _weights(len(signed), shown)
     drawn = np.sort(signed[draw.integers(len(signed), size=(RESAMPLES, len(signed)))], axis=1) @ weights.T
-    every = _thinned(len(signed))
-    mean = weights @ np.sort(signed)
-    return _curve(np.arange(1.0, len(signed) + 1)[every], mean[every], drawn[:, every], sign)
+    return _curve(shown + 1.0, weights @ np.sort(signed), drawn, sign)
 
 
 def by_epochs(values: Sequence[float], epochs: Sequence[int], maximize: bool, seed: int) -> Curve:
@@ -116,15 +116,23 @@ def _best_within(
     signed: Floats, cost: Floats, orders: np.ndarray[tuple[int, ...], np.dtype[np.int64]], grid: Floats
 ) -> Floats:
     """Per order and per point of the grid, the best value of the trials that have ended."""
-    best = np.maximum.accumulate(signed[orders], axis=1)
-    spent = np.cumsum(cost[orders], axis=1)
-    ended = np.array([np.searchsorted(row, grid, side="right") for row in spent])
-    return np.take_along_axis(best, np.maximum(ended - 1, 0), axis=1)
+    found = np.empty((len(orders), len(grid)))
+    # One order at a time: all of them would need gigabytes after a search of 100,000 trials.
+    for row, order in enumerate(orders):
+        best = np.maximum.accumulate(signed[order])
+        ended = np.searchsorted(np.cumsum(cost[order]), grid, side="right")
+        found[row] = best[np.maximum(ended - 1, 0)]
+    return found
 
 
-def _weights(count: int) -> Floats:
-    """Row n, column i: the chance that the i-th smallest value is the largest of n, C(i - 1, n - 1) / C(count, n)."""
-    n, i = np.ogrid[1 : count + 1, 1 : count + 1]
+def _weights(count: int, rows: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Floats:
+    """Row n, column i: the chance that the i-th smallest value is the largest of n, C(i - 1, n - 1) / C(count, n).
+
+    Args:
+        count: number of values.
+        rows: the wanted rows, from 0 for n = 1.
+    """
+    n, i = rows[:, None] + 1, np.arange(1, count + 1)[None, :]
     with np.errstate(invalid="ignore"):
         log = gammaln(i) - gammaln(i - n + 1) - gammaln(n)
         log = log - (gammaln(count + 1) - gammaln(n + 1) - gammaln(count - n + 1))

@@ -33,6 +33,9 @@ SCHEDULE_POINTS = 200
 """Approximate number of points of a drawn schedule."""
 Series = tuple[float, ...]
 
+MOST_DRAWN = 2000
+"""Trials of an arm in a figure. More of them show nothing new, and make a page that no browser opens."""
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -126,6 +129,14 @@ class ArmFindings:
     settings: Mapping[str, Scalar]
     won: Won | None
     to_target: ToTarget | None
+
+    @property
+    def drawn(self) -> tuple[Tried, ...]:
+        """The trials that figures draw: of a long search, about ``MOST_DRAWN`` at equal steps, and the best setting."""
+        step = -(-len(self.trials) // MOST_DRAWN)
+        if step <= 1:
+            return self.trials
+        return tuple(t for index, t in enumerate(self.trials) if index % step == 0 or t.label == self.row.label)
 
 
 @dataclass(frozen=True)

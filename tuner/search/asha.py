@@ -5,7 +5,9 @@ Li et al. 2020 (arXiv:1810.05934), in its stopping form. Two departures: a rung 
 (``judged_epochs``).
 """
 
-from collections import defaultdict
+import math
+from bisect import bisect_right, insort
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,19 +65,24 @@ class Rungs:
 
     def __init__(self, reduction_factor: int) -> None:
         self._factor = reduction_factor
-        self._values: dict[int, list[float]] = defaultdict(list)
+        self._seen: Counter[int] = Counter()
+        self._sorted: dict[int, list[float]] = defaultdict(list)
+        """The values at each epoch in rising order, so that nobody has to compare with each of them."""
 
     def record(self, epoch: int, value: float) -> None:
         """Keep a value (larger is better), to compare others at this epoch with it."""
-        self._values[epoch].append(value)
+        self._seen[epoch] += 1
+        # NaN has no place in an order. It is better than no value, and no value is better than it.
+        if not math.isnan(value):
+            insort(self._sorted[epoch], value)
 
     def survives(self, epoch: int, value: float) -> bool:
         """Whether a recorded value is among the best 1/reduction_factor, rounded up, at its epoch."""
-        seen = self._values[epoch]
-        if len(seen) < max(LEAST, self._factor):
+        seen, known = self._seen[epoch], self._sorted[epoch]
+        if seen < max(LEAST, self._factor):
             return True
-        better = sum(other > value for other in seen)
-        return better < -(-len(seen) // self._factor)
+        better = 0 if math.isnan(value) else len(known) - bisect_right(known, value)
+        return better < -(-seen // self._factor)
 
 
 @dataclass(frozen=True)

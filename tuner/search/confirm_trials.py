@@ -27,8 +27,8 @@ class FixedSource:
 
 def not_ended(requests: Iterable[TrialRequest], record: Record) -> list[TrialRequest]:
     """The requests without those that have ended."""
-    ended = {key for key, trial in record.trials.items() if trial.state != State.RUNNING}
-    return [request for request in requests if request.key not in ended]
+    known = record.trials
+    return [request for request in requests if request.key not in known or known[request.key].state == State.RUNNING]
 
 
 def selection_requests(record: Record, spec: SearchSpec, arms: Iterable[str]) -> list[TrialRequest]:

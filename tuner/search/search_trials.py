@@ -104,7 +104,7 @@ class SearchSource:
         return [
             study
             for arm, study in self._studies.items()
-            if not epochs_are_spent(self._spec, self._record.of(Stage.SEARCH, arm, search=self._search))
+            if not epochs_are_spent(self._record, self._spec, arm, self._search)
         ]
 
     def _fewest(self) -> float:
@@ -153,6 +153,8 @@ class SearchSource:
         if self._given == 0 or self._search:
             return False
         now, arms, budget = self._clock(), len(self._turns), self._spec.budget
+        if budget.max_hours is None and budget.max_gpu_hours is None:
+            return False
         ages = [now - begun for begun in self._running.values()]
         ended = self._given - len(ages) - len(self._unfinished)
         # Running trials will get older: they raise the estimate, never lower it.
@@ -188,12 +190,20 @@ def early_stopper(spec: SearchSpec, plan: Plan, record: Record) -> EarlyStopper 
     stopper = EarlyStopper(spec.metric.key, spec.metric.goal == "maximize", spec.scheduler.reduction_factor)
     trials = [(_judged(spec, plan, trial), trial) for trial in record.of(Stage.SEARCH)]
     reports = [
-        (n, judged, epoch) for judged, trial in trials for n, epoch in zip(trial.reported_n, trial.epochs, strict=True)
+        (n, judged, epoch)
+        for judged, trial in trials
+        for n, epoch in zip(trial.reported_n, _judged_reports(trial), strict=False)
     ]
     # In the order of the reports, every decision is the one that was taken, by this version.
     for _, judged, epoch in sorted(reports, key=lambda report: report[0]):
         stopper.stops(judged, epoch.epoch, epoch.metric(stopper.metric))
     return stopper
+
+
+def _judged_reports(trial: Trial) -> Sequence[EpochReport]:
+    """The reports that the stopper was asked about: not the one with which a trial diverged, just before its end."""
+    diverged = trial.state == State.DIVERGED and trial.ended_n is not None and trial.ended_n - 1 in trial.reported_n
+    return trial.epochs[:-1] if diverged else trial.epochs
 
 
 def _judged(spec: SearchSpec, plan: Plan, trial: Trial | TrialRequest) -> JudgedEpochs:

@@ -107,7 +107,7 @@ class SearchesSource:
         arms = self._without(search)
         # Before the last look, only an arm that an extension takes up again lacks a search that others have.
         behind = arms if search <= self._looked_at else [arm.name for arm in self._arms]
-        return bool(arms) and not any(self._record.of(Stage.SEARCH, arm, search=search) for arm in behind)
+        return bool(arms) and not any(self._record.group(Stage.SEARCH, arm, search=search).trials for arm in behind)
 
     def _without(self, search: int) -> list[str]:
         """The arms whose search of this number has not ended."""
@@ -120,6 +120,8 @@ class SearchesSource:
         An extension has a cap of its own, in place of the spec's.
         """
         budget, gpus = self._spec.budget, self._spec.resources.gpus
+        if not self._record.extensions and budget.max_hours is None and budget.max_gpu_hours is None:
+            return False
         missing = sum(len(self._without(number)) for number in range(1, search + 1))
         one_s = statistics.fmean(self._costs() or [0.0]) * missing
         clock_s = self._clock() - self._started_at + one_s / self._concurrent

@@ -92,6 +92,7 @@ class ArmStudy:
         if self._sampler.name not in REPLAYED or not self._replay(past):
             self._start()
             self._study.add_trials([as_optuna_trial(arm, trial) for trial in past])
+            self._known.asked = len(past)
             for trial in past:
                 self._tried.add(trial.knobs)
             for trial in sorted(
@@ -102,7 +103,7 @@ class ArmStudy:
     @property
     def asked(self) -> int:
         """How many settings were asked for."""
-        return len(self._known())
+        return len(self._known)
 
     def ask(self) -> Proposal:
         """The next setting to try."""
@@ -121,6 +122,7 @@ class ArmStudy:
                 distribution = self._distributions[name]
                 self._memory.set_trial_param(trial._trial_id, name, distribution.to_internal_repr(value), distribution)
         self._tried.add(knobs)
+        self._known.asked += 1
         return Proposal(number, knobs)
 
     def tell(self, number: int, state: State, reports: Sequence[tuple[int, float]]) -> None:
@@ -128,7 +130,7 @@ class ArmStudy:
 
         The objective of a COMPLETE trial is its last report. A trial that diverged or failed has none.
         """
-        trial = self._known()[number]
+        trial = self._known[number]
         if trial.state.is_finished():
             return
         value, values = _objective(state, reports)
@@ -142,9 +144,6 @@ class ArmStudy:
         """All trials, as Optuna has them."""
         return self._study.get_trials(deepcopy=True)
 
-    def _known(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
-
     def _note_end(self, state: State, value: float | None) -> None:
         sign = 1.0 if self._direction == StudyDirection.MAXIMIZE else -1.0
         self._tried.note_end(sign * value if state == State.COMPLETE and value is not None else None)
@@ -153,6 +152,7 @@ class ArmStudy:
         self._tried = TriedSettings(self.arm.space)
         self._memory = InMemoryStorage()
         self._study = optuna.create_study(storage=self._memory, direction=self._direction)
+        self._known = _Trials(self._memory, self._study._study_id)
         sign = -1.0 if self._direction == StudyDirection.MAXIMIZE else 1.0
         self._window: TrialWindow[FrozenTrial] = TrialWindow(
             BEST, NEWEST, lambda trial: trial.state.is_finished(), partial(tpe_rank, sign)
@@ -177,11 +177,27 @@ class ArmStudy:
         """The study as its sampler sees it."""
         if self._sampler.name not in WINDOWED:
             return self._study
-        return ShownStudy(self._study, self._window.shown(self._known()))
+        return ShownStudy(self._study, self._window.shown(self._known))
 
     def _sampler_for(self, number: int) -> BaseSampler:
         ask, study = (derive_seed(self._seed, self.arm.name, part) % 2**32 for part in (str(number), "qmc"))
         return SAMPLERS[self._sampler.name](self._sampler, Seeds(ask, study, number), self._planned, self._tried)
+
+
+class _Trials(Sequence[FrozenTrial]):
+    """The trials of a study that were asked for, by their numbers. Optuna would copy the list of all at each call."""
+
+    def __init__(self, storage: InMemoryStorage, study: int) -> None:
+        self.asked = 0
+        self._storage = storage
+        self._study = study
+
+    def __len__(self) -> int:
+        return self.asked
+
+    # A window takes single trials, no slices.
+    def __getitem__(self, number: int) -> FrozenTrial:  # type: ignore[override]
+        return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(self._study, number))
 
 
 def as_optuna_trial(arm: Arm, trial: RecordedTrial) -> FrozenTrial:

@@ -213,10 +213,11 @@ class StudyWriter:
         if self._spec is None:
             return
         # The only search of an arm has its study from the start; a later search has it once it has a trial.
-        begun = {(trial.arm, trial.begun.search) for trial in changed}
-        for name, search in sorted(begun if self._spec.searches else {(arm, 0) for arm in self._arms}):
+        begun: dict[tuple[str, int], list[_Trial]] = {} if self._spec.searches else {(arm, 0): [] for arm in self._arms}
+        for trial in changed:
+            begun.setdefault((trial.arm, trial.begun.search), []).append(trial)
+        for (name, search), trials in sorted(begun.items(), key=lambda item: item[0]):
             arm, study = self._arms[name], study_name(self._folder.id, name, search)
-            trials = [trial for trial in changed if (trial.arm, trial.begun.search) == (name, search)]
             if study not in self._studies:
                 assert self._storage is not None
                 maximize = self._spec.metric.goal == "maximize"
@@ -252,7 +253,11 @@ class _StoredStudy:
             held = update(_STUDIES).where(_STUDIES.c.study_id == self._study_id).values(study_name=self._name)
             if connection.execute(held).rowcount == 0:
                 raise _StudyIsGone(f"the study {self._name} was deleted while it was written")
-            known = select(_TRIALS.c.number, _TRIALS.c.trial_id).where(_TRIALS.c.study_id == self._study_id)
+            # The trials that change are near the end of a long study, so few of its rows are read.
+            first = min(trial.number for trial in trials)
+            known = select(_TRIALS.c.number, _TRIALS.c.trial_id).where(
+                _TRIALS.c.study_id == self._study_id, _TRIALS.c.number >= first
+            )
             ids: dict[int, int] = {row.number: row.trial_id for row in connection.execute(known)}
             for trial in trials:
                 if trial.number not in ids:

@@ -77,15 +77,15 @@ def search_accuracies(record: Record, spec: SearchSpec, arm: str) -> dict[int, f
 
 def search_has_ended(record: Record, spec: SearchSpec, arm: str, search: int) -> bool:
     """Whether all trials of one search of an arm have ended."""
-    trials = record.of(Stage.SEARCH, arm, search=search)
-    spent = len(trials) == spec.budget.trials or epochs_are_spent(spec, trials)
-    return spent and all(trial.state != State.RUNNING for trial in trials)
+    begun = record.group(Stage.SEARCH, arm, search=search)
+    spent = len(begun.trials) == spec.budget.trials or epochs_are_spent(record, spec, arm, search)
+    return spent and not begun.running
 
 
-def epochs_are_spent(spec: SearchSpec, trials: Iterable[Trial]) -> bool:
+def epochs_are_spent(record: Record, spec: SearchSpec, arm: str, search: int) -> bool:
     """Whether the trials of one search of an arm have used its epochs, if those are limited."""
     cap = spec.budget.epochs_per_search
-    return cap is not None and sum(len(trial.epochs) for trial in trials) >= cap
+    return cap is not None and record.group(Stage.SEARCH, arm, search=search).epochs >= cap
 
 
 def _search_accuracy(record: Record, spec: SearchSpec, arm: str, search: int) -> float | None:

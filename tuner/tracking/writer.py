@@ -257,6 +257,8 @@ class Writer:
                     self._client.update_run(run_id, status)
                 else:
                     self._client.set_terminated(run_id, status, end_time=change.ms)
+                    # Nothing more comes of it, and the steps of all runs of a long search would fill the memory.
+                    self._steps.pop(run_id, None)
         except MlflowException as error:
             # The user may delete a run. The other runs still get their events. A deleted experiment comes back whole.
             if error.error_code != REFUSED:

@@ -203,3 +203,18 @@ def test_two_hundred_trials_of_fifty_epochs_stay_below_ten_megabytes() -> None:
             history.entries[number] = replace(entry, event=replace(begun, knobs=knobs))
     text = page_of(history, spec).text
     assert len(text.encode()) < 10_000_000
+
+
+def test_the_figures_of_a_long_search_draw_some_of_its_trials_and_its_winner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuner.report.findings.MOST_DRAWN", 4)
+    history = History(SPEC)
+    for number in range(10):
+        for arm in history.arms:
+            history.trial(arm, number, [0.1, 0.9 if number == 5 else 0.5])
+    record = history.record()
+    found = findings(record, SPEC, build(record, SPEC))
+    assert [trial.label for trial in found.arms[0].drawn] == ["0", "3", "5", "6", "9"]
+    page = Page(html(found))
+    # Three lines of each trial: two epochs and a gap.
+    assert len(page.figures["learning"]["data"][0]["x"]) == 5 * 3
+    assert len(found.arms[0].trials) == 10

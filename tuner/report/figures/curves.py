@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from trainables.space import short_text
 from tuner.report.figures.style import Arms, Figure, Look, axis, band, drawn, line, safe, tall
-from tuner.report.findings import ArmFindings, Band, Findings
+from tuner.report.findings import MOST_DRAWN, ArmFindings, Band, Findings
 
 MOST_MARKS = 20
 
@@ -21,7 +21,7 @@ def learning(found: Findings, arms: Arms) -> Figure | None:
         if arm.val is not None:
             traces += _banded(arm, arm.val, look)
         elif arm.row.winner is not None:
-            best = next(trial.curve for trial in arm.trials if trial.label == arm.row.label)
+            best = next(trial.curve for trial in arm.drawn if trial.label == arm.row.label)
             traces.append(line(_epochs(best), best, look, arm.row.arm, "epoch", 1.5))
     ended = (f"{arm.row.arm} {arm.val.mean[-1]:.4g} ± {arm.val.sd[-1]:.2g}" for arm, _ in arms if arm.val)
     return Figure(
@@ -29,13 +29,18 @@ def learning(found: Findings, arms: Arms) -> Figure | None:
         f"{found.measure.capitalize()} by epoch",
         f"{found.measure.capitalize()} by epoch. At the end: {'; '.join(ended) or 'no confirm run has finished'}.",
         "Thick line: mean ± sd over an arm's confirm runs. Thin line: best trial of an arm without "
-        "confirm runs. Faint lines: all trials of the search.",
+        f"confirm runs. Faint lines: {_drawn(arms)} of the search.",
         drawn(traces, tall(arms), xaxis=axis("epoch"), yaxis=_measure_axis(found)),
     )
 
 
+def _drawn(arms: Arms) -> str:
+    whole = all(len(arm.drawn) == len(arm.trials) for arm, _ in arms)
+    return "all trials" if whole else f"about {MOST_DRAWN:,} trials per arm, at equal steps,"
+
+
 def _measure_axis(found: Findings) -> dict[str, Any]:
-    values = [value for arm in found.arms for trial in arm.trials for value in trial.curve if value is not None]
+    values = [value for arm in found.arms for trial in arm.drawn for value in trial.curve if value is not None]
     is_log = not found.maximize and min(values, default=0.0) > 0
     return axis(found.board.metric, "log", min(values), max(values)) if is_log else axis(found.board.metric)
 
@@ -43,7 +48,7 @@ def _measure_axis(found: Findings) -> dict[str, Any]:
 def _all_trials(arm: ArmFindings, look: Look) -> go.Scatter:
     x: list[int | None] = []
     y: list[float | None] = []
-    for trial in arm.trials:
+    for trial in arm.drawn:
         x += [*_epochs(trial.curve), None]
         y += [*trial.curve, None]
     return go.Scatter(

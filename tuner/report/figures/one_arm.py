@@ -25,7 +25,7 @@ MOST_NAMED = 8
 
 def searching(found: Findings, arm: ArmFindings, look: Look) -> Iterator[Figure]:
     """All figures of an arm's search."""
-    valued = [trial for trial in arm.trials if trial.value is not None]
+    valued = [trial for trial in arm.drawn if trial.value is not None]
     if not valued:
         return
     yield _parallel(found, arm, look, valued)
@@ -72,7 +72,8 @@ def _parallel(found: Findings, arm: ArmFindings, look: Look, valued: Sequence[Tr
         "All trials, all knobs",
         f"Parallel coordinates of {len(valued)} trials of {arm.row.arm}, {found.board.metric} {low:.4g} to {high:.4g}; "
         f"winner: {settings or 'none yet'}.",
-        "Each line is a trial with a result. Better trials have stronger lines. Each axis has the scale of the search.",
+        "Each line is a trial with a result. Better trials have stronger lines. Each axis has the scale of the search."
+        + ("" if len(arm.drawn) == len(arm.trials) else f" The figures show {len(arm.drawn):,} of the trials."),
         plot,
     )
 
@@ -140,7 +141,7 @@ def _importances(arm: ArmFindings, look: Look) -> Figure:
 
 
 def _slice(found: Findings, arm: ArmFindings, look: Look, knob: Knob) -> Figure:
-    values = [trial.value for trial in arm.trials if trial.value is not None]
+    values = [trial.value for trial in arm.drawn if trial.value is not None]
     floor = min(values) if found.maximize else max(values)
     marks: dict[str, tuple[list[Tried], dict[str, Any]]] = {
         "finished": ([], {"symbol": "circle", "size": 8, "color": look.faint(0.75)}),
@@ -148,14 +149,14 @@ def _slice(found: Findings, arm: ArmFindings, look: Look, knob: Knob) -> Figure:
         "no result": ([], {"symbol": "x-thin", "size": 9, "line": {"color": look.colour, "width": 2}}),
         "winner": ([], {"symbol": "star", "size": 16, "color": look.colour, "line": {"width": 1.5}}),
     }
-    for trial in arm.trials:
+    for trial in arm.drawn:
         marks[_kind(arm, trial)][0].append(trial)
     traces = [_marked(arm, knob, trials, floor, name, mark) for name, (trials, mark) in marks.items() if trials]
     winner = short_text(arm.settings[knob.name]) if knob.name in arm.settings else "none yet"
     return Figure(
         f"slice-{arm.row.arm}-{knob.name}",
         knob.name,
-        f"{found.board.metric} by {knob.name} over {len(arm.trials)} trials of {arm.row.arm}; searched "
+        f"{found.board.metric} by {knob.name} over {len(arm.drawn)} trials of {arm.row.arm}; searched "
         f"{knob.searched}; winner: {winner}.",
         "",
         drawn(traces, SMALL, showlegend=False, xaxis=_knob_axis(knob), yaxis=axis(found.board.metric)),
