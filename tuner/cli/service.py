@@ -193,7 +193,7 @@ def _show_packed(packed: "PackedJob", output: str) -> None:
         print_json({"job": packed.job, "code": None if code is None else code.to_dict()})
         return
     click.echo(f"{packed.job}: would be submitted with {len(packed.files[SPEC]):,} bytes of its spec")
-    for line in [] if code is None else code.lines(len(code.files)):
+    for line in [] if code is None else code.lines(len(code.files) + len(code.left_out)):
         click.echo(line)
 
 

@@ -91,7 +91,7 @@ class CodeFiles:
         return {"folder": str(self.folder), "files": dict(self.files), "left_out": dict(self.left_out)}
 
     def lines(self, most: int = SHOWN) -> Iterator[str]:
-        """The files in words, the largest first, and what stays."""
+        """The files in words, the largest first, and what stays; at most so many of each."""
         yield f"code: {len(self.files)} files with {self.bytes:,} bytes travel from {printable(str(self.folder))}:"
         for name, size in sorted(self.files.items(), key=lambda file: -file[1])[:most]:
             yield f"  {size:>12,}  {printable(name)}"
@@ -99,8 +99,10 @@ class CodeFiles:
             yield f"  and {len(self.files) - most} smaller files; tuner submit --dry-run shows all"
         if self.bytes > MOST_BYTES:
             yield f"code: this is too much: at most {MOST_BYTES:,} bytes can travel"
-        for name, reason in self.left_out.items():
+        for name, reason in [*self.left_out.items()][:most]:
             yield f"code: {printable(name)} stays here: {reason}"
+        if len(self.left_out) > most:
+            yield f"code: {len(self.left_out) - most} more stay here; tuner submit --dry-run shows all"
 
 
 def printable(name: str) -> str:

@@ -221,6 +221,9 @@ def test_files_and_their_sizes_are_shown_the_largest_first(tmp_path: Path) -> No
         "  and 10 smaller files; tuner submit --dry-run shows all",
         "code: .env stays here: it looks like a secret",
     ]
+    many = [*code_files(folder_of(tmp_path / "many", {f"{number:02}.pem": "" for number in range(30)})).lines()]
+    assert len(many) == 1 + 20 + 1
+    assert many[-1] == "code: 10 more stay here; tuner submit --dry-run shows all"
 
 
 def test_what_is_unpacked_is_for_its_owner_only_and_whole(tmp_path: Path) -> None:
