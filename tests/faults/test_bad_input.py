@@ -272,6 +272,15 @@ def test_a_tracker_that_cannot_be_reached_is_reported(here: Path, uri: str, monk
     assert SECRET not in answer.err
 
 
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_server_of_another_program_is_reported(here: Path, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "job.yaml").write_text(SPEC)
+    with tracker(status) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        answer = call("run", "job.yaml")
+    check_promise(answer, 3, uri, "answers, but not as MLflow does", PROMISED_WITH_SERVICE_S)
+
+
 def test_a_tracker_that_does_not_answer_is_reported_in_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "job.yaml").write_text(SPEC)
     monkeypatch.setattr("tuner.tracking.server_check.ANSWER_S", 0.5)

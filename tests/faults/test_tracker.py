@@ -17,16 +17,21 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tests.faults.services import MlflowServer, Postgres, free_port
+from tests.faults.services import MlflowServer, Postgres, free_port, running
 from tests.tuner.small_journals import Told, due, held
 from tests.tuner.spec_texts import spec_of
 from tuner.errors import ServiceError
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
+from tuner.search.study_database import open_storage
+from tuner.spec.settings import MOST_EXPERIMENT_NAME
 from tuner.tracking import background_sync
 from tuner.tracking import client as tracking_client
 from tuner.tracking import writer as tracking_writer
 from tuner.tracking.background_sync import BackgroundSync
+from tuner.tracking.client import connect as client_with_checks
+from tuner.tracking.run_layout import job_run
+from tuner.tracking.server_check import check_tracker
 from tuner.tracking.writer import Writer
 
 # mlflow triggers deprecation warnings of SQLAlchemy, which we cannot fix.
@@ -408,6 +413,71 @@ def test_several_writers_of_the_same_journal_at_once_send_it_once(store: str, tm
         for thread in threads:
             thread.join()
     check(told.folder, store)
+
+
+@pytest.mark.faults
+def test_a_server_that_was_set_up_anew_at_its_address_gets_everything_again(postgres: Postgres, tmp_path: Path) -> None:
+    stores = [postgres.create(f"anew_{number}_{time.time_ns()}") for number in (1, 2)]
+    server = MlflowServer(stores[0], tmp_path / "server", postgres.env)
+    told = begun(tmp_path / "anew")
+    told.end("search/noam/0")
+    told.state("finished")
+    with running(server):
+        writer = Writer(told.folder, server.uri, "job", None)
+        writer.send()
+        client_of(server.uri).create_experiment("kept for later")
+        server.stop()
+        server._command[server._command.index(stores[0])] = stores[1]
+        server.start()
+        # The experiment's number is somebody else's now.
+        client_of(server.uri).create_experiment("of somebody else")
+        writer.send()
+        send(told.folder, server.uri)
+        check(told.folder, server.uri)
+        client = client_of(server.uri)
+        assert client.search_runs([client.get_experiment_by_name("of somebody else").experiment_id]) == []
+
+
+def test_an_experiment_that_was_deleted_on_a_server_is_named_before_a_job_starts(mlflow_server: MlflowServer) -> None:
+    client, name = client_of(mlflow_server.uri), f"gone-{time.time_ns()}"
+    check_tracker(mlflow_server.uri, name)
+    number = client.create_experiment(name)
+    check_tracker(mlflow_server.uri, name)
+    client.delete_experiment(number)
+    with pytest.raises(ServiceError, match=f"experiment '{name}' was deleted; .* --experiment-id {number}; or name"):
+        check_tracker(mlflow_server.uri, name)
+    client.restore_experiment(number)
+    check_tracker(mlflow_server.uri, name)
+
+
+def test_the_longest_name_of_an_experiment_and_long_options_are_kept_whole(
+    mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told(tmp_path / "long")
+    options = {f"option {number}/?": "x" * 900 for number in range(10)}
+    monkeypatch.setattr(tracking_writer, "job_run", partial(with_options, options | {"essay": "y" * 6001}))
+    told.job()
+    name = f"{time.time_ns()}".ljust(MOST_EXPERIMENT_NAME, "x")
+    writer = Writer(told.folder, mlflow_server.uri, name, None)
+    writer.send()
+    client = client_of(mlflow_server.uri)
+    assert client.get_experiment_by_name(name) is not None
+    params = client.get_run(writer.runs[""]).data.params
+    assert {params[f"model.options.option {number}__"] for number in range(10)} == {"x" * 900}
+    assert params["model.options.essay"] == "6001 characters; see spec.yaml among the artifacts"
+    assert params["arms"] == '["adam_l2", "noam"]'
+
+
+def with_options(options: dict[str, str], event: Any) -> Any:
+    return job_run(replace(event, spec=event.spec | {"model": {"options": options}}))
+
+
+def test_a_tracker_in_the_database_of_the_studies_is_refused(postgres: Postgres) -> None:
+    url = postgres.create(f"shared_{time.time_ns()}")
+    open_storage(url).engine.dispose()
+    for refuse in (check_tracker, client_with_checks):
+        with pytest.raises(ServiceError, match="is of a newer MLflow or of another program; name another database"):
+            refuse(url)
 
 
 @pytest.mark.slow

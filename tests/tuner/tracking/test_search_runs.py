@@ -1,5 +1,6 @@
 """MLflow's runs of a job about methods: their names, tags and parent."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,33 @@ def test_a_job_with_one_search_per_arm_has_the_names_and_tags_that_it_had() -> N
 def test_the_parent_run_says_what_is_claimed_and_when_the_verdict_looks(history: Searches) -> None:
     params = job_run(history.record().job).params
     assert (params["claim"], params["searches.at"], params["placebo"]) == ("method", "[3, 4, 5]", True)
+
+
+def test_every_option_of_a_job_is_a_parameter_of_its_own(history: Searches) -> None:
+    spec = {
+        "model": {"name": "mine:build", "options": {"depth": 3, "a/b": 1, "a?b": 2}},
+        "arms": [
+            {"name": "one", "parameters": {"lr": {"min": 0.1, "max": 1, "step": None}}, "fixed": {}},
+            {"name": "two", "parameters": {}, "fixed": {"beta1": 0.5}},
+        ],
+        "searches": {"at": list(range(3000))},
+        "storage": None,
+    }
+    params = job_run(replace(history.record().job, spec=spec, versions={})).params
+    assert {name: value for name, value in params.items() if not name.startswith("searches")} == {
+        "model.name": "mine:build",
+        "model.options.depth": 3,
+        "model.options.a_b": 1,
+        "model.options.a_b_2": 2,
+        "arms.one.name": "one",
+        "arms.one.parameters.lr.min": 0.1,
+        "arms.one.parameters.lr.max": 1,
+        "arms.two.name": "two",
+        "arms.two.fixed.beta1": 0.5,
+        "storage": None,
+    }
+    # A list that is longer than a parameter may be, as JSON.
+    assert [params[f"searches.at.{number}"] for number in (0, 2999)] == [0, 2999]
 
 
 # mlflow and SQLAlchemy disagree about deprecations; that is theirs.
