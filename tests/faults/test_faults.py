@@ -579,7 +579,8 @@ def test_mlflows_file_is_removed_while_the_job_runs(where: Place, undisturbed: t
     where.home.tracking_store.unlink()
     ended = where.ended(process)
     assert ended.code == 0, ended.err
-    assert "warning" not in ended.err
+    assert "once that is mended" not in ended.err
+    assert "sends the rest" not in ended.err
     check_as_undisturbed(where, undisturbed)
 
 

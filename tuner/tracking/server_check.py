@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ KNOCK_S = 5.0
 TRACKERS = ("http://", "https://", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 DELETED = "deleted"
 """MLflow's word for the stage of a deleted run or experiment, which can be restored."""
+UNNAMED = "no version"
+POLL_S, SETTLED_S = 0.2, 10.0
 _REVISION = re.compile(r'^(down_)?revision = "(\w+)"', re.MULTILINE)
 
 
@@ -80,7 +83,7 @@ def check_database(uri: str, experiment: str | None = None) -> None:
         _knock(uri)
         engine = create_engine(uri, poolclass=NullPool)
         with engine.connect() as connection:
-            _check_schema(connection, shown)
+            _check_schema(connection, shown, file)
             if experiment is not None:
                 _check_experiment(connection, shown, experiment)
     except (ImportError, NoSuchModuleError) as error:
@@ -101,30 +104,42 @@ def _knock(uri: str) -> None:
         socket.create_connection((parts.hostname, parts.port or port), KNOCK_S).close()
 
 
-def _check_schema(connection: "Connection", shown: str) -> None:
-    """Refuse a database whose tables are not those of the installed MLflow. An empty one gets them."""
+def _check_schema(connection: "Connection", shown: str, file: Path | None) -> None:
+    """Refuse a database whose tables are not those of the installed MLflow. An empty one gets them.
+
+    Another job may be making the tables now, revision by revision. So a known version is waited for as long as it
+    changes, or the database's file.
+    """
+    known = dict(_revisions())
+    heads, here = set(known) - set(known.values()), importlib.metadata.version("mlflow")
+    last, since = _version(connection), time.monotonic()
+    while (found := _version(connection)) not in ("", *heads):
+        if found != UNNAMED and found not in known:
+            raise ServiceError(
+                f"{shown} is no database of MLflow {here}, which is installed here: its version {found} is of a newer"
+                " MLflow or of another program; name another database in tracking.uri, or install that MLflow"
+            )
+        if found != last:
+            last, since = found, time.monotonic()
+        if (time.monotonic() - since if file is None else time.time() - file.stat().st_mtime) > SETTLED_S:
+            raise ServiceError(
+                f"MLflow's database {shown} is of an older MLflow than {here}, which is installed here; make a copy of"
+                f" it, then run: mlflow db upgrade {shown}"
+            )
+        time.sleep(POLL_S)
+
+
+def _version(connection: "Connection") -> str:
+    """The version of the tables, as it is now; ``UNNAMED`` for MLflow's tables without one, empty without tables."""
     from sqlalchemy import inspect, text
 
+    connection.rollback()
     tables = set(inspect(connection).get_table_names())
-    has_runs = {"experiments", "runs"} <= tables
-    if "alembic_version" not in tables:
-        found: list[str] = ["none"] if has_runs else []
-    else:
-        found = [str(row[0]) for row in connection.execute(text("SELECT version_num FROM alembic_version"))]
-    known = dict(_revisions())
-    heads = set(known) - set(known.values())
-    if set(found) <= heads:
-        return
-    here, its = importlib.metadata.version("mlflow"), ", ".join(found)
-    if has_runs and set(found) <= {*known, "none"}:
-        raise ServiceError(
-            f"MLflow's database {shown} is of an older MLflow than {here}, which is installed here; make a copy of it,"
-            f" then run: mlflow db upgrade {shown}"
-        )
-    raise ServiceError(
-        f"{shown} is no database of MLflow {here}, which is installed here: its version {its} is of a newer MLflow or"
-        " of another program; name another database in tracking.uri, or install that MLflow"
-    )
+    if "alembic_version" in tables:
+        rows = connection.execute(text("SELECT version_num FROM alembic_version")).all()
+        if rows:
+            return ", ".join(str(row[0]) for row in rows)
+    return UNNAMED if {"experiments", "runs"} <= tables else ""
 
 
 def _revisions() -> Iterator[tuple[str, str]]:

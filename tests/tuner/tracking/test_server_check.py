@@ -1,7 +1,9 @@
 """A tracker is refused before a job starts if the job could never be sent there."""
 
+import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -24,9 +26,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database, with an experiment and one that was deleted. Making one takes seconds."""
     file = tmp_path_factory.mktemp("filled") / "mlflow.db"
     client = MlflowClient(tracking_uri=f"sqlite:///{file}")
-    for name in ("kept", "gone"):
-        client.create_experiment(name)
-    client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
+    client.create_experiment("kept")
+    client.delete_experiment(client.create_experiment("gone"))
     return file
 
 
@@ -45,6 +46,8 @@ def version(number: str | None) -> Callable[[Path], None]:
             else:
                 database.execute("update alembic_version set version_num = ?", (number,))
             database.commit()
+        # Nobody is making the tables now.
+        os.utime(file, (0, 0))
 
     return alter
 
@@ -92,6 +95,16 @@ def test_a_store_with_other_tables_is_refused_in_one_line(
         assert "\n" not in str(refused.value)
         assert not isinstance(refused.value, Unreachable)
     assert file.read_bytes() == before
+
+
+def test_a_store_that_another_job_is_making_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    making = threading.Thread(target=lambda: MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments())
+    making.start()
+    while making.is_alive():
+        check_tracker(f"sqlite:///{file}", "job")
+    making.join()
+    check_tracker(f"sqlite:///{file}", "job")
 
 
 def test_studies_are_not_put_into_mlflows_database(file: Path) -> None:
