@@ -6,7 +6,7 @@ from earlier trials, its later trials are better, and the curve is too high at i
 arm, each keeps its order, and the bootstrap draws searches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,8 +57,9 @@ def by_trials(values: Sequence[float], maximize: bool, seed: int) -> Curve:
     signed = sign * np.asarray(values, dtype=np.float64)
     shown = _thinned(len(signed))
     weights = _weights(len(signed), shown)
-    drawn = np.sort(signed[draw.integers(len(signed), size=(RESAMPLES, len(signed)))], axis=1) @ weights.T
-    return _curve(shown + 1.0, weights @ np.sort(signed), drawn, sign)
+    drawn = signed[draw.integers(len(signed), size=(RESAMPLES, len(signed)))]
+    drawn.sort(axis=1)
+    return _curve(shown + 1.0, weights @ np.sort(signed), drawn @ weights.T, sign)
 
 
 def by_epochs(values: Sequence[float], epochs: Sequence[int], maximize: bool, seed: int) -> Curve:
@@ -76,9 +77,8 @@ def by_epochs(values: Sequence[float], epochs: Sequence[int], maximize: bool, se
     signed, cost = sign * np.asarray(values, dtype=np.float64), np.asarray(epochs, dtype=np.float64)
     count = len(signed)
     grid = np.unique(np.linspace(cost.max(), cost.sum(), MOST_POINTS).round())
-    orders = np.array([draw.permutation(count) for _ in range(RESAMPLES)])
+    mean = _best_within(signed, cost, (draw.permutation(count) for _ in range(RESAMPLES)), grid).mean(axis=0)
     drawn = draw.integers(count, size=(RESAMPLES, count))
-    mean = _best_within(signed, cost, orders, grid).mean(axis=0)
     return _curve(grid, mean, _best_within(signed, cost, drawn, grid), sign)
 
 
@@ -113,10 +113,10 @@ def over_searches(
 
 
 def _best_within(
-    signed: Floats, cost: Floats, orders: np.ndarray[tuple[int, ...], np.dtype[np.int64]], grid: Floats
+    signed: Floats, cost: Floats, orders: Iterable[np.ndarray[tuple[int, ...], np.dtype[np.int64]]], grid: Floats
 ) -> Floats:
-    """Per order and per point of the grid, the best value of the trials that have ended."""
-    found = np.empty((len(orders), len(grid)))
+    """Per order (there are ``RESAMPLES``) and per point of the grid, the best value of the trials that have ended."""
+    found = np.empty((RESAMPLES, len(grid)))
     # One order at a time: all of them would need gigabytes after a search of 100,000 trials.
     for row, order in enumerate(orders):
         best = np.maximum.accumulate(signed[order])
