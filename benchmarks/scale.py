@@ -99,7 +99,7 @@ def _asks(sizes: tuple[int, ...]) -> list[tuple[str, ...]]:
 
 
 def _ask_ms(sampler: str, size: int) -> float:
-    study = ArmStudy(ask.arm(), SamplerSpec(name=sampler), ask.SEED, size, maximize=True, past=ask.past(size))
+    study = ArmStudy(ask.arm(), SamplerSpec.model_validate({"name": sampler}), ask.SEED, size, maximize=True, past=ask.past(size))
     study.ask()
     begin = time.thread_time()
     for _ in range(ASKS):
