@@ -340,8 +340,8 @@ class Record:
         place = begun.stage, begun.arm, begun.round, begun.search
         found = self._places.get(place)
         if found is None:
-            choices = ((begun.arm, None), (begun.round, None), (begun.search, None))
-            keys = [(begun.stage, arm, number, search) for arm, number, search in product(*choices)]
+            every = product((begun.arm, None), (begun.round, None), (begun.search, None))
+            keys: list[_Place] = [(begun.stage, arm, number, search) for arm, number, search in every]
             found = self._places[place] = tuple(self._groups.setdefault(key, Group()) for key in keys)
         return found
 

@@ -57,9 +57,9 @@ def by_trials(values: Sequence[float], maximize: bool, seed: int) -> Curve:
     signed = sign * np.asarray(values, dtype=np.float64)
     shown = _thinned(len(signed))
     weights = _weights(len(signed), shown)
-    drawn = signed[draw.integers(len(signed), size=(RESAMPLES, len(signed)))]
+    drawn: Floats = signed[draw.integers(len(signed), size=(RESAMPLES, len(signed)))]
     drawn.sort(axis=1)
-    return _curve((shown + 1).astype(np.float64), weights @ np.sort(signed), drawn @ weights.T, sign)
+    return _curve(shown.astype(np.float64) + 1, weights @ np.sort(signed), drawn @ weights.T, sign)
 
 
 def by_epochs(values: Sequence[float], epochs: Sequence[int], maximize: bool, seed: int) -> Curve:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,11 @@ _log = logging.getLogger(__name__)
 PACE = Pace(pause_s=0.5, beat_s=10.0, longest_retry_s=10.0, give_up_s=15.0, patience_s=60.0)
 # The kernel would wait for minutes for a server that accepts no connection.
 os.environ.setdefault("PGCONNECT_TIMEOUT", "5")
+
+TRIES, RETRY_S = 10, 0.3
+"""How often a new database is opened, and the pause, while another job creates its tables."""
+_MADE_BY_ANOTHER = ("UNIQUE constraint failed", "already exists", "duplicate key")
+"""What a database says if two jobs create its tables at once. Optuna holds no lock meanwhile."""
 
 _STUDIES, _TRIALS, _PARAMS, _ATTRIBUTES, _VALUES, _REPORTS = (
     model.__table__
@@ -369,12 +375,18 @@ def open_storage(url: str, *, durable: bool = True) -> RDBStorage:
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite"):
         options["pool_events"] = [(partial(_set_up, durable), "connect")]
-    try:
-        _refuse_mlflows(url)
-        return RDBStorage(url, engine_kwargs=options)
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
-        kind = Unreachable if is_down(error) else ServiceError
-        raise kind(f"cannot open the studies' database {without_password(url)}: {_first_line(error)}") from error
+    for tries_left in reversed(range(TRIES)):
+        try:
+            _refuse_mlflows(url)
+            return RDBStorage(url, engine_kwargs=options)
+        except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
+            problem = _first_line(error)
+            if tries_left and any(sign in problem for sign in _MADE_BY_ANOTHER):
+                time.sleep(RETRY_S)
+                continue
+            kind = Unreachable if is_down(error) else ServiceError
+            raise kind(f"cannot open the studies' database {without_password(url)}: {problem}") from error
+    raise AssertionError("the last try returns or raises")
 
 
 def _refuse_mlflows(url: str) -> None:

@@ -447,3 +447,29 @@ def test_what_was_set_aside_before_is_kept(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         path.write_text(f"no database, for the {number}th time " * 100)
         assert set_aside_if_damaged(path) == tmp_path / f"studies.db.damaged-{number}"
+
+
+OPEN = """\
+import sys, time
+from pathlib import Path
+from tuner.search.study_database import open_storage
+Path(sys.argv[2], sys.argv[3]).touch()
+while not Path(sys.argv[2], "go").exists():
+    pass
+open_storage(sys.argv[1])
+"""
+
+
+def test_jobs_that_open_a_new_database_at_once_all_get_it(tmp_path: Path) -> None:
+    jobs = 4
+    url, environment = f"sqlite:///{tmp_path}/studies.db", {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", OPEN, url, str(tmp_path)]
+    opening = [
+        subprocess.Popen([*command, str(job)], env=environment, stderr=subprocess.PIPE, text=True)
+        for job in range(jobs)
+    ]
+    while not all((tmp_path / str(job)).exists() or opening[job].poll() is not None for job in range(jobs)):
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    errors = [process.communicate()[1] for process in opening]
+    assert [(process.returncode, error) for process, error in zip(opening, errors, strict=True)] == [(0, "")] * jobs
