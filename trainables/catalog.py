@@ -16,7 +16,7 @@ DATASETS: Mapping[str, str] = {
     "parquet": "trainables.data.parquet",
     "image_folder": "trainables.data.image_folder",
 }
-"""Data set name -> the module with its functions ``read``, ``count`` and ``sources``."""
+"""Data set name -> the module with its functions ``read``, ``survey`` and ``sources``."""
 
 MODELS: Mapping[str, str] = {
     "elu_net": "trainables.models.elu_net:build",

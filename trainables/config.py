@@ -63,10 +63,13 @@ class TrialConfig:
     channels_last: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as nested plain values; ``channels_last`` is left out if it is true, as in older versions."""
+        """The config as nested plain values; what older versions did not have is left out while it is not used."""
         values = dataclasses.asdict(self)
         if self.channels_last:
             del values["channels_last"]
+        for key in ("image_column", "label_column"):
+            if values["data"][key] is None:
+                del values["data"][key]
         return values
 
     @classmethod

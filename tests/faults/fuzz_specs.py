@@ -327,7 +327,8 @@ def _sound(knob: str, domain: Domain, updates: int) -> bool:
 def _in_full(kept: dict[str, Any]) -> dict[str, Any]:
     """The values of a spec, with the defaults that it leaves out so that older specs keep their fingerprints."""
     left_out: dict[str, Any] = {"claim": "setting", "searches": None, "placebo": False, "families": {}}
-    return {**left_out, **kept, "budget": {"epochs_per_search": None, **kept["budget"]}}
+    budget = {"epochs_per_search": None, **kept["budget"]}
+    return {**left_out, **kept, "budget": budget, "data": {"image_column": None, "label_column": None, **kept["data"]}}
 
 
 def _lost(written: Any, kept: Any, path: str = "") -> Iterator[str]:

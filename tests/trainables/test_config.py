@@ -18,6 +18,13 @@ def test_a_trial_survives_a_round_trip_through_json(name: str) -> None:
     assert TrialConfig.from_dict(json.loads(json.dumps(trial.to_dict()))) == trial
 
 
+def test_columns_are_kept_if_they_are_named() -> None:
+    trial = smallest_trial("adamw")
+    assert not {"image_column", "label_column"} & trial.to_dict()["data"].keys()
+    trial = replace(trial, data=replace(trial.data, label_column="fine_label"))
+    assert TrialConfig.from_dict(json.loads(json.dumps(trial.to_dict()))) == trial
+
+
 def test_a_streams_seed_is_the_first_63_bits_of_a_hash() -> None:
     first_64_bits = int(hashlib.sha256(b"7/epoch/3").hexdigest()[:16], 16)
     assert derive_seed(7, "epoch", 3) == first_64_bits // 2 < 2**63

@@ -20,8 +20,18 @@ from PIL import Image
 from trainables.catalog import DATASETS, MODELS, is_dotted, load_object
 from trainables.data import cifar10, digits, image_folder, normalize, parquet
 from trainables.data.cache import load
-from trainables.data.request import DataRequest
-from trainables.data.splits import Arrays, Splits, fingerprint, stratified_split, stratified_subset
+from trainables.data.request import DataRequest, Survey
+from trainables.data.splits import (
+    Arrays,
+    Raw,
+    Splits,
+    described,
+    doubts,
+    fingerprint,
+    split,
+    stratified_split,
+    stratified_subset,
+)
 from trainables.errors import CodeError, DataError, TrainableError
 
 CLASSES = ("cat", "dog", "eel")
@@ -101,7 +111,25 @@ class TestSplitting:
     def test_a_count_is_met_exactly(self, count: int) -> None:
         labels = np.random.default_rng(0).integers(0, 4, 20)
         assert len(set(stratified_subset(labels, count, seed=1).tolist())) == count
-        assert len(stratified_split(labels, count, seed=1)[0]) == 20 - count
+        # Each of the 4 classes keeps an image.
+        assert len(stratified_split(labels, count, seed=1)[0]) == max(20 - count, 4)
+
+    @pytest.mark.parametrize(
+        ("sizes", "share", "held"),
+        [
+            ([1, 1, 1, 1], 0.5, [0, 0, 0, 0]),
+            ([1, 9], 0.9, [0, 8]),
+            ([2, 1, 7], 0.5, [1, 0, 4]),
+            ([2, 2, 2], 0.9, [1, 1, 1]),
+            ([50, 50], 0.1, [5, 5]),
+        ],
+    )
+    def test_no_class_loses_its_last_image(self, sizes: list[int], share: float, held: list[int]) -> None:
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        train_idx, val_idx = stratified_split(labels, share, seed=0)
+        assert np.bincount(labels[val_idx], minlength=len(sizes)).tolist() == held
+        assert sorted([*train_idx, *val_idx]) == list(range(len(labels)))
+        assert Survey(len(labels), None, 1, len(sizes)).held_out(share) == sum(held)
 
     def test_the_seed_determines_the_split(self) -> None:
         labels = np.arange(100) % 10
@@ -122,7 +150,7 @@ class TestSplitting:
 class TestReaders:
     def test_digits_are_upright_rgb_and_do_not_flip(self) -> None:
         raw = digits.read()
-        assert (len(raw.train), len(raw.test)) == digits.count()
+        assert digits.survey() == Survey(len(raw.train), None, len(raw.test), len(raw.classes))
         assert raw.train.images_BHWC.shape[1:] == (32, 32, 3)
         assert (raw.train.images_BHWC.min(), raw.train.images_BHWC.max()) == (0, 255)
         assert raw.flips is False
@@ -133,7 +161,7 @@ class TestReaders:
         assert np.array_equal(raw.train.images_BHWC, train.images_BHWC)
         assert np.array_equal(raw.train.labels_B, train.labels_B)
         assert raw.classes == CLASSES
-        assert parquet.count(parquet_folder) == (30, 9)
+        assert parquet.survey(parquet_folder) == Survey(30, None, 9, 3)
 
     def test_parquet_shards_are_read_in_order(self, tmp_path: Path) -> None:
         parts = [made_up(6, 8, seed) for seed in range(3)]
@@ -155,17 +183,17 @@ class TestReaders:
 
     def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="nowhere: no such folder"):
-            parquet.count(tmp_path / "nowhere")
+            parquet.survey(tmp_path / "nowhere")
 
     def test_a_missing_parquet_is_named(self, parquet_folder: Path) -> None:
         (parquet_folder / "test.parquet").unlink()
         with pytest.raises(DataError, match=r"has no test\.parquet"):
-            parquet.count(parquet_folder)
+            parquet.survey(parquet_folder)
 
     def test_a_truncated_parquet_is_named(self, parquet_folder: Path) -> None:
         file = parquet_folder / "train.parquet"
         file.write_bytes(file.read_bytes()[:-100])
-        for use in (parquet.count, parquet.read):
+        for use in (parquet.survey, parquet.read):
             with pytest.raises(DataError, match=r"train.parquet: truncated"):
                 use(parquet_folder)
 
@@ -181,8 +209,8 @@ class TestReaders:
 
     def test_labels_outside_the_classes_are_an_error(self, parquet_folder: Path, tmp_path: Path) -> None:
         part = made_up(6, 8, 0)
-        write_parquet(parquet_folder / "test.parquet", Arrays(part.images_BHWC, part.labels_B - 1))
-        with pytest.raises(DataError, match=r"test labels are -1..1, outside 0..2"):
+        write_parquet(parquet_folder / "test.parquet", Arrays(part.images_BHWC, part.labels_B + 1))
+        with pytest.raises(DataError, match=r"test labels are 1..3, outside 0..2"):
             load(request_for(parquet_folder), tmp_path / "cache")
 
     def test_image_folders_are_resized_and_labelled_by_name(self, png_folder: Path) -> None:
@@ -190,7 +218,7 @@ class TestReaders:
         assert raw.train.images_BHWC.shape == (12, 32, 32, 3)
         assert raw.train.labels_B.tolist() == [0] * 4 + [1] * 4 + [2] * 4
         assert raw.classes == CLASSES
-        assert image_folder.count(png_folder) == (12, 6)
+        assert image_folder.survey(png_folder) == Survey(12, None, 6, 3)
         first = Image.open(png_folder / "train" / "cat" / "0.png").resize((32, 32), Image.Resampling.BILINEAR)
         assert np.array_equal(raw.train.images_BHWC[0], np.asarray(first))
 
@@ -226,6 +254,59 @@ class TestReaders:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         subprocess.run(
             [sys.executable, "-c", script, str(parquet_folder), str(png_folder)], env=environment, check=True
+        )
+
+
+def raw_of(labels: list[int], images: NDArray[np.uint8] | None = None, val: Arrays | None = None) -> Raw:
+    """Noise with these training labels, or these images; 6 other test images of the 3 classes."""
+    found = made_up(len(labels), 4, 0).images_BHWC if images is None else images
+    return Raw(Arrays(found, np.array(labels, np.int64)), made_up(6, 4, 1), CLASSES, flips=True, val=val)
+
+
+class TestDoubts:
+    def of(self, raw: Raw, **changes: object) -> list[str]:
+        request = DataRequest("parquet", **{"validation": 0.25} | changes)  # type: ignore[arg-type]
+        return list(doubts(raw, split(raw, request)))
+
+    def test_sound_data_has_none(self) -> None:
+        assert self.of(raw_of([0, 1, 2] * 8)) == []
+
+    def test_classes_without_images_are_named(self) -> None:
+        assert self.of(raw_of([0, 0, 0, 0, 1])) == [
+            "classes without a training image: 1 of 3 (eel)",
+            "classes without a validation image: 2 of 3 (dog, eel)",
+        ]
+        assert self.of(raw_of([0, 1, 2] * 8), test_images=1) == ["classes without a test image: 2 of 3 (dog, eel)"]
+
+    def test_images_of_one_colour_are_counted(self) -> None:
+        images = made_up(24, 4, 0).images_BHWC
+        images[:, 1:] = images[:, :1] = images[:, :1, :1]
+        told = "18 of 18 training images have one colour only"
+        assert self.of(raw_of([0, 1, 2] * 8, images)) == [told]
+
+    def test_images_that_splits_share_are_counted_after_decoding(self) -> None:
+        raw = raw_of([0, 1, 2] * 8)
+        raw.test.images_BHWC[1] = raw.train.images_BHWC[5]
+        val = Arrays(np.concatenate([raw.train.images_BHWC[:2], raw.test.images_BHWC[:1]]), np.arange(3))
+        assert self.of(Raw(raw.train, raw.test, CLASSES, flips=True, val=val)) == [
+            "1 of 6 test images are also training images: the test accuracy cannot be trusted",
+            "1 of 6 test images are also validation images: the test accuracy cannot be trusted",
+            "2 of 3 validation images are also training images: selection cannot be trusted",
+        ]
+
+    def test_a_split_of_single_images_is_refused(self) -> None:
+        with pytest.raises(DataError, match="every class has only one training image"):
+            self.of(raw_of([0, 1, 2]))
+
+    def test_one_class_is_refused(self) -> None:
+        with pytest.raises(DataError, match="all training images have the same label, dog; there is only one class"):
+            self.of(raw_of([1] * 8))
+
+    def test_one_line_describes_what_was_read(self) -> None:
+        raw = raw_of([0, 0, 0, 0, 1, 1, 2, 2])
+        assert described(split(raw, DataRequest("parquet", validation=0.25))) == (
+            "6 / 2 / 6 train / val / test images, height 4, width 4, 3 channels, "
+            "3 classes (1 to 3 training images each)"
         )
 
 
@@ -424,8 +505,8 @@ class TestOwnCode:
 
 class TestCatalog:
     @pytest.mark.parametrize("module", DATASETS.values())
-    def test_every_data_set_has_the_functions_read_count_and_sources(self, module: str) -> None:
-        assert all(callable(load_object(f"{module}:{name}")) for name in ("read", "count", "sources"))
+    def test_every_data_set_has_the_functions_read_survey_and_sources(self, module: str) -> None:
+        assert all(callable(load_object(f"{module}:{name}")) for name in ("read", "survey", "sources"))
 
     @pytest.mark.parametrize("path", MODELS.values())
     def test_every_model_can_be_imported(self, path: str) -> None:

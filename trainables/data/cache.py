@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from trainables.catalog import DATASETS, is_dotted
 from trainables.data.checksums import check_file
 from trainables.data.request import DataRequest
-from trainables.data.splits import Arrays, Raw, Splits, split
+from trainables.data.splits import Arrays, Raw, Splits, described, doubts, split
 from trainables.errors import CodeError, DataError, TrainableError
 from trainables.own_reader import SOURCES, OwnReader
 
 __all__ = ["DataRequest", "load"]
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Increase this number when the same request decodes to other arrays than before."""
 PARTS = ("train", "val", "test")
 
@@ -113,7 +113,8 @@ def _uncached(request: DataRequest, progress: Progress | None) -> Splits:
     started_s = time.monotonic()
     reader = OwnReader.of(request.name, None)
     _check_sums(request, None)
-    splits = split(reader.read()[0], request)
+    raw = reader.read()[0]
+    splits = split(raw, request)
     if progress is not None:
         # Every process will call the reader for itself.
         if split(reader.read()[0], request).fingerprint != splits.fingerprint:
@@ -121,17 +122,12 @@ def _uncached(request: DataRequest, progress: Progress | None) -> Splits:
                 f"{request.name!r} returned other images at its second call; draw from random, numpy.random or torch, "
                 "or give your own generator a fixed seed"
             )
-        progress(_decoded(splits, started_s))
+        _describe(raw, splits, started_s, progress)
         progress(
             f"not cached: {request.name} has no data.path, so every process calls it; to cache its images, set "
             f"data.path, or add a function {SOURCES}(path) to its module that returns the files it reads"
         )
     return splits
-
-
-def _decoded(splits: Splits, started_s: float) -> str:
-    sizes = " / ".join(f"{len(getattr(splits, part)):,}" for part in PARTS)
-    return f"decoded {sizes} train / val / test images in {time.monotonic() - started_s:.1f} s"
 
 
 def _make(request: DataRequest, source: Path | None, entry: Path, progress: Progress) -> Splits | None:
@@ -141,23 +137,31 @@ def _make(request: DataRequest, source: Path | None, entry: Path, progress: Prog
     _check_sums(request, source)
     raw, unnamed = _read(request, source)
     splits = split(raw, request)
-    progress(_decoded(splits, started_s))
-    if unnamed:
-        more = f" and {len(unnamed) - 1:,} more files" if len(unnamed) > 1 else ""
-        progress(
-            f"not cached: {request.name} also opened {unnamed[0]}{more}, outside data.path; to cache its images, add a "
-            f"function {SOURCES}(path) to its module that returns the files it reads"
-        )
-        return splits
-    _write(splits, entry)
-    return None
+    if not unnamed:
+        _write(splits, entry)
+    notes = () if is_dotted(request.name) else _reader(request.name).survey(source, request.columns).notes
+    _describe(raw, splits, started_s, progress, notes)
+    if not unnamed:
+        return None
+    more = f" and {len(unnamed) - 1:,} more files" if len(unnamed) > 1 else ""
+    progress(
+        f"not cached: {request.name} also opened {unnamed[0]}{more}, outside data.path; to cache its images, add a "
+        f"function {SOURCES}(path) to its module that returns the files it reads"
+    )
+    return splits
+
+
+def _describe(raw: Raw, splits: Splits, started_s: float, progress: Progress, notes: Sequence[str] = ()) -> None:
+    progress(f"decoded {described(splits)} in {time.monotonic() - started_s:.1f} s")
+    for note in (*notes, *doubts(raw, splits)):
+        progress(f"warning: {note}")
 
 
 def _read(request: DataRequest, source: Path | None) -> tuple[Raw, tuple[Path, ...]]:
     """The data set, and the files that were read although the key does not cover them."""
     if is_dotted(request.name):
         return OwnReader.of(request.name, source).read()
-    raw: Raw = _reader(request.name).read(source, request.size)
+    raw: Raw = _reader(request.name).read(source, request.size, request.columns)
     return raw, ()
 
 

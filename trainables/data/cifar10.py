@@ -15,16 +15,19 @@ from filelock import FileLock
 
 from trainables.data import parquet
 from trainables.data.images import resize
+from trainables.data.layout import has_parquet
+from trainables.data.request import USUAL_COLUMNS, Columns, Survey
 from trainables.data.splits import Arrays, Raw
 from trainables.errors import DataError
 
 
-def read(path: Path | None, size: int | None = None) -> Raw:
+def read(path: Path | None, size: int | None = None, columns: Columns = USUAL_COLUMNS) -> Raw:
     """Read CIFAR-10; download it first if it is missing.
 
     Args:
         path: folder with the Parquet files, or folder with ``cifar-10-batches-py``, which the download creates.
         size: side in pixels to resize to; None keeps 32.
+        columns: the columns of the Parquet files.
 
     Raises:
         DataError: there is no path, the download fails, or files do not match their checksums.
@@ -32,7 +35,7 @@ def read(path: Path | None, size: int | None = None) -> Raw:
     if path is None:
         raise DataError("cifar10 needs a path: the folder with its files, or the folder to download them to")
     if _is_parquet(path):
-        return parquet.read(path, size)
+        return parquet.read(path, size, columns)
     try:
         train, test = _open(path, train=True), _open(path, train=False)
     except (
@@ -50,9 +53,13 @@ def read(path: Path | None, size: int | None = None) -> Raw:
     return Raw(_arrays(train, size), _arrays(test, size), tuple(train.classes), flips=True)
 
 
-def count(path: Path | None = None) -> tuple[int, int]:
-    """Numbers of training and test images."""
-    return parquet.count(path) if _is_parquet(path) else (50_000, 10_000)
+def survey(path: Path | None = None, columns: Columns = USUAL_COLUMNS, compare: bool = False) -> Survey:
+    """The numbers of images and classes; for Parquet files as ``parquet.survey``."""
+    return (
+        parquet.survey(path, columns, compare)
+        if _is_parquet(path)
+        else Survey(train=50_000, val=None, test=10_000, classes=10)
+    )
 
 
 def sources(path: Path | None = None) -> list[Path]:
@@ -61,7 +68,7 @@ def sources(path: Path | None = None) -> list[Path]:
 
 
 def _is_parquet(path: Path | None) -> bool:
-    return path is not None and any(path.glob("train*.parquet"))
+    return path is not None and has_parquet(path)
 
 
 def _open(path: Path, train: bool) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.images import resize
+from trainables.data.request import USUAL_COLUMNS, Columns, Survey
 from trainables.data.splits import Arrays, Raw, stratified_split
 
 TEST_FRACTION = 0.2
@@ -12,7 +13,7 @@ TEST_SEED = 0
 """Fixed, so that the test images do not depend on the seed of the validation split."""
 
 
-def read(path: Path | None = None, size: int | None = None) -> Raw:
+def read(path: Path | None = None, size: int | None = None, columns: Columns = USUAL_COLUMNS) -> Raw:
     """Read the digits, scale 0..16 to 0..255, resize, and hold out a stratified fifth for testing.
 
     These are the UCI digits (Alpaydin & Kaynak 1998, test part) as scikit-learn ships them, without a split. For a
@@ -21,6 +22,7 @@ def read(path: Path | None = None, size: int | None = None) -> Raw:
     Args:
         path: not used.
         size: side in pixels; None means 32.
+        columns: not used.
 
     Returns:
         1,438 training and 359 test images, RGB with three equal channels.
@@ -35,9 +37,9 @@ def read(path: Path | None = None, size: int | None = None) -> Raw:
     return Raw(every.take(train_idx), every.take(test_idx), tuple("0123456789"), flips=False)
 
 
-def count(path: Path | None = None) -> tuple[int, int]:
-    """Numbers of training and test images."""
-    return 1438, 359
+def survey(path: Path | None = None, columns: Columns = USUAL_COLUMNS, compare: bool = False) -> Survey:
+    """The numbers of images and classes; no argument changes them."""
+    return Survey(train=1438, val=None, test=359, classes=10)
 
 
 def sources(path: Path | None = None) -> list[Path]:

@@ -1,6 +1,17 @@
 """A trial's request for data: the data set, its source, the number of images and the split."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Columns(NamedTuple):
+    """The columns of a Parquet file; None means one of the names that ``parquet`` knows."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+USUAL_COLUMNS = Columns()
 
 
 @dataclass(frozen=True)
@@ -19,6 +30,8 @@ class DataRequest:
         validation: fraction of the training images that is held out, in (0, 1); ignored if the data set has its own
             validation split.
         seed: seed of the split and of the subsets.
+        image_column: column of a Parquet file with the images; None means ``img`` or ``image``.
+        label_column: column of a Parquet file with the labels; None means ``label`` or ``labels``.
     """
 
     name: str
@@ -30,6 +43,13 @@ class DataRequest:
     test_images: int | None = None
     validation: float = 0.1
     seed: int = 0
+    image_column: str | None = None
+    label_column: str | None = None
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of a Parquet file."""
+        return Columns(self.image_column, self.label_column)
 
 
 @dataclass(frozen=True)
@@ -39,3 +59,26 @@ class ImageCounts:
     train: int
     val: int
     test: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a data set has, as far as it shows before an image is decoded.
+
+    Args:
+        train: number of images published for training.
+        val: number of published validation images; None if the data set has none.
+        test: number of images published for testing.
+        classes: number of classes that the training images have.
+        notes: what is left out or read in an unusual way, one line each.
+    """
+
+    train: int
+    val: int | None
+    test: int
+    classes: int
+    notes: tuple[str, ...] = ()
+
+    def held_out(self, share: float) -> int:
+        """How many training images ``splits.stratified_split`` holds out for a share: every class keeps one."""
+        return min(round(share * self.train), self.train - self.classes)

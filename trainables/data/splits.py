@@ -4,11 +4,13 @@ Legend: B images, H W pixels, C channels (RGB), K classes.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.data.layout import shared_notes, some
 from trainables.data.request import DataRequest
 from trainables.errors import DataError
 
@@ -90,23 +92,18 @@ def stratified_subset(labels_B: NDArray[np.int64], count: int, seed: int) -> NDA
     """
     if not 0 <= count <= len(labels_B):
         raise DataError(f"cannot take {count:,} images out of {len(labels_B):,}")
-    generator = np.random.default_rng(seed)
-    classes_K, sizes_K = np.unique(labels_B, return_counts=True)
-    chosen = [
-        generator.permutation(np.flatnonzero(labels_B == label))[:quota]
-        for label, quota in zip(classes_K, _quotas(sizes_K, count), strict=True)
-    ]
-    return np.sort(np.concatenate([np.empty(0, np.int64), *chosen])).astype(np.int64)
+    return _draw(labels_B, _quotas(np.unique(labels_B, return_counts=True)[1], count), seed)
 
 
 def stratified_split(
     labels_B: NDArray[np.int64], fraction_or_count: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Hold out a part of the images; every class keeps its share.
+    """Hold out a part of the images; every class keeps its share, and none loses its last image.
 
     Args:
         labels_B: class of each image.
-        fraction_or_count: size of the held-out part: a float is a fraction in [0, 1], an int is a number of images.
+        fraction_or_count: size of the held-out part: a float is a fraction in [0, 1], an int is a number of images. It
+            is at most the number of images minus the number of classes.
         seed: seed of the draw.
 
     Returns:
@@ -117,7 +114,14 @@ def stratified_split(
     """
     total = len(labels_B)
     count = fraction_or_count if isinstance(fraction_or_count, int) else round(fraction_or_count * total)
-    val_idx = stratified_subset(labels_B, count, seed)
+    if not 0 <= count <= total:
+        raise DataError(f"cannot take {count:,} images out of {total:,}")
+    sizes_K = np.unique(labels_B, return_counts=True)[1]
+    quotas_K = np.minimum(_quotas(sizes_K, count), sizes_K - 1)
+    # What classes that would lose their last image do not give, the others give.
+    spare_K = sizes_K - 1 - quotas_K
+    quotas_K += _quotas(spare_K, min(count, total - len(sizes_K)) - int(quotas_K.sum()))
+    val_idx = _draw(labels_B, quotas_K, seed)
     return np.setdiff1d(np.arange(total), val_idx, assume_unique=True), val_idx
 
 
@@ -133,11 +137,53 @@ def split(raw: Raw, request: DataRequest) -> Splits:
     train, val = raw.train, raw.val
     if val is None:
         train_idx, val_idx = stratified_split(train.labels_B, request.validation, request.seed)
+        if request.validation and len(val_idx) == 0 and len(train_idx) == len(np.unique(train.labels_B)):
+            raise DataError("no image can be held out for validation, because every class has only one training image")
         train, val = raw.train.take(train_idx), raw.train.take(val_idx)
     train = _subset(train, request.train_images, request.seed, "training")
     val = _subset(val, request.val_images, request.seed, "validation")
     test = _subset(raw.test, request.test_images, request.seed, "test")
     return Splits(train, val, test, raw.classes, fingerprint(train, val, test), raw.flips)
+
+
+def described(splits: Splits) -> str:
+    """One line: numbers of images, height, width, channels and classes, and the training images per class."""
+    sizes = " / ".join(f"{len(part):,}" for part in (splits.train, splits.val, splits.test))
+    height, width, channels = splits.train.images_BHWC.shape[1:]
+    counts_K = np.bincount(splits.train.labels_B, minlength=splits.num_classes)
+    low, high = int(counts_K.min()), int(counts_K.max())
+    per_class = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return (
+        f"{sizes} train / val / test images, height {height}, width {width}, {_some_of(channels, 'channel')}, "
+        f"{_some_of(splits.num_classes, 'class')} ({per_class} training images each)"
+    )
+
+
+def doubts(raw: Raw, splits: Splits) -> Iterator[str]:
+    """Yields what weakens every result on these images, one line each.
+
+    Args:
+        raw: the data set as it was read.
+        splits: its splits.
+    """
+    parts = {"train": raw.train, "val": raw.val, "test": raw.test}
+    yield from shared_notes({name: _image_keys(part) for name, part in parts.items() if part is not None})
+    for what, part in (("training", splits.train), ("validation", splits.val), ("test", splits.test)):
+        empty = np.flatnonzero(np.bincount(part.labels_B, minlength=splits.num_classes) == 0)
+        if len(empty):
+            names = some(splits.classes[index] for index in empty)
+            yield f"classes without a {what} image: {len(empty):,} of {splits.num_classes:,} ({names})"
+    flat = sum(bool((image_HWC == image_HWC[0, 0]).all()) for image_HWC in splits.train.images_BHWC)
+    if flat:
+        yield f"{flat:,} of {len(splits.train):,} training images have one colour only"
+
+
+def _image_keys(part: Arrays) -> list[bytes]:
+    return [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in part.images_BHWC]
+
+
+def _some_of(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "es" if what.endswith("s") else "s")
 
 
 def fingerprint(*parts: Arrays) -> str:
@@ -147,6 +193,16 @@ def fingerprint(*parts: Arrays) -> str:
         digest.update(np.ascontiguousarray(part.images_BHWC).data)
         digest.update(np.ascontiguousarray(part.labels_B, dtype="<i8").data)
     return digest.hexdigest()
+
+
+def _draw(labels_B: NDArray[np.int64], quotas_K: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Draw ``quotas_K`` indices of the classes that occur, in increasing order."""
+    generator = np.random.default_rng(seed)
+    chosen = [
+        generator.permutation(np.flatnonzero(labels_B == label))[:quota]
+        for label, quota in zip(np.unique(labels_B), quotas_K, strict=True)
+    ]
+    return np.sort(np.concatenate([np.empty(0, np.int64), *chosen])).astype(np.int64)
 
 
 def _quotas(sizes_K: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -181,3 +237,6 @@ def _check(raw: Raw) -> None:
                 f"{what} labels are {labels.min()}..{labels.max()}, outside 0..{len(raw.classes) - 1}, "
                 f"the {len(raw.classes)} classes"
             )
+    if len(np.unique(raw.train.labels_B)) == 1:
+        only = raw.classes[int(raw.train.labels_B[0])]
+        raise DataError(f"all training images have the same label, {only}; there is only one class")

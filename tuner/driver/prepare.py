@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster.runtime import usable_cpus, usable_gpus
+from trainables.catalog import is_dotted
 from trainables.config import TrialConfig
 from trainables.data.cache import load as load_data
 from trainables.data.request import ImageCounts
@@ -19,7 +20,7 @@ from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import Record
 from tuner.jobs.request import spec_of
 from tuner.spec.arms import Arm, arms, plan
-from tuner.spec.checks import check, check_sampler
+from tuner.spec.checks import check, check_sampler, coarse_validation
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.trial_config import check_fingerprint, data_request, trial_config
 from tuner.spec.user_code import own_code
@@ -108,6 +109,9 @@ def _load(context: Context, spec: SearchSpec) -> _Data:
     trial = trial_config(spec, baseline.hyper(baseline.default), spec.seed)
     check_model(trial, splits, context.view.announce)
     images = ImageCounts(len(splits.train), len(splits.val), len(splits.test))
+    # ``check`` has warned of the other data sets.
+    if is_dotted(spec.data.name) and (coarse := coarse_validation(spec, images)):
+        context.view.announce(f"warning: {coarse}")
     return _Data(images, splits.fingerprint, splits.num_classes)
 
 

@@ -5,12 +5,12 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from trainables.catalog import DATASETS, is_dotted, load_object
 from trainables.data.checksums import check_file
-from trainables.data.request import ImageCounts
+from trainables.data.request import Columns, ImageCounts, Survey
 from trainables.errors import DataError, TrainableError
 from trainables.space import Choice, Plan
 from tuner.spec.arms import Arm, arms, plan, warnings
@@ -41,7 +41,8 @@ class Checked:
 def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Checked:
     """Check a spec against the data, the code and the packages of this machine.
 
-    This reads only footers and folders of the data. If ``data.sha256`` gives checksums, it also reads those files.
+    This reads only footers, labels and folders of the data, and the images of small sets, to see whether two splits
+    share some. If ``data.sha256`` gives checksums, it also reads those files.
 
     Args:
         spec: the spec to check.
@@ -51,27 +52,46 @@ def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Ch
         SpecError: the first problem, with its place.
     """
     check_code(spec)
-    images = _images(spec)
+    survey = _survey(spec)
+    images = _images(spec, survey)
     _check_sums(spec, progress or (lambda line: None))
     _check_packages(spec)
     _check_margin(spec, images)
     train = images.train if images else spec.data.train_images
     if train is None:
-        return Checked(spec, None, None, (), _place_warnings(spec))
+        return Checked(spec, None, None, (), tuple(_data_warnings(spec, survey, images)))
     planned = plan(spec, train)
     found = arms(spec, planned)
     check_sampler(spec, found)
-    return Checked(spec, images, planned, found, (*_place_warnings(spec), *warnings(spec, planned)))
+    return Checked(spec, images, planned, found, (*_data_warnings(spec, survey, images), *warnings(spec, planned)))
 
 
-def _place_warnings(spec: SearchSpec) -> tuple[str, ...]:
-    if not spec.is_data_elsewhere:
-        return ()
+def coarse_validation(spec: SearchSpec, images: ImageCounts) -> str | None:
+    """A warning if one validation image is worth more than the margin: the choice then hangs on single images."""
+    margin, points = spec.confirm.margin, POINTS / images.val
+    if spec.metric.key != "val_acc" or not 0 < margin < points:
+        return None
     text = (
-        f"{spec.data.path} is not in the folder of this file, so {spec.data_path} in the current folder is used; write "
-        "the path relative to this file, or give --data"
+        f"one of the {images.val:,} validation images is worth {points:.2g} points, more than confirm.margin "
+        f"({margin:g}): chance decides which setting is chosen; use more validation images, or metric val/loss"
     )
-    return (spec.origin.tell(("data", "path"), text),)
+    return spec.origin.tell(("data",), text)
+
+
+def _data_warnings(spec: SearchSpec, survey: Survey | None, images: ImageCounts | None) -> Iterator[str]:
+    if spec.is_data_elsewhere:
+        text = (
+            f"{spec.data.path} is not in the folder of this file, so {spec.data_path} in the current folder is used; "
+            "write the path relative to this file, or give --data"
+        )
+        yield spec.origin.tell(("data", "path"), text)
+    if survey is not None:
+        yield from (spec.origin.tell(("data",), note) for note in survey.notes)
+        if survey.val is not None and spec.data.validation is not None:
+            text = f"is not used, because the data has {survey.val:,} validation images of its own"
+            yield spec.origin.tell(("data", "validation"), text)
+    if images is not None and (coarse := coarse_validation(spec, images)):
+        yield coarse
 
 
 def _check_margin(spec: SearchSpec, images: ImageCounts | None) -> None:
@@ -116,7 +136,8 @@ def check_code(spec: SearchSpec) -> None:
             raise spec.origin.error(InvalidValue(text, section, "name"))
 
 
-def _images(spec: SearchSpec) -> ImageCounts | None:
+def _survey(spec: SearchSpec) -> Survey | None:
+    """What the data has; None if only reading it tells."""
     data = spec.data
     path = spec.data_path
     try:
@@ -124,16 +145,29 @@ def _images(spec: SearchSpec) -> ImageCounts | None:
             if path is not None and not path.exists():
                 raise spec.origin.error(InvalidValue(f"{path}: no such file or folder", "data", "path"))
             return None
-        every, test = importlib.import_module(DATASETS[data.name]).count(path)
+        reader = importlib.import_module(DATASETS[data.name])
+        found: Survey = reader.survey(path, Columns(data.image_column, data.label_column), compare=True)
+        return found
     except TrainableError as error:
         raise spec.origin.error(InvalidValue(str(error), "data", "path")) from None
     except OSError as error:
         raise spec.origin.error(InvalidValue(f"{path}: cannot be read: {error.strerror}", "data", "path")) from None
-    val = round(data.validation_share * every)
+
+
+def _images(spec: SearchSpec, survey: Survey | None) -> ImageCounts | None:
+    if survey is None:
+        return None
+    train, val = survey.train, survey.val
+    if val is None:
+        val = survey.held_out(spec.data.validation_share)
+        train -= val
+        if val < 1 and train == survey.classes:
+            text = "every class has only one training image, so none can be held out for validation"
+            raise spec.origin.error(InvalidValue(text, "data"))
     return ImageCounts(
-        _subset(spec, "train_images", every - val),
+        _subset(spec, "train_images", train),
         _subset(spec, "val_images", val),
-        _subset(spec, "test_images", test),
+        _subset(spec, "test_images", survey.test),
     )
 
 

@@ -18,6 +18,7 @@ METRICS = {"val/acc": "maximize", "val/loss": "minimize"}
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 DOTTED_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$"
 NEEDS_PATH = ("parquet", "image_folder")
+HAS_COLUMNS = ("parquet", "cifar10")
 DIGITS_VALIDATION, VALIDATION = 0.25, 0.1
 NET_STRIDE = 32
 """An image size for elu_net must be a multiple of this, because the net halves an image five times."""
@@ -75,6 +76,12 @@ class DataSpec(Frozen):
     size: int | None = Field(
         default=None, ge=8, le=1024, description="images are resized to this side length, in pixels"
     )
+    image_column: Line | None = Field(
+        default=None, description="column of the Parquet files with the images; default: img or image"
+    )
+    label_column: Line | None = Field(
+        default=None, description="column of the Parquet files with the labels; default: label or labels"
+    )
     sha256: dict[FileName, Sha256] | None = Field(
         default=None, description="file name relative to path -> expected SHA-256 checksum in hexadecimal digits"
     )
@@ -87,7 +94,8 @@ class DataSpec(Frozen):
         default=None,
         gt=0,
         lt=1,
-        description="share of the training images held out for validation; default: 0.1 (digits: 0.25)",
+        description="share of the training images held out for validation, if the data has no validation images of its "
+        "own; default: 0.1 (digits: 0.25)",
     )
     augment: Literal["none", "flip_crop"] = Field(
         default="none", description="flip_crop randomly mirrors and shifts the training images"
@@ -105,6 +113,9 @@ class DataSpec(Frozen):
             raise InvalidValue("is 'flip_crop', but a mirrored digit no longer fits its label; must be none", "augment")
         if is_dotted(self.name) and self.size is not None:
             raise InvalidValue("is not used, because your own data set is not resized; remove the size", "size")
+        for key in ("image_column", "label_column"):
+            if self.name not in HAS_COLUMNS and getattr(self, key) is not None:
+                raise InvalidValue(f"is for Parquet files only; {shown(self.name)} has no columns", key)
         if self.sha256 and self.path is None:
             raise InvalidValue("checksums are given, but no path; add data.path, or remove the checksums", "sha256")
         return self

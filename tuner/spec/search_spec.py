@@ -369,6 +369,10 @@ def from_dict(value: Mapping[str, Any], origin: Origin | None = None) -> SearchS
 def to_dict(spec: SearchSpec) -> dict[str, Any]:
     """Every value of the spec, with the defaults, as plain values that JSON and YAML can store."""
     values: dict[str, Any] = spec.model_dump(mode="json")
+    for key in ("image_column", "label_column"):
+        # A spec that does not name columns keeps its fingerprint.
+        if values["data"][key] is None:
+            del values["data"][key]
     if spec.claim == "method":
         for key in ONE_SETTING:
             del values["confirm"][key]

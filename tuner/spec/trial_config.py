@@ -76,6 +76,8 @@ def data_request(spec: SearchSpec, split: int | None = None) -> DataRequest:
         test_images=data.test_images,
         validation=data.validation_share,
         seed=spec.seed if split is None else split,
+        image_column=data.image_column,
+        label_column=data.label_column,
     )
 
 

@@ -5,15 +5,21 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests.tuner.spec_texts import more, noam, spec_of
+from trainables.data.cache import load as load_data
 from trainables.data.request import ImageCounts
 from trainables.space import Plan
 from tuner.errors import SpecError
 from tuner.spec.checks import check
 from tuner.spec.search_spec import SearchSpec, from_document, load, starter
 from tuner.spec.strict_yaml import read_text
+from tuner.spec.trial_config import data_request
 
 
 def error_of(spec: SearchSpec) -> str:
@@ -139,3 +145,88 @@ def test_cmaes_refuses_arms_with_choices_or_only_one_knob(edit: tuple[str, str],
 def test_the_message_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert error_of(spec_of(CMAES)).startswith("job.yaml:13: sampler: needs the package 'cmaes'; run pip install cmaes")
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (1000, 8, 8, 3), dtype=np.uint8)
+
+
+def folder_of(root: Path, counts: dict[str, int]) -> str:
+    """Write so many images, all different, into each of these folders; returns the edit of a spec."""
+    images = iter(PIXELS)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            Image.fromarray(next(images)).save(root / name / f"{index}.png")
+    return f"image_folder\n  path: '{root}'"
+
+
+SMALL_BATCH = ("epochs: 8", "epochs: 8\n  batch_size: 4")
+
+
+def test_published_validation_images_are_used_and_a_share_beside_them_is_told(tmp_path: Path) -> None:
+    counts = {"train/a": 20, "train/b": 20, "val/a": 150, "val/b": 150, "test/a": 5, "test/b": 5}
+    edit = folder_of(tmp_path, counts)
+    checked = check(spec_of(("digits", edit), SMALL_BATCH))
+    assert (checked.images, checked.warnings) == (ImageCounts(40, 300, 10), ())
+    checked = check(spec_of(("digits", f"{edit}\n  validation: 0.2"), SMALL_BATCH))
+    assert checked.images == ImageCounts(40, 300, 10)
+    assert checked.warnings == (
+        "job.yaml:5: data.validation: is not used, because the data has 300 validation images of its own",
+    )
+
+
+def test_a_class_of_one_image_keeps_it_and_the_check_counts_as_the_split_does(tmp_path: Path) -> None:
+    edit = folder_of(tmp_path, {"train/a": 1, "train/b": 9, "test/a": 1, "test/b": 1})
+    spec = spec_of(("digits", f"{edit}\n  validation: 0.95"), ("epochs: 8", "epochs: 8\n  batch_size: 1"))
+    splits = load_data(data_request(spec), tmp_path / "cache")
+    assert check(spec).images == ImageCounts(2, 8, 2) == ImageCounts(*map(len, (splits.train, splits.val, splits.test)))
+    assert splits.train.labels_B.tolist() == [0, 1]
+
+
+def test_classes_of_one_image_are_refused(tmp_path: Path) -> None:
+    edit = folder_of(tmp_path, {f"{part}/{name}": 1 for part in ("train", "test") for name in "abcd"})
+    message = error_of(spec_of(("digits", edit)))
+    assert message.startswith("job.yaml:2: data: every class has only one training image, so none can be held out")
+
+
+def test_what_is_left_out_or_shared_is_told(tmp_path: Path) -> None:
+    edit = folder_of(tmp_path, {"train/a": 20, "train/b": 20, "test/a": 5, "test/b": 5})
+    (tmp_path / "train" / "a" / "x.heic").write_bytes(b"?")
+    (tmp_path / "test" / "b" / "0.png").write_bytes((tmp_path / "train" / "b" / "0.png").read_bytes())
+    warnings = check(spec_of(("digits", edit), ("name: job", "name: job\nconfirm: {margin: 50}"), SMALL_BATCH)).warnings
+    assert warnings == (
+        f"job.yaml:3: data: {tmp_path / 'train'}: 1 file is left out, because Pillow does not read this kind of file: "
+        "a/x.heic",
+        "job.yaml:3: data: 1 of 10 test images are also training images: the test accuracy cannot be trusted",
+    )
+
+
+@pytest.mark.parametrize(
+    ("edits", "warned"),
+    [
+        ([], False),
+        ([("digits", "digits\n  val_images: 200")], False),
+        ([("digits", "digits\n  val_images: 199")], True),
+        ([("digits", "digits\n  val_images: 199"), more("confirm: {margin: 0.6}\n")], False),
+        ([("digits", "digits\n  val_images: 199"), more("confirm: {margin: 0}\n")], False),
+        ([("digits", "digits\n  val_images: 199"), more("metric: {name: val/loss}\n")], False),
+    ],
+)
+def test_a_validation_image_that_is_worth_more_than_the_margin_is_told(
+    edits: list[tuple[str, str]], warned: bool
+) -> None:
+    found = [warning for warning in check(spec_of(*edits)).warnings if "validation images" in warning]
+    assert found == warned * [
+        "job.yaml:2: data: one of the 199 validation images is worth 0.5 points, more than confirm.margin (0.5): "
+        "chance decides which setting is chosen; use more validation images, or metric val/loss"
+    ]
+
+
+def test_hidden_labels_and_unknown_columns_are_refused_before_training(tmp_path: Path) -> None:
+    for name, labels in (("train", [0, 1] * 5), ("test", [-1] * 4)):
+        images = [{"bytes": b"?", "path": None} for _ in labels]
+        pq.write_table(pa.table({"image": images, "fine_label": labels}), tmp_path / f"{name}.parquet")
+    edit = f"parquet\n  path: '{tmp_path}'"
+    assert "or set data.label_column" in error_of(spec_of(("digits", edit)))
+    message = error_of(spec_of(("digits", f"{edit}\n  label_column: fine_label")))
+    assert "the test labels are hidden (-1 in 4 of 4)" in message

@@ -21,6 +21,7 @@ from tuner.spec.checks import check
 from tuner.spec.json_schema import json_schema
 from tuner.spec.search_spec import SearchSpec, fingerprint, from_dict, from_document, load, starter, to_dict
 from tuner.spec.strict_yaml import read_text
+from tuner.spec.trial_config import data_request
 
 BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
     # case: (edit, line, key path, part of the message)
@@ -113,6 +114,13 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         4,
         "data.augment",
         "a mirrored digit no longer fits its label",
+    ),
+    "columns of digits": (("digits", "digits\n  label_column: x"), 4, "data.label_column", "for Parquet files only"),
+    "columns of folders": (
+        ("digits", "image_folder\n  path: x\n  image_column: x"),
+        5,
+        "data.image_column",
+        "'image_folder' has no columns",
     ),
     "validation of all": (("digits", "digits\n  validation: 1.0"), 4, "data.validation", "below 1"),
     "validation of none": (("digits", "digits\n  validation: 0"), 4, "data.validation", "above 0"),
@@ -520,6 +528,14 @@ def test_a_spec_is_the_same_after_conversion_to_values_and_back() -> None:
 def test_the_fingerprint_depends_on_the_values_and_not_on_how_they_are_written() -> None:
     assert fingerprint(spec_of(("- variant: noam", "- {name: noam, variant: noam}"))) == fingerprint(spec_of())
     assert fingerprint(spec_of(("trials: 4", "trials: 5"))) != fingerprint(spec_of())
+
+
+def test_columns_that_are_not_named_are_no_part_of_a_spec_or_a_trial() -> None:
+    assert not {"image_column", "label_column"} & to_dict(spec_of())["data"].keys()
+    named = spec_of(("digits", "parquet\n  path: x\n  label_column: fine_label"))
+    assert from_dict(to_dict(named)) == named
+    request = data_request(named)
+    assert (request.image_column, request.label_column) == (None, "fine_label")
 
 
 def test_a_spec_cannot_be_changed() -> None:
