@@ -191,5 +191,7 @@ def _print_plan(checked: "Checked", cost: "Cost") -> None:
         ],
         title=spec.name,
     )
+    if (images := checked.images) is not None:
+        click.echo(f"images:  {images.train:,} training, {images.val:,} validation, {images.test:,} test")
     for line in cost.lines():
         click.echo(line)

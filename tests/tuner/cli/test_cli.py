@@ -131,6 +131,7 @@ def test_a_plan_times_a_few_updates(tuner: Tuner, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(SPEC)
     ended = tuner("plan", "spec.yaml")
     assert ended.code == 0, ended.err
+    assert "images:  200 training, 100 validation, 100 test\n" in ended.out
     assert "search:  9 trials, at most 54 epochs, about" in ended.out
     assert re.search(r"timed: .* s an epoch of 10 updates", ended.out)
 
