@@ -21,7 +21,7 @@ NAMED = 5
 COMPARED_BYTES = 1 << 28
 """Splits of more bytes than this are not compared before they are decoded."""
 
-_SHARD = re.compile(r"(?P<index>\d+)(?:-of-(?P<total>\d+)(?:-[0-9a-f]+)?)?")
+_SHARD = re.compile(r"(?P<index>\d{1,7})(?:-of-(?P<total>\d{1,7})(?:-[0-9a-f]+)?)?")
 
 
 def parquet_files(path: Path | None) -> tuple[dict[str, list[Path]], list[Path]]:
