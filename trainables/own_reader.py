@@ -12,6 +12,7 @@ import inspect
 import os
 import random
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ NOT_CODE = ("__pycache__", "node_modules", "site-packages", "tuner-runs")
 """Folders below the code folder without modules of the user's."""
 MOST_CHANNELS = 4
 """Grey, grey and alpha, RGB, RGBA: more channels are rare, so such a shape is compared with channels first."""
-_SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib")))
+_SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/etc", "/usr/lib", "/usr/share", "/lib")))
 
 
 @dataclass(frozen=True)
@@ -291,19 +292,27 @@ def _fixed_streams() -> Iterator[None]:
             torch.set_rng_state(before)
 
 
-_recorders: list[set[str]] = []
+@dataclass(frozen=True)
+class _Recorder:
+    names: set[str]
+    strangers: set[int | None]
+    """Threads that do something else."""
+
+
+_recorders: list[_Recorder] = []
 
 
 @contextmanager
 def _opened() -> Iterator[set[str]]:
-    """The names of the files that Python opens for reading meanwhile, in any thread."""
+    """The names of the files that Python opens for reading meanwhile, in this thread and in those that it starts."""
     _hook()
-    names: set[str] = set()
-    _recorders.append(names)
+    strangers = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
+    recorder = _Recorder(set(), strangers)
+    _recorders.append(recorder)
     try:
-        yield names
+        yield recorder.names
     finally:
-        _recorders.remove(names)
+        _recorders.remove(recorder)
 
 
 @cache
@@ -313,8 +322,9 @@ def _hook() -> None:
             name, _mode, flags = args
             reads = not isinstance(flags, int) or flags & os.O_ACCMODE != os.O_WRONLY
             if reads and isinstance(name, str | bytes | os.PathLike):
-                for names in _recorders:
-                    names.add(os.path.abspath(os.fsdecode(name)))
+                for recorder in tuple(_recorders):
+                    if threading.get_ident() not in recorder.strangers:
+                        recorder.names.add(os.path.abspath(os.fsdecode(name)))
 
     # Python cannot remove an audit hook. While nothing is recorded, it costs one look at an empty list.
     sys.addaudithook(note)

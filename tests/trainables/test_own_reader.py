@@ -141,6 +141,25 @@ class TestCacheKey:
         (data / "pictures").write_text("12")
         assert loaded(folder, "own", data)[1] == "120"
 
+    def test_files_that_other_threads_open_do_not_count_and_those_of_the_readers_threads_do(
+        self, folder: Path, data: Path
+    ) -> None:
+        for name in ("strange", "own"):
+            (folder / f"{name}.txt").write_text("10")
+        imports = (
+            "import threading, time\n"
+            "HERE = Path(__file__).parent\n"
+            "def other():\n    while True:\n        (HERE / 'strange.txt').read_text(); time.sleep(0.001)\n"
+            "threading.Thread(target=other, daemon=True).start()\n"
+        )
+        body = "\ndef read(path):\n    time.sleep(0.1)\n"
+        text = READER.format(imports=imports, value="10").replace("\ndef read(path):\n", body)
+        (folder / "own.py").write_text(text)
+        assert "not cached" not in loaded(folder, "own", data)[0]
+        mine = "    threading.Thread(target=(HERE / 'own.txt').read_text).start()\n"
+        (folder / "own.py").write_text(text.replace(body, body.replace("    time", f"{mine}    time")))
+        assert f"also opened {folder / 'own.txt'}, outside data.path" in loaded(folder, "own", data)[0]
+
     def test_modules_of_environments_and_hidden_folders_do_not_count(self, folder: Path, data: Path) -> None:
         (folder / "own.py").write_text(READER.format(imports="", value="10"))
         loaded(folder, "own", data)

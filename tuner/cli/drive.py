@@ -46,6 +46,7 @@ def drive(
     data_path: str | None,
 ) -> None:
     """Run a job from its current state. The commands that supervise it start this command."""
+    from trainables.foreign_text import printable
     from tuner.driver.context import Context
     from tuner.driver.driver import Extension, NewRound
     from tuner.driver.driver import drive as drive_job
@@ -70,7 +71,7 @@ def drive(
                 raise Interrupted(f"job {job} was interrupted; resume it with: tuner resume {job}", number) from None
     except DriverLost as lost:
         # This is not an error yet: the supervisor starts another driver.
-        click.echo(f"warning: {lost}", err=True)
+        click.echo(f"warning: {printable(str(lost))}", err=True)
         raise click.exceptions.Exit(lost.exit_code) from lost
 
 

@@ -59,22 +59,11 @@ def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Ch
     _check_margin(spec, images)
     train = images.train if images else spec.data.train_images
     if train is None:
-        return Checked(spec, None, None, (), _place_warnings(spec))
+        return Checked(spec, None, None, (), tuple(_data_warnings(spec, survey, images)))
     planned = plan(spec, train)
     found = arms(spec, planned)
     check_sampler(spec, found)
-    doubts = (*_place_warnings(spec), *_data_warnings(spec, survey, images))
-    return Checked(spec, images, planned, found, (*doubts, *warnings(spec, planned)))
-
-
-def _place_warnings(spec: SearchSpec) -> tuple[str, ...]:
-    if not spec.is_data_elsewhere:
-        return ()
-    text = (
-        f"{spec.data.path} is not in the folder of this file, so {spec.data_path} in the current folder is used; write "
-        "the path relative to this file, or give --data"
-    )
-    return (spec.origin.tell(("data", "path"), text),)
+    return Checked(spec, images, planned, found, (*_data_warnings(spec, survey, images), *warnings(spec, planned)))
 
 
 def coarse_validation(spec: SearchSpec, images: ImageCounts) -> str | None:
@@ -90,6 +79,12 @@ def coarse_validation(spec: SearchSpec, images: ImageCounts) -> str | None:
 
 
 def _data_warnings(spec: SearchSpec, survey: Survey | None, images: ImageCounts | None) -> Iterator[str]:
+    if spec.is_data_elsewhere:
+        text = (
+            f"{spec.data.path} is not in the folder of this file, so {spec.data_path} in the current folder is used; "
+            "write the path relative to this file, or give --data"
+        )
+        yield spec.origin.tell(("data", "path"), text)
     if survey is not None:
         yield from (spec.origin.tell(("data",), note) for note in survey.notes)
         if survey.val is not None and spec.data.validation is not None:
