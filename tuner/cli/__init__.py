@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from tuner import __version__
-from tuner.cli.output import replace_unprintable
+from tuner.cli.output import print_error, replace_unprintable
 from tuner.errors import TunerError
 
 EXIT_CODES = """\b
@@ -88,9 +88,7 @@ def _run() -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    from trainables.foreign_text import printable  # a message can hold the text of a user's error
-
-    click.echo(f"error: {printable(message)}", err=True)
+    print_error(message)
     return code
 
 

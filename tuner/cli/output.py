@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from trainables.foreign_text import printable
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 WIDEST = 200
@@ -114,6 +116,11 @@ def no_open_option(command: F) -> F:
 def job_argument(command: F) -> F:
     """``[JOB]``: a job's id, the beginning of an id, or ``latest``."""
     return click.argument("job", default="latest", metavar="[JOB]")(command)
+
+
+def print_error(message: str) -> None:
+    """Print ``error: …`` on stderr, without control codes: a message can hold the text of a user's error."""
+    click.echo(f"error: {printable(message)}", err=True)
 
 
 def print_json(value: Any) -> None:
