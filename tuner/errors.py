@@ -16,7 +16,12 @@ Every other exception is a bug of ours. It exits with 1 and its traceback.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+HIDDEN = "***"
+"""What is shown instead of a password."""
+_PASSWORD_OPTION = re.compile(r"((?:^|[?&])(?:password|passwd|pwd|sslpassword|token)=)[^&]*", re.IGNORECASE)
 
 
 class TunerError(Exception):
@@ -86,9 +91,15 @@ def error_of(exit_code: int) -> type[TunerError]:
 
 
 def without_password(url: str) -> str:
-    """The URL with the part before its ``@`` hidden, so that it can be shown. The URL of a file has no password."""
+    """The URL with the part before its ``@`` and passwords in its options hidden, so that it can be shown.
+
+    The URL of a file has no password.
+    """
     scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest and scheme[:6] != "sqlite" else url
+    if scheme.startswith("sqlite"):
+        return url
+    rest = _PASSWORD_OPTION.sub(rf"\1{HIDDEN}", rest)
+    return f"{scheme}{separator}{HIDDEN}@{rest.rpartition('@')[2]}" if "@" in rest else f"{scheme}{separator}{rest}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -123,8 +123,10 @@ def drive_to_its_end(
 def finish_publishing(workspace: "Workspace", folder: "JobFolder", home: Path | None, output: str) -> None:
     """Complete what a finished job lacks, and print the job's result. Nothing is trained. Arguments are as above."""
     from tuner.driver.repair import send_all
+    from tuner.storage.file_lock import locked
 
-    send_all(workspace, folder, lambda text: click.echo(text, err=True))
+    with locked(folder.lock_file, folder.id):
+        send_all(workspace, folder, lambda text: click.echo(text, err=True))
     _show_result(folder, home, output)
 
 

@@ -148,6 +148,7 @@ def keep(address: str | None, once: bool) -> None:
 def work(job: str | None, seeds: int | None, extend: bool, hours: float | None, data_path: str | None) -> None:
     """Run a submitted job on the head of its cluster, from its current state."""
     from tuner.driver.preflight import preflight_on_cluster
+    from tuner.errors import ServiceError
     from tuner.jobs.find import find_job
     from tuner.jobs.request import check_unchanged, next_extension, next_round, spec_of
     from tuner.jobs.workspace import Workspace
@@ -157,7 +158,11 @@ def work(job: str | None, seeds: int | None, extend: bool, hours: float | None, 
     folder = unpack_job(workspace, Path.cwd()) if job is None else find_job(workspace, job)
     state = folder.state()
     if seeds is None and not extend and folder.lacks(state):
-        finish_publishing(workspace, folder, None, "table")
+        try:
+            finish_publishing(workspace, folder, None, "table")
+        except ServiceError as error:
+            # The job itself has finished, and its report is written.
+            click.echo(f"warning: {error}; once that is mended: tuner sync {folder.id}", err=True)
         return
     if seeds is None and not extend and state == "finished":
         click.echo(f"{folder.id} is finished")

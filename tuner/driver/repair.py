@@ -68,13 +68,15 @@ def send_all(workspace: Workspace, folder: JobFolder, announce: Callable[[str], 
         ServiceError: a store cannot be reached, or refuses us.
     """
     spec = spec_of(folder)
+    # The report needs no store, so it does not wait for one.
+    results = job_results(folder)
+    files = publish(results)
     writer = open_writer(spec, workspace, folder)
     writer.send()
     if not folder.started()["simulate"]:
         url = storage_of(spec, workspace)
         StudyWriter(folder, url, durable=url != workspace.storage_url).send()
-    results = job_results(folder)
-    writer.attach(publish(results), folder.summary.read_text(encoding="utf-8"))
+    writer.attach(files, folder.summary.read_text(encoding="utf-8"))
     register_winner(writer, results, announce)
     replicate_once(folder)
     if results.record.state == "finished":

@@ -54,7 +54,8 @@ SECRETS = (
     *("client_secret*.json", "*credentials*.json", "*service_account*.json", "*service-account*.json"),
     *(".kube", "kubeconfig*", "*.kubeconfig", ".docker", ".dockercfg", ".vault-token", "*.tfstate*", "*.tfvars"),
     *(".netrc", "_netrc", ".pgpass", ".pg_service.conf", ".my.cnf", ".pypirc", ".npmrc", ".git-credentials"),
-    *(".htpasswd", ".kaggle", "token", ".token", "*.token", ".*_history"),
+    *(".htpasswd", "auth.json", "token", ".token", "*.token", "token.*", "*_token", "*_token.*", ".*_history"),
+    *("password", "passwords", "password.*", "passwords.*", "*_password.*", "*api_key", "*api_key.*"),
 )
 """Names of files and folders that hold keys, tokens and passwords, in lower case. No Python module is meant."""
 KEY_MARK, KEY_BYTES = b"PRIVATE KEY-----", 64 * 2**10
@@ -172,9 +173,7 @@ class _Folder:
         for here, folders, files in os.walk(self._top, followlinks=True, onerror=self._unreadable):
             folder = Path(here)
             self._real[folder] = Path(os.path.realpath(folder))
-            lines = [line for name in IGNORE_FILES if name in files for line in _lines(folder / name)]
-            if lines:
-                self._rules[folder] = GitIgnoreSpec.from_lines(lines)
+            self._read_rules(folder)
             folders[:] = [name for name in folders if self._enters(folder / name)]
             for file in (folder / name for name in files):
                 if (size := self._size(file)) is not None:
@@ -224,10 +223,27 @@ class _Folder:
         if not real.is_relative_to(top):
             return f"a link out of the folder, to {printable(str(real))}"
         target = real.relative_to(top)
-        if any(part in NEVER for part in target.parts):
-            return "a link to a folder that does not travel"
+        if any(part in NEVER for part in target.parts) or self._stays(target):
+            return "a link to what does not travel"
         secret = _is_secret(path) or any(_is_secret(top / place) for place in (target, *target.parents)[:-1])
         return "a link to what looks like a secret" if secret else None
+
+    def _stays(self, target: Path) -> bool:
+        """Whether ignore files name the target of a link or a folder that it is in, or one of these is a workspace."""
+        for place in reversed((target, *target.parents)[:-1]):
+            path = self._top / place
+            self._read_rules(path.parent)
+            is_folder = path.is_dir()
+            if self._ignored(path, "/" if is_folder else "") or (is_folder and Workspace(path).is_in_use):
+                return True
+        return False
+
+    def _read_rules(self, folder: Path) -> None:
+        if folder in self._rules:
+            return
+        lines = [line for name in IGNORE_FILES for line in _lines(folder / name)]
+        if lines:
+            self._rules[folder] = GitIgnoreSpec.from_lines(lines)
 
     def _travels(self, path: Path, reason: str | None) -> bool:
         """Whether a path travels. Notes the reason why not."""

@@ -78,12 +78,12 @@ class Follower:
 
     def warning(self, job: str) -> str | None:
         """One line about what the store lacks, and what to do about it; None if it lacks nothing."""
-        if self.problem is None:
+        problem = self.problem  # the thread may still live, and change it
+        if problem is None:
             return None
-        if isinstance(self.problem, Unreachable):
-            return f"warning: {self.problem}; nothing is lost: tuner sync {job} sends the rest"
-        known = isinstance(self.problem, TunerError)
-        text = str(self.problem) if known else f"{type(self.problem).__name__}: {self.problem}"
+        if isinstance(problem, Unreachable):
+            return f"warning: {problem}; nothing is lost: tuner sync {job} sends the rest"
+        text = str(problem) if isinstance(problem, TunerError) else f"{type(problem).__name__}: {problem}"
         return f"warning: {self._name} lacks a part of job {job}: {text}; once that is mended: tuner sync {job}"
 
     def _run(self) -> None:

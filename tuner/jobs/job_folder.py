@@ -182,7 +182,7 @@ class JobFolder:
         """What a job in this state lacks because its process died at its very end; empty if it lacks nothing."""
         if state != "finished" or not self.unpublished.exists() or self.is_held_here:
             return ""
-        return "its report, exports, MLflow runs or registered model are not complete"
+        return "its report, exports, studies, MLflow runs or registered model are not complete"
 
     @property
     def is_held_here(self) -> bool:

@@ -156,7 +156,7 @@ class StudyWriter:
         try:
             self._set_aside(file)
             self.send()
-        except ServiceError as error:
+        except (ServiceError, OSError) as error:
             self.follower.problem = error
 
     def _begin_again(self) -> None:

@@ -1,6 +1,7 @@
 """URLs of databases: that of a file, what one names, whether two name the same, and whether one is only down."""
 
 import os
+import re
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,18 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PASSING = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_INTERRUPT,
+}
+"""What SQLite says of a file that is busy, or of a disk that is full. The low byte of its codes."""
+_REFUSED = re.compile("authentication failed|does not exist|no pg_hba|permission denied|access denied", re.IGNORECASE)
+"""What servers answer to a wrong password or name. A failed connection has no code of its own."""
 
 
 def sqlite_url(file: Path) -> str:
@@ -65,7 +78,7 @@ def same_database(one: str, other: str) -> bool:
 def is_down(error: BaseException | None) -> bool:
     """Whether a database failed because it is down, busy or full, and not because of what was asked of it.
 
-    SQLite reports both as the same class, with different codes. Optuna and MLflow hide the error behind their own.
+    SQLite and servers report both as the same class, with different codes or words. Optuna and MLflow hide the error behind their own.
     """
     from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
@@ -74,9 +87,10 @@ def is_down(error: BaseException | None) -> bool:
     if error is None:
         return False
     code = getattr(error.orig, "sqlite_errorcode", None)
-    return error.connection_invalidated or (
-        isinstance(error, OperationalError | InterfaceError) and code != sqlite3.SQLITE_ERROR
-    )
+    if code is not None:
+        return code & 0xFF in _PASSING
+    passes = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    return passes and not _REFUSED.search(str(error.orig))
 
 
 def _place(url: str) -> tuple[object, ...] | None:
@@ -87,9 +101,11 @@ def _place(url: str) -> tuple[object, ...] | None:
     if file is not None:
         return ("sqlite", os.path.realpath(file))
     kind = parsed.get_backend_name()
-    if kind not in PORTS or parsed.host is None:
+    if kind not in PORTS:
         return None
-    host = "127.0.0.1" if parsed.host == "localhost" else parsed.host.lower()
+    # Without a host, the option of that name is the folder of the server's socket.
+    host = parsed.host or str(parsed.query.get("host", ""))
+    host = "127.0.0.1" if host == "localhost" else host.lower()
     name = parsed.database or parsed.username
     return (kind, host, parsed.port or PORTS[kind], name, parsed.query.get("options"))
 

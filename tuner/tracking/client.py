@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.request_auth import registry
 from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestAuthProvider
 from requests.auth import HTTPBasicAuth
+from requests.exceptions import HTTPError as HttpStatus
 from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema, RequestException, SSLError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from urllib3.exceptions import HTTPError
@@ -124,6 +125,9 @@ def _may_pass(error: BaseException, shown: str) -> bool:
         return True
     if isinstance(error, MlflowException) and error.error_code == INTERNAL and shown.startswith("http"):
         return True
+    refusals = [cause.response.status_code for cause in causes if isinstance(cause, HttpStatus) and cause.response]
+    if any(status < 500 and status not in (408, 429) for status in refusals):
+        return False
     return any(isinstance(cause, NETWORK) for cause in causes)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tuner.errors import NotFound, SpecError
 from tuner.tracking.run_changes import JOB
+from tuner.tracking.server_check import at_tracker
 
 if TYPE_CHECKING:
     from tuner.tracking.writer import Writer
@@ -71,7 +72,7 @@ def register(writer: "Writer", champion: Champion) -> str | None:
     name, code = champion.model, "from mlflow import MlflowClient as Client; Client().set_registered_model_alias"
     return (
         f"version {kept.theirs} of the model {name!r} was not registered by tuner and keeps the alias {ALIAS!r}; this"
-        f" job's winner is version {kept.ours}; to hand the alias over: MLFLOW_TRACKING_URI={writer.shown}"
+        f" job's winner is version {kept.ours}; to hand the alias over: {at_tracker(writer.shown)}"
         f" python -c \"{code}('{name}', '{ALIAS}', '{kept.ours}')\""
     )
 

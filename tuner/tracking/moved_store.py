@@ -41,7 +41,7 @@ def follow_move(workspace: Workspace) -> None:
     here = workspace.artifacts.as_uri()
     try:
         with closing(sqlite3.connect(workspace.tracking_store, timeout=PATIENCE_S, isolation_level=None)) as store:
-            moved = [root for root in _roots(store) if root != here and _was_moved(store, root, workspace.artifacts)]
+            moved = [root for root in _roots(store) if root != here and _was_moved(store, root, workspace)]
             for root in moved:
                 # The notes go first: after a kill between the two, the next call does both again.
                 _change_notes(workspace, _path(root).parent)
@@ -58,17 +58,23 @@ def _roots(store: sqlite3.Connection) -> list[str]:
     return [root for (root,) in store.execute(asked)]
 
 
-def _was_moved(store: sqlite3.Connection, root: str, here: Path) -> bool:
-    """Whether the artifacts below ``root`` are now below ``here``: none of them is only there."""
-    there = _path(root)
-    if not there.is_dir():
-        return True
-    if here.is_dir() and here.samefile(there):
+def _was_moved(store: sqlite3.Connection, root: str, workspace: Workspace) -> bool:
+    """Whether ``root`` was the workspace's own folder of artifacts, and no artifact of its runs is only there.
+
+    It was, if artifacts of its runs are in the workspace now, or if a job's note names the store beside ``root``. A
+    folder that somebody chose, and that cannot be reached now, is neither.
+    """
+    here, there = workspace.artifacts, _path(root)
+    if here.is_dir() and there.is_dir() and here.samefile(there):
         return False
     below = f"{root}/"
     asked = store.execute("SELECT artifact_uri FROM runs WHERE substr(artifact_uri, 1, ?) = ?", (len(below), below))
     runs = {uri.removeprefix(below).split("/")[0] for (uri,) in asked}
-    return not runs & {*os.listdir(there)} - {*(os.listdir(here) if here.is_dir() else ())}
+    found_here = runs & {*(os.listdir(here) if here.is_dir() else ())}
+    if runs & {*(os.listdir(there) if there.is_dir() else ())} - found_here:
+        return False
+    before = Workspace(there.parent).tracking_uri
+    return bool(found_here) or any(sync_state.load(job.tracked).tracker == before for job in workspace.folders())
 
 
 def _change(store: sqlite3.Connection, root: str, here: str) -> None:

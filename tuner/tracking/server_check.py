@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import re
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tuner.errors import ServiceError, SpecError, Unreachable, without_password
-from tuner.storage.database_url import PORTS, sqlite_file
+from tuner.errors import HIDDEN, ServiceError, SpecError, Unreachable, without_password
+from tuner.storage.database_url import PORTS, is_down, sqlite_file
 from tuner.tracking.credentials import tracking_credentials
 
 if TYPE_CHECKING:
@@ -59,9 +60,15 @@ def deleted_experiment(shown: str, name: str, number: str) -> ServiceError:
         name, number: the experiment's name and id.
     """
     return ServiceError(
-        f"MLflow at {shown}: experiment {name!r} was deleted; restore it with: MLFLOW_TRACKING_URI={shown}"
-        f" mlflow experiments restore --experiment-id {number}; or name another one in tracking.experiment of a new job"
+        f"MLflow at {shown}: experiment {name!r} was deleted; restore it with:"
+        f" {at_tracker(shown)} mlflow experiments restore --experiment-id {number}; or name another one in"
+        " tracking.experiment of a new job"
     )
+
+
+def at_tracker(shown: str) -> str:
+    """The words before a command of MLflow, for a shell. Who needs a password has to write the URI."""
+    return f"MLFLOW_TRACKING_URI={'URI' if HIDDEN in shown else shlex.quote(shown)}"
 
 
 def check_database(uri: str, experiment: str | None = None) -> None:
@@ -71,11 +78,11 @@ def check_database(uri: str, experiment: str | None = None) -> None:
         SpecError: the package of this kind of database is not installed.
         ServiceError: as ``check_tracker``.
     """
-    file, kind = sqlite_file(uri), urlsplit(uri).scheme.partition("+")[0]
+    file, kind = sqlite_file(uri), uri.partition(":")[0].partition("+")[0]
     if kind not in (*PORTS, "sqlite") or (kind == "sqlite" and (file is None or not file.exists())):
         return
     from sqlalchemy import create_engine
-    from sqlalchemy.exc import DBAPIError, NoSuchModuleError, OperationalError
+    from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
     from sqlalchemy.pool import NullPool
 
     shown = without_password(uri)
@@ -91,9 +98,14 @@ def check_database(uri: str, experiment: str | None = None) -> None:
     except (OSError, DBAPIError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         lines = str(getattr(cause, "strerror", None) or cause).strip().splitlines() or [type(cause).__name__]
-        way_out = "" if isinstance(error, OSError | OperationalError) else "; name another one in tracking.uri"
-        kind_of = ServiceError if way_out else Unreachable
+        passes = isinstance(error, OSError) or is_down(error)
+        way_out = "" if passes else "; mend that, or name another one in tracking.uri"
+        kind_of = Unreachable if passes else ServiceError
         raise kind_of(f"MLflow's database {shown} cannot be read: {lines[0]}{way_out}") from None
+    except (ValueError, SQLAlchemyError) as error:
+        # A port that is no number, a password with a bracket, a driver that cannot be used here.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SpecError(f"tracking.uri: {shown!r} cannot be used: {reason}") from None
 
 
 def _knock(uri: str) -> None:
@@ -121,10 +133,11 @@ def _check_schema(connection: "Connection", shown: str, file: Path | None) -> No
             )
         if found != last:
             last, since = found, time.monotonic()
-        if (time.monotonic() - since if file is None else time.time() - file.stat().st_mtime) > SETTLED_S:
+        # A file's time may lie in the future: clocks differ.
+        if (time.monotonic() - since if file is None else abs(time.time() - file.stat().st_mtime)) > SETTLED_S:
             raise ServiceError(
                 f"MLflow's database {shown} is of an older MLflow than {here}, which is installed here; make a copy of"
-                f" it, then run: mlflow db upgrade {shown}"
+                f" it, then run: mlflow db upgrade {'URI' if HIDDEN in shown else shlex.quote(shown)}"
             )
         time.sleep(POLL_S)
 

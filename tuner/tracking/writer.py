@@ -28,7 +28,7 @@ from tuner.storage.journal import Line, read_from
 from tuner.tracking.client import LOST, REFUSED, connect, tracker_errors
 from tuner.tracking.run_changes import JOB, Change, Step, fold
 from tuner.tracking.run_layout import METRICS, RESULTS, VIEW, job_run, metrics, trial_run, view
-from tuner.tracking.server_check import DELETED, deleted_experiment
+from tuner.tracking.server_check import DELETED, at_tracker, deleted_experiment
 from tuner.tracking.sync_state import SyncState, load, save
 
 RUNNING = "RUNNING"
@@ -149,7 +149,8 @@ class Writer:
             self._refuse_deleted_experiment(self._client.get_experiment(info.experiment_id))
             raise ServiceError(
                 f"MLflow at {self.shown}: the run of job {self._job.id} was deleted; restore it with:"
-                f" MLFLOW_TRACKING_URI={self.shown} mlflow runs restore --run-id {info.run_id}"
+                f" {at_tracker(self.shown)} mlflow runs restore --run-id {info.run_id}; or remove it for good (mlflow"
+                " gc): then the job is sent anew"
             )
         return True
 
