@@ -45,6 +45,7 @@ from tuner.spec.arms import Arm, recorded_arms
 from tuner.spec.search_spec import SearchSpec, from_dict
 from tuner.storage.database_url import file_id, is_down, sqlite_file, sqlite_url
 from tuner.storage.events import Entry, EpochReported, JobDescribed, Stage, State, TrialBegun, TrialEnded
+from tuner.storage.file_lock import AlreadyLocked, exclusive
 from tuner.storage.journal import read_from
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ PACE = Pace(pause_s=0.5, beat_s=10.0, longest_retry_s=10.0, give_up_s=15.0, pati
 # The kernel would wait for minutes for a server that accepts no connection.
 os.environ.setdefault("PGCONNECT_TIMEOUT", "5")
 
+PATIENCE_S = 30.0
+"""How long to wait for another process that sets a damaged file aside."""
 TRIES, RETRY_S = 10, 0.3
 """How often a new database is opened, and the pause, while another job creates its tables."""
 _MADE_BY_ANOTHER = ("UNIQUE constraint failed", "already exists", "duplicate key")
@@ -413,12 +416,16 @@ def set_aside_if_damaged(database: Path) -> Path | None:
     """Move a damaged SQLite file out of the way.
 
     Returns:
-        Where it is now; None if nothing is wrong with it, or there is none.
+        Where it is now; None if nothing is wrong with it, there is none, or another process is moving it.
     """
     if not database.exists() or database.stat().st_size == 0 or not _is_damaged(database):
         return None
-    aside = next(name for number in itertools.count(1) if not (name := Path(f"{database}.damaged-{number}")).exists())
-    return database.rename(aside)
+    with suppress(AlreadyLocked), exclusive(Path(f"{database}.lock"), PATIENCE_S):
+        # Another job may have moved it meanwhile, and begun a good one.
+        if database.exists() and _is_damaged(database):
+            taken = (Path(f"{database}.damaged-{number}") for number in itertools.count(1))
+            return database.rename(next(aside for aside in taken if not aside.exists()))
+    return None
 
 
 _NO_DAMAGE = (

@@ -78,7 +78,8 @@ def same_database(one: str, other: str) -> bool:
 def is_down(error: BaseException | None) -> bool:
     """Whether a database failed because it is down, busy or full, and not because of what was asked of it.
 
-    SQLite and servers report both as the same class, with different codes or words. Optuna and MLflow hide the error behind their own.
+    SQLite and servers report both as the same class, with different codes or words. Optuna and MLflow hide the error
+    behind their own.
     """
     from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 

@@ -125,8 +125,9 @@ def _may_pass(error: BaseException, shown: str) -> bool:
         return True
     if isinstance(error, MlflowException) and error.error_code == INTERNAL and shown.startswith("http"):
         return True
-    refusals = [cause.response.status_code for cause in causes if isinstance(cause, HttpStatus) and cause.response]
-    if any(status < 500 and status not in (408, 429) for status in refusals):
+    # A response that reports an error is false in requests.
+    answers = [cause.response for cause in causes if isinstance(cause, HttpStatus) and cause.response is not None]
+    if any(answer.status_code < 500 and answer.status_code not in (408, 429) for answer in answers):
         return False
     return any(isinstance(cause, NETWORK) for cause in causes)
 

@@ -243,7 +243,7 @@ def test_a_job_that_died_after_it_had_finished_says_so_and_a_resume_completes_it
     for file in (*published, job.tracked, copied.home.tracking_store):
         file.unlink()
     job.unpublished.touch()
-    lacks = "its report, exports, MLflow runs or registered model are not complete"
+    lacks = "its report, exports, studies, MLflow runs or registered model are not complete"
     way_out = f"finish them with: tuner resume {job.id}"
     assert f"lacks:   {lacks}; {way_out}" in copied.tuner("status").out
     assert json.loads(copied.tuner("status", "-o", "json").out)["lacks"] == lacks
@@ -262,6 +262,16 @@ def test_a_job_that_died_after_it_had_finished_says_so_and_a_resume_completes_it
         assert "not complete" not in said.out + said.err
     again = copied.tuner("resume")
     assert (again.code, f"job {job.id} is finished" in again.err) == (2, True)
+
+
+def test_a_resume_writes_the_report_also_if_the_tracker_is_down(copied: Place) -> None:
+    job = copied.job
+    job.report.unlink()
+    job.unpublished.touch()
+    ended = copied.ended(copied.start("resume", env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}))
+    assert (ended.code, "127.0.0.1:9" in ended.err, "Traceback" in ended.err) == (3, True, False)
+    assert job.report.exists()
+    assert job.unpublished.exists()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -105,6 +105,20 @@ def test_an_experiment_whose_artifacts_are_elsewhere_stays_as_it_is(
     assert artifacts(moved, run) == ["artifact"]
 
 
+def test_a_chosen_folder_of_artifacts_that_is_away_is_not_taken_for_moved(
+    told: tuple[Workspace, str], tmp_path: Path
+) -> None:
+    workspace, _ = told
+    client, elsewhere = connect(workspace.tracking_uri), (tmp_path / "share" / "artifacts").as_uri()
+    run = client.create_run(client.create_experiment("theirs", artifact_location=elsewhere)).info.run_id
+    write_artifact(client, run, tmp_path)
+    (tmp_path / "share").rename(tmp_path / "not mounted")
+    follow_move(workspace)
+    (tmp_path / "not mounted").rename(tmp_path / "share")
+    assert elsewhere in places(workspace)
+    assert artifacts(workspace, run) == ["artifact"]
+
+
 def test_a_workspace_that_is_reached_by_two_paths_was_not_moved(told: tuple[Workspace, str], tmp_path: Path) -> None:
     workspace, _ = told
     before = places(workspace)

@@ -12,10 +12,10 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from tuner.errors import ServiceError, SpecError, Unreachable
+from tuner.errors import ServiceError, SpecError, Unreachable, without_password
 from tuner.search.study_database import open_storage
 from tuner.tracking.client import connect
-from tuner.tracking.server_check import check_tracker
+from tuner.tracking.server_check import at_tracker, check_tracker
 
 # mlflow and SQLAlchemy disagree about deprecations; that is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -81,7 +81,7 @@ def test_a_store_that_is_not_there_yet_is_accepted_and_not_made(tmp_path: Path) 
             "is of an older MLflow than .*; make a copy of it, then run: mlflow db upgrade",
         ),
         (version(None), "is of an older MLflow than"),
-        (damaged, "cannot be read: file is not a database; name another one in tracking.uri"),
+        (damaged, "cannot be read: file is not a database; mend that, or name another one"),
     ],
 )
 def test_a_store_with_other_tables_is_refused_in_one_line(
@@ -119,6 +119,26 @@ def test_a_deleted_experiment_is_named_with_two_ways_out(file: Path) -> None:
         check_tracker(f"sqlite:///{file}", "gone")
     way_out = "mlflow experiments restore --experiment-id 2; or name another one in tracking.experiment"
     assert way_out in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("postgresql://user:hunter2@localhost:abc/db", "Port could not be cast to integer value as 'abc'"),
+        ("postgresql://user:hunter[2@localhost/db", "Invalid IPv6 URL"),
+        ("sqlite+nothing:///{file}", "sqlalchemy.dialects:sqlite.nothing"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_one_line_without_its_password(file: Path, uri: str, problem: str) -> None:
+    with pytest.raises(SpecError, match=f"^tracking.uri: .*{problem}") as refused:
+        check_tracker(uri.format(file=file))
+    assert "hunter" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_command_for_a_shell_is_quoted_and_has_no_half_password() -> None:
+    assert at_tracker("sqlite:////a b/mlflow.db") == "MLFLOW_TRACKING_URI='sqlite:////a b/mlflow.db'"
+    assert at_tracker(without_password("http://user:hunter2@host")) == "MLFLOW_TRACKING_URI=URI"
 
 
 def test_a_kind_of_database_whose_package_is_not_installed_is_named() -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from tests.tuner.small_journals import Told, due, held
 from tuner.errors import IntegrityError, NotFound, ServiceError, Unreachable
 from tuner.jobs.job_folder import JobFolder
+from tuner.tracking.client import tracker_errors
 from tuner.tracking.colours import colour
 from tuner.tracking.sync_state import load, save
 from tuner.tracking.writer import Writer
@@ -278,6 +280,15 @@ def test_a_store_that_is_busy_may_take_it_later_and_one_with_other_tables_may_no
     assert not isinstance(refused.value, Unreachable)
     with pytest.raises(Unreachable, match="cannot be written"):
         writer_of(told.folder, "http://127.0.0.1:9").send()
+
+
+@pytest.mark.parametrize(("status", "passes"), [(403, False), (404, False), (413, False), (429, True), (502, True)])
+def test_an_answer_of_a_server_that_stays_is_no_reason_to_wait(status: int, passes: bool) -> None:
+    answer = requests.Response()
+    answer.status_code = status
+    with pytest.raises(ServiceError) as refused, tracker_errors("http://host"):
+        answer.raise_for_status()
+    assert isinstance(refused.value, Unreachable) == passes
 
 
 class _Counting:
