@@ -259,6 +259,14 @@ class TestRandomness:
         with pytest.raises(CodeError, match=r"returned other images at its second call; draw from random, numpy\.r"):
             load(DataRequest(f"{name}:read"), tmp_path, lambda line: None)
 
+    def test_a_reader_with_a_generator_of_its_own_and_a_file_elsewhere_is_refused(
+        self, reader: Write, folder: Path, data: Path
+    ) -> None:
+        (folder / "value.txt").write_text("10")
+        name = reader(READER.format(imports="", value=f"np.random.default_rng().integers({FOUND}, 256, (20, 8, 8, 3))"))
+        with pytest.raises(CodeError, match="returned other images at its second call"):
+            load(DataRequest(f"{name}:read", path=str(data)), data.parent / "cache", lambda line: None)
+
 
 ANSWER = """
 import numpy as np
