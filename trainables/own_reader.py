@@ -32,6 +32,8 @@ NOT_CODE = ("__pycache__", "node_modules", "site-packages", "tuner-runs")
 """Folders below the code folder without modules of the user's."""
 MOST_CHANNELS = 4
 """Grey, grey and alpha, RGB, RGBA: more channels are rare, so such a shape is compared with channels first."""
+ENVIRONMENT = ("pyvenv.cfg", "conda-meta")
+"""A folder with one of these is a virtual environment."""
 _SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/etc", "/usr/lib", "/usr/share", "/lib")))
 _MEMORY = Path("/dev/shm")
 """A folder in memory, where people put data."""
@@ -80,8 +82,12 @@ class OwnReader:
         top, files = self._code()
         digest = hashlib.sha256()
         for file in files:
-            digest.update(f"{file.relative_to(top)}\0{file.stat().st_size}\0".encode(errors="surrogateescape"))
-            digest.update(file.read_bytes())
+            try:
+                content = file.read_bytes()
+            except OSError:
+                continue  # Python cannot import it either.
+            digest.update(f"{file.relative_to(top)}\0{len(content)}\0".encode(errors="surrogateescape"))
+            digest.update(content)
         return digest.hexdigest()
 
     def files(self) -> list[Path]:
@@ -219,7 +225,7 @@ def _arrays(what: str, part: object) -> Arrays:
             f"the {what} images must have four axes, image, height, width and channel, not shape {images.shape}"
         )
     _, height, width, channels = images.shape
-    if height <= MOST_CHANNELS < min(width, channels):
+    if MOST_CHANNELS < min(width, channels) and (height <= MOST_CHANNELS or height < width == channels):
         raise CodeError(
             f"the {what} images have shape {images.shape}, which would be {_size(images.shape[1:])}; this looks like "
             f"channels first: use images.transpose(0, 2, 3, 1); if they really are {height} pixels high, swap height "
@@ -269,9 +275,12 @@ def _modules(top: Path) -> Iterator[Path]:
         folders[:] = [
             name
             for name in folders
-            if name not in NOT_CODE and not name.startswith(".") and not Path(here, name, "pyvenv.cfg").exists()
+            if name not in NOT_CODE
+            and not name.startswith(".")
+            and not any(os.path.exists(os.path.join(here, name, mark)) for mark in ENVIRONMENT)
         ]
-        yield from (Path(here, name) for name in files if name.endswith(suffixes) and Path(here, name).is_file())
+        found = (os.path.join(here, name) for name in files if name.endswith(suffixes))
+        yield from (Path(file) for file in found if os.path.isfile(file))
 
 
 def _can_hold_data(path: Path) -> bool:

@@ -238,6 +238,12 @@ class TestReaders:
         with pytest.raises(DataError, match="CIFAR-10 is missing or incomplete"):
             cifar10.read(tmp_path / "file" / "below")
 
+    @pytest.mark.parametrize("path", [None, Path("/nowhere")])
+    @pytest.mark.parametrize("columns", [Columns(label="fine_label"), Columns(image="picture")])
+    def test_cifar10_without_parquet_files_refuses_columns(self, path: Path | None, columns: Columns) -> None:
+        with pytest.raises(DataError, match="has no Parquet files of a training split, so it has no columns"):
+            cifar10.survey(path, columns)
+
     @pytest.mark.parametrize("reader", [cifar10, parquet, image_folder], ids=lambda module: module.__name__)
     def test_readers_that_need_a_path_say_so(self, reader: ModuleType) -> None:
         with pytest.raises(DataError, match="needs a path"):

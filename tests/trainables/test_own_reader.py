@@ -209,11 +209,27 @@ class TestCacheKey:
     def test_modules_of_environments_and_hidden_folders_do_not_count(self, folder: Path, data: Path) -> None:
         (folder / "own.py").write_text(READER.format(imports="", value="10"))
         loaded(folder, "own", data)
-        for other in (".hidden", "env", "__pycache__"):
+        for other in (".hidden", "env", "conda", "__pycache__"):
             (folder / other).mkdir()
             (folder / other / "x.py").write_text("")
         (folder / "env" / "pyvenv.cfg").write_text("")
+        (folder / "conda" / "conda-meta").mkdir()
         assert loaded(folder, "own", data) == ("", "10")
+
+    def test_a_module_that_cannot_be_read_does_not_count(
+        self, reader: Write, folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder / "secret.py").write_text("")
+        read_bytes = Path.read_bytes
+
+        def refuse(file: Path) -> bytes:
+            if file.name == "secret.py":
+                raise PermissionError(13, "Permission denied", str(file))
+            return read_bytes(file)
+
+        monkeypatch.setattr(Path, "read_bytes", refuse)
+        name = reader(READER.format(imports="", value="10"))
+        load(DataRequest(f"{name}:read", path=str(data)), data.parent / "cache")
 
     @pytest.mark.parametrize(
         ("body", "error", "message"),
@@ -321,10 +337,21 @@ class TestAnswer:
             load(DataRequest(f"{name}:read"), tmp_path / "cache")
         assert "\n" not in str(caught.value)
 
-    def test_channels_first_is_refused(self, reader: Write, tmp_path: Path) -> None:
-        name = reader(ANSWER.format(answer="Raw(part, part, names, True)").replace("(20, 8, 8, 3)", "(20, 3, 32, 32)"))
-        with pytest.raises(CodeError, match=r"3 x 32 pixels with 32 channels; this looks like channels first: use"):
+    @pytest.mark.parametrize("channels", [3, 13])
+    def test_channels_first_is_refused(self, reader: Write, tmp_path: Path, channels: int) -> None:
+        shape = f"(20, {channels}, 32, 32)"
+        name = reader(ANSWER.format(answer="Raw(part, part, names, True)").replace("(20, 8, 8, 3)", shape))
+        message = f"{channels} x 32 pixels with 32 channels; this looks like channels first: use"
+        with pytest.raises(CodeError, match=message):
             load(DataRequest(f"{name}:read"), tmp_path / "cache")
+
+    @pytest.mark.parametrize("shape", [(2, 3, 3), (32, 13, 32), (8, 9, 32), (32, 32, 32)])
+    def test_small_images_and_many_channels_are_taken(
+        self, reader: Write, tmp_path: Path, shape: tuple[int, int, int]
+    ) -> None:
+        text = ANSWER.format(answer="Raw(part, part, names, True)").replace("(20, 8, 8, 3)", str((20, *shape)))
+        splits = load(DataRequest(f"{reader(text)}:read"), tmp_path / "cache")
+        assert splits.train.images_BHWC.shape[1:] == shape
 
     @pytest.mark.parametrize(
         ("labels", "names", "message"),
