@@ -225,7 +225,7 @@ def _arrays(what: str, part: object) -> Arrays:
             f"the {what} images must have four axes, image, height, width and channel, not shape {images.shape}"
         )
     _, height, width, channels = images.shape
-    if MOST_CHANNELS < min(width, channels) and (height <= MOST_CHANNELS or height < width == channels):
+    if min(width, channels) > MOST_CHANNELS and (height <= MOST_CHANNELS or height < width == channels):
         raise CodeError(
             f"the {what} images have shape {images.shape}, which would be {_size(images.shape[1:])}; this looks like "
             f"channels first: use images.transpose(0, 2, 3, 1); if they really are {height} pixels high, swap height "

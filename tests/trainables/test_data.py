@@ -20,7 +20,7 @@ from PIL import Image
 from trainables.catalog import DATASETS, MODELS, is_dotted, load_object
 from trainables.data import cifar10, digits, image_folder, normalize, parquet
 from trainables.data.cache import load
-from trainables.data.request import DataRequest, Survey
+from trainables.data.request import Columns, DataRequest, Survey
 from trainables.data.splits import (
     Arrays,
     Raw,

@@ -249,7 +249,9 @@ class TestLabels:
         write(tmp_path / "test.parquet", TWO)
         assert "the train labels are hidden (-1 in 1 of 11); remove these images" in error_of(tmp_path)
 
-    @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+    @pytest.mark.parametrize(
+        "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+    )
     def test_texts_are_classes(self, tmp_path: Path, kind: pa.DataType) -> None:
         write(tmp_path / "train.parquet", ["eel", "cat", "dog"] * 3, kind=kind)
         write(tmp_path / "test.parquet", ["dog", "cat"], kind=kind)
