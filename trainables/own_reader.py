@@ -12,18 +12,16 @@ import inspect
 import os
 import random
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 
 import numpy as np
 
-from trainables.catalog import load_object
+from trainables.catalog import load_object, recorded
 from trainables.data.splits import Arrays, Raw
 from trainables.errors import CodeError, DataError, TrainableError
 from trainables.foreign_text import is_users, raised
@@ -34,7 +32,11 @@ NOT_CODE = ("__pycache__", "node_modules", "site-packages", "tuner-runs")
 """Folders below the code folder without modules of the user's."""
 MOST_CHANNELS = 4
 """Grey, grey and alpha, RGB, RGBA: more channels are rare, so such a shape is compared with channels first."""
+ENVIRONMENT = ("pyvenv.cfg", "conda-meta")
+"""A folder with one of these is a virtual environment."""
 _SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/etc", "/usr/lib", "/usr/share", "/lib")))
+_MEMORY = Path("/dev/shm")
+"""A folder in memory, where people put data."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class OwnReader:
         return cls(name, found, source)
 
     @property
+    def _module(self) -> str:
+        return self.name.partition(":")[0]
+
+    @property
     def is_cached(self) -> bool:
         """Whether we know which files the answer is made of: there is a path, or the module declares its sources."""
         return self.source is not None or self._declares() is not None
@@ -76,8 +82,12 @@ class OwnReader:
         top, files = self._code()
         digest = hashlib.sha256()
         for file in files:
-            digest.update(f"{file.relative_to(top)}\0{file.stat().st_size}\0".encode(errors="surrogateescape"))
-            digest.update(file.read_bytes())
+            try:
+                content = file.read_bytes()
+            except OSError:
+                continue  # Python cannot import it either.
+            digest.update(f"{file.relative_to(top)}\0{len(content)}\0".encode(errors="surrogateescape"))
+            digest.update(content)
         return digest.hexdigest()
 
     def files(self) -> list[Path]:
@@ -100,20 +110,20 @@ class OwnReader:
         them returns the same images each time.
 
         Returns:
-            The checked answer, and the files that were opened although neither ``data.path`` nor ``sources`` names
-            them. Files that a library opens outside Python are not seen.
+            The checked answer, and the files that this process opened for it, now or before, although neither
+            ``data.path`` nor ``sources`` names them. Files that a library opens outside Python are not seen.
 
         Raises:
             CodeError: the reader raised an exception, or its answer is not what ``Raw`` describes.
         """
-        with _fixed_streams(), _opened() as opened:
+        with _fixed_streams(), recorded(self._module) as opened:
             try:
                 answer = self.function(self.source)
             except TrainableError:
                 raise
             except (Exception, SystemExit) as error:
                 raise CodeError(raised(repr(self.name), error)) from error
-        return checked(self.name, answer), self._unnamed(opened)
+        return checked(self.name, answer), self._unnamed(opened.copy())
 
     def _unnamed(self, opened: set[str]) -> tuple[Path, ...]:
         known = {file.resolve() for file in (*self.files(), *self._code()[1])}
@@ -121,16 +131,17 @@ class OwnReader:
         return tuple(sorted(path for path in paths - known if path.is_file() and _can_hold_data(path)))
 
     def _declares(self) -> Callable[..., object] | None:
-        found = getattr(importlib.import_module(self.name.partition(":")[0]), SOURCES, None)
+        found = getattr(importlib.import_module(self._module), SOURCES, None)
         return found if callable(found) else None
 
     def _declared(self) -> list[Path]:
         declares = self._declares()
         if declares is None:
             return []
-        name = f"{self.name.partition(':')[0]}:{SOURCES}"
+        name = f"{self._module}:{SOURCES}"
         try:
-            found = declares(self.source)
+            with recorded(self._module):
+                found = declares(self.source)
             named = [Path(item) for item in found] if isinstance(found, list | tuple | set) else None
         except Exception as error:
             raise CodeError(raised(repr(name), error)) from error
@@ -145,7 +156,7 @@ class OwnReader:
 
     def _code(self) -> tuple[Path, list[Path]]:
         """The folder that the reader's module is imported from, and the modules below it."""
-        parts = self.name.partition(":")[0].split(".")
+        parts = self._module.split(".")
         file = inspect.getsourcefile(self.function)
         module_file = importlib.import_module(".".join(parts)).__file__ or file
         if module_file is None:
@@ -214,7 +225,7 @@ def _arrays(what: str, part: object) -> Arrays:
             f"the {what} images must have four axes, image, height, width and channel, not shape {images.shape}"
         )
     _, height, width, channels = images.shape
-    if height <= MOST_CHANNELS < min(width, channels):
+    if min(width, channels) > MOST_CHANNELS and (height <= MOST_CHANNELS or height < width == channels):
         raise CodeError(
             f"the {what} images have shape {images.shape}, which would be {_size(images.shape[1:])}; this looks like "
             f"channels first: use images.transpose(0, 2, 3, 1); if they really are {height} pixels high, swap height "
@@ -264,14 +275,18 @@ def _modules(top: Path) -> Iterator[Path]:
         folders[:] = [
             name
             for name in folders
-            if name not in NOT_CODE and not name.startswith(".") and not Path(here, name, "pyvenv.cfg").exists()
+            if name not in NOT_CODE
+            and not name.startswith(".")
+            and not any(os.path.exists(os.path.join(here, name, mark)) for mark in ENVIRONMENT)
         ]
-        yield from (Path(here, name) for name in files if name.endswith(suffixes) and Path(here, name).is_file())
+        found = (os.path.join(here, name) for name in files if name.endswith(suffixes))
+        yield from (Path(file) for file in found if os.path.isfile(file))
 
 
 def _can_hold_data(path: Path) -> bool:
     """Whether a file that was opened can be data: it is neither compiled code, nor Python's, nor the system's."""
-    return path.suffix != ".pyc" and is_users(str(path)) and not any(path.is_relative_to(top) for top in _SYSTEM)
+    is_systems = any(path.is_relative_to(top) for top in _SYSTEM) and not path.is_relative_to(_MEMORY)
+    return path.suffix != ".pyc" and is_users(str(path)) and not is_systems
 
 
 @contextmanager
@@ -290,41 +305,3 @@ def _fixed_streams() -> Iterator[None]:
         np.random.set_state(numpy)
         if torch is not None:
             torch.set_rng_state(before)
-
-
-@dataclass(frozen=True)
-class _Recorder:
-    names: set[str]
-    strangers: set[int | None]
-    """Threads that do something else."""
-
-
-_recorders: list[_Recorder] = []
-
-
-@contextmanager
-def _opened() -> Iterator[set[str]]:
-    """The names of the files that Python opens for reading meanwhile, in this thread and in those that it starts."""
-    _hook()
-    strangers = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
-    recorder = _Recorder(set(), strangers)
-    _recorders.append(recorder)
-    try:
-        yield recorder.names
-    finally:
-        _recorders.remove(recorder)
-
-
-@cache
-def _hook() -> None:
-    def note(event: str, args: tuple[object, ...]) -> None:
-        if _recorders and event == "open":
-            name, _mode, flags = args
-            reads = not isinstance(flags, int) or flags & os.O_ACCMODE != os.O_WRONLY
-            if reads and isinstance(name, str | bytes | os.PathLike):
-                for recorder in tuple(_recorders):
-                    if threading.get_ident() not in recorder.strangers:
-                        recorder.names.add(os.path.abspath(os.fsdecode(name)))
-
-    # Python cannot remove an audit hook. While nothing is recorded, it costs one look at an empty list.
-    sys.addaudithook(note)

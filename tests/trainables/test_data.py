@@ -20,7 +20,7 @@ from PIL import Image
 from trainables.catalog import DATASETS, MODELS, is_dotted, load_object
 from trainables.data import cifar10, digits, image_folder, normalize, parquet
 from trainables.data.cache import load
-from trainables.data.request import DataRequest, Survey
+from trainables.data.request import Columns, DataRequest, Survey
 from trainables.data.splits import (
     Arrays,
     Raw,
@@ -237,6 +237,12 @@ class TestReaders:
         (tmp_path / "file").touch()
         with pytest.raises(DataError, match="CIFAR-10 is missing or incomplete"):
             cifar10.read(tmp_path / "file" / "below")
+
+    @pytest.mark.parametrize("path", [None, Path("/nowhere")])
+    @pytest.mark.parametrize("columns", [Columns(label="fine_label"), Columns(image="picture")])
+    def test_cifar10_without_parquet_files_refuses_columns(self, path: Path | None, columns: Columns) -> None:
+        with pytest.raises(DataError, match="has no Parquet files of a training split, so it has no columns"):
+            cifar10.survey(path, columns)
 
     @pytest.mark.parametrize("reader", [cifar10, parquet, image_folder], ids=lambda module: module.__name__)
     def test_readers_that_need_a_path_say_so(self, reader: ModuleType) -> None:

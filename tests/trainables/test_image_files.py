@@ -1,5 +1,6 @@
 """Image files as people have them: 16 bits, transparency, EXIF orientation, sub-folders, other suffixes."""
 
+import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,16 @@ class TestDepth:
         head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
         (tmp_path / "twelve.tif").write_bytes(head.ljust(200, b"\0") + packed.astype(np.uint8).tobytes())
         assert np.array_equal(decode(tmp_path / "twelve.tif", None, "twelve")[..., 0], values >> 4)
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+    def test_a_tiff_whose_zero_is_white_is_no_negative(self, kind: type) -> None:
+        values = np.arange(256).reshape(16, 16) * (np.iinfo(kind).max // 255)
+        buffer = io.BytesIO()
+        Image.fromarray(values.astype(kind)).save(buffer, "TIFF")
+        black, white = (struct.pack("<HHIHH", 262, 3, 1, value, 0) for value in (1, 0))
+        assert buffer.getvalue().count(black) == 1
+        pixels = decode(buffer.getvalue().replace(black, white), None, "white")
+        assert pixels[..., 0].ravel().tolist() == list(range(255, -1, -1))
 
     def test_grey_of_16_bits_with_a_transparent_value_is_laid_on_white(self, tmp_path: Path) -> None:
         values = np.array([[0, 300], [40_000, 300]], np.uint16)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,10 +65,10 @@ def reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return write
 
 
-def loaded(folder: Path, name: str, path: Path | str = "") -> tuple[str, str]:
+def loaded(folder: Path, name: str, path: Path | str = "", program: str = LOAD) -> tuple[str, str]:
     """The lines of a new process that loads the data, and the value of its pixels."""
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, f"{name}:read", str(path), str(folder.parent / "cache")],
+        [sys.executable, "-c", program, f"{name}:read", str(path), str(folder.parent / "cache")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]), "PYTHONDONTWRITEBYTECODE": "1"},
         cwd=folder.parent,
         capture_output=True,
@@ -146,28 +147,89 @@ class TestCacheKey:
     ) -> None:
         for name in ("strange", "own"):
             (folder / f"{name}.txt").write_text("10")
-        imports = (
+        imports = "import threading, time\nHERE = Path(__file__).parent\n"
+        strange = folder / "strange.txt"
+        program = (
             "import threading, time\n"
-            "HERE = Path(__file__).parent\n"
-            "def other():\n    while True:\n        (HERE / 'strange.txt').read_text(); time.sleep(0.001)\n"
-            "threading.Thread(target=other, daemon=True).start()\n"
+            f"def other():\n    while True:\n        open({str(strange)!r}).close(); time.sleep(0.001)\n"
+            f"threading.Thread(target=other, daemon=True).start()\n{LOAD}"
         )
         body = "\ndef read(path):\n    time.sleep(0.1)\n"
         text = READER.format(imports=imports, value="10").replace("\ndef read(path):\n", body)
         (folder / "own.py").write_text(text)
-        assert "not cached" not in loaded(folder, "own", data)[0]
+        assert "not cached" not in loaded(folder, "own", data, program)[0]
         mine = "    threading.Thread(target=(HERE / 'own.txt').read_text).start()\n"
         (folder / "own.py").write_text(text.replace(body, body.replace("    time", f"{mine}    time")))
-        assert f"also opened {folder / 'own.txt'}, outside data.path" in loaded(folder, "own", data)[0]
+        assert f"also opened {folder / 'own.txt'}, outside data.path" in loaded(folder, "own", data, program)[0]
+
+    def test_a_file_that_is_opened_while_the_module_is_imported_counts(self, folder: Path, data: Path) -> None:
+        np.save(folder / "value.npy", 10)
+        imports = 'VALUE = np.load(Path(__file__).with_name("value.npy"))'
+        (folder / "own.py").write_text(READER.format(imports=imports, value="VALUE"))
+        # A check of the code, as `tuner validate` does it, imports the module before the data is loaded.
+        for program in (LOAD, f"from trainables.catalog import load_object\nload_object('own:read')\n{LOAD}"):
+            lines, value = loaded(folder, "own", data, program)
+            assert f"not cached: own:read also opened {folder / 'value.npy'}, outside data.path" in lines
+            assert value == "10"
+        np.save(folder / "value.npy", 20)
+        assert loaded(folder, "own", data)[1] == "20"
+
+    def test_a_file_that_a_model_opened_for_the_readers_module_counts(self, folder: Path, data: Path) -> None:
+        np.save(folder / "value.npy", 10)
+        (folder / "shared.py").write_text("import numpy as np\nVALUE = np.load(__file__[:-9] + 'value.npy')\n")
+        (folder / "model.py").write_text("import shared\n\ndef build():\n    pass\n")
+        (folder / "own.py").write_text(READER.format(imports="import shared", value="shared.VALUE"))
+        program = f"from trainables.catalog import load_object\nload_object('model:build')\n{LOAD}"
+        assert f"also opened {folder / 'value.npy'}" in loaded(folder, "own", data, program)[0]
+
+    def test_a_file_that_stays_in_memory_counts_for_every_split(self, folder: Path, data: Path) -> None:
+        (folder / "value.txt").write_text("10")
+        kept = f"from functools import lru_cache\n\n@lru_cache\ndef value():\n    return {FOUND}\n"
+        (folder / "own.py").write_text(READER.format(imports=kept, value="value()"))
+        program = LOAD + "load(DataRequest(name, path=path, train_images=10), Path(cache), print)\nprint('value 10')\n"
+        assert loaded(folder, "own", data, program)[0].count("not cached: own:read also opened") == 2
+
+    def test_what_an_installed_package_opens_while_it_is_imported_does_not_count(
+        self, folder: Path, data: Path
+    ) -> None:
+        installed = folder.parent / "site-packages"
+        installed.mkdir()
+        (folder.parent / "fonts.json").write_text("{}")
+        (installed / "plots.py").write_text(f"fonts = open({str(folder.parent / 'fonts.json')!r}).read()\n")
+        imports = f"import sys\nsys.path.append({str(installed)!r})\nimport plots"
+        (folder / "own.py").write_text(READER.format(imports=imports, value="10"))
+        assert "not cached" not in loaded(folder, "own", data)[0]
+
+    @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no folder in memory")
+    def test_a_file_in_memory_counts(self, folder: Path, data: Path) -> None:
+        with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+            (folder / "own.py").write_text(READER.format(imports="", value=f"10 + len(open({file.name!r}).read())"))
+            assert f"also opened {file.name}, outside data.path" in loaded(folder, "own", data)[0]
 
     def test_modules_of_environments_and_hidden_folders_do_not_count(self, folder: Path, data: Path) -> None:
         (folder / "own.py").write_text(READER.format(imports="", value="10"))
         loaded(folder, "own", data)
-        for other in (".hidden", "env", "__pycache__"):
+        for other in (".hidden", "env", "conda", "__pycache__"):
             (folder / other).mkdir()
             (folder / other / "x.py").write_text("")
         (folder / "env" / "pyvenv.cfg").write_text("")
+        (folder / "conda" / "conda-meta").mkdir()
         assert loaded(folder, "own", data) == ("", "10")
+
+    def test_a_module_that_cannot_be_read_does_not_count(
+        self, reader: Write, folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder / "secret.py").write_text("")
+        read_bytes = Path.read_bytes
+
+        def refuse(file: Path) -> bytes:
+            if file.name == "secret.py":
+                raise PermissionError(13, "Permission denied", str(file))
+            return read_bytes(file)
+
+        monkeypatch.setattr(Path, "read_bytes", refuse)
+        name = reader(READER.format(imports="", value="10"))
+        load(DataRequest(f"{name}:read", path=str(data)), data.parent / "cache")
 
     @pytest.mark.parametrize(
         ("body", "error", "message"),
@@ -212,6 +274,14 @@ class TestRandomness:
         name = reader(READER.format(imports="", value="np.random.default_rng().integers(0, 256, (20, 8, 8, 3))"))
         with pytest.raises(CodeError, match=r"returned other images at its second call; draw from random, numpy\.r"):
             load(DataRequest(f"{name}:read"), tmp_path, lambda line: None)
+
+    def test_a_reader_with_a_generator_of_its_own_and_a_file_elsewhere_is_refused(
+        self, reader: Write, folder: Path, data: Path
+    ) -> None:
+        (folder / "value.txt").write_text("10")
+        name = reader(READER.format(imports="", value=f"np.random.default_rng().integers({FOUND}, 256, (20, 8, 8, 3))"))
+        with pytest.raises(CodeError, match="returned other images at its second call"):
+            load(DataRequest(f"{name}:read", path=str(data)), data.parent / "cache", lambda line: None)
 
 
 ANSWER = """
@@ -267,10 +337,21 @@ class TestAnswer:
             load(DataRequest(f"{name}:read"), tmp_path / "cache")
         assert "\n" not in str(caught.value)
 
-    def test_channels_first_is_refused(self, reader: Write, tmp_path: Path) -> None:
-        name = reader(ANSWER.format(answer="Raw(part, part, names, True)").replace("(20, 8, 8, 3)", "(20, 3, 32, 32)"))
-        with pytest.raises(CodeError, match=r"3 x 32 pixels with 32 channels; this looks like channels first: use"):
+    @pytest.mark.parametrize("channels", [3, 13])
+    def test_channels_first_is_refused(self, reader: Write, tmp_path: Path, channels: int) -> None:
+        shape = f"(20, {channels}, 32, 32)"
+        name = reader(ANSWER.format(answer="Raw(part, part, names, True)").replace("(20, 8, 8, 3)", shape))
+        message = f"{channels} x 32 pixels with 32 channels; this looks like channels first: use"
+        with pytest.raises(CodeError, match=message):
             load(DataRequest(f"{name}:read"), tmp_path / "cache")
+
+    @pytest.mark.parametrize("shape", [(2, 3, 3), (32, 13, 32), (8, 9, 32), (32, 32, 32)])
+    def test_small_images_and_many_channels_are_taken(
+        self, reader: Write, tmp_path: Path, shape: tuple[int, int, int]
+    ) -> None:
+        text = ANSWER.format(answer="Raw(part, part, names, True)").replace("(20, 8, 8, 3)", str((20, *shape)))
+        splits = load(DataRequest(f"{reader(text)}:read"), tmp_path / "cache")
+        assert splits.train.images_BHWC.shape[1:] == shape
 
     @pytest.mark.parametrize(
         ("labels", "names", "message"),

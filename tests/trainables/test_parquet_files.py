@@ -83,6 +83,30 @@ class TestShards:
         write(tmp_path / "test-00000-of-00002-b42b03f1.parquet", TWO)
         assert error_of(tmp_path).endswith("missing: test-00001-of-00002.parquet")
 
+    @pytest.mark.parametrize("width", [1, 5])
+    def test_a_missing_shard_of_a_set_without_a_size_is_named_as_the_others(self, tmp_path: Path, width: int) -> None:
+        for index in (1, 3):
+            write(tmp_path / f"train-{index:0{width}d}.parquet", TWO)
+        write(tmp_path / "test.parquet", TWO)
+        assert error_of(tmp_path).endswith(f"the shards are incomplete; missing: train-{2:0{width}d}.parquet")
+
+    @pytest.mark.parametrize("kind", [None, pa.int64()])
+    def test_a_shard_without_rows_is_skipped(self, tmp_path: Path, kind: pa.DataType | None) -> None:
+        pq.write_table(
+            pa.table({"image": pa.array([], kind), "label": pa.array([], kind)}),
+            tmp_path / "train-00000-of-00002.parquet",
+        )
+        write(tmp_path / "train-00001-of-00002.parquet", ["cat", "dog"])
+        write(tmp_path / "test.parquet", ["cat"])
+        raw = parquet.read(tmp_path)
+        assert (raw.train.labels_B.tolist(), raw.classes) == ([0, 1], ("cat", "dog"))
+        assert parquet.survey(tmp_path, compare=True).train == 2
+
+    def test_a_split_without_rows_is_refused(self, tmp_path: Path) -> None:
+        write(tmp_path / "train.parquet", TWO)
+        pq.write_table(pa.table({"image": pa.array([]), "label": pa.array([])}), tmp_path / "test.parquet")
+        assert error_of(tmp_path).endswith("test.parquet: has no images")
+
     def test_whole_sets_are_read_in_order(self, tmp_path: Path) -> None:
         for index in range(12):
             write(tmp_path / f"train-{index:05d}-of-00012-0a1b.parquet", [index % 2] * 3)
@@ -199,9 +223,16 @@ class TestLabels:
     def test_a_named_class_without_a_training_image_is_told(self, tmp_path: Path) -> None:
         write(tmp_path / "train.parquet", [1, 2] * 4, ["background", "cat", "dog"])
         write(tmp_path / "test.parquet", [1, 2], ["background", "cat", "dog"])
-        survey = parquet.survey(tmp_path)
+        survey = parquet.survey(tmp_path, compare=True)
         assert survey.classes == 2
         assert survey.notes == (f"{tmp_path / 'train.parquet'}: classes without a training image: background",)
+
+    def test_a_named_class_without_a_training_image_is_told_once_after_decoding(self, tmp_path: Path) -> None:
+        write(tmp_path / "train.parquet", [1, 2] * 20, ["background", "cat", "dog"])
+        write(tmp_path / "test.parquet", [1, 2], ["background", "cat", "dog"])
+        lines: list[str] = []
+        load(DataRequest("parquet", path=str(tmp_path)), tmp_path / "cache", lines.append)
+        assert sum("classes without a training image" in line for line in lines) == 1
 
     @pytest.mark.parametrize("names", [None, ["cat", "dog"]])
     def test_hidden_test_labels_are_refused_with_a_way_on(self, tmp_path: Path, names: list[str] | None) -> None:
@@ -218,7 +249,9 @@ class TestLabels:
         write(tmp_path / "test.parquet", TWO)
         assert "the train labels are hidden (-1 in 1 of 11); remove these images" in error_of(tmp_path)
 
-    @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+    @pytest.mark.parametrize(
+        "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+    )
     def test_texts_are_classes(self, tmp_path: Path, kind: pa.DataType) -> None:
         write(tmp_path / "train.parquet", ["eel", "cat", "dog"] * 3, kind=kind)
         write(tmp_path / "test.parquet", ["dog", "cat"], kind=kind)

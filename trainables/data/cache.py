@@ -29,7 +29,7 @@ from trainables.own_reader import SOURCES, OwnReader
 
 __all__ = ["DataRequest", "load"]
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Increase this number when the same request decodes to other arrays than before."""
 PARTS = ("train", "val", "test")
 
@@ -65,7 +65,7 @@ def load(request: DataRequest, cache_dir: Path, progress: Progress | None = None
         with FileLock(f"{entry}.lock"):
             splits = _open(entry)
             if splits is None:
-                made = _make(request, source, entry, progress or (lambda line: None))
+                made = _make(request, source, entry, progress)
                 if made is not None:
                     return made
                 splits = _open(entry)
@@ -111,17 +111,11 @@ def _uncached(request: DataRequest, progress: Progress | None) -> Splits:
         CodeError: as ``load``; or, where progress is shown, two calls of the reader gave different images.
     """
     started_s = time.monotonic()
-    reader = OwnReader.of(request.name, None)
     _check_sums(request, None)
-    raw, _ = reader.read()
+    raw, _ = OwnReader.of(request.name, None).read()
     splits = split(raw, request)
     if progress is not None:
-        # Every process will call the reader for itself.
-        if split(reader.read()[0], request).fingerprint != splits.fingerprint:
-            raise CodeError(
-                f"{request.name!r} returned other images at its second call; draw from random, numpy.random or torch, "
-                "or give your own generator a fixed seed"
-            )
+        _check_second_call(request, None, splits)
         _tell(raw, splits, (), started_s, progress)
         progress(
             f"not cached: {request.name} has no data.path, so every process calls it; to cache its images, set "
@@ -130,24 +124,41 @@ def _uncached(request: DataRequest, progress: Progress | None) -> Splits:
     return splits
 
 
+def _check_second_call(request: DataRequest, source: Path | None, splits: Splits) -> None:
+    """Refuse a reader that gives other images each time: without the cache, every process calls it for itself."""
+    raw, _ = OwnReader.of(request.name, source).read()
+    if split(raw, request).fingerprint != splits.fingerprint:
+        raise CodeError(
+            f"{request.name!r} returned other images at its second call; draw from random, numpy.random or torch, "
+            "or give your own generator a fixed seed"
+        )
+
+
 def _tell(raw: Raw, splits: Splits, notes: Iterable[str], started_s: float, progress: Progress) -> None:
     progress(f"decoded {described(splits)} in {time.monotonic() - started_s:.1f} s")
     for note in (*notes, *doubts(raw, splits)):
         progress(f"warning: {note}")
 
 
-def _make(request: DataRequest, source: Path | None, entry: Path, progress: Progress) -> Splits | None:
-    """Decode the data into an entry; return the splits instead if they must not be cached."""
+def _make(request: DataRequest, source: Path | None, entry: Path, progress: Progress | None) -> Splits | None:
+    """Decode the data into an entry; return the splits instead if they must not be cached.
+
+    Raises:
+        CodeError: as ``_uncached``, if they must not be cached.
+    """
     started_s = time.monotonic()
-    progress(f"decoding {request.name}" + (f" from {source}" if source else ""))
+    say = progress or (lambda line: None)
+    say(f"decoding {request.name}" + (f" from {source}" if source else ""))
     _check_sums(request, source)
     raw, unnamed = _read(request, source)
     splits = split(raw, request)
+    if unnamed and progress is not None:
+        _check_second_call(request, source, splits)
     notes = () if is_dotted(request.name) else _reader(request.name).survey(source, request.columns).notes
-    _tell(raw, splits, notes, started_s, progress)
+    _tell(raw, splits, notes, started_s, say)
     if unnamed:
         more = f" and {len(unnamed) - 1:,} more files" if len(unnamed) > 1 else ""
-        progress(
+        say(
             f"not cached: {request.name} also opened {unnamed[0]}{more}, outside data.path; to cache its images, add a "
             f"function {SOURCES}(path) to its module that returns the files it reads"
         )

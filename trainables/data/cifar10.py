@@ -54,12 +54,19 @@ def read(path: Path | None, size: int | None = None, columns: Columns = USUAL_CO
 
 
 def survey(path: Path | None = None, columns: Columns = USUAL_COLUMNS, compare: bool = False) -> Survey:
-    """The numbers of images and classes; for Parquet files as ``parquet.survey``."""
-    return (
-        parquet.survey(path, columns, compare)
-        if _is_parquet(path)
-        else Survey(train=50_000, val=None, test=10_000, classes=10)
-    )
+    """The numbers of images and classes; for Parquet files as ``parquet.survey``.
+
+    Raises:
+        DataError: as ``parquet.survey``; or there are columns, but no Parquet files.
+    """
+    if _is_parquet(path):
+        return parquet.survey(path, columns, compare)
+    if columns != USUAL_COLUMNS:
+        raise DataError(
+            f"{path or 'cifar10 without a path'}: has no Parquet files of a training split, so it has no columns; "
+            "remove image_column and label_column, or set the path to the folder with the Parquet files"
+        )
+    return Survey(train=50_000, val=None, test=10_000, classes=10)
 
 
 def sources(path: Path | None = None) -> list[Path]:

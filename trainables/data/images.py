@@ -22,8 +22,10 @@ EIGHT_BIT = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"})
 """Pillow's modes without transparency that convert to RGB as they are."""
 NO_PIXELS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 """Formats that Pillow recognises, but cannot decode by itself."""
-BITS_PER_SAMPLE = 258
-"""The tag of a TIFF file."""
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
+"""Tags of a TIFF file."""
+WHITE_IS_ZERO = 0
+"""The value of ``PHOTOMETRIC`` in a file with inverted values."""
 
 
 def decode(source: Path | bytes, size: int | None, where: str) -> Pixels:
@@ -120,7 +122,9 @@ def _sixteen_bits(image: Image.Image) -> NDArray[np.uint16] | None:
     if image.mode.startswith("I;16"):
         tags = getattr(image, "tag_v2", {})
         factor = 16 if tags.get(BITS_PER_SAMPLE) == (12,) else 1  # Pillow does not scale the 12 bits of a TIFF file
-        return np.asarray(image).astype(np.uint16) * np.uint16(factor)
+        values_HW = np.asarray(image).astype(np.uint16) * np.uint16(factor)
+        # Pillow inverts 8 bits itself, and decodes no inverted 12 bits.
+        return ~values_HW if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else values_HW
     if image.mode == "I" and image.format == "PPM":  # Pillow scales the greatest value of a .pgm file to 65535
         return np.asarray(image).astype(np.uint16)
     return None

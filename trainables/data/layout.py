@@ -118,7 +118,7 @@ def _whole(split: str, files: list[Path]) -> list[Path]:
     numbers = [int(match["index"]) for match in matches if match]
     totals = {match["total"] for match in matches if match}
     if totals <= {None}:
-        _check_unsized(folder, name, numbers if len(numbers) == len(shards) else [])
+        _check_unsized(folder, name, [match["index"] for match in matches if match] if all(matches) else [])
         return shards
     if len(totals) > 1 or len(numbers) < len(shards):
         raise DataError(f"{folder}: these are not shards of one set: {some(file.name for file in shards)}")
@@ -134,10 +134,12 @@ def _whole(split: str, files: list[Path]) -> list[Path]:
     return shards
 
 
-def _check_unsized(folder: Path, name: str, numbers: list[int]) -> None:
+def _check_unsized(folder: Path, name: str, indices: list[str]) -> None:
     """Refuse a gap in shards that are numbered from 0 or 1, but do not say how many there are."""
+    numbers = [int(index) for index in indices]
     if numbers and min(numbers) <= 1:
         missing = sorted(set(range(min(numbers), max(numbers))) - set(numbers))
         if missing:
-            gone = some(f"{name}-{number}.parquet" for number in missing)
+            width = min(map(len, indices))
+            gone = some(f"{name}-{number:0{width}d}.parquet" for number in missing)
             raise DataError(f"{folder}: the shards are incomplete; missing: {gone}")

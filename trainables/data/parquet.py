@@ -24,6 +24,8 @@ from trainables.errors import DataError
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels")
+TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_boolean)
+"""Tests of the types whose values are taken as texts."""
 BATCH_ROWS = 1024
 
 
@@ -56,7 +58,8 @@ def survey(path: Path | None, columns: Columns = USUAL_COLUMNS, compare: bool = 
     Args:
         path: the folder.
         columns: the columns of the images and of the labels.
-        compare: also look for images that two splits share, if the files are small enough.
+        compare: also tell what ``splits.doubts`` tells after decoding: classes without a training image, and images
+            that two splits share, if the files are small enough.
 
     Raises:
         DataError: as ``read`` does, except for broken images.
@@ -66,6 +69,10 @@ def survey(path: Path | None, columns: Columns = USUAL_COLUMNS, compare: bool = 
     notes = list(labels.notes)
     if others:
         notes.append(f"{path}: files of no split are not read: {some(file.name for file in others)}")
+    empty = sorted(set(range(len(labels.classes))) - set(labels.labels_B["train"].tolist()))
+    if compare and empty:
+        names = some(labels.classes[index] for index in empty)
+        notes.append(f"{parts['train'][0]}: classes without a training image: {names}")
     if compare and small_enough(sources(path)):
         notes += shared_notes({split: _keys(files, columns) for split, files in parts.items()})
     counts = {split: len(labels_B) for split, labels_B in labels.labels_B.items()}
@@ -104,6 +111,8 @@ def _encoded(files: list[Path], columns: Columns) -> Iterator[tuple[str, bytes]]
     """Yields (place, encoded image) pairs, with one batch of rows in memory at a time."""
     for file in files:
         with _open(file) as opened:
+            if opened.metadata.num_rows == 0:
+                continue  # A file without rows can have columns without a type.
             name = _image_column(opened.schema_arrow, file, columns)
             row = 0
             try:
@@ -165,10 +174,10 @@ class _Labels:
 
 
 def _read_labels(parts: Mapping[str, list[Path]], columns: Columns) -> _Labels:
-    found = {split: [_file_labels(file, columns) for file in files] for split, files in parts.items()}
+    found = {split: [_file_labels(file, columns) for file in files if _rows(file)] for split, files in parts.items()}
     every = [one for group in found.values() for one in group]
     for split, group in found.items():
-        if sum(len(one.values) for one in group) == 0:
+        if not group:
             raise DataError(f"{parts[split][0]}: has no images")
     first = every[0]
     for one in every:
@@ -193,9 +202,6 @@ def _of_names(found: Mapping[str, list[_FileLabels]], named: list[_FileLabels]) 
         labels_B[split] = np.concatenate([_mapped(one, classes, reference) for one in group])
     if unnamed := [one.file.name for group in found.values() for one in group if one.names is None]:
         notes.append(f"{some(unnamed)}: does not name its classes; the labels are taken as those of {reference.name}")
-    empty = sorted(set(range(len(classes))) - set(labels_B["train"].tolist()))
-    if empty:
-        notes.append(f"{reference}: classes without a training image: {some(classes[index] for index in empty)}")
     return _Labels(labels_B, classes, tuple(notes))
 
 
@@ -271,7 +277,7 @@ def _file_labels(file: Path, columns: Columns) -> _FileLabels:
             if pa.types.is_integer(kind):
                 values = array.cast(pa.int64()).to_numpy(zero_copy_only=False)
                 return _FileLabels(file, values, _names(schema, name))
-            if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind):
+            if any(is_kind(kind) for is_kind in TEXTS):
                 return _FileLabels(file, np.array(array.cast(pa.string()).to_pylist(), np.str_), None)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{file}: truncated or altered ({_line(error)})") from error

@@ -71,7 +71,7 @@ def prepare(context: Context, record: Record, data_path: str | None) -> Prepared
     code = own_code(spec, _code_folder(folder))
     data = _made_up(spec) if simulated else _load(context, spec)
     if record.begun:
-        check_fingerprint(data.fingerprint, record.job.data_fingerprint)
+        check_fingerprint(data.fingerprint, record.job.data_fingerprint, record.job.versions)
     planned = plan(spec, data.images.train)
     found = arms(spec, planned)
     check_sampler(spec, found)

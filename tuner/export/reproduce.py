@@ -140,7 +140,7 @@ def start(
     if data_path is not None:
         config = replace(config, data=replace(config.data, path=str(Path(data_path).absolute())))
     splits = load(config.data, workspace.cache)
-    check_fingerprint(splits.fingerprint, export.data_fingerprint)
+    check_fingerprint(splits.fingerprint, export.data_fingerprint, export.versions)
     process.set_up(config.threads)
     gpu = config.gpu and torch.cuda.is_available()
     return Training(config, splits, "cuda" if gpu else "cpu")

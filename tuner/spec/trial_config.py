@@ -1,5 +1,6 @@
 """The seeds of a job, and the configuration of one trial as ``trainables`` expects it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainables.catalog import is_dotted
@@ -81,16 +82,19 @@ def data_request(spec: SearchSpec, split: int | None = None) -> DataRequest:
     )
 
 
-def check_fingerprint(found: str, recorded: str) -> None:
+def check_fingerprint(found: str, recorded: str, versions: Mapping[str, str]) -> None:
     """Raise ``IntegrityError`` unless the data has the recorded fingerprint.
 
     Args:
         found: fingerprint of the data now.
         recorded: fingerprint of the data that the search used.
+        versions: the recorded versions of the packages that the search used.
     """
     if found != recorded:
         raise IntegrityError(
-            f"the data differs from the data of the search: its fingerprint is {found[:16]}…, not {recorded[:16]}…"
+            f"the data differs from the data of the search: its fingerprint is {found[:16]}…, not {recorded[:16]}…; "
+            "the files changed, or this version of tuner decodes them otherwise (the search used tuner "
+            f"{versions.get('tuner', 'of an unknown version')})"
         )
 
 

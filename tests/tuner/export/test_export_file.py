@@ -155,6 +155,7 @@ def test_other_data_is_told_before_training(
     ended = tuner("reproduce", tmp_path / "other.json")
     assert ended.code == 5
     assert "the data differs from the data of the search" in ended.err
+    assert f"decodes them otherwise (the search used tuner {values['versions']['tuner']})" in ended.err
     assert "epoch" not in ended.err
 
 
