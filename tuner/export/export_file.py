@@ -131,7 +131,8 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
         )
     winner = record.trials[search_key(arm, row.search, row.winner)]
     accuracies = [POINTS * run.result.test_acc for run in confirmed if run.result is not None]
-    trial = trial_config(spec, Hyper.of(winner.hyper), confirmed[0].seed).to_dict()
+    config = trial_config(spec, Hyper.of(winner.hyper), confirmed[0].seed, contiguous=record.contiguous)
+    trial = config.to_dict()
     # The path of the data differs between machines. The fingerprint identifies the data.
     trial["data"]["path"] = None
     content = {

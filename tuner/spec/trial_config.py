@@ -94,7 +94,9 @@ def check_fingerprint(found: str, recorded: str) -> None:
         )
 
 
-def trial_config(spec: SearchSpec, hyper: Hyper, seed: int, split: int | None = None) -> TrialConfig:
+def trial_config(
+    spec: SearchSpec, hyper: Hyper, seed: int, split: int | None = None, *, contiguous: bool = True
+) -> TrialConfig:
     """The configuration of one trial of the spec.
 
     Args:
@@ -102,6 +104,7 @@ def trial_config(spec: SearchSpec, hyper: Hyper, seed: int, split: int | None = 
         hyper: the hyperparameters of the trial.
         seed: the seed of the trial.
         split: seed of the data's split; default: the spec's own seed.
+        contiguous: whether an own model gets contiguous images: ``Record.contiguous`` of its job.
     """
     own = is_dotted(spec.model.name)
     return TrialConfig(
@@ -121,5 +124,5 @@ def trial_config(spec: SearchSpec, hyper: Hyper, seed: int, split: int | None = 
         cuda_graph=spec.resources.cuda_graph,
         threads=spec.resources.cpus,
         gpu=spec.resources.gpus > 0,
-        channels_last=not own,
+        channels_last=not (own and contiguous),
     )
