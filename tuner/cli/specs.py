@@ -80,7 +80,7 @@ def plan(spec: Path, data_path: str | None, measure: bool, spread: float | None,
 
     checked = _checked(spec, data_path)
     code = _code(checked.spec, spec)
-    cost = estimate(checked, measure=measure, spread=spread)
+    cost = estimate(checked, measure, spread, lambda line: click.echo(line, err=True))
     if output == "json":
         print_json(_plan_dict(checked, cost) | {"code": None if code is None else code.to_dict()})
         return

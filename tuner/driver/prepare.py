@@ -11,6 +11,7 @@ from trainables.data.cache import load as load_data
 from trainables.data.request import ImageCounts
 from trainables.space import Plan
 from trainables.training.model_check import check_model
+from trainables.training.net import build_model
 from trainables.training.throughput import images_per_s
 from tuner.driver.context import Context
 from tuner.errors import SpecError
@@ -69,19 +70,21 @@ def prepare(context: Context, record: Record, data_path: str | None) -> Prepared
     folder = context.folder
     spec, simulated = spec_of(folder, data_path), bool(folder.started()["simulate"])
     code = own_code(spec, _code_folder(folder))
-    data = _made_up(spec) if simulated else _load(context, spec)
+    data = _made_up(spec) if simulated else _load(context, spec, record)
     if record.begun:
         check_fingerprint(data.fingerprint, record.job.data_fingerprint)
     planned = plan(spec, data.images.train)
     found = arms(spec, planned)
     check_sampler(spec, found)
     if spec.resources.auto:
-        spec = _packed(context, spec, found[0], simulated, code)
+        spec = _packed(context, spec, record, found[0], simulated, code)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
     return Prepared(spec, simulated, code, *data, planned, found, concurrent)
 
 
-def _packed(context: Context, spec: SearchSpec, arm: Arm, simulated: bool, code: Path | None) -> SearchSpec:
+def _packed(
+    context: Context, spec: SearchSpec, record: Record, arm: Arm, simulated: bool, code: Path | None
+) -> SearchSpec:
     announce = context.view.announce
     if simulated:
         announce("resources: auto: nothing is trained, so nothing is measured")
@@ -90,7 +93,7 @@ def _packed(context: Context, spec: SearchSpec, arm: Arm, simulated: bool, code:
     def measure(trial: TrialConfig, trials: int) -> float | None:
         return images_per_s(trial, context.workspace.cache, trials, SECONDS, code)
 
-    trial = trial_config(spec, arm.hyper(arm.default), spec.seed)
+    trial = trial_config(spec, arm.hyper(arm.default), spec.seed, contiguous=record.contiguous)
     return with_measured_packing(spec, trial, context.folder, measure, announce, lambda: bool(context.stop))
 
 
@@ -100,14 +103,20 @@ class _Data(NamedTuple):
     classes: int
 
 
-def _load(context: Context, spec: SearchSpec) -> _Data:
-    """Decode the data, and build or check the model once, so that an error shows before anything starts."""
+def _load(context: Context, spec: SearchSpec, record: Record) -> _Data:
+    """Decode the data, and build or check the model once, so that an error shows before anything starts.
+
+    A model of a job that has begun was checked then.
+    """
     splits = load_data(data_request(spec), context.workspace.cache, context.view.announce)
     if spec.data.augment == "flip_crop" and not splits.flips:
         raise SpecError("data.augment: is 'flip_crop', but a mirrored image of this data set changes its label")
     baseline = arms(spec, plan(spec, len(splits.train)))[0]
-    trial = trial_config(spec, baseline.hyper(baseline.default), spec.seed)
-    check_model(trial, splits, context.view.announce)
+    trial = trial_config(spec, baseline.hyper(baseline.default), spec.seed, contiguous=record.contiguous)
+    if record.begun:
+        build_model(trial, splits.num_classes, splits.train.images_BHWC.shape[1:])
+    else:
+        check_model(trial, splits, context.view.announce)
     images = ImageCounts(len(splits.train), len(splits.val), len(splits.test))
     # ``check`` has warned of the other data sets.
     if is_dotted(spec.data.name) and (coarse := coarse_validation(spec, images)):
