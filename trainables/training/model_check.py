@@ -27,7 +27,9 @@ GPU_BATCH = 2
 """Most images of an update of the check, which is on the CPU, if the trials are on a GPU."""
 
 
-def check_model(config: TrialConfig, splits: Splits, announce: Callable[[str], None] = lambda line: None) -> None:
+def check_model(
+    config: TrialConfig, splits: Splits, announce: Callable[[str], None] = lambda line: None, *, train: bool = True
+) -> None:
     """Build the model; train a user's own model for one update, twice, with the trial's layout, batch and precision.
 
     It trains on the first images, on the CPU. For trials on a GPU, whose models may be large, the batch is smaller. A
@@ -38,6 +40,7 @@ def check_model(config: TrialConfig, splits: Splits, announce: Callable[[str], N
         config: the trial.
         splits: its data.
         announce: called with a line of text before the training, and if two trainings of the same seed differ.
+        train: whether to train it; false if that was done before.
 
     Raises:
         CodeError: the model's code fails, or it does not return one row of logits per image; or two models that were
@@ -45,7 +48,7 @@ def check_model(config: TrialConfig, splits: Splits, announce: Callable[[str], N
         TrainableError: a batch is larger than the training set.
     """
     path = config.model.name
-    if not is_dotted(path):
+    if not (train and is_dotted(path)):
         build_model(config, splits.num_classes, splits.train.images_BHWC.shape[1:])
         return
     announce(f"checking the model: {path} is trained for one update, twice, on the CPU")

@@ -11,7 +11,6 @@ from trainables.data.cache import load as load_data
 from trainables.data.request import ImageCounts
 from trainables.space import Plan
 from trainables.training.model_check import check_model
-from trainables.training.net import build_model
 from trainables.training.throughput import images_per_s
 from tuner.driver.context import Context
 from tuner.errors import SpecError
@@ -113,10 +112,7 @@ def _load(context: Context, spec: SearchSpec, record: Record) -> _Data:
         raise SpecError("data.augment: is 'flip_crop', but a mirrored image of this data set changes its label")
     baseline = arms(spec, plan(spec, len(splits.train)))[0]
     trial = trial_config(spec, baseline.hyper(baseline.default), spec.seed, contiguous=record.contiguous)
-    if record.begun:
-        build_model(trial, splits.num_classes, splits.train.images_BHWC.shape[1:])
-    else:
-        check_model(trial, splits, context.view.announce)
+    check_model(trial, splits, context.view.announce, train=not record.begun)
     images = ImageCounts(len(splits.train), len(splits.val), len(splits.test))
     # ``check`` has warned of the other data sets.
     if is_dotted(spec.data.name) and (coarse := coarse_validation(spec, images)):

@@ -214,7 +214,9 @@ def read_export(path: Path) -> Export:
 
 
 def job_of(export: Export, workspace: Workspace, file: Path | None = None) -> JobFolder | None:
-    """The folder of the job that an export is from: around the export's file, or in the workspace; None if it is gone.
+    """The folder of the job that an export is from: around the export's file, or in the workspace.
+
+    None if it is gone or its ``start.json`` is damaged: data and code can be given.
 
     Args:
         export: the export.
@@ -223,7 +225,14 @@ def job_of(export: Export, workspace: Workspace, file: Path | None = None) -> Jo
     """
     around = [] if file is None else [JobFolder(file.absolute().parent.parent)]
     folders = [*around, JobFolder(workspace.path / "jobs" / export.job)]
-    return next((folder for folder in folders if folder.id == export.job and folder.start.is_file()), None)
+    return next((folder for folder in folders if folder.id == export.job and _can_start(folder)), None)
+
+
+def _can_start(folder: JobFolder) -> bool:
+    try:
+        return bool(folder.started())
+    except (IntegrityError, OSError):
+        return False
 
 
 def _confirmed(record: Record, board: Leaderboard, arm: str) -> list[Trial]:

@@ -251,3 +251,5 @@ def test_a_job_folder_is_found_around_an_export(tmp_path: Path) -> None:
     assert job_of(export, elsewhere) is None
     assert job_of(export, elsewhere, folder.export("adam_l2")) == folder
     assert job_of(export, home, tmp_path / "copy.yaml") == JobFolder(home.path / "jobs" / export.job)
+    folder.start.write_text('{"ms": 1, ')
+    assert job_of(export, home, folder.export("adam_l2")) is None
