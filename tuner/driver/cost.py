@@ -229,8 +229,8 @@ def _seconds_per_epoch(checked: Checked, announce: Callable[[str], None], timed:
     None if the number or the shape of the images is unknown, or if nothing is to be timed.
     """
     spec, survey, size = checked.spec, checked.survey, checked.spec.data.size
-    shape = (size, size, 3) if size else survey and survey.shape_HWC
-    if checked.images is None or checked.plan is None or survey is None or shape is None:
+    known = (size, size, 3) if size else None if survey is None else survey.shape_HWC
+    if checked.images is None or checked.plan is None or survey is None or known is None:
         if is_dotted(spec.model.name):
             announce("the model is not checked here, because only reading the data tells its images; a run checks it")
         return None
@@ -243,14 +243,15 @@ def _seconds_per_epoch(checked: Checked, announce: Callable[[str], None], timed:
     from tuner.spec.trial_config import trial_config
 
     arm, batch, classes = checked.arms[0], spec.budget.batch_size, survey.named or survey.classes
+    shape_HWC: tuple[int, ...] = known
     generator = np.random.default_rng(0)
 
     def made_up(count: int) -> Arrays:
-        images = generator.integers(0, 256, (count, *shape), dtype=np.uint8)
+        images = generator.integers(0, 256, (count, *shape_HWC), dtype=np.uint8)
         return Arrays(images, generator.integers(0, classes, count))
 
     splits = Splits(
-        made_up(batch * TIMED_UPDATES),
+        made_up(batch * (TIMED_UPDATES if timed else 1)),
         made_up(batch),
         made_up(1),
         tuple(map(str, range(classes))),

@@ -58,7 +58,7 @@ def test_a_job_in_a_database_is_refused_if_a_module_would_stay(
     text = SPEC.replace("elu_net", "mine:net")
     with pytest.raises(SpecError, match=r"helper\.py is imported and would not travel: an ignore file names it"):
         new_job(home, checked(text=text), text, code)
-    assert home.jobs() == []
+    assert [*home.jobs()] == []
 
 
 def test_a_simulated_job_is_told_from_a_real_one(home: Workspace) -> None:
