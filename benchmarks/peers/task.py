@@ -82,7 +82,11 @@ def task_of(home: Workspace, loader_workers: int, cpus: int) -> Task:
     """The trials of the newest job in a workspace: the trials of the search, then the confirm runs of its winners."""
     job = home.job()
     spec = spec_of(job)
-    trials = tuple(trial_config(spec, Hyper.of(trial.hyper), trial.seed) for trial in job.record().trials.values())
+    record = job.record()
+    trials = tuple(
+        trial_config(spec, Hyper.of(trial.hyper), trial.seed, contiguous=record.contiguous)
+        for trial in record.trials.values()
+    )
     return Task(trials, str(home.cache), loader_workers, cpus)
 
 

@@ -19,6 +19,9 @@ from tests.faults.services import Postgres
 from tests.tuner.whole_jobs import Ended, Place, place
 from tuner.export.export_file import read_export
 from tuner.jobs.workspace import Workspace
+from tuner.spec.search_spec import fingerprint, from_dict
+from tuner.storage.events import Entry
+from tuner.storage.journal import encode
 
 Tuner = Callable[..., Ended]
 Event = dict[str, Any]
@@ -190,6 +193,60 @@ class TestInterrupted:
             proposed, now = (studied(there / "studies.db") for there in (INTERRUPTED / "home", where.home.path))
             assert (len(proposed), len(now)) == (5, 9)
             assert proposed.items() <= now.items()
+
+
+OLDER_MODEL = """\
+from trainables.models.elu_net import build
+
+
+def net(classes, shape):
+    return build(classes, shape, 0.03)
+"""
+
+
+class TestOwnModel:
+    """The same jobs with a user's own model, which version 0.1 trained in channels_last as any other."""
+
+    def test_exports_of_a_finished_job_have_the_layout_of_its_weights(
+        self, tuner: Tuner, home: Workspace, tmp_path: Path
+    ) -> None:
+        shutil.copytree(FINISHED / "home", home.path)
+        use_own_model(home.path / "jobs" / FINISHED_ID, tmp_path)
+        ended = tuner("export", "--all", "-o", "exports")
+        assert ended.code == 0, ended.err
+        layouts = {read_export(file).config.channels_last for file in (tmp_path / "exports").iterdir()}
+        assert layouts == {True}
+
+    def test_an_interrupted_job_is_resumed_in_one_layout_and_reproduced(self, tmp_path: Path) -> None:
+        with place(tmp_path, modules={"older.py": OLDER_MODEL}) as where:
+            shutil.copytree(INTERRUPTED / "home", where.home.path)
+            job = where.home.path / "jobs" / INTERRUPTED_ID
+            use_own_model(job, where.cwd)
+            ended = where.tuner("resume", "-q", "-o", "json")
+            assert ended.code == 0, ended.err
+            check_judged(ended.out, INTERRUPTED_ID, arms=3)
+            export = job / "exports" / "adam_l2.yaml"
+            assert read_export(export).config.channels_last
+            again = where.tuner("reproduce", str(export), "--allow-code", "-o", "json")
+            assert again.code == 0, again.err
+            assert json.loads(again.out)["same_bits"] is True
+
+
+def use_own_model(job: Path, code: Path) -> None:
+    """Rewrite a job as if its model had been the user's own, from ``older.py`` in the folder ``code``."""
+    model = {"name": "older:net", "width": 1.0, "setup": "sound", "options": {}}
+    start = json.loads((job / "start.json").read_text())
+    start["spec"]["model"], start["folder"] = model, str(code)
+    (job / "start.json").write_text(json.dumps(start))
+    first, *others = (job / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    described = json.loads(first)
+    del described["sum"]
+    described["spec"]["model"] = model
+    described["spec_sha256"] = fingerprint(from_dict(described["spec"]))
+    (job / "journal.jsonl").write_bytes(b"".join([encode(Entry.from_json(described)), *others]))
+    text = (job / "spec.yaml").read_text()
+    assert "{name: elu_net, width: 0.03}" in text
+    (job / "spec.yaml").write_text(text.replace("{name: elu_net, width: 0.03}", "{name: 'older:net'}"))
 
 
 def studied(database: Path) -> dict[tuple[str, int], tuple[str, str]]:

@@ -77,7 +77,15 @@ def survey(path: Path | None, columns: Columns = USUAL_COLUMNS, compare: bool = 
         notes += shared_notes({split: _keys(files, columns) for split, files in parts.items()})
     counts = {split: len(labels_B) for split, labels_B in labels.labels_B.items()}
     classes = len(np.unique(labels.labels_B["train"]))
-    return Survey(counts["train"], counts.get("val"), counts["test"], classes, tuple(notes))
+    return Survey(
+        counts["train"],
+        counts.get("val"),
+        counts["test"],
+        classes,
+        tuple(notes),
+        _first_shape(parts["train"], columns),
+        len(labels.classes),
+    )
 
 
 def sources(path: Path | None) -> list[Path]:
@@ -102,13 +110,21 @@ def _images(files: list[Path], size: int | None, columns: Columns) -> Pixels:
     return stack(((where, decode(data, size, where)) for where, data in _encoded(files, columns)), count)
 
 
+def _first_shape(files: list[Path], columns: Columns) -> tuple[int, ...] | None:
+    try:
+        where, data = next(_encoded(files, columns, 1))
+        return decode(data, None, where).shape
+    except (DataError, StopIteration):
+        return None  # ``read`` says what is broken
+
+
 def _rows(file: Path) -> int:
     with _open(file) as opened:
         return int(opened.metadata.num_rows)
 
 
-def _encoded(files: list[Path], columns: Columns) -> Iterator[tuple[str, bytes]]:
-    """Yields (place, encoded image) pairs, with one batch of rows in memory at a time."""
+def _encoded(files: list[Path], columns: Columns, rows: int = BATCH_ROWS) -> Iterator[tuple[str, bytes]]:
+    """Yields (place, encoded image) pairs, with one batch of ``rows`` in memory at a time."""
     for file in files:
         with _open(file) as opened:
             if opened.metadata.num_rows == 0:
@@ -116,7 +132,7 @@ def _encoded(files: list[Path], columns: Columns) -> Iterator[tuple[str, bytes]]
             name = _image_column(opened.schema_arrow, file, columns)
             row = 0
             try:
-                for batch in opened.iter_batches(BATCH_ROWS, columns=[name]):
+                for batch in opened.iter_batches(rows, columns=[name]):
                     column = batch.column(0)
                     encoded = column.field("bytes") if pa.types.is_struct(column.type) else column
                     for data in encoded.to_pylist():

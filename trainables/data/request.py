@@ -1,6 +1,6 @@
 """A trial's request for data: the data set, its source, the number of images and the split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -71,6 +71,8 @@ class Survey:
         test: number of images published for testing.
         classes: number of classes that the training images have.
         notes: what is left out or read in an unusual way, one line each.
+        shape_HWC: of the images, if they are not resized; None if it is unknown.
+        named: number of classes that the data names, if it names some; a class may have no training image.
     """
 
     train: int
@@ -78,6 +80,8 @@ class Survey:
     test: int
     classes: int
     notes: tuple[str, ...] = ()
+    shape_HWC: tuple[int, ...] | None = field(default=(32, 32, 3), compare=False)
+    named: int | None = field(default=None, compare=False)
 
     def held_out(self, share: float) -> int:
         """How many training images ``splits.stratified_split`` holds out for a share: every class keeps one."""

@@ -23,17 +23,24 @@ from trainables.training.trainer import EVALUATION_BATCH, Training, digest
 
 T = TypeVar("T")
 
+GPU_BATCH = 2
+"""Most images of an update of the check, which is on the CPU, if the trials are on a GPU."""
 
-def check_model(config: TrialConfig, splits: Splits, warn: Callable[[str], None] = lambda line: None) -> None:
+
+def check_model(
+    config: TrialConfig, splits: Splits, announce: Callable[[str], None] = lambda line: None, *, train: bool = True
+) -> None:
     """Build the model; train a user's own model for one update, twice, with the trial's layout, batch and precision.
 
-    It trains on the first images, on the CPU. Validation runs on two images, or on one if the last batch of a real
-    evaluation has one. No test image is read.
+    It trains on the first images, on the CPU. For trials on a GPU, whose models may be large, the batch is smaller. A
+    model that fails with the smaller batch is checked again with the trial's. Validation runs on two images, or on one
+    if the last batch of a real evaluation has one. No test image is read.
 
     Args:
         config: the trial.
         splits: its data.
-        warn: called with a line of text if two trainings of the same seed differ.
+        announce: called with a line of text before the training, and if two trainings of the same seed differ.
+        train: whether to train it; false if that was done before.
 
     Raises:
         CodeError: the model's code fails, or it does not return one row of logits per image; or two models that were
@@ -41,12 +48,25 @@ def check_model(config: TrialConfig, splits: Splits, warn: Callable[[str], None]
         TrainableError: a batch is larger than the training set.
     """
     path = config.model.name
-    if not is_dotted(path):
+    if not (train and is_dotted(path)):
         build_model(config, splits.num_classes, splits.train.images_BHWC.shape[1:])
         return
+    announce(f"checking the model: {path} is trained for one update, twice, on the CPU")
     # The check is about the model, so its optimizer is the simplest one. Any schedule fits one update.
-    config = replace(config, hyper=Hyper(lr=1e-4, schedule="constant"), epochs=1, gpu=False)
-    part = _part(splits, config.batch_size)
+    config = replace(config, hyper=Hyper(lr=1e-4, schedule="constant"), epochs=1)
+    batch = config.batch_size
+    if config.gpu and GPU_BATCH < batch <= len(splits.train):
+        try:
+            _train_twice(replace(config, batch_size=GPU_BATCH, gpu=False), splits, announce)
+            return
+        except CodeError:
+            # A model may need more images at once: only the trial's own batch tells that it fails.
+            pass
+    _train_twice(replace(config, gpu=False), splits, announce)
+
+
+def _train_twice(config: TrialConfig, splits: Splits, announce: Callable[[str], None]) -> None:
+    path, part = config.model.name, _part(splits, config.batch_size)
     with _threads(config.threads):
         first, second = (_guarded(path, lambda: Training(config, part)) for _ in range(2))
         if digest(first.weights()) != digest(second.weights()):
@@ -57,7 +77,7 @@ def check_model(config: TrialConfig, splits: Splits, warn: Callable[[str], None]
             )
         reports = [_guarded(path, partial(_trained, training)) for training in (first, second)]
         if reports[0] != reports[1]:
-            warn(
+            announce(
                 f"warning: {path}: two trainings of the same seed differ, so results cannot be reproduced; draw random "
                 "numbers from torch, numpy.random or random, or seed your own generator from one of them"
             )

@@ -25,6 +25,7 @@ from tuner.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from tuner.jobs.code_archive import CodeFiles
     from tuner.remote.client import Service
     from tuner.remote.submission import PackedJob
 
@@ -74,10 +75,10 @@ def submit(
     from tuner.remote.client import Service
     from tuner.remote.submission import pack_job
 
-    packed = pack_job(spec, data_path)
     if dry_run:
-        _show_packed(packed, output)
+        _dry_run(spec, data_path, output)
         return
+    packed = pack_job(spec, data_path)
     service = Service(address)
     if packed.code is not None and not quiet:
         for line in packed.code.lines():
@@ -190,14 +191,29 @@ def forwarded(context: click.Context, words: tuple[str, ...]) -> None:
     sys.stdout.write(json.dumps(content))
 
 
-def _show_packed(packed: "PackedJob", output: str) -> None:
+def _dry_run(spec: Path, data_path: str | None, output: str) -> None:
+    """List what would travel, also if it is refused."""
+    from tuner.errors import SpecError
+    from tuner.remote.submission import pack_job
+
+    found: list[CodeFiles] = []
+    try:
+        packed = pack_job(spec, data_path, found.append)
+    except SpecError:
+        if found:
+            _show_packed(None, found[0], output)
+        raise
+    _show_packed(packed, packed.code, output)
+
+
+def _show_packed(packed: "PackedJob | None", code: "CodeFiles | None", output: str) -> None:
     from tuner.remote.receive import SPEC
 
-    code = packed.code
     if output == "json":
-        print_json({"job": packed.job, "code": None if code is None else code.to_dict()})
+        print_json({"job": packed and packed.job, "code": None if code is None else code.to_dict()})
         return
-    click.echo(f"{packed.job}: would be submitted with {len(packed.files[SPEC]):,} bytes of its spec")
+    if packed is not None:
+        click.echo(f"{packed.job}: would be submitted with {len(packed.files[SPEC]):,} bytes of its spec")
     for line in [] if code is None else code.lines(len(code.files) + len(code.left_out)):
         click.echo(line)
 

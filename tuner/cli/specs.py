@@ -79,16 +79,15 @@ def plan(spec: Path, data_path: str | None, measure: bool, spread: float | None,
     from tuner.driver.cost import estimate
 
     checked = _checked(spec, data_path)
-    code = _code(checked.spec, spec)
-    cost = estimate(checked, measure=measure, spread=spread)
+    cost = estimate(checked, measure, spread, lambda line: click.echo(line, err=True))
     if output == "json":
-        print_json(_plan_dict(checked, cost) | {"code": None if code is None else code.to_dict()})
+        print_json(_plan_dict(checked, cost) | {"code": _code_counts(checked.spec, spec)})
         return
     _show_warnings(checked)
     _print_plan(checked, cost)
-    if code is not None:
+    if (lines := _code_lines(checked.spec, spec)) is not None:
         click.echo("on a cluster, or with a storage that is a Postgres:")
-        for line in code.lines():
+        for line in lines:
             click.echo(line)
 
 
@@ -152,6 +151,27 @@ def _code(spec: "SearchSpec", file: Path) -> "CodeFiles | None":
     from tuner.spec.user_code import code_folder, names_code
 
     return code_files(code_folder(spec, file.parent)) if names_code(spec) else None
+
+
+def _code_counts(spec: "SearchSpec", file: Path) -> dict[str, Any] | None:
+    from tuner.errors import SpecError
+
+    try:
+        code = _code(spec, file)
+    except SpecError as error:
+        return {"problem": str(error)}
+    return None if code is None else code.counts()
+
+
+def _code_lines(spec: "SearchSpec", file: Path) -> list[str] | None:
+    from tuner.errors import SpecError
+
+    try:
+        code = _code(spec, file)
+    except SpecError as error:
+        # A job of this machine sends nothing, so it is not refused.
+        return [str(error)]
+    return None if code is None else [*code.lines()]
 
 
 def _show_warnings(checked: "Checked") -> None:

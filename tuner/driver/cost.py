@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cluster.runtime import usable_cpus, usable_gpus
@@ -116,13 +116,19 @@ class Cost:
             )
 
 
-def estimate(checked: Checked, measure: bool, spread: float | None = None) -> Cost:
+def estimate(
+    checked: Checked,
+    measure: bool,
+    spread: float | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Cost:
     """The cost of a checked spec.
 
     Args:
         checked: the spec.
         measure: whether to train a few updates on made-up images, to estimate the time.
         spread: sd of the search-wise differences to the baseline, in points, if it is known.
+        announce: called with a line of text about the user's own model.
 
     Raises:
         SpecError: the time of the budget ends before the first look, however many trials are pruned.
@@ -132,7 +138,7 @@ def estimate(checked: Checked, measure: bool, spread: float | None = None) -> Co
     trials, runs = search_trials(spec), confirm_runs(spec)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
     on_gpu = spec.resources.gpus or (spec.resources.auto and usable_gpus())
-    epoch_s = _seconds_per_epoch(checked, timed=not on_gpu) if measure else None
+    epoch_s = _seconds_per_epoch(checked, announce, timed=not on_gpu) if measure else None
     epoch_h = None if epoch_s is None else epoch_s / concurrent / 3600
     if epoch_h is not None:
         _check_cap(spec, epoch_h)
@@ -217,12 +223,16 @@ def _prospects(checked: Checked, spread: float | None) -> Prospects:
     )
 
 
-def _seconds_per_epoch(checked: Checked, timed: bool) -> float | None:
-    """Seconds per epoch, timed on random images of the spec's size, else 32 x 32. A user's own model is checked first.
+def _seconds_per_epoch(checked: Checked, announce: Callable[[str], None], timed: bool) -> float | None:
+    """Seconds per epoch, timed on random images with the shape of the data's. A user's own model is checked first.
 
-    None if the number of images is unknown, or if nothing is to be timed.
+    None if the number or the shape of the images is unknown, or if nothing is to be timed.
     """
-    if checked.images is None or checked.plan is None:
+    spec, survey, size = checked.spec, checked.survey, checked.spec.data.size
+    known = (size, size, 3) if size else None if survey is None else survey.shape_HWC
+    if checked.images is None or checked.plan is None or survey is None or known is None:
+        if is_dotted(spec.model.name):
+            announce("the model is not checked here, because only reading the data tells its images; a run checks it")
         return None
     import numpy as np
     import torch
@@ -232,25 +242,25 @@ def _seconds_per_epoch(checked: Checked, timed: bool) -> float | None:
     from trainables.training.trainer import Training
     from tuner.spec.trial_config import trial_config
 
-    spec, arm = checked.spec, checked.arms[0]
-    batch, side = spec.budget.batch_size, spec.data.size or 32
+    arm, batch, classes = checked.arms[0], spec.budget.batch_size, survey.named or survey.classes
+    shape_HWC: tuple[int, ...] = known
     generator = np.random.default_rng(0)
 
     def made_up(count: int) -> Arrays:
-        images = generator.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-        return Arrays(images, generator.integers(0, 10, count))
+        images = generator.integers(0, 256, (count, *shape_HWC), dtype=np.uint8)
+        return Arrays(images, generator.integers(0, classes, count))
 
     splits = Splits(
-        made_up(batch * TIMED_UPDATES),
+        made_up(batch * (TIMED_UPDATES if timed else 1)),
         made_up(batch),
         made_up(1),
-        tuple("0123456789"),
+        tuple(map(str, range(classes))),
         "made up",
         flips=False,
     )
     trial = trial_config(spec, arm.hyper(arm.default), spec.seed)
     if is_dotted(spec.model.name):
-        check_model(trial, splits)
+        check_model(trial, splits, announce)
     if not timed:
         return None
     threads = torch.get_num_threads()

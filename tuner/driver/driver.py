@@ -154,7 +154,7 @@ def _begin_round(job: Job, new: NewRound, arms: Sequence[str]) -> None:
 def _confirm(job: Job, confirm_round: RoundBegun) -> None:
     spec, number = job.prepared.spec, confirm_round.round
     chosen = of_round(job.record, confirm_round)
-    requests = confirm_requests(spec, chosen, confirm_round, job.context.folder.weights)
+    requests = confirm_requests(job.record, spec, chosen, confirm_round, job.context.folder.weights)
     job.execute(FixedSource(requests, job.record))
     tested = [arm for arm in chosen if test_accuracies(job.record, arm, number)]
     # The verdict on a method rests on its searches, and has been given.

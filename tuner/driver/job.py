@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainables.catalog import is_dotted
 from tuner.driver.backend import Backend
 from tuner.driver.context import Context
 from tuner.driver.prepare import Prepared
@@ -87,4 +88,5 @@ class Job:
             git_commit=git_commit(Path(code)),
             folder=code,
             classes=prepared.classes,
+            contiguous=is_dotted(prepared.spec.model.name),
         )

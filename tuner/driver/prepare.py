@@ -69,19 +69,21 @@ def prepare(context: Context, record: Record, data_path: str | None) -> Prepared
     folder = context.folder
     spec, simulated = spec_of(folder, data_path), bool(folder.started()["simulate"])
     code = own_code(spec, _code_folder(folder))
-    data = _made_up(spec) if simulated else _load(context, spec)
+    data = _made_up(spec) if simulated else _load(context, spec, record)
     if record.begun:
         check_fingerprint(data.fingerprint, record.job.data_fingerprint, record.job.versions)
     planned = plan(spec, data.images.train)
     found = arms(spec, planned)
     check_sampler(spec, found)
     if spec.resources.auto:
-        spec = _packed(context, spec, found[0], simulated, code)
+        spec = _packed(context, spec, record, found[0], simulated, code)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
     return Prepared(spec, simulated, code, *data, planned, found, concurrent)
 
 
-def _packed(context: Context, spec: SearchSpec, arm: Arm, simulated: bool, code: Path | None) -> SearchSpec:
+def _packed(
+    context: Context, spec: SearchSpec, record: Record, arm: Arm, simulated: bool, code: Path | None
+) -> SearchSpec:
     announce = context.view.announce
     if simulated:
         announce("resources: auto: nothing is trained, so nothing is measured")
@@ -90,7 +92,7 @@ def _packed(context: Context, spec: SearchSpec, arm: Arm, simulated: bool, code:
     def measure(trial: TrialConfig, trials: int) -> float | None:
         return images_per_s(trial, context.workspace.cache, trials, SECONDS, code)
 
-    trial = trial_config(spec, arm.hyper(arm.default), spec.seed)
+    trial = trial_config(spec, arm.hyper(arm.default), spec.seed, contiguous=record.contiguous)
     return with_measured_packing(spec, trial, context.folder, measure, announce, lambda: bool(context.stop))
 
 
@@ -100,14 +102,17 @@ class _Data(NamedTuple):
     classes: int
 
 
-def _load(context: Context, spec: SearchSpec) -> _Data:
-    """Decode the data, and build or check the model once, so that an error shows before anything starts."""
+def _load(context: Context, spec: SearchSpec, record: Record) -> _Data:
+    """Decode the data, and build or check the model once, so that an error shows before anything starts.
+
+    A model of a job that has begun was checked then.
+    """
     splits = load_data(data_request(spec), context.workspace.cache, context.view.announce)
     if spec.data.augment == "flip_crop" and not splits.flips:
         raise SpecError("data.augment: is 'flip_crop', but a mirrored image of this data set changes its label")
     baseline = arms(spec, plan(spec, len(splits.train)))[0]
-    trial = trial_config(spec, baseline.hyper(baseline.default), spec.seed)
-    check_model(trial, splits, context.view.announce)
+    trial = trial_config(spec, baseline.hyper(baseline.default), spec.seed, contiguous=record.contiguous)
+    check_model(trial, splits, context.view.announce, train=not record.begun)
     images = ImageCounts(len(splits.train), len(splits.val), len(splits.test))
     # ``check`` has warned of the other data sets.
     if is_dotted(spec.data.name) and (coarse := coarse_validation(spec, images)):

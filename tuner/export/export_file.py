@@ -131,7 +131,8 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
         )
     winner = record.trials[search_key(arm, row.search, row.winner)]
     accuracies = [POINTS * run.result.test_acc for run in confirmed if run.result is not None]
-    trial = trial_config(spec, Hyper.of(winner.hyper), confirmed[0].seed).to_dict()
+    config = trial_config(spec, Hyper.of(winner.hyper), confirmed[0].seed, contiguous=record.contiguous)
+    trial = config.to_dict()
     # The path of the data differs between machines. The fingerprint identifies the data.
     trial["data"]["path"] = None
     content = {
@@ -213,7 +214,9 @@ def read_export(path: Path) -> Export:
 
 
 def job_of(export: Export, workspace: Workspace, file: Path | None = None) -> JobFolder | None:
-    """The folder of the job that an export is from: around the export's file, or in the workspace; None if it is gone.
+    """The folder of the job that an export is from: around the export's file, or in the workspace.
+
+    None if it is gone or its ``start.json`` is damaged: data and code can be given.
 
     Args:
         export: the export.
@@ -222,7 +225,14 @@ def job_of(export: Export, workspace: Workspace, file: Path | None = None) -> Jo
     """
     around = [] if file is None else [JobFolder(file.absolute().parent.parent)]
     folders = [*around, JobFolder(workspace.path / "jobs" / export.job)]
-    return next((folder for folder in folders if folder.id == export.job and folder.start.is_file()), None)
+    return next((folder for folder in folders if folder.id == export.job and _can_start(folder)), None)
+
+
+def _can_start(folder: JobFolder) -> bool:
+    try:
+        return bool(folder.started())
+    except (IntegrityError, OSError):
+        return False
 
 
 def _confirmed(record: Record, board: Leaderboard, arm: str) -> list[Trial]:

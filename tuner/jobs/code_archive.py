@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 from pathspec import GitIgnoreSpec
 
+from trainables.foreign_text import is_users
 from tuner.errors import SpecError
 from tuner.jobs.workspace import Workspace
 
@@ -36,7 +38,8 @@ NEVER = (
     ),
 )
 SECRETS = (
-    *(".env", ".env.*", "*.env", ".envrc", "secrets", "secrets.*", ".secrets", "credentials", "credentials.*"),
+    *(".env", ".env.*", ".env-*", ".env_*", "*.env", ".envrc", "secrets", "secrets.*", ".secrets", ".secrets.*"),
+    *("credentials", "credentials.*"),
     *("*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.ppk", "*.kdbx", "*.gpg"),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".ssh", ".gnupg", ".config"),
     *(
@@ -58,6 +61,7 @@ SECRETS = (
     *("password", "passwords", "password.*", "passwords.*", "*_password.*", "*api_key", "*api_key.*"),
 )
 """Names of files and folders that hold keys, tokens and passwords, in lower case. No Python module is meant."""
+PYTHON = (".py", ".pyi")
 KEY_MARK, KEY_BYTES = b"PRIVATE KEY-----", 64 * 2**10
 """What a file with a private key contains, whatever its name is, and the largest size of such a file."""
 MOST_BYTES = 50 * 2**20
@@ -91,22 +95,31 @@ class CodeFiles:
         """The same as plain values."""
         return {"folder": str(self.folder), "files": dict(self.files), "left_out": dict(self.left_out)}
 
+    def counts(self) -> dict[str, Any]:
+        """Its folder, how many files travel and stay, and the bytes."""
+        return {
+            "folder": str(self.folder),
+            "files": len(self.files),
+            "bytes": self.bytes,
+            "left_out": len(self.left_out),
+        }
+
     def lines(self, most: int = SHOWN) -> Iterator[str]:
         """The files in words, the largest first, and what stays; at most so many of each."""
-        yield f"code: {len(self.files)} files with {self.bytes:,} bytes travel from {printable(str(self.folder))}:"
+        yield f"code: {len(self.files)} files with {self.bytes:,} bytes travel from {shown_name(str(self.folder))}:"
         for name, size in sorted(self.files.items(), key=lambda file: -file[1])[:most]:
-            yield f"  {size:>12,}  {printable(name)}"
+            yield f"  {size:>12,}  {shown_name(name)}"
         if len(self.files) > most:
             yield f"  and {len(self.files) - most} smaller files; tuner submit --dry-run shows all"
         if self.bytes > MOST_BYTES:
             yield f"code: this is too much: at most {MOST_BYTES:,} bytes can travel"
         for name, reason in [*self.left_out.items()][:most]:
-            yield f"code: {printable(name)} stays here: {reason}"
+            yield f"code: {shown_name(name)} stays here: {reason}"
         if len(self.left_out) > most:
             yield f"code: {len(self.left_out) - most} more stay here; tuner submit --dry-run shows all"
 
 
-def printable(name: str) -> str:
+def shown_name(name: str) -> str:
     """A file's name that can be shown: other characters, as control codes, are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
@@ -122,6 +135,31 @@ def code_files(folder: Path) -> CodeFiles:
     return CodeFiles(folder, files, dict(sorted(found.left_out.items())))
 
 
+def check_modules(code: CodeFiles) -> None:
+    """Refuse code that imports a module of its folder that does not travel: on a node it would not be found.
+
+    Raises:
+        SpecError: a module that this process has imported would stay.
+    """
+    # An environment in the folder has installed modules and programs, and is not the user's code.
+    prefixes = [prefix for prefix in map(Path, (sys.prefix, sys.base_prefix)) if prefix != code.folder]
+    environments = [prefix for prefix in prefixes if prefix.is_relative_to(code.folder)]
+    modules = {file for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
+    for file in map(Path, sorted(modules)):
+        if not file.is_relative_to(code.folder) or not is_users(str(file)):
+            continue
+        name = file.relative_to(code.folder)
+        if str(name) in code.files or not {*name.parts}.isdisjoint(NEVER):
+            continue
+        if any(file.is_relative_to(environment) for environment in environments):
+            continue
+        reasons = [code.left_out[str(place)] for place in (name, *name.parents) if str(place) in code.left_out]
+        raise SpecError(
+            f"code: {shown_name(str(file))} is imported and would not travel: "
+            f"{reasons[0] if reasons else 'an ignore file names it'}"
+        )
+
+
 def pack(code: CodeFiles) -> bytes:
     """A zip of files.
 
@@ -131,7 +169,7 @@ def pack(code: CodeFiles) -> bytes:
     if code.bytes > MOST_BYTES:
         largest = max(code.files, key=lambda name: code.files[name])
         raise SpecError(
-            f"code: {code.folder} holds {code.bytes:,} bytes (the largest file is {printable(largest)}), and at most"
+            f"code: {code.folder} holds {code.bytes:,} bytes (the largest file is {shown_name(largest)}), and at most"
             f" {MOST_BYTES:,} can travel; name a smaller folder, or list what is not needed in"
             f" {code.folder / IGNORE_FILES[1]}"
         )
@@ -218,14 +256,17 @@ class _Folder:
         if not _is_utf8(path.name):
             return "its name is not UTF-8"
         if not path.is_symlink():
-            return "it looks like a secret" if _is_secret(path) else None
+            places = (path.relative_to(self._top), self._real_path(path).relative_to(self._real[self._top]))
+            return "it looks like a secret" if any(_is_secret(path, place) for place in places) else None
         real, top = self._real_path(path), self._real[self._top]
         if not real.is_relative_to(top):
-            return f"a link out of the folder, to {printable(str(real))}"
+            return f"a link out of the folder, to {shown_name(str(real))}"
         target = real.relative_to(top)
         if any(part in NEVER for part in target.parts) or self._stays(target):
             return "a link to what does not travel"
-        secret = _is_secret(path) or any(_is_secret(top / place) for place in (target, *target.parents)[:-1])
+        secret = _is_secret(path, path.relative_to(self._top)) or any(
+            _is_secret(top / place, place) for place in (target, *target.parents)[:-1]
+        )
         return "a link to what looks like a secret" if secret else None
 
     def _stays(self, target: Path) -> bool:
@@ -261,10 +302,18 @@ class _Folder:
         return bool(found)
 
 
-def _is_secret(path: Path) -> bool:
-    """Whether a file or folder has the name of a secret. A Python module or package may be called credentials."""
-    is_python = path.suffix in (".py", ".pyi") or (path / "__init__.py").exists()
-    return bool(_SECRET.match(path.name.lower())) and not is_python
+def _is_secret(path: Path, place: Path) -> bool:
+    """Whether a file or folder, at this place in the code folder, has the name of a secret or is in a folder with one.
+
+    A Python module or package may be called credentials. Of such a package, only the modules are no secrets.
+    """
+    if path.is_dir():
+        return _names_secret(path.name) and not (path / "__init__.py").exists()
+    return path.suffix not in PYTHON and any(map(_names_secret, place.parts))
+
+
+def _names_secret(name: str) -> bool:
+    return bool(_SECRET.match(name.lower()))
 
 
 def _kind(mode: int) -> str | None:
@@ -276,7 +325,7 @@ def _content(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise SpecError(f"code: {printable(str(file))}: cannot be read: {error.strerror}") from error
+        raise SpecError(f"code: {shown_name(str(file))}: cannot be read: {error.strerror}") from error
 
 
 def _lines(file: Path) -> list[str]:

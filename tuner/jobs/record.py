@@ -232,6 +232,11 @@ class Record:
         return self.job.simulated
 
     @property
+    def contiguous(self) -> bool:
+        """Whether an own model of the job gets contiguous images; false if an older version began the job."""
+        return not self.begun or self.job.contiguous
+
+    @property
     def arms(self) -> tuple[str, ...]:
         """The names of the arms, the baseline first."""
         return tuple(arm.name for arm in self.job.arms)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import SpecError, TunerError
-from tuner.jobs.code_archive import code_files, pack
+from tuner.jobs.code_archive import check_modules, code_files, pack
 from tuner.jobs.job_folder import STORAGE_VARIABLE, JobFolder
 from tuner.jobs.workspace import Workspace
 from tuner.spec.search_spec import SearchSpec, from_dict, from_document, to_dict
@@ -29,12 +29,16 @@ def new_job(workspace: Workspace, spec: SearchSpec, spec_text: str, code: Path, 
 
     Raises:
         ServiceError: the folder, or the record in the database, cannot be written.
+        SpecError: the code would go into the database, and a module that it imports would not.
     """
     name, start = beginning(_with_absolute_paths(spec), str(code), simulate)
     folder = workspace.new_job(name, spec_text, start)
     try:
         if database := folder.database():
-            packed = pack(code_files(code)) if names_code(spec) else None
+            packed = None
+            if names_code(spec):
+                check_modules(files := code_files(code))
+                packed = pack(files)
             database.register(folder.id, folder.started()["ms"], spec_text, folder.started(), packed)
     except TunerError:
         folder.forget()

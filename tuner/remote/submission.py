@@ -3,13 +3,12 @@
 import hashlib
 import json
 import os
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tuner.errors import SpecError
-from tuner.jobs.code_archive import NEVER, CodeFiles, code_files, pack, printable
+from tuner.jobs.code_archive import CodeFiles, check_modules, code_files, pack
 from tuner.jobs.request import beginning
 from tuner.remote.receive import CODE, SPEC, START
 from tuner.spec.checks import check_code
@@ -36,12 +35,15 @@ class PackedJob(NamedTuple):
     code: CodeFiles | None
 
 
-def pack_job(spec: Path, data_path: str | None = None) -> PackedJob:
+def pack_job(
+    spec: Path, data_path: str | None = None, found: Callable[[CodeFiles], None] = lambda code: None
+) -> PackedJob:
     """Pack a spec, and the user's own code that it names.
 
     Args:
         spec: the spec file.
         data_path: folder of the data set on the nodes, instead of the spec's ``data.path``.
+        found: called with the files of the user's own code, before they can be refused.
 
     Raises:
         SpecError: the spec is invalid or has a value that applies to this machine only, or a module that it needs does
@@ -54,7 +56,8 @@ def pack_job(spec: Path, data_path: str | None = None) -> PackedJob:
     _check_portable(loaded)
     code = None if folder is None else code_files(folder)
     if code is not None:
-        _check_modules(code)
+        found(code)
+        check_modules(code)
     packed = None if code is None else pack(code)
     name, start = beginning(loaded, "", simulate=False)
     digest = hashlib.sha256(f"{fingerprint(loaded)} {loaded.data.path}".encode() + (packed or b"")).hexdigest()
@@ -66,22 +69,6 @@ def pack_job(spec: Path, data_path: str | None = None) -> PackedJob:
     if packed is not None:
         files[CODE] = packed
     return PackedJob(job, loaded, files, code)
-
-
-def _check_modules(code: CodeFiles) -> None:
-    """Refuse code that imports a module of its folder that does not travel: on a node it would not be found."""
-    modules = {Path(file) for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
-    for file in sorted(modules):
-        if not file.is_relative_to(code.folder):
-            continue
-        name = file.relative_to(code.folder)
-        if str(name) in code.files or "site-packages" in name.parts or not {*name.parts}.isdisjoint(NEVER):
-            continue
-        reasons = [code.left_out[str(place)] for place in (name, *name.parents) if str(place) in code.left_out]
-        raise SpecError(
-            f"code: {printable(str(file))} is imported and would not travel: "
-            f"{reasons[0] if reasons else 'an ignore file names it'}"
-        )
 
 
 def _check_portable(spec: SearchSpec) -> None:

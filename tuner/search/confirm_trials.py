@@ -43,7 +43,7 @@ def selection_requests(record: Record, spec: SearchSpec, arms: Iterable[str]) ->
             stage=Stage.SELECT,
             arm=arm,
             number=trial.number,
-            trial=trial_config(spec, Hyper.of(trial.hyper), seed),
+            trial=trial_config(spec, Hyper.of(trial.hyper), seed, contiguous=record.contiguous),
             search=trial.search,
         )
         for seed in selection_seeds(spec)
@@ -52,7 +52,7 @@ def selection_requests(record: Record, spec: SearchSpec, arms: Iterable[str]) ->
     ]
 
 
-def search_confirm_requests(spec: SearchSpec, winner: Trial) -> list[TrialRequest]:
+def search_confirm_requests(record: Record, spec: SearchSpec, winner: Trial) -> list[TrialRequest]:
     """The winner of one of several searches on the fresh seeds of that search, with the split of that search."""
     seeds = SearchSeeds.of(spec, winner.search)
     return [
@@ -61,7 +61,7 @@ def search_confirm_requests(spec: SearchSpec, winner: Trial) -> list[TrialReques
             stage=Stage.CONFIRM,
             arm=winner.arm,
             number=winner.number,
-            trial=trial_config(spec, Hyper.of(winner.hyper), seed, seeds.split),
+            trial=trial_config(spec, Hyper.of(winner.hyper), seed, seeds.split, contiguous=record.contiguous),
             search=winner.search,
         )
         for seed in seeds.confirm
@@ -69,11 +69,16 @@ def search_confirm_requests(spec: SearchSpec, winner: Trial) -> list[TrialReques
 
 
 def confirm_requests(
-    spec: SearchSpec, chosen: Mapping[str, Trial], confirm_round: RoundBegun, weights: Callable[[str, int], str]
+    record: Record,
+    spec: SearchSpec,
+    chosen: Mapping[str, Trial],
+    confirm_round: RoundBegun,
+    weights: Callable[[str, int], str],
 ) -> list[TrialRequest]:
     """The winner of every arm of a round on every seed of it; the weights of the first seed are kept.
 
     Args:
+        record: what the job's journal says.
         spec: the job's spec.
         chosen: the winner of each arm of the round.
         confirm_round: the round.
@@ -87,7 +92,7 @@ def confirm_requests(
             stage=Stage.CONFIRM,
             arm=arm,
             number=winner.number,
-            trial=trial_config(spec, Hyper.of(winner.hyper), seed),
+            trial=trial_config(spec, Hyper.of(winner.hyper), seed, contiguous=record.contiguous),
             search=winner.search,
             round=number,
             weights_path=weights(arm, number) if seed == seeds[0] else None,

@@ -170,7 +170,9 @@ class SearchSource:
             stage=Stage.SEARCH,
             arm=arm.name,
             number=proposal.number,
-            trial=trial_config(self._spec, hyper, self._seeds.training, self._seeds.split),
+            trial=trial_config(
+                self._spec, hyper, self._seeds.training, self._seeds.split, contiguous=self._record.contiguous
+            ),
             knobs=proposal.knobs,
             search=self._search,
         )

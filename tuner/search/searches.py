@@ -100,7 +100,7 @@ class SearchesSource:
             return
         winner = search_winner(self._record, self._spec, arm, search)
         if winner is not None:
-            self._confirm.extend(not_ended(search_confirm_requests(self._spec, winner), self._record))
+            self._confirm.extend(not_ended(search_confirm_requests(self._record, self._spec, winner), self._record))
 
     def _begins(self, search: int) -> bool:
         """Whether a search would begin now. One that has begun is brought to its end, whatever the time."""

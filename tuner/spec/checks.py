@@ -36,6 +36,7 @@ class Checked:
     plan: Plan | None
     arms: tuple[Arm, ...]
     warnings: tuple[str, ...]
+    survey: Survey | None
 
 
 def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Checked:
@@ -59,11 +60,12 @@ def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Ch
     _check_margin(spec, images)
     train = images.train if images else spec.data.train_images
     if train is None:
-        return Checked(spec, None, None, (), tuple(_data_warnings(spec, survey, images)))
+        return Checked(spec, None, None, (), tuple(_data_warnings(spec, survey, images)), survey)
     planned = plan(spec, train)
     found = arms(spec, planned)
     check_sampler(spec, found)
-    return Checked(spec, images, planned, found, (*_data_warnings(spec, survey, images), *warnings(spec, planned)))
+    told = (*_data_warnings(spec, survey, images), *warnings(spec, planned))
+    return Checked(spec, images, planned, found, told, survey)
 
 
 def coarse_validation(spec: SearchSpec, images: ImageCounts) -> str | None:

@@ -98,7 +98,9 @@ def check_fingerprint(found: str, recorded: str, versions: Mapping[str, str]) ->
         )
 
 
-def trial_config(spec: SearchSpec, hyper: Hyper, seed: int, split: int | None = None) -> TrialConfig:
+def trial_config(
+    spec: SearchSpec, hyper: Hyper, seed: int, split: int | None = None, *, contiguous: bool = True
+) -> TrialConfig:
     """The configuration of one trial of the spec.
 
     Args:
@@ -106,6 +108,7 @@ def trial_config(spec: SearchSpec, hyper: Hyper, seed: int, split: int | None = 
         hyper: the hyperparameters of the trial.
         seed: the seed of the trial.
         split: seed of the data's split; default: the spec's own seed.
+        contiguous: whether an own model gets contiguous images: ``Record.contiguous`` of its job.
     """
     own = is_dotted(spec.model.name)
     return TrialConfig(
@@ -125,5 +128,5 @@ def trial_config(spec: SearchSpec, hyper: Hyper, seed: int, split: int | None = 
         cuda_graph=spec.resources.cuda_graph,
         threads=spec.resources.cpus,
         gpu=spec.resources.gpus > 0,
-        channels_last=not own,
+        channels_last=not (own and contiguous),
     )

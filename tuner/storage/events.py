@@ -80,7 +80,7 @@ Text = Annotated[str, PlainValidator(_is_text)]
 OptionalText = Annotated[str | None, PlainValidator(lambda value: None if value is None else _is_text(value))]
 
 
-LATER = frozenset({"classes", "search", "searches"})
+LATER = frozenset({"classes", "search", "searches", "contiguous"})
 """Fields that the first version of the journal did not have. A field of an event that may be empty is none of them."""
 
 
@@ -143,6 +143,8 @@ class JobDescribed(_Event):
         machine: facts about the machine of the first driver, in words.
         git_commit: commit of the folder of the user's code, or ``none``.
         folder: the folder of the user's code.
+        contiguous: whether the user's own model gets contiguous images. Journals of older versions do not say it: their
+            jobs trained every model in channels_last.
     """
 
     kind: ClassVar[str] = "job"
@@ -161,6 +163,7 @@ class JobDescribed(_Event):
     git_commit: str
     folder: Text
     classes: int = 0
+    contiguous: bool = False
 
     @property
     def ranges(self) -> Mapping[str, Mapping[str, str]]:

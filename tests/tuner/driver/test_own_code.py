@@ -1,10 +1,14 @@
 """A user's own model and reader through the command line: refused in one line, or trained, resumed and reproduced."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests.faults.command_line import Answer, call
 from tests.faults.test_security import export_of
@@ -70,7 +74,9 @@ claim: setting
 confirm: {seeds: 3, top_k: 1, selection_seeds: 1}
 """
 
-Plan = Callable[[str], tuple[str, Answer]]
+DIGITS = "{name: digits, train_images: 200, val_images: 100, test_images: 100}"
+
+Plan = Callable[..., tuple[str, Answer]]
 
 
 @pytest.fixture
@@ -79,10 +85,14 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def planned(text: str) -> tuple[str, Answer]:
+    def planned(text: str, *edits: tuple[str, str]) -> tuple[str, Answer]:
         name = f"planned_{abs(hash((str(tmp_path), text)))}"
         (tmp_path / f"{name}.py").write_text(text)
-        (tmp_path / "spec.yaml").write_text(OWN_MODEL.replace("MODULE", name).replace("size: 20", "size: 4"))
+        spec = OWN_MODEL
+        for old, new in (("MODULE", name), ("size: 20", "size: 4"), *edits):
+            assert old in spec
+            spec = spec.replace(old, new)
+        (tmp_path / "spec.yaml").write_text(spec)
         return str(tmp_path / f"{name}.py"), call("plan", "spec.yaml")
 
     return planned
@@ -119,9 +129,52 @@ def test_an_error_in_an_own_model_is_one_line_with_the_users_file(plan: Plan, ol
     assert (answer.code, answer.crash, answer.out) == (2, None, "")
     *_, line = answer.err.splitlines()
     assert line.startswith("error: ")
-    assert answer.err == f"{line}\n"
+    assert all(other.startswith("checking the model: ") for other in answer.err.splitlines()[:-1])
     for part in message.replace("FILE", file).split(".*"):
         assert part in line
+
+
+def grey_pngs(side: int, count: int) -> Iterator[bytes]:
+    for value in range(count):
+        data = BytesIO()
+        Image.new("L", (side, side), value * 10).save(data, "PNG")
+        yield data.getvalue()
+
+
+@pytest.mark.parametrize("named", [None, ["a", "b", "c", "d"]], ids=["labels", "names"])
+def test_a_plan_checks_an_own_model_on_images_and_classes_as_the_data_has_them(
+    plan: Plan, tmp_path: Path, named: list[str] | None
+) -> None:
+    for split in ("train", "test"):
+        table = pa.table({"image": list(grey_pngs(28, 12)), "label": [row % 3 for row in range(12)]})
+        if named:
+            table = table.replace_schema_metadata(
+                {"huggingface": json.dumps({"info": {"features": {"label": {"names": named}}}})}
+            )
+        (tmp_path / "images").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "images" / f"{split}.parquet")
+    net = "Net(shape[0], classes)"
+    assert net in FITTING
+    classes = len(named) if named else 3
+    text = FITTING.replace("4 * 100", "4 * 64").replace(
+        net, f"{net} if (classes, shape) == ({classes}, (3, 28, 28)) else 1 / 0"
+    )
+    answer = plan(text, (DIGITS, "{name: parquet, path: images}"), ("seeds: 3", "seeds: 3, margin: 0"))[1]
+    assert (answer.code, answer.crash) == (0, None), answer.err
+    assert "timed:" in answer.out
+
+
+def test_a_plan_does_not_check_an_own_model_on_data_that_only_reading_knows(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "planned_reader.py").write_text("def read(path):\n    raise ValueError\n")
+    data = "{name: 'planned_reader:read', train_images: 200}"
+    answer = plan(
+        FITTING.replace("return Net", "return 1 / 0 and Net"),
+        (DIGITS, data),
+    )[1]
+    assert (answer.code, answer.crash) == (0, None), answer.err
+    assert (
+        "the model is not checked here, because only reading the data tells its images; a run checks it" in answer.err
+    )
 
 
 def test_own_code_trains_resumes_and_is_reproduced_from_any_folder(tmp_path: Path) -> None:
@@ -198,3 +251,5 @@ def test_a_job_folder_is_found_around_an_export(tmp_path: Path) -> None:
     assert job_of(export, elsewhere) is None
     assert job_of(export, elsewhere, folder.export("adam_l2")) == folder
     assert job_of(export, home, tmp_path / "copy.yaml") == JobFolder(home.path / "jobs" / export.job)
+    folder.start.write_text('{"ms": 1, ')
+    assert job_of(export, home, folder.export("adam_l2")) is None

@@ -5,10 +5,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
+from torch import nn
 
+from tests.tuner.events import History
 from tests.tuner.spec_texts import spec_of
 from trainables.data.splits import Arrays, Raw
 from tuner.driver.prepare import _load
+from tuner.jobs.record import Record
 
 
 def read(path: Path | None) -> Raw:
@@ -26,7 +30,7 @@ def said_of(data: str, tmp_path: Path) -> list[str]:
     lines: list[str] = []
     workspace = SimpleNamespace(cache=tmp_path / "cache")
     context: Any = SimpleNamespace(workspace=workspace, view=SimpleNamespace(announce=lines.append))
-    loaded = _load(context, spec_of(("digits", data)))
+    loaded = _load(context, spec_of(("digits", data)), Record())
     assert loaded.images.val in (15, 199)
     return [line for line in lines if "margin" in line]
 
@@ -40,3 +44,18 @@ def test_a_coarse_validation_set_of_ones_own_reader_is_told_once_it_is_known(tmp
 
 def test_of_other_data_the_check_has_told_it_before(tmp_path: Path) -> None:
     assert said_of("digits\n  val_images: 199", tmp_path) == []
+
+
+def build(classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """A user's own model."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_model_is_checked_once_and_this_is_said(tmp_path: Path, begun: bool) -> None:
+    spec = spec_of(("elu_net", "tests.tuner.driver.test_prepare:build"))
+    lines: list[str] = []
+    workspace = SimpleNamespace(cache=tmp_path / "cache")
+    context: Any = SimpleNamespace(workspace=workspace, view=SimpleNamespace(announce=lines.append))
+    _load(context, spec, History(spec).record() if begun else Record())
+    assert sum(line.startswith("checking the model: ") for line in lines) == (not begun)

@@ -107,6 +107,9 @@ SECRET_NAMES = [
         "secrets/mlflow_password",
         "token",
         ".bash_history",
+        ".secrets.toml",
+        ".env-prod",
+        ".env_local",
     ),
 ]
 
@@ -126,6 +129,36 @@ def test_a_module_about_secrets_is_no_secret_and_a_private_key_is_one_under_any_
     )
     assert [*code.files] == ["credentials.py", "id_embedding.py", "tokens.txt"]
     assert dict(code.left_out) == {"notes": "it holds a private key"}
+
+
+def test_of_a_package_about_secrets_only_the_modules_travel(tmp_path: Path) -> None:
+    names = ("secrets/__init__.py", "secrets/stub.pyi", "secrets/prod.yaml", "secrets/deep/a.py", "secrets/deep/key")
+    folder = folder_of(tmp_path, {**dict.fromkeys(names, ""), "net.py": ""})
+    linked(folder / "settings", "secrets")
+    linked(folder / "more", "secrets/deep")
+    linked(folder / "prod.yaml", "secrets/prod.yaml")
+    code = code_files(folder)
+    modules = ("__init__.py", "stub.pyi", "deep/a.py")
+    assert {*code.files} == {
+        *("net.py", "more/a.py"),
+        *(f"{package}/{module}" for package in ("secrets", "settings") for module in modules),
+    }
+    assert dict(code.left_out) == {
+        "prod.yaml": "a link to what looks like a secret",
+        **dict.fromkeys(
+            ("more/key", "secrets/prod.yaml", "secrets/deep/key", "settings/prod.yaml", "settings/deep/key"),
+            "it looks like a secret",
+        ),
+    }
+
+
+def test_a_link_to_what_an_ignore_file_names_stays(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {".gitignore": "ign/\n", "ign/notes.txt": "s", "net.py": ""})
+    linked(folder / "link.txt", "ign/notes.txt")
+    linked(folder / "linkdir", "ign")
+    code = code_files(folder)
+    assert {*code.files} == {".gitignore", "net.py"}
+    assert dict(code.left_out) == dict.fromkeys(("link.txt", "linkdir"), "a link to what does not travel")
 
 
 def test_nothing_from_outside_the_folder_travels(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """How a job is written down: read again it is the same, and a changed spec is refused with what differs."""
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -40,6 +42,23 @@ def test_a_job_is_read_as_it_was_written(home: Workspace, text: str) -> None:
 
 def test_a_jobs_id_begins_with_the_specs_name(home: Workspace) -> None:
     assert job_of(home).id.startswith("job-")
+
+
+def test_a_job_in_a_database_is_refused_if_a_module_would_stay(
+    home: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = tmp_path / "mine"
+    code.mkdir()
+    (code / ".gitignore").write_text("helper.py\n")
+    (code / "helper.py").write_text("")
+    module = ModuleType("helper_that_stays")
+    module.__file__ = str(code / "helper.py")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(JobFolder, "database", lambda folder: pytest.fail)
+    text = SPEC.replace("elu_net", "mine:net")
+    with pytest.raises(SpecError, match=r"helper\.py is imported and would not travel: an ignore file names it"):
+        new_job(home, checked(text=text), text, code)
+    assert [*home.jobs()] == []
 
 
 def test_a_simulated_job_is_told_from_a_real_one(home: Workspace) -> None:

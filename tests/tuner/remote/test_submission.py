@@ -5,12 +5,14 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tests.tuner.conftest import Tuner
 from tests.tuner.spec_texts import SPEC
+from tuner.jobs import code_archive
 from tuner.jobs.workspace import Workspace
 from tuner.remote.client import Service
 from tuner.remote.submission import pack_job
@@ -75,7 +77,8 @@ def test_a_plan_shows_what_would_travel(tuner: Tuner, mine: Path, tmp_path: Path
     assert "code: 3 files with" in ended.out
     assert "code: deploy.key stays here" in ended.out
     planned = json.loads(tuner("plan", mine / "spec.yaml", "--no-measure", "-o", "json").out)
-    assert {*planned["code"]["files"]} >= {"spec.yaml", helper_of(mine).name}
+    size = sum(file.stat().st_size for file in (mine / "spec.yaml", *mine.glob("*.py")))
+    assert planned["code"] == {"folder": str(mine), "files": 3, "bytes": size, "left_out": 1}
     (tmp_path / "spec.yaml").write_text(SPEC)
     assert json.loads(tuner("plan", "spec.yaml", "--no-measure", "-o", "json").out)["code"] is None
 
@@ -107,6 +110,45 @@ def test_an_imported_module_that_would_stay_here_is_refused(
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert f"{helper.name} is imported and would not travel: " in ended.err
     assert reason in ended.err
+
+
+def test_an_environment_in_the_folder_is_not_the_users_code(
+    tuner: Tuner, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mine / ".gitignore").write_text("venv/\n")
+    for name in ("bin/tuner", "lib/python3.11/json/decoder.py", "lib/python3.11/site-packages/a.py"):
+        file = mine / "venv" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+        module = ModuleType(file.stem)
+        module.__file__ = str(file)
+        monkeypatch.setitem(sys.modules, f"of_an_environment_{file.stem}", module)
+    monkeypatch.setattr(sys, "prefix", str(mine / "venv"))
+    ended = tuner("submit", mine / "spec.yaml", "--dry-run")
+    assert (ended.code, ended.err) == (0, "")
+
+
+def test_what_is_too_much_is_listed_and_then_refused(tuner: Tuner, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_archive, "MOST_BYTES", 10)
+    ended = tuner("submit", mine / "spec.yaml", "--dry-run")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "at most 10 can travel" in ended.err
+    assert ended.out.startswith("code: 3 files with ")
+    assert helper_of(mine).name in ended.out
+    ended = tuner("submit", mine / "spec.yaml", "--dry-run", "-o", "json")
+    found = json.loads(ended.out)
+    assert (ended.code, found["job"], len(found["code"]["files"])) == (2, None, 3)
+
+
+def test_a_plan_of_a_job_of_this_machine_tells_an_ignore_file_that_cannot_be_read(tuner: Tuner, mine: Path) -> None:
+    (mine / "deep").mkdir()
+    (mine / "deep" / ".gitignore").write_bytes(b"\xff\n")
+    ended = tuner("plan", mine / "spec.yaml", "--no-measure")
+    assert ended.code == 0, ended.err
+    assert "deep/.gitignore: cannot be read" in ended.out
+    planned = json.loads(tuner("plan", mine / "spec.yaml", "--no-measure", "-o", "json").out)
+    assert "deep/.gitignore: cannot be read" in planned["code"]["problem"]
+    assert tuner("submit", mine / "spec.yaml", "--dry-run").code == 2
 
 
 def test_ray_is_given_files_that_no_other_user_may_read(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def requests_of_round(
 ) -> list[TrialRequest]:
     chosen = winners(history.record(), spec)
     confirm_round = RoundBegun(round_number, seeds, {arm: trial.number for arm, trial in chosen.items()})
-    return confirm_requests(spec, chosen, confirm_round, lambda arm, number: f"{arm}-{number}")
+    return confirm_requests(history.record(), spec, chosen, confirm_round, lambda arm, number: f"{arm}-{number}")
 
 
 @pytest.mark.parametrize("state", [state for state in State if state not in (State.COMPLETE, State.RUNNING)])
@@ -199,3 +199,15 @@ def test_an_interrupted_round_goes_on_with_the_same_winners_and_settings() -> No
     before = requests_of_round(SPEC, history, 1, seeds := round_seeds(SPEC, 1, 3))
     history.trial("noam", 0, [0.9], State.COMPLETE, Stage.CONFIRM, seeds[0], 1, 0.9)
     assert requests_of_round(SPEC, history, 1, seeds) == before
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_every_run_after_a_search_has_the_layout_of_its_job(contiguous: bool) -> None:
+    spec = spec_of(more("confirm: {top_k: 2, selection_seeds: 2}\n"), ("elu_net", "mine:net"))
+    history = History(spec)
+    history.alter_job(contiguous=contiguous)
+    for arm in history.arms:
+        for number in range(2):
+            history.trial(arm, number, [0.5])
+    requests = selection_requests(history.record(), spec, history.arms) + requests_of_round(spec, history, 1, (1, 2))
+    assert {request.trial.channels_last for request in requests} == {not contiguous}
