@@ -60,7 +60,9 @@ def measure(pairs: int, jobs: int = JOBS) -> Result:
     figures = [Figure(f"{title}, without imports", "s of CPU", values, GOAL) for title, values in inside.items()]
     for title, spent in whole.items():
         figures.append(Figure(f"tuner {title}, the whole command", "s of CPU", tuple(cpu for cpu, _ in spent)))
-        figures.append(Figure(f"tuner {title}, the whole command", "s of wall time", tuple(wall for _, wall in spent), GOAL))
+        figures.append(
+            Figure(f"tuner {title}, the whole command", "s of wall time", tuple(wall for _, wall in spent), GOAL)
+        )
     how = (
         f"A workspace with {jobs:,} finished jobs of two arms, with 20 trials per arm and 12 epochs. The first list"
         " reads the journals and keeps their summaries. The figures are those of the lists after it."

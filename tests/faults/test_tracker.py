@@ -288,7 +288,7 @@ def test_the_error_of_a_server_that_refuses_its_host_name_names_the_needed_optio
 def test_a_database_that_is_down_is_reported_at_once_and_without_its_password(tmp_path: Path) -> None:
     told = begun(tmp_path / "refused")
     started = time.monotonic()
-    with pytest.raises(ServiceError, match=r"\*\*\*@127\.0\.0\.1.*cannot be written: Connection refused"):
+    with pytest.raises(ServiceError, match=r"\*\*\*@127\.0\.0\.1.*cannot be read: Connection refused"):
         send(told.folder, f"postgresql+psycopg://someone:hunter2@127.0.0.1:{free_port()}/mlflow")
     assert time.monotonic() - started < SHORT_S
 
