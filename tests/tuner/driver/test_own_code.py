@@ -14,7 +14,7 @@ from tests.faults.command_line import Answer, call
 from tests.faults.test_security import export_of
 from tests.tuner.whole_jobs import SPEC, place
 from trainables.foreign_text import LONGEST, printable, raised
-from tuner.export.export_file import job_of
+from tuner.export.export_file import job_of, read_export
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
 from tuner.storage.events import JobStateChanged, State, TrialEnded
@@ -193,6 +193,7 @@ def test_own_code_trains_resumes_and_is_reproduced_from_any_folder(tmp_path: Pat
         assert not any(word in ended.err for word in ("differ", "not cached", "in the folder of this file"))
         assert where.job.started()["spec"]["data"]["path"] == str(project / "pictures")
         export = where.job.export("adamw")
+        assert (where.job.record().contiguous, read_export(export).config.channels_last) == (True, False)
         again = where.tuner("reproduce", str(export), "--allow-code", "-o", "json")
         assert again.code == 0, again.err
         assert json.loads(again.out)["same_bits"] is True
