@@ -558,6 +558,17 @@ def empty(file: Path) -> None:
     file.write_bytes(b"")
 
 
+def check_stores_are_complete(
+    where: Place, process: "subprocess.Popen[str]", undisturbed: tuple[Place, Record]
+) -> None:
+    """Check that a job ends as without faults, and says of no store that it lacks something."""
+    ended = where.ended(process)
+    assert ended.code == 0, ended.err
+    assert "once that is mended" not in ended.err
+    assert "sends the rest" not in ended.err
+    check_as_undisturbed(where, undisturbed)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("damage", [overwrite, truncate, empty, forget])
 def test_the_studies_file_is_damaged_while_the_job_runs(
@@ -565,11 +576,7 @@ def test_the_studies_file_is_damaged_while_the_job_runs(
 ) -> None:
     process = begin(where, ALL_EPOCHS // 8)
     damage(where.home.studies)
-    ended = where.ended(process)
-    assert ended.code == 0, ended.err
-    assert "once that is mended" not in ended.err
-    assert "sends the rest" not in ended.err
-    check_as_undisturbed(where, undisturbed)
+    check_stores_are_complete(where, process, undisturbed)
 
 
 @pytest.mark.faults
@@ -577,11 +584,7 @@ def test_mlflows_file_is_removed_while_the_job_runs(where: Place, undisturbed: t
     process = begin(where, ALL_EPOCHS // 8)
     wait_for(where.job.tracked.exists, process)
     where.home.tracking_store.unlink()
-    ended = where.ended(process)
-    assert ended.code == 0, ended.err
-    assert "once that is mended" not in ended.err
-    assert "sends the rest" not in ended.err
-    check_as_undisturbed(where, undisturbed)
+    check_stores_are_complete(where, process, undisturbed)
 
 
 @pytest.mark.faults
