@@ -217,6 +217,7 @@ class TestOwnModel:
         layouts = {read_export(file).config.channels_last for file in (tmp_path / "exports").iterdir()}
         assert layouts == {True}
 
+    @pytest.mark.slow
     def test_an_interrupted_job_is_resumed_in_one_layout_and_reproduced(self, tmp_path: Path) -> None:
         with place(tmp_path, modules={"older.py": OLDER_MODEL}) as where:
             shutil.copytree(INTERRUPTED / "home", where.home.path)

@@ -325,7 +325,7 @@ LONG = SPEC.replace("epochs: 6", "epochs: 600").replace(
 )
 
 
-@pytest.mark.parametrize("wait_s", [0.0, 0.3])
+@pytest.mark.parametrize("wait_s", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_a_second_sigterm_ends_a_search_at_once_and_it_can_be_resumed(tmp_path: Path, wait_s: float) -> None:
     with place(tmp_path, LONG) as where:
         process = where.start("run", "spec.yaml")
