@@ -1,11 +1,14 @@
 """Connects to MLflow: its settings, its errors as ``ServiceError``, and the password from a file."""
 
+import fcntl
+import itertools
 import logging
 import os
 import re
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # MLflow reads these variables when it is imported.
@@ -29,9 +32,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from urllib3.exceptions import HTTPError
 
 from tuner.errors import ServiceError, Unreachable, without_password
-from tuner.storage.database_url import is_down
+from tuner.storage.database_url import is_down, sqlite_file
 from tuner.tracking.credentials import password_is_in_a_file, tracking_credentials
-from tuner.tracking.server_check import check_database
+from tuner.tracking.server_check import check_database, is_half_made
 
 # The exception says what MLflow could not write. Its log would only add a traceback.
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)
@@ -58,6 +61,8 @@ def connect(uri: str) -> Any:
     _use_password_file(uri)
     with tracker_errors(without_password(uri)):
         check_database(uri)
+        if (file := sqlite_file(uri)) is not None and is_half_made(uri) is not False:
+            _make_tables(uri, file)
         return MlflowClient(tracking_uri=uri)
 
 
@@ -111,6 +116,26 @@ def _use_password_file(uri: str) -> None:
     if uri.startswith("http") and password_is_in_a_file():
         tracking_credentials()  # an unreadable file is reported here, in one line
         os.environ["MLFLOW_TRACKING_AUTH"] = _PasswordFile.NAME
+
+
+def _make_tables(uri: str, file: Path) -> None:
+    """Make the tables of an SQLite file, in one process at a time: two at once leave half of them, for good.
+
+    Half of the tables, which a killed process leaves too, are set aside: nothing was stored in them.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        check_database(uri)
+        half = is_half_made(uri)
+        if half:
+            aside = (Path(f"{file}.unfinished-{number}") for number in itertools.count(1))
+            file.rename(next(name for name in aside if not name.exists()))
+        if half is not False:
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    finally:
+        os.close(folder)
 
 
 def _may_pass(error: BaseException, shown: str) -> bool:

@@ -5,7 +5,6 @@ import importlib.util
 import re
 import shlex
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,6 @@ TRACKERS = ("http://", "https://", "sqlite", "postgresql", "mysql", "mssql", "da
 DELETED = "deleted"
 """MLflow's word for the stage of a deleted run or experiment, which can be restored."""
 UNNAMED = "no version"
-POLL_S, SETTLED_S = 0.2, 10.0
 _REVISION = re.compile(r'^(down_)?revision = "(\w+)"', re.MULTILINE)
 
 
@@ -90,7 +88,7 @@ def check_database(uri: str, experiment: str | None = None) -> None:
         _knock(uri)
         engine = create_engine(uri, poolclass=NullPool)
         with engine.connect() as connection:
-            _check_schema(connection, shown, file)
+            _check_schema(connection, shown)
             if experiment is not None:
                 _check_experiment(connection, shown, experiment)
     except (ImportError, NoSuchModuleError) as error:
@@ -116,30 +114,50 @@ def _knock(uri: str) -> None:
         socket.create_connection((parts.hostname, parts.port or port), KNOCK_S).close()
 
 
-def _check_schema(connection: "Connection", shown: str, file: Path | None) -> None:
+def is_half_made(uri: str) -> bool | None:
+    """Whether the tables of a tracker that is an SQLite file are not all there; None if there are none yet.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: the file cannot be read.
+    """
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    file = sqlite_file(uri)
+    if file is None or not file.exists():
+        return None
+    with create_engine(uri, poolclass=NullPool).connect() as connection:
+        found = _version(connection)
+    known = dict(_revisions())
+    return found not in set(known) - set(known.values()) if found else None
+
+
+def _check_schema(connection: "Connection", shown: str) -> None:
     """Refuse a database whose tables are not those of the installed MLflow. An empty one gets them.
 
-    Another job may be making the tables now, revision by revision. So a known version is waited for as long as it
-    changes, or the database's file.
+    One without an experiment is being made, or whoever made it died. MLflow adds the first experiment at the end.
     """
     known = dict(_revisions())
-    heads, here = set(known) - set(known.values()), importlib.metadata.version("mlflow")
-    last, since = _version(connection), time.monotonic()
-    while (found := _version(connection)) not in ("", *heads):
-        if found != UNNAMED and found not in known:
-            raise ServiceError(
-                f"{shown} is no database of MLflow {here}, which is installed here: its version {found} is of a newer"
-                " MLflow or of another program; name another database in tracking.uri, or install that MLflow"
-            )
-        if found != last:
-            last, since = found, time.monotonic()
-        # A file's time may lie in the future: clocks differ.
-        if (time.monotonic() - since if file is None else abs(time.time() - file.stat().st_mtime)) > SETTLED_S:
-            raise ServiceError(
-                f"MLflow's database {shown} is of an older MLflow than {here}, which is installed here; make a copy of"
-                f" it, then run: mlflow db upgrade {'URI' if HIDDEN in shown else shlex.quote(shown)}"
-            )
-        time.sleep(POLL_S)
+    found, here = _version(connection), importlib.metadata.version("mlflow")
+    if found in ("", *(set(known) - set(known.values()))):
+        return
+    if found != UNNAMED and found not in known:
+        raise ServiceError(
+            f"{shown} is no database of MLflow {here}, which is installed here: its version {found} is of a newer"
+            " MLflow or of another program; name another database in tracking.uri, or install that MLflow"
+        )
+    if _has_experiments(connection):
+        raise ServiceError(
+            f"MLflow's database {shown} is of an older MLflow than {here}, which is installed here; make a copy of"
+            f" it, then run: mlflow db upgrade {'URI' if HIDDEN in shown else shlex.quote(shown)}"
+        )
+
+
+def _has_experiments(connection: "Connection") -> bool:
+    from sqlalchemy import inspect, text
+
+    is_there = "experiments" in inspect(connection).get_table_names()
+    return is_there and connection.execute(text("SELECT 1 FROM experiments LIMIT 1")).first() is not None
 
 
 def _version(connection: "Connection") -> str:

@@ -3,6 +3,8 @@
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -105,6 +107,28 @@ def test_a_store_that_another_job_is_making_is_waited_for(tmp_path: Path) -> Non
         check_tracker(f"sqlite:///{file}", "job")
     making.join()
     check_tracker(f"sqlite:///{file}", "job")
+
+
+def test_a_store_that_a_killed_job_left_half_made_is_made_anew(file: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("delete from experiments")
+        database.execute("drop table runs")
+        database.execute("update alembic_version set version_num = '0584bdc529eb'")
+        database.commit()
+    check_tracker(f"sqlite:///{file}", "job")
+    assert [found.name for found in connect(f"sqlite:///{file}").search_experiments()] == ["Default"]
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.unfinished-1"}
+
+
+MAKE = "import sys; from tuner.tracking.client import connect; connect(sys.argv[1]).create_experiment(sys.argv[2])"
+
+
+def test_jobs_that_make_a_new_store_at_once_all_get_it(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    making = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", MAKE, uri, name]) for name in "abcd"]
+    assert [process.wait() for process in making] == [0] * 4
+    assert {found.name for found in connect(uri).search_experiments()} == {"Default", *"abcd"}
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
 def test_studies_are_not_put_into_mlflows_database(file: Path) -> None:
