@@ -100,7 +100,8 @@ STRETCHES = (begins, is_interrupted, goes_on, finishes)
 """A complete job in four parts. A thread that reads the journal can find it at the end of each part."""
 
 
-@pytest.fixture(scope="module")
+# A worker may come back to this module, and the database exists only once.
+@pytest.fixture(scope="session")
 def store(session_postgres: Postgres) -> str:
     """A database for runs that is used without an MLflow server."""
     return session_postgres.create("kept")
