@@ -37,7 +37,7 @@ def drawing(mode: str) -> Image.Image:
 
 
 def class_folder(root: Path, images: dict[str, int]) -> Path:
-    """Write so many images, all different, into each of these folders, as ``train/cat``."""
+    """Write ``count`` different images into each folder, such as ``train/cat``."""
     generator = np.random.default_rng(len(images))
     for name, count in images.items():
         (root / name).mkdir(parents=True, exist_ok=True)

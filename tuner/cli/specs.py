@@ -80,14 +80,16 @@ def plan(spec: Path, data_path: str | None, measure: bool, spread: float | None,
 
     checked = _checked(spec, data_path)
     cost = estimate(checked, measure, spread, lambda line: click.echo(line, err=True))
+    code = _code(checked.spec, spec)
     if output == "json":
-        print_json(_plan_dict(checked, cost) | {"code": _code_counts(checked.spec, spec)})
+        counts = {"problem": code} if isinstance(code, str) else code and code.counts()
+        print_json(_plan_dict(checked, cost) | {"code": counts})
         return
     _show_warnings(checked)
     _print_plan(checked, cost)
-    if (lines := _code_lines(checked.spec, spec)) is not None:
+    if code is not None:
         click.echo("on a cluster, or with a storage that is a Postgres:")
-        for line in lines:
+        for line in [code] if isinstance(code, str) else code.lines():
             click.echo(line)
 
 
@@ -145,33 +147,16 @@ def _checked(spec: Path, data_path: str | None) -> "Checked":
     return check(loaded, lambda line: click.echo(line, err=True))
 
 
-def _code(spec: "SearchSpec", file: Path) -> "CodeFiles | None":
-    """The user's own code, as it would travel."""
+def _code(spec: "SearchSpec", file: Path) -> "CodeFiles | str | None":
+    """The user's own code, as it would travel; or why it could not. A job of this machine sends nothing."""
+    from tuner.errors import SpecError
     from tuner.jobs.code_archive import code_files
     from tuner.spec.user_code import code_folder, names_code
 
-    return code_files(code_folder(spec, file.parent)) if names_code(spec) else None
-
-
-def _code_counts(spec: "SearchSpec", file: Path) -> dict[str, Any] | None:
-    from tuner.errors import SpecError
-
     try:
-        code = _code(spec, file)
+        return code_files(code_folder(spec, file.parent)) if names_code(spec) else None
     except SpecError as error:
-        return {"problem": str(error)}
-    return None if code is None else code.counts()
-
-
-def _code_lines(spec: "SearchSpec", file: Path) -> list[str] | None:
-    from tuner.errors import SpecError
-
-    try:
-        code = _code(spec, file)
-    except SpecError as error:
-        # A job of this machine sends nothing, so it is not refused.
-        return [str(error)]
-    return None if code is None else [*code.lines()]
+        return str(error)
 
 
 def _show_warnings(checked: "Checked") -> None:

@@ -25,35 +25,16 @@ from tuner.jobs.workspace import Workspace
 
 IGNORE_FILES = (".gitignore", ".rayignore")
 NEVER = (
-    *(".git", ".hg", ".svn", "__pycache__", ".venv", "tuner-runs"),
-    *(
-        ".mypy_cache",
-        ".pytest_cache",
-        ".ruff_cache",
-        ".hypothesis",
-        ".ipynb_checkpoints",
-        ".tox",
-        ".nox",
-        "node_modules",
-    ),
+    *(".git", ".hg", ".svn", "__pycache__", ".venv", "tuner-runs", "node_modules", ".tox", ".nox"),
+    *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".ipynb_checkpoints"),
 )
 SECRETS = (
     *(".env", ".env.*", ".env-*", ".env_*", "*.env", ".envrc", "secrets", "secrets.*", ".secrets", ".secrets.*"),
     *("credentials", "credentials.*"),
     *("*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.ppk", "*.kdbx", "*.gpg"),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".ssh", ".gnupg", ".config"),
-    *(
-        ".aws",
-        ".azure",
-        ".gcloud",
-        "gcloud",
-        ".boto",
-        ".s3cfg",
-        "rclone.conf",
-        ".databrickscfg",
-        "kaggle.json",
-        ".kaggle",
-    ),
+    *(".aws", ".azure", ".gcloud", "gcloud", ".boto", ".s3cfg", "rclone.conf", ".databrickscfg"),
+    *("kaggle.json", ".kaggle"),
     *("client_secret*.json", "*credentials*.json", "*service_account*.json", "*service-account*.json"),
     *(".kube", "kubeconfig*", "*.kubeconfig", ".docker", ".dockercfg", ".vault-token", "*.tfstate*", "*.tfvars"),
     *(".netrc", "_netrc", ".pgpass", ".pg_service.conf", ".my.cnf", ".pypirc", ".npmrc", ".git-credentials"),

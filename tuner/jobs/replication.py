@@ -15,7 +15,7 @@ from tuner.jobs.follower import Follower, NothingLeft, Pace
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.reading import Reading, read_good_part
 from tuner.jobs.stop import StopRequest
-from tuner.storage.atomic_files import write_atomically
+from tuner.storage.atomic_files import set_aside, write_atomically
 from tuner.storage.events import Entry, JobDescribed, JobStateChanged, TrialBegun
 from tuner.storage.file_lock import me
 from tuner.storage.journal import Line, UnknownEvent, decode, read_from
@@ -179,7 +179,7 @@ def pull(database: Database, folder: JobFolder, reading: Reading | None = None) 
     there = database.journal_length(folder.id)
     common = min(reading.end.n, there)
     if common and next(database.journal(folder.id, common - 1)) != _line_here(folder.journal, reading, common - 1):
-        aside = _set_aside(folder.journal)
+        aside = set_aside(folder.journal, "fenced")
         reading, common = Reading(), 0
     if common == there:
         return reading, aside
@@ -228,11 +228,3 @@ def _line_here(journal: Path, reading: Reading, number: int) -> bytes:
     with journal.open("rb") as file:
         file.seek(start)
         return file.read(reading.ends[number] - start)
-
-
-def _set_aside(journal: Path) -> Path:
-    number = 1
-    while (aside := journal.with_name(f"{journal.name}.fenced-{number}")).exists():
-        number += 1
-    journal.rename(aside)
-    return aside

@@ -4,7 +4,6 @@ The search does not read it. A study is asked in memory (``tuner.search.study``)
 as MLflow does. Optuna itself writes a trial in some twenty transactions; here all changes of a study are one.
 """
 
-import itertools
 import json
 import logging
 import os
@@ -43,6 +42,7 @@ from tuner.search.distributions import from_search
 from tuner.search.study import RecordedTrial, as_optuna_trial, study_name
 from tuner.spec.arms import Arm, recorded_arms
 from tuner.spec.search_spec import SearchSpec, from_dict
+from tuner.storage.atomic_files import set_aside
 from tuner.storage.database_url import file_id, is_down, sqlite_file, sqlite_url
 from tuner.storage.events import Entry, EpochReported, JobDescribed, Stage, State, TrialBegun, TrialEnded
 from tuner.storage.file_lock import AlreadyLocked, exclusive
@@ -423,8 +423,7 @@ def set_aside_if_damaged(database: Path) -> Path | None:
     with suppress(AlreadyLocked), exclusive(Path(f"{database}.lock"), PATIENCE_S):
         # Another job may have moved it meanwhile, and begun a good one.
         if database.exists() and _is_damaged(database):
-            taken = (Path(f"{database}.damaged-{number}") for number in itertools.count(1))
-            return database.rename(next(aside for aside in taken if not aside.exists()))
+            return set_aside(database, "damaged")
     return None
 
 

@@ -1,5 +1,6 @@
-"""Writes files whole or not at all, also in a power cut."""
+"""Writes files whole or not at all, also in a power cut, and moves files out of the way."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -47,6 +48,19 @@ def write_new(path: Path, content: str | bytes, force: bool) -> None:
         write_atomically(path, content.encode() if isinstance(content, str) else content)
     except (OSError, ValueError) as error:
         raise ServiceError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def set_aside(file: Path, word: str) -> Path:
+    """Move a file out of the way, to the first free of the names ``FILE.word-1``, ``FILE.word-2`` and so on.
+
+    Returns:
+        Where it is now.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    names = (file.with_name(f"{file.name}.{word}-{number}") for number in itertools.count(1))
+    return file.rename(next(name for name in names if not name.exists()))
 
 
 def check_new(path: Path, force: bool) -> None:

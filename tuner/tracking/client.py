@@ -1,7 +1,6 @@
 """Connects to MLflow: its settings, its errors as ``ServiceError``, and the password from a file."""
 
 import fcntl
-import itertools
 import logging
 import os
 import re
@@ -32,6 +31,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from urllib3.exceptions import HTTPError
 
 from tuner.errors import ServiceError, Unreachable, without_password
+from tuner.storage.atomic_files import set_aside
 from tuner.storage.database_url import is_down, sqlite_file
 from tuner.tracking.credentials import password_is_in_a_file, tracking_credentials
 from tuner.tracking.server_check import check_database, is_half_made
@@ -130,8 +130,7 @@ def _make_tables(uri: str, file: Path) -> None:
         check_database(uri)
         half = is_half_made(uri)
         if half:
-            aside = (Path(f"{file}.unfinished-{number}") for number in itertools.count(1))
-            file.rename(next(name for name in aside if not name.exists()))
+            set_aside(file, "unfinished")
         if half is not False:
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     finally:

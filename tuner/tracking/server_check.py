@@ -5,7 +5,8 @@ import importlib.util
 import re
 import shlex
 import socket
-from collections.abc import Iterator
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -128,8 +129,7 @@ def is_half_made(uri: str) -> bool | None:
         return None
     with create_engine(uri, poolclass=NullPool).connect() as connection:
         found = _version(connection)
-    known = dict(_revisions())
-    return found not in set(known) - set(known.values()) if found else None
+    return found not in _heads() if found else None
 
 
 def _check_schema(connection: "Connection", shown: str) -> None:
@@ -137,11 +137,10 @@ def _check_schema(connection: "Connection", shown: str) -> None:
 
     One without an experiment is being made, or whoever made it died. MLflow adds the first experiment at the end.
     """
-    known = dict(_revisions())
     found, here = _version(connection), importlib.metadata.version("mlflow")
-    if found in ("", *(set(known) - set(known.values()))):
+    if not found or found in _heads():
         return
-    if found != UNNAMED and found not in known:
+    if found != UNNAMED and found not in _revisions():
         raise ServiceError(
             f"{shown} is no database of MLflow {here}, which is installed here: its version {found} is of a newer"
             " MLflow or of another program; name another database in tracking.uri, or install that MLflow"
@@ -173,15 +172,20 @@ def _version(connection: "Connection") -> str:
     return UNNAMED if {"experiments", "runs"} <= tables else ""
 
 
-def _revisions() -> Iterator[tuple[str, str]]:
+def _heads() -> set[str]:
+    """The versions of a database with all tables of the installed MLflow: the revisions that no other follows."""
+    return {*_revisions()} - {*_revisions().values()}
+
+
+@cache
+def _revisions() -> Mapping[str, str]:
     """The revisions of MLflow's database: each one, and the one before it. The files of its migrations name them."""
     found = importlib.util.find_spec("mlflow")
     assert found is not None, "mlflow is installed"
-    for folder in found.submodule_search_locations or ():
-        for file in Path(folder, "store", "db_migrations", "versions").glob("*.py"):
-            pair = dict(_REVISION.findall(file.read_text(encoding="utf-8")))
-            if "" in pair:
-                yield pair[""], pair.get("down_", "")
+    folders = [Path(place, "store", "db_migrations", "versions") for place in found.submodule_search_locations or ()]
+    files = (file for folder in folders for file in folder.glob("*.py"))
+    pairs = [dict(_REVISION.findall(file.read_text(encoding="utf-8"))) for file in files]
+    return {pair[""]: pair.get("down_", "") for pair in pairs if "" in pair}
 
 
 def _check_experiment(connection: "Connection", shown: str, name: str) -> None:

@@ -99,7 +99,7 @@ def test_a_store_with_other_tables_is_refused_in_one_line(
     assert file.read_bytes() == before
 
 
-def test_a_store_that_another_job_is_making_is_waited_for(tmp_path: Path) -> None:
+def test_a_store_that_another_job_is_making_is_accepted(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     making = threading.Thread(target=lambda: MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments())
     making.start()
