@@ -37,7 +37,7 @@ def drawing(mode: str) -> Image.Image:
 
 
 def class_folder(root: Path, images: dict[str, int]) -> Path:
-    """Write ``count`` different images into each folder, such as ``train/cat``."""
+    """Write images into folders: name of a folder, such as ``train/cat``, to its number of images. No two are equal."""
     generator = np.random.default_rng(len(images))
     for name, count in images.items():
         (root / name).mkdir(parents=True, exist_ok=True)
