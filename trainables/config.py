@@ -26,6 +26,22 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class OptimizerConfig:
+    """An optimizer of the user's choice.
+
+    Args:
+        name: the dotted path of a ``torch.optim.Optimizer`` class, for example ``torch.optim:SGD``.
+        arguments: keyword arguments of the class, without ``lr``; ``own.optimizer`` describes their names.
+        groups: the dotted path of a function ``(model) -> list of parameter groups``; None for one group with all
+            parameters that are trained.
+    """
+
+    name: str
+    arguments: Mapping[str, Scalar] = field(default_factory=dict)
+    groups: str | None = None
+
+
+@dataclass(frozen=True)
 class TrialConfig:
     """The configuration of one trial.
 
@@ -45,6 +61,9 @@ class TrialConfig:
         gpu: train on the CUDA device that is assigned to this process.
         channels_last: lay images and convolutions out as channels_last; false for a user's own model, because code such
             as ``x.view(len(x), -1)`` after a convolution needs contiguous BCHW images.
+        optimizer: an optimizer of the user's choice; ``hyper`` then has only the learning rate and its schedule. None for
+            the Adam of ``hyper``.
+        shift: pixels by which ``flip_crop`` shifts an image at most, in each direction; at least 0.
     """
 
     data: DataRequest
@@ -61,12 +80,18 @@ class TrialConfig:
     threads: int = 1
     gpu: bool = False
     channels_last: bool = True
+    optimizer: OptimizerConfig | None = None
+    shift: int = 4
 
     def to_dict(self) -> dict[str, Any]:
         """The config as nested plain values. Values that older versions do not know are left out if default."""
         values = dataclasses.asdict(self)
         if self.channels_last:
             del values["channels_last"]
+        if self.optimizer is None:
+            del values["optimizer"]
+        if self.shift == 4:
+            del values["shift"]
         for key in ("image_column", "label_column"):
             if values["data"][key] is None:
                 del values["data"][key]
@@ -83,6 +108,7 @@ class TrialConfig:
                 "data": DataRequest(**{**data, "sha256": tuple((file, checksum) for file, checksum in data["sha256"])}),
                 "model": ModelConfig(**values["model"]),
                 "hyper": Hyper(**values["hyper"]),
+                "optimizer": OptimizerConfig(**values["optimizer"]) if values.get("optimizer") else None,
             }
         )
 
