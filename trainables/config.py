@@ -61,8 +61,8 @@ class TrialConfig:
         gpu: train on the CUDA device that is assigned to this process.
         channels_last: lay images and convolutions out as channels_last; false for a user's own model, because code such
             as ``x.view(len(x), -1)`` after a convolution needs contiguous BCHW images.
-        optimizer: an optimizer of the user's choice; ``hyper`` then has only the learning rate and its schedule. None for
-            the Adam of ``hyper``.
+        optimizer: an optimizer of the user's choice; ``hyper`` then has only the learning rate and its schedule. None
+            for the Adam of ``hyper``.
         shift: pixels by which ``flip_crop`` shifts an image at most, in each direction; at least 0.
     """
 

@@ -121,9 +121,9 @@ def _first(arrays: Arrays, count: int) -> Arrays:
 @contextmanager
 def threads_set(count: int) -> Iterator[None]:
     """Set the number of torch's threads meanwhile."""
-    before = torch.get_numthreads_set()
-    torch.set_numthreads_set(count)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_numthreads_set(before)
+        torch.set_num_threads(before)

@@ -48,28 +48,44 @@ def check_optimizer(config: TrialConfig, splits: Splits, announce: Callable[[str
     with threads_set(config.threads):
         training = guarded(path, lambda: Training(config, part))
         _announce_untrained(training, announce)
-        before = training.weights()
+        before = _weights(training)
         report = guarded(path, training.run_epoch)
         if not (math.isfinite(report.train_loss) and math.isfinite(report.val_loss)):
-            raise CodeError(
-                f"{path}: the loss is not finite after one update with the learning rate {config.hyper.lr:g}"
-            )
-        state = _through_a_file(path, guarded(path, training.state))
-        last = repr(replace(guarded(path, training.run_epoch), seconds=0.0))
-        if digest(before) == digest(training.weights()):
+            raise CodeError(f"{path}: the loss is not finite after one update with the learning rate {hyper.lr:g}")
+        state = guarded(path, lambda: safetensors.load(safetensors.save(training.state())))
+        expected = _epoch(path, training)
+        if digest(before) == digest(_weights(training)):
             raise CodeError(f"{path} does not move the weights: {UPDATES} updates changed none of them")
         resumed = guarded(path, lambda: Training(config, part))
         try:
             resumed.load_state(state)
         except (KeyError, RuntimeError) as error:
             raise CodeError(f"{path} does not resume from a checkpoint: {error}") from error
-        again = repr(replace(guarded(path, resumed.run_epoch), seconds=0.0))
-        if last != again or digest(training.state()) != digest(resumed.state()):
+        if _epoch(path, resumed) == expected:
+            return
+        another = guarded(path, lambda: Training(config, part))
+        guarded(path, another.run_epoch)
+        if _epoch(path, another) == expected:
             raise CodeError(
-                f"{path} does not resume from a checkpoint: it continues in another way than without one; keep all that "
-                "the next update needs in self.state or in the parameter groups, or in state_dict and load_state_dict "
-                "of your own, and draw random numbers from torch"
+                f"{path} does not resume from a checkpoint: it continues in another way than without one; keep all "
+                "that the next update needs in self.state, in the parameter groups, or in state_dict and "
+                "load_state_dict of your own"
             )
+        announce(
+            f"warning: {path}: two trainings of the same seed differ, so results cannot be reproduced; draw random "
+            "numbers from torch, numpy.random or random"
+        )
+
+
+def _epoch(path: str, training: Training) -> object:
+    """Train an epoch; return all that it changed, as values that can be compared."""
+    report = guarded(path, training.run_epoch)
+    # As text, two losses that are no number are equal.
+    return repr(replace(report, seconds=0.0)), digest(training.state())
+
+
+def _weights(training: Training) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in training.model.named_parameters()}
 
 
 def _check_schedule(config: TrialConfig, splits: Splits) -> None:
@@ -88,8 +104,3 @@ def _announce_untrained(training: Training, announce: Callable[[str], None]) -> 
     if left_out:
         total = sum(parameter.numel() for parameter in every)
         announce(f"note: {left_out:,} of {total:,} weights are in no parameter group, so they are never trained")
-
-
-def _through_a_file(path: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = guarded(path, lambda: safetensors.load(safetensors.save(state)))
-    return found
