@@ -1,1 +1,4 @@
-"""Training with the user's own parts: an optimizer class of any package, or a whole trainable."""
+"""The user's own optimizers and trainables: how they are loaded, checked and run.
+
+It imports the other packages of ``trainables``, and nothing of ``tuner``.
+"""
