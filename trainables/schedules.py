@@ -150,17 +150,14 @@ class Schedule:
     Raises:
         TrainableError: the schedule is unknown, the warm-up is not shorter than the training, or the restarts are not
             of the form ``"T_0xT_mult"``.
-        CodeError: the user's own schedule is no function, or its factors are not finite numbers of at least 0.
     """
 
     hyper: Hyper
     plan: Plan
 
     def __post_init__(self) -> None:
-        if is_dotted(self.hyper.schedule):
-            for step in (0, self.plan.updates // 2, self.plan.updates - 1):
-                self.factor(step)
-        elif self.hyper.schedule not in LR_SCHEDULES:
+        # The user's own schedule is imported at its first use, so that a spec can be read without running any code.
+        if self.hyper.schedule not in LR_SCHEDULES and not is_dotted(self.hyper.schedule):
             near = difflib.get_close_matches(self.hyper.schedule, LR_SCHEDULES, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise TrainableError(
@@ -176,7 +173,7 @@ class Schedule:
             parse_restarts(self.hyper.restarts)
 
     def lr(self, step: int) -> float:
-        """The learning rate of the update that follows ``step`` updates."""
+        """The learning rate of the update that follows ``step`` updates; raises ``CodeError`` as ``own_schedule``."""
         return self.hyper.lr * self.factor(step)
 
     def factor(self, step: int) -> float:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SHIFT = 4
-"""Pixels by which an image is shifted at most, if a trial does not say."""
+from trainables.config import SHIFT
 
 
 @dataclass(frozen=True)
