@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.trainables.own.optimizers import Still
+from tests.trainables.own.user_optimizers import Still
 from tests.trainables.small import TOY, smallest_trial
 from trainables.config import ModelConfig, OptimizerConfig, TrialConfig
 from trainables.data.device import DeviceSplits
@@ -26,7 +26,7 @@ from trainables.training.ray_trainable import continued
 from trainables.training.trainer import Training, digest
 from trainables.training.updates import Eager, Static
 
-OWN = "tests.trainables.own.optimizers"
+OWN = "tests.trainables.own.user_optimizers"
 RESUMED, LAST = 2, 4
 
 TORCH = [
@@ -151,7 +151,7 @@ def test_what_is_no_optimizer_class_is_refused(name: str, message: str) -> None:
     [
         ("Still", {}, ":Still does not move the weights: 2 updates changed none of them$"),
         ("Exploding", {}, ":Exploding: the loss is not finite after one update with the learning rate 0.01$"),
-        ("Failing", {}, r":Failing: training it raised ZeroDivisionError: no such luck \(.*optimizers.py:\d+\)$"),
+        ("Failing", {}, r":Failing: training it raised ZeroDivisionError: no such luck \(.*user_optimizers.py:\d+\)$"),
         ("Functions", {}, r":Functions: its state has state_dict\(\).param_groups\[0\].rule of type builtin_func"),
         ("Kept", {}, ":Kept does not resume from a checkpoint: it continues in another way than without one; keep"),
         ("Hidden", {}, ":Hidden keeps no `lr` in its parameter groups, so no schedule can set it$"),
@@ -277,7 +277,7 @@ def test_a_rate_that_is_a_tensor_follows_the_schedule(tiny: Splits) -> None:
     [
         ("negative", r":negative\(7, 8\) returned -0.75; a factor is a finite number, at least 0$"),
         ("a_text", r":a_text\(0, 8\) returned 'fast'; a factor is"),
-        ("failing", r":failing\(0, 8\) raised ZeroDivisionError: division by zero \(.*optimizers.py:\d+\)$"),
+        ("failing", r":failing\(0, 8\) raised ZeroDivisionError: division by zero \(.*user_optimizers.py:\d+\)$"),
         ("one_argument", r":one_argument\(0, 8\) raised TypeError: .*takes 1 positional argument"),
         ("zero", ":zero is 0 at every update: the training would not change any weight$"),
         ("Plain", r":Plain is no function: a schedule is a function \(step, total\) -> factor"),
