@@ -136,7 +136,7 @@ def own_schedule(path: str) -> Callable[[int, int], float]:
             found: object = function(step, total)
         except Exception as error:
             raise CodeError(raised(f"{path}({step}, {total})", error)) from error
-        if not isinstance(found, Real) or not 0 <= found < math.inf:
+        if not isinstance(found, Real) or not 0 <= float(found) < math.inf:
             raise CodeError(f"{path}({step}, {total}) returned {found!r:.80}; a factor is a finite number, at least 0")
         return float(found)
 

@@ -153,7 +153,7 @@ def _own_groups(path: str, model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _listed(params: object) -> list[Tensor]:
-    return [params] if isinstance(params, Tensor) else list(params)  # type: ignore[call-overload, no-any-return]
+    return [params] if isinstance(params, Tensor) else list(params)  # type: ignore[call-overload]
 
 
 def _hint(config: OptimizerConfig, error: Exception) -> str:
