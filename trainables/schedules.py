@@ -174,9 +174,9 @@ class Schedule:
 
     def lr(self, step: int) -> float:
         """The learning rate of the update that follows ``step`` updates; raises ``CodeError`` as ``own_schedule``."""
-        return self.hyper.lr * self.factor(step)
+        return self.hyper.lr * self.lr_factor(step)
 
-    def factor(self, step: int) -> float:
+    def lr_factor(self, step: int) -> float:
         """The schedule's factor on the learning rate of the update that follows ``step`` updates."""
         if is_dotted(self.hyper.schedule):
             return own_schedule(self.hyper.schedule)(step, self.plan.updates)

@@ -88,7 +88,7 @@ class OwnUpdates(Eager):
             yield self.net.inputs(self._images(chosen_B, self._drawn()))
 
     def _set(self, step: int) -> None:
-        factor = self.schedule.factor(step)
+        factor = self.schedule.lr_factor(step)
         for group, first in zip(self.optimizer.param_groups, self._first_lrs, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(first * factor)

@@ -93,7 +93,7 @@ def _check_schedule(config: TrialConfig, splits: Splits) -> None:
     schedule = Schedule(config.hyper, plan)
     if is_dotted(config.hyper.schedule):
         steps = range(0, plan.updates, max(1, plan.updates // ASKED))
-        if max([schedule.factor(step) for step in steps]) == 0:
+        if max([schedule.lr_factor(step) for step in steps]) == 0:
             raise CodeError(f"{config.hyper.schedule} is 0 at every update: the training would not change any weight")
 
 
