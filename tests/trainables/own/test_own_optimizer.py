@@ -19,6 +19,7 @@ from trainables.data.splits import Splits
 from trainables.errors import CodeError, TrainableError
 from trainables.hyper import Hyper
 from trainables.own.optimizer import REQUIRED, arguments_of, check_argument, optimizer_class
+from trainables.own.updates import OwnUpdates
 from trainables.report import EpochReport
 from trainables.training import checkpoints
 from trainables.training.optimizer_check import check_optimizer
@@ -75,9 +76,9 @@ def epochs(training: Training, count: int) -> list[EpochReport]:
     return [replace(training.run_epoch(), seconds=0.0) for _ in range(count)]
 
 
-def assert_resumes(trial: TrialConfig, splits: Splits, folder: Path) -> Training:
+def assert_resumes(trial: TrialConfig, splits: Splits, folder: Path, device: str = "cpu") -> Training:
     """Train straight, and with a checkpoint file and a new training in the middle; all bits are equal."""
-    data = DeviceSplits(splits, torch.device("cpu"))
+    data = DeviceSplits(splits, torch.device(device))
     whole = Training(trial, data)
     start = digest(whole.weights())
     epochs(whole, RESUMED)
@@ -134,7 +135,7 @@ def test_the_muon_of_the_study_of_optimizers_trains_hidden_layers_and_the_others
     matrix = nn.Parameter(weight.detach().flatten(1).clone())
     training.optimizer.register_step_pre_hook(lambda *_: setattr(matrix, "grad", weight.grad.flatten(1).clone()))
     training.run_epoch()
-    torch.optim.Muon([matrix], lr=1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw").step()
+    torch.optim.Muon([matrix], lr=1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw").step()  # type: ignore[no-untyped-call]
     assert weight.ndim == 4
     assert torch.equal(weight.detach().flatten(1), matrix)
 
@@ -402,3 +403,15 @@ def test_both_forms_of_the_updates_shift_by_the_trials_pixels(shift: int, tiny: 
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     usual = Training(replace(trial, shift=4), few(tiny))
     assert epochs(usual, 2) != epochs(Training(trial, few(tiny)), 2)
+
+
+# On a GPU.
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", [*OTHERS, "torch.optim:SGD", "torch.optim:Adam", "torch.optim:Adafactor"])
+def test_an_optimizer_runs_uncaptured_on_cuda_and_resumes_bit_for_bit(name: str, tiny: Splits, tmp_path: Path) -> None:
+    trial = own(name, MORE.get(name), deterministic=True, gpu=True)
+    training = assert_resumes(trial, few(tiny), tmp_path, "cuda")
+    assert isinstance(training.updates, OwnUpdates)
