@@ -2,19 +2,22 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from trainables.errors import TrainableError
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule, parse_restarts
 from trainables.space import (
     Choice,
+    Conditions,
     Domain,
     Float,
     Plan,
     PlannedDomain,
     Scalar,
     Scale,
+    applies,
+    condition_text,
     middle,
     near_restart_epochs,
     restart_pairs,
@@ -44,6 +47,8 @@ class Arm:
         fixed: the knobs that the spec fixes, in addition to those that the variant fixes.
         default: the setting of the arm's first trial: the variant's known-good values. A knob starts in the middle of
             its domain if it has no such value, or if the value is outside the domain.
+        when: the conditions of the conditional knobs of the space. A knob that others depend on comes before them.
+        first: the settings that the spec's ``first`` lists, whole; empty without it.
     """
 
     name: str
@@ -51,6 +56,21 @@ class Arm:
     space: Mapping[str, Domain]
     fixed: Mapping[str, Scalar]
     default: Mapping[str, Scalar]
+    when: Conditions = field(default_factory=dict)
+    first: tuple[Mapping[str, Scalar], ...] = ()
+
+    @property
+    def opening(self) -> tuple[Mapping[str, Scalar], ...]:
+        """The settings that every search of the arm tries first."""
+        return self.first or (self.default,)
+
+    def applying(self, setting: Mapping[str, Scalar]) -> tuple[str, ...]:
+        """The searched knobs that apply in a setting: all of them, less conditional ones."""
+        return tuple(knob for knob in self.space if applies(self.when, knob, setting))
+
+    def searched(self, knob: str) -> str:
+        """The range of a searched knob in words, and when the knob applies."""
+        return str(self.space[knob]) + condition_text(self.when, knob)
 
     def hyper(self, sampled: Mapping[str, Scalar]) -> Hyper:
         """The hyperparameters of a trial with these sampled knobs."""

@@ -145,8 +145,9 @@ def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Ite
     """Yields one warning per end of a range where best values lie. It names all arms with a best value there."""
     found: dict[tuple[str, Domain, str], list[str]] = {}
     for arm in recorded_arms(spec, record.plan, record.job.ranges):
-        for knob, domain in arm.space.items() if arm.name in chosen else ():
-            value = chosen[arm.name].hyper[knob]
+        setting = chosen[arm.name].hyper if arm.name in chosen else {}
+        for knob in arm.applying(setting) if setting else ():
+            domain, value = arm.space[knob], setting[knob]
             at = position(domain, value)
             if at is not None and not EDGE <= at <= 1 - EDGE:
                 end = "lower" if at < EDGE else "upper"
