@@ -27,8 +27,8 @@ class _Tpe(optuna.samplers.TPESampler):
 
     Without the distance it may propose its best setting again and again, with tiny changes, and never leave it.
 
-    Knobs that apply together are sampled together, and the knobs that they depend on before them. Each group learns from
-    the trials that have it, as with Optuna's own option ``group``, which would sample the groups that do not apply too.
+    Knobs that apply together are sampled together, and the knobs that they depend on before them. Each group learns
+    from the trials that have it, as with Optuna's option ``group``, which samples the groups that do not apply too.
     """
 
     def __init__(self, tried: TriedSettings, **options: Any) -> None:

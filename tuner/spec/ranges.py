@@ -3,10 +3,11 @@
 import math
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from trainables.catalog import is_dotted
 from trainables.errors import TrainableError
 from trainables.hyper import KNOBS, RANGES, Hyper
 from trainables.schedules import LR_SCHEDULES, parse_restarts
@@ -14,12 +15,25 @@ from trainables.space import Choice, Domain, Float, Int, PlannedDomain, Scalar, 
 from tuner.errors import did_you_mean
 from tuner.spec.messages import InvalidValue, shown
 
+Kind = Literal["variant", "optimizer", "trainable"]
+"""What an arm trains with."""
+
+SCHEDULE_KNOBS = ("lr", "schedule", "warmup", "restarts")
+"""Knobs of ``Hyper`` that an arm with an own optimizer has too."""
+
+MODEL_KNOB = "model."
+"""A knob ``model.NAME`` is the option NAME of an own model."""
+
+TRAINER_KNOBS = {"batch_size": (1, 1_000_000), "augment_shift": (0, 16)}
+"""Knobs of the built-in training beside the optimizer's: whole numbers, with their least and largest values."""
+
+KNOB_NAME = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"
+
 KNOB_TYPES: dict[str, type] = {knob: get_type_hints(Hyper)[knob] for knob in KNOBS}
 _SMALLEST, _LARGEST = 1e-100, 1e9
 LONGEST_TEXT = 20
 LONGEST_FREE_TEXT = 200
 """Most characters of a text among the values of a free knob."""
-FREE_NAME = r"^[A-Za-z_-][A-Za-z0-9_.-]{0,63}$"
 NEEDS_SCHEDULE = {"warmup": "noam", "restarts": "restarts"}
 """Knobs that only one schedule uses -> that schedule."""
 
@@ -42,6 +56,14 @@ def _scalar(value: Any) -> Any:
     return value
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value
+
+
 Number = Annotated[int | float, BeforeValidator(_number)]
 ScalarValue = Annotated[bool | int | float | str, BeforeValidator(_scalar)]
 SomeValues = Annotated[
@@ -50,6 +72,8 @@ SomeValues = Annotated[
     Field(min_length=1, max_length=100),
 ]
 """One value, or a list of values."""
+PlainValue = Annotated[Any, BeforeValidator(_plain)]
+"""A value of YAML: a scalar, null, a list or a mapping."""
 
 
 class Range(Frozen):
@@ -185,16 +209,8 @@ def ends(domain: Domain) -> Iterator[Scalar]:
 def check_knob_name(knob: str) -> None:
     """Raise ``InvalidValue`` unless a knob has this name."""
     if knob not in KNOBS:
-        raise InvalidValue(f"no knob has this name; there are: {', '.join(KNOBS)}{did_you_mean(knob, KNOBS)}")
-
-
-def check_free_name(name: str) -> None:
-    """Raise ``InvalidValue`` unless a free knob can have this name."""
-    if not re.fullmatch(FREE_NAME, name) or name.endswith("\n"):
-        raise InvalidValue(
-            f"the name of a knob is {shown(name)}; it has 1 to 64 letters, digits, '_', '.' or '-', and does not begin "
-            "with a digit or a dot"
-        )
+        known = (*KNOBS, *TRAINER_KNOBS)
+        raise InvalidValue(f"no knob has this name; there are: {', '.join(known)}{did_you_mean(knob, known)}")
 
 
 def check_value(knob: str, value: Scalar) -> None:
@@ -202,6 +218,8 @@ def check_value(knob: str, value: Scalar) -> None:
     check_knob_name(knob)
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidValue(f"is {value}; must be finite")
+    if knob == "schedule" and isinstance(value, str) and is_dotted(value):
+        return
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         raise InvalidValue(f"is {shown(value)}; must have at most {LONGEST_TEXT} characters")
     try:
@@ -216,6 +234,57 @@ def check_value(knob: str, value: Scalar) -> None:
             f"no schedule named {shown(value)}; there are: {', '.join(LR_SCHEDULES)}"
             f"{did_you_mean(str(value), LR_SCHEDULES)}"
         )
+
+
+def domain_of(kind: Kind, knob: str, range_: Range, own: PlannedDomain | None = None) -> Domain:
+    """The domain that a range gives to a knob of an arm.
+
+    Args:
+        kind: what the arm trains with.
+        knob: the name of the knob.
+        range_: the range.
+        own: the variant's own domain for it, if there is one. Its scale is the default scale.
+
+    Raises:
+        InvalidValue: no such knob; or the range is incomplete or invalid, or its values are not allowed for the knob.
+    """
+    if _is_typed(kind, knob):
+        return range_.domain(knob, own)
+    domain = range_.free_domain()
+    for value in ends(domain):
+        check_knob(kind, knob, value)
+    return domain
+
+
+def check_knob(kind: Kind, knob: str, value: Any) -> None:
+    """Raise ``InvalidValue`` unless an arm of this kind can have the knob with this value."""
+    if _is_typed(kind, knob):
+        check_value(knob, _scalar(value))
+        return
+    if not re.fullmatch(KNOB_NAME, knob):
+        raise InvalidValue(
+            "a knob's name has 1 to 64 letters, digits, '_', '.' or '-', and begins with a letter or '_'"
+        )
+    if kind == "trainable":
+        return
+    if knob in TRAINER_KNOBS:
+        least, most = TRAINER_KNOBS[knob]
+        if type(value) is not int or not least <= value <= most:
+            raise InvalidValue(f"is {shown(value)}; must be a whole number from {least} to {most}")
+    elif knob.startswith(MODEL_KNOB):
+        _scalar(value)
+
+
+def is_trainer_knob(knob: str) -> bool:
+    """Whether a knob of the built-in training does not belong to the optimizer."""
+    return knob in TRAINER_KNOBS or knob.startswith(MODEL_KNOB)
+
+
+def _is_typed(kind: Kind, knob: str) -> bool:
+    """Whether the knob is one of ``Hyper``'s, whose values have fixed types; for a variant, so is every other name."""
+    if kind == "variant":
+        return not is_trainer_knob(knob)
+    return kind == "optimizer" and knob in SCHEDULE_KNOBS
 
 
 def _scale(own: PlannedDomain | None) -> Scale:
