@@ -112,9 +112,9 @@ def test_cmaes_goes_on_alike_after_first_settings() -> None:
 
 
 def test_earlier_trials_are_learnt_from_but_are_none_of_the_studys_own() -> None:
-    plain = replace(
-        ARM, space={"lr": SPACE["lr"], "beta2": SPACE["beta2"]}, when={}, default={"lr": 1e-3, "beta2": 0.99}
-    )
+    first = {"lr": 1e-3, "beta2": pytest.approx(0.99)}
+    space = {"lr": SPACE["lr"], "beta2": SPACE["beta2"]}
+    plain = replace(ARM, space=space, when={}, default={"lr": 1e-3, "beta2": 0.99})
     earlier = asked_and_told(study_of("tpe", 7, plain, trials=10), [State.COMPLETE] * 8)
 
     def study(past: Sequence[RecordedTrial] = (), known: Sequence[RecordedTrial] = earlier) -> ArmStudy:
@@ -124,9 +124,7 @@ def test_earlier_trials_are_learnt_from_but_are_none_of_the_studys_own() -> None
     lived, cold = study(), study(known=())
     past = asked_and_told(lived, [State.COMPLETE] * 4 + [State.RUNNING])
     assert lived.asked == len(lived.trials()) == 5
-    assert (
-        past[0].knobs == asked_and_told(cold, [State.COMPLETE])[0].knobs == first
-    )
+    assert past[0].knobs == asked_and_told(cold, [State.COMPLETE])[0].knobs == first
     # The sampler begins to learn at once, instead of after its random trials.
     assert past[1].knobs != cold.ask().knobs
     rebuilt = study(past)
