@@ -221,8 +221,7 @@ class Record:
     @property
     def plan(self) -> Plan:
         """The planned length of a trial with the spec's batch size."""
-        plan = self.job.plan
-        return Plan(plan.epochs, plan.steps_per_epoch, self.job.data_images.train)
+        return self.job.trial_plan
 
     @property
     def name(self) -> str:

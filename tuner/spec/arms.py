@@ -32,7 +32,7 @@ from tuner.spec.messages import InvalidValue, shown
 from tuner.spec.ranges import KNOB_TYPES, NEEDS_SCHEDULE, Kind, Range, domain_of, ends
 from tuner.spec.search_spec import ONE_SETTING, PLACEBO, SearchSpec
 from tuner.spec.strict_yaml import KeyPath
-from tuner.spec.trial_config import hyper_of, plan_of
+from tuner.spec.trial_config import hyper_of
 
 NARROWEST = 4 / 192
 """Width of elu_net from which its first layers have their least number of channels and do not get narrower."""
@@ -171,7 +171,7 @@ def _arm(spec: SearchSpec, index: int, plan: Plan) -> Arm:
     default = first[0] if first else _whole(space, when, middles)
     arm = Arm(given.name, given.code, space, fixed, default, given.kind, when, first)
     if given.kind != "trainable":
-        _try_out(spec, index, arm, plan, middles)
+        _try_out(spec, index, arm, shortest, middles)
     return arm
 
 
@@ -319,7 +319,13 @@ def _first(domain: Domain, known_good: Scalar | None) -> Scalar:
 
 
 def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan, middles: Mapping[str, Scalar]) -> None:
-    """Raise ``SpecError`` unless a trial is possible at both ends of every domain, and with the first settings."""
+    """Raise ``SpecError`` unless a trial is possible at both ends of every domain, and with the first settings.
+
+    Args:
+        spec, index, arm: the arm, and its place in the spec.
+        plan: the shortest one that a trial of the arm may have.
+        middles: a value of each searched knob.
+    """
     given = spec.arms[index]
     trials = [
         _whole(arm.space, arm.when, {**middles, **above, knob: end})
@@ -329,8 +335,7 @@ def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan, middles: Mappin
     ]
     for sampled in [*trials, *arm.opening]:
         try:
-            setting = arm.setting(sampled)
-            Schedule(hyper_of(given, setting), plan_of(spec, plan, setting))
+            Schedule(hyper_of(given, arm.setting(sampled)), plan)
         except TrainableError as error:
             culprit = str(error).split()[0]
             raise spec.origin.error(InvalidValue(str(error), *_place(spec, index, culprit))) from None
@@ -350,12 +355,11 @@ def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan, middles: Mappin
 def _deciding(when: Conditions, knob: str) -> Iterator[dict[str, Scalar]]:
     """The values of other knobs with which a knob applies; of those further up, only the first values."""
     others = when.get(knob, {})
+    further: dict[str, Scalar] = {}
+    for other in others:
+        further |= next(_deciding(when, other))
     for values in itertools.product(*others.values()):
-        above = [next(_deciding(when, other)) for other in others]
-        yield {
-            **{up: value for found in above for up, value in found.items()},
-            **dict(zip(others, values, strict=True)),
-        }
+        yield further | dict(zip(others, values, strict=True))
 
 
 def _schedules(spec: SearchSpec, arm: Arm) -> tuple[str, ...]:

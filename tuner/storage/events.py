@@ -171,6 +171,11 @@ class JobDescribed(_Event):
         return fields | {"plan": {"epochs": self.plan.epochs, "steps_per_epoch": self.plan.steps_per_epoch}}
 
     @property
+    def trial_plan(self) -> Plan:
+        """The planned length of a trial with the spec's batch size, and the images for trials with another one."""
+        return Plan(self.plan.epochs, self.plan.steps_per_epoch, self.data_images.train)
+
+    @property
     def ranges(self) -> Mapping[str, Mapping[str, str]]:
         """Arm -> searched knob -> its domain in words."""
         return {arm.name: arm.space for arm in self.arms}
