@@ -394,6 +394,7 @@ def _doubts(spec: SearchSpec, found: tuple[Arm, ...], plan: Plan) -> Iterator[In
             "methods, remove this key; to keep this claim, write claim: setting"
         )
         yield InvalidValue(text, "confirm", implied[0])
+    yield from _unequal_starts(spec)
     # A placebo is no arm of the spec.
     for arm in (arm for arm in found if arm.name in index_of and arm.kind != "trainable"):
         place = index_of[arm.name]
@@ -406,6 +407,21 @@ def _doubts(spec: SearchSpec, found: tuple[Arm, ...], plan: Plan) -> Iterator[In
             for pair in _pairs(spec, arm):
                 if doubt := _off_boundary(pair, plan.epochs):
                     yield InvalidValue(doubt, *_place(spec, place, "restarts"))
+
+
+def _unequal_starts(spec: SearchSpec) -> Iterator[InvalidValue]:
+    ours = next(arm for arm in spec.arms if arm.name == spec.baseline)
+    for index, arm in enumerate(spec.arms):
+        if arm.warm_start is not None:
+            text = (
+                f"the sampler of {arm.name} learns from the trials of job {arm.warm_start}, which are not counted "
+                "among its trials and epochs; this is said beside the verdict"
+            )
+            yield InvalidValue(text, "arms", index, "warm_start")
+        if arm.first != ours.first:
+            begins = [f"{len(one.first)} settings of the spec" if one.first else "its default" for one in (arm, ours)]
+            text = f"arm {arm.name} begins with {begins[0]}, the baseline with {begins[1]}; equal starts are fairer"
+            yield InvalidValue(text, "arms", index, *(["first"] if arm.first else []))
 
 
 def _learning_rates(arm: Arm) -> str:
