@@ -2,19 +2,23 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cluster.runtime import usable_cpus, usable_gpus
-from trainables.catalog import is_dotted
+from trainables.space import Plan
 from tuner.execution.gpu_packing import expected
+from tuner.spec.arms import Arm
 from tuner.spec.checks import Checked
 from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.settings import LEAST_SEARCHES
 
-TIMED_UPDATES = 5
+if TYPE_CHECKING:
+    from trainables.data.splits import Splits
 
+TIMED_UPDATES = 5
 
 GAINS = (0.5, 1.0, 2.0, 3.0)
 """True gains whose chance of a verdict is shown, in sd of the search-wise differences."""
@@ -116,29 +120,38 @@ class Cost:
             )
 
 
-def estimate(
-    checked: Checked,
-    measure: bool,
-    spread: float | None = None,
-    announce: Callable[[str], None] = lambda line: None,
-) -> Cost:
+@dataclass(frozen=True)
+class Images:
+    """What made-up images must look like: the number of training images, the shape of one, and the classes."""
+
+    train: int
+    shape_HWC: tuple[int, ...]
+    classes: int
+
+
+def images_of(checked: Checked) -> Images | None:
+    """The images of a checked spec; None if only reading the data tells their number or shape."""
+    survey, size = checked.survey, checked.spec.data.size
+    if checked.images is None or survey is None:
+        return None
+    shape = (size, size, 3) if size else survey.shape_HWC
+    return None if shape is None else Images(checked.images.train, shape, survey.named or survey.classes)
+
+
+def estimate(checked: Checked, epoch_s: float | None, spread: float | None = None) -> Cost:
     """The cost of a checked spec.
 
     Args:
         checked: the spec.
-        measure: whether to train a few updates on made-up images, to estimate the time.
+        epoch_s: seconds per epoch of one trial alone on this CPU, as ``seconds_per_epoch`` measures; None if unknown.
         spread: sd of the search-wise differences to the baseline, in points, if it is known.
-        announce: called with a line of text about the user's own model.
 
     Raises:
         SpecError: the time of the budget ends before the first look, however many trials are pruned.
-        CodeError: the user's own model does not train.
     """
     spec, budget = checked.spec, checked.spec.budget
     trials, runs = search_trials(spec), confirm_runs(spec)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
-    on_gpu = spec.resources.gpus or (spec.resources.auto and usable_gpus())
-    epoch_s = _seconds_per_epoch(checked, announce, timed=not on_gpu) if measure else None
     epoch_h = None if epoch_s is None else epoch_s / concurrent / 3600
     if epoch_h is not None:
         _check_cap(spec, epoch_h)
@@ -223,57 +236,46 @@ def _prospects(checked: Checked, spread: float | None) -> Prospects:
     )
 
 
-def _seconds_per_epoch(checked: Checked, announce: Callable[[str], None], timed: bool) -> float | None:
-    """Seconds per epoch, timed on random images with the shape of the data's. A user's own model is checked first.
+def is_timed_here(spec: SearchSpec) -> bool:
+    """Whether the time of an epoch on this CPU says something about the job: not if its trials use a GPU."""
+    return not (spec.resources.gpus or (spec.resources.auto and usable_gpus()))
 
-    None if the number or the shape of the images is unknown, or if nothing is to be timed.
-    """
-    spec, survey, size = checked.spec, checked.survey, checked.spec.data.size
-    known = (size, size, 3) if size else None if survey is None else survey.shape_HWC
-    if checked.images is None or checked.plan is None or survey is None or known is None:
-        if is_dotted(spec.model.name):
-            announce("the model is not checked here, because only reading the data tells its images; a run checks it")
-        return None
-    import numpy as np
+
+def seconds_per_epoch(spec: SearchSpec, arm: Arm, images: Images, plan: Plan) -> float:
+    """Seconds per epoch of an arm's first trial, from a few updates on made-up images. One thread trains here."""
     import torch
 
-    from trainables.data.splits import Arrays, Splits
-    from trainables.training.model_check import check_model
     from trainables.training.trainer import Training
     from tuner.spec.trial_config import trial_config
 
-    arm, batch, classes = checked.arms[0], spec.budget.batch_size, survey.named or survey.classes
-    shape_HWC: tuple[int, ...] = known
-    generator = np.random.default_rng(0)
-
-    def made_up(count: int) -> Arrays:
-        images = generator.integers(0, 256, (count, *shape_HWC), dtype=np.uint8)
-        return Arrays(images, generator.integers(0, classes, count))
-
-    splits = Splits(
-        made_up(batch * (TIMED_UPDATES if timed else 1)),
-        made_up(batch),
-        made_up(1),
-        tuple(map(str, range(classes))),
-        "made up",
-        flips=False,
-    )
-    trial = trial_config(spec, arm.hyper(arm.default), spec.seed)
-    if is_dotted(spec.model.name):
-        check_model(trial, splits, announce)
-    if not timed:
-        return None
+    splits = made_up(images, spec.budget.batch_size, TIMED_UPDATES)
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.resources.cpus)
     try:
-        training = Training(trial, splits)
+        training = Training(trial_config(spec, arm.name, arm.setting(arm.default), spec.seed), splits)
         training.run_epoch()
         begun = time.monotonic()
         training.run_epoch()
         seconds = time.monotonic() - begun
     finally:
         torch.set_num_threads(threads)
-    return seconds / TIMED_UPDATES * checked.plan.steps_per_epoch
+    return seconds / TIMED_UPDATES * plan.steps_per_epoch
+
+
+def made_up(images: Images, batch: int, batches: int = 1) -> "Splits":
+    """Random images and labels of this shape: some batches to train on, one to validate, one image to test."""
+    import numpy as np
+
+    from trainables.data.splits import Arrays, Splits
+
+    generator = np.random.default_rng(0)
+
+    def some(count: int) -> Arrays:
+        pixels = generator.integers(0, 256, (count, *images.shape_HWC), dtype=np.uint8)
+        return Arrays(pixels, generator.integers(0, images.classes, count))
+
+    names = tuple(map(str, range(images.classes)))
+    return Splits(some(batch * batches), some(batch), some(1), names, "made up", flips=False)
 
 
 def _hours(hours: float | None) -> str:
