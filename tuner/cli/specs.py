@@ -42,7 +42,7 @@ def schema() -> None:
 @output_option
 def validate(spec: Path, data_path: str | None, output: str) -> None:
     """Check SPEC, and report any problem with its place in the file."""
-    checked = _checked(spec, data_path)
+    checked, _ = _checked(spec, data_path, timed=False)
     if output == "json":
         print_json({"valid": True, "name": checked.spec.name, "warnings": checked.warnings})
         return
@@ -78,8 +78,8 @@ def plan(spec: Path, data_path: str | None, measure: bool, spread: float | None,
     """Show what SPEC would run, where it would run, and the estimated cost."""
     from tuner.driver.cost import estimate
 
-    checked = _checked(spec, data_path)
-    cost = estimate(checked, measure, spread, lambda line: click.echo(line, err=True))
+    checked, epoch_s = _checked(spec, data_path, timed=measure)
+    cost = estimate(checked, epoch_s, spread)
     code = _code(checked.spec, spec)
     if output == "json":
         counts = {"problem": code} if isinstance(code, str) else code and code.counts()
@@ -137,14 +137,27 @@ def schedule(
 COMMANDS = (init, schema, validate, plan, schedule)
 
 
-def _checked(spec: Path, data_path: str | None) -> "Checked":
+def _checked(spec: Path, data_path: str | None, timed: bool) -> "tuple[Checked, float | None]":
+    """The spec, checked with the user's code; and the seconds per epoch of the baseline, if they can be measured."""
+    from tuner.driver.code_check import inspect_code
+    from tuner.driver.cost import images_of, is_timed_here, seconds_per_epoch
     from tuner.spec.checks import check
     from tuner.spec.search_spec import load
-    from tuner.spec.user_code import code_folder, own_code
+    from tuner.spec.user_code import code_folder, names_code, own_code
+
+    def announce(line: str) -> None:
+        click.echo(line, err=True)
 
     loaded = load(spec, data_path)
-    own_code(loaded, code_folder(loaded, spec.parent))
-    return check(loaded, lambda line: click.echo(line, err=True))
+    folder = code_folder(loaded, spec.parent)
+    own_code(loaded, folder)
+    checked = check(loaded, announce, code=False)
+    timed = timed and is_timed_here(loaded)
+    epoch_s = inspect_code(checked, folder, announce, timed=timed)
+    images = images_of(checked)
+    if timed and epoch_s is None and images is not None and checked.plan is not None and not names_code(loaded):
+        epoch_s = seconds_per_epoch(loaded, checked.arms[0], images, checked.plan)
+    return checked, epoch_s
 
 
 def _code(spec: "SearchSpec", file: Path) -> "CodeFiles | str | None":

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tuner.control.draft import Draft
+from tuner.driver.code_check import inspect_code
 from tuner.driver.preflight import preflight
 from tuner.errors import ServiceError, SpecError
 from tuner.jobs.code_archive import code_files
@@ -73,7 +74,10 @@ def begin(draft: Draft, workspace: Workspace, simulate: bool, announce: Announce
     """
     spec, code = draft.spec, code_folder(draft.spec, draft.folder)
     own_code(spec, code)
-    for warning in check(spec, announce).warnings:
+    checked = check(spec, announce, code=False)
+    # Before a job begins, its driver checks an own model on the real data.
+    inspect_code(checked, code, announce, build=not simulate, model=False)
+    for warning in checked.warnings:
         announce(f"warning: {warning}")
     if not simulate:
         preflight(spec, workspace)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from trainables.report import OwnResult, Result
 from tuner.jobs.record import Record, Trial
 
 Row = dict[str, Any]
@@ -29,15 +30,15 @@ def trial_rows(record: Record) -> list[Row]:
 def epoch_rows(record: Record) -> list[Row]:
     """One row per epoch (for the user's own trainable: per report), trial by trial, with all its metrics."""
     return [
-        {**_place(trial), "epoch": report.epoch, "seconds": report.seconds} | _metrics(_numbers(report), EPOCH)
+        {**_place(trial), "epoch": report.epoch, "seconds": report.seconds} | _metrics(report.numbers(), EPOCH)
         for trial in record.trials.values()
         for report in trial.epochs
     ]
 
 
 def _trial_row(trial: Trial, searched: list[str]) -> Row:
-    last = _numbers(trial.epochs[-1]) if trial.epochs else {}
-    result = {} if trial.result is None else _result_numbers(trial.result)
+    last = trial.epochs[-1].numbers() if trial.epochs else {}
+    result = {} if trial.result is None else result_numbers(trial.result)
     return {
         **_place(trial),
         "state": str(trial.state),
@@ -50,6 +51,13 @@ def _trial_row(trial: Trial, searched: list[str]) -> Row:
         **_metrics({**last, **result}, TRIAL),
         **{f"{KNOB}{knob}": trial.knobs.get(knob, trial.hyper.get(knob)) for knob in searched},
     }
+
+
+def result_numbers(result: Result) -> Mapping[str, float]:
+    """The numbers of a confirm run's result by name."""
+    if isinstance(result, OwnResult):
+        return result.values
+    return {"test_acc": result.test_acc, "test_loss": result.test_loss}
 
 
 def _place(trial: Trial) -> Row:
@@ -70,13 +78,3 @@ def _metrics(values: Mapping[str, float], columns: tuple[str, ...]) -> Row:
 
 def _time(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat()
-
-
-def _numbers(report: Any) -> dict[str, float]:
-    import dataclasses
-
-    return {k: v for k, v in dataclasses.asdict(report).items() if k not in ("epoch", "seconds", "diverged")}
-
-
-def _result_numbers(result: Any) -> dict[str, float]:
-    return {"test_acc": result.test_acc, "test_loss": result.test_loss}

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from tuner.spec.arms import Arm, arms
 from tuner.spec.checks import Checked, check_code
 from tuner.spec.messages import InvalidValue, Origin
 from tuner.spec.search_spec import SearchSpec, from_dict, to_dict
-from tuner.spec.trial_config import trial_config
-from tuner.spec.user_code import import_from, names_code
+from tuner.spec.trial_config import image_trial, own_trial
+from tuner.spec.user_code import arm_code, import_from, names_code
 
 LIMIT_S = 120.0
 """Longest time of one step of the check, in seconds; ``TUNER_CHECK_S`` replaces it."""
@@ -65,7 +65,7 @@ def inspect_code(
         SpecError: what is wrong with the code, in one line; or it hangs, or it ended the process.
     """
     spec = checked.spec
-    if not names_code(spec):
+    if not names_code(spec) and next(arm_code(spec), None) is None:
         return None
     images = images_of(checked)
     request = {
@@ -129,10 +129,8 @@ class _Child:
         raise SpecError(f"{self._name}: {self._step}: your code ended the process that checks it, which {how}")
 
     def end(self) -> None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
@@ -224,7 +222,7 @@ def _try_trainables(spec: SearchSpec, found: tuple[Arm, ...], tell: Tell) -> Non
     for arm in _of_spec(spec, found):
         tell("step", f"arm {arm.name}: {arm.variant}")
         with _placed(spec, arm, "trainable"):
-            trial = trial_config(spec, arm.name, arm.setting(arm.default), spec.seed)
+            trial = own_trial(spec, arm.name, arm.setting(arm.default), spec.seed)
             check_trainable(trial, lambda line: tell("say", line))
 
 
@@ -234,20 +232,19 @@ def _try_optimizers(spec: SearchSpec, found: tuple[Arm, ...], images: Images | N
         return
     from trainables.training.optimizer_check import check_optimizer
 
-    splits = made_up(images or ANY_IMAGES, spec.budget.batch_size)
     for arm in own:
         tell("step", f"arm {arm.name}: {arm.variant}")
         with _placed(spec, arm, "optimizer"):
-            trial = trial_config(spec, arm.name, arm.setting(arm.default), spec.seed)
-            check_optimizer(trial, splits, lambda line: tell("say", line))
+            trial = image_trial(spec, arm.name, arm.setting(arm.default), spec.seed)
+            check_optimizer(trial, made_up(images or ANY_IMAGES, trial.batch_size), lambda line: tell("say", line))
 
 
 def _try_model(spec: SearchSpec, arm: Arm, images: Images, tell: Tell) -> None:
     from trainables.training.model_check import check_model
 
     tell("step", spec.model.name)
-    trial = trial_config(spec, arm.name, arm.setting(arm.default), spec.seed)
-    check_model(trial, made_up(images, spec.budget.batch_size), lambda line: tell("say", line))
+    trial = image_trial(spec, arm.name, arm.setting(arm.default), spec.seed)
+    check_model(trial, made_up(images, trial.batch_size), lambda line: tell("say", line))
 
 
 def _of_spec(spec: SearchSpec, found: tuple[Arm, ...]) -> Iterator[Arm]:

@@ -246,20 +246,21 @@ def seconds_per_epoch(spec: SearchSpec, arm: Arm, images: Images, plan: Plan) ->
     import torch
 
     from trainables.training.trainer import Training
-    from tuner.spec.trial_config import trial_config
+    from tuner.spec.trial_config import image_trial, plan_of
 
-    splits = made_up(images, spec.budget.batch_size, TIMED_UPDATES)
+    trial = image_trial(spec, arm.name, arm.setting(arm.default), spec.seed)
+    splits = made_up(images, trial.batch_size, TIMED_UPDATES)
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.resources.cpus)
     try:
-        training = Training(trial_config(spec, arm.name, arm.setting(arm.default), spec.seed), splits)
+        training = Training(trial, splits)
         training.run_epoch()
         begun = time.monotonic()
         training.run_epoch()
         seconds = time.monotonic() - begun
     finally:
         torch.set_num_threads(threads)
-    return seconds / TIMED_UPDATES * plan.steps_per_epoch
+    return seconds / TIMED_UPDATES * plan_of(spec, plan, arm.setting(arm.default)).steps_per_epoch
 
 
 def made_up(images: Images, batch: int, batches: int = 1) -> "Splits":
