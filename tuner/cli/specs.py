@@ -16,16 +16,30 @@ if TYPE_CHECKING:
     from tuner.spec.search_spec import SearchSpec
 
 
-@click.command(epilog="Example: tuner init my-search.yaml")
+@click.command(
+    epilog="""\b
+Examples:
+  tuner init my-search.yaml
+  tuner init --kind optimizer        search.yaml, and my_optimizer.py beside it
+"""
+)
 @click.argument("file", type=click.Path(path_type=Path), default="search.yaml")
-@click.option("--force", is_flag=True, help="Overwrite FILE.")
-def init(file: Path, force: bool) -> None:
-    """Write a commented starter spec to FILE [search.yaml]."""
-    from tuner.spec.search_spec import starter
-    from tuner.storage.atomic_files import write_new
+@click.option(
+    "--kind",
+    type=click.Choice(["search", "optimizer", "trainable", "model"]),
+    default="search",
+    show_default=True,
+    help="search: all options of a spec. The others: a short spec and your own code, which both run.",
+)
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
+def init(file: Path, kind: str, force: bool) -> None:
+    """Write a commented starter spec to FILE [search.yaml] and, if you ask for one, the Python file that it names."""
+    import shlex
 
-    write_new(file, starter(), force)
-    click.echo(f"wrote {file}; next: tuner plan {file}", err=True)
+    from tuner.control.starter_files import write_starter
+
+    written = " and ".join(map(str, write_starter(file, kind, force)))
+    click.echo(f"wrote {written}; next: tuner plan {shlex.quote(str(file))}", err=True)
 
 
 @click.command(epilog="Example: tuner schema > tuner.schema.json")

@@ -227,14 +227,15 @@ def _try_trainables(spec: SearchSpec, found: tuple[Arm, ...], tell: Tell) -> Non
 
 
 def _try_optimizers(spec: SearchSpec, found: tuple[Arm, ...], images: Images | None, tell: Tell) -> None:
-    own = [arm for arm in _of_spec(spec, found) if arm.kind == "optimizer"]
+    named = {spec.arms[int(place[1])].name for place, _ in arm_code(spec)}
+    own = [arm for arm in _of_spec(spec, found) if arm.name in named]
     if not own or (images is None and is_dotted(spec.model.name)):
         return
     from trainables.training.optimizer_check import check_optimizer
 
     for arm in own:
         tell("step", f"arm {arm.name}: {arm.variant}")
-        with _placed(spec, arm, "optimizer"):
+        with _placed(spec, arm, "optimizer" if arm.kind == "optimizer" else "fixed"):
             trial = image_trial(spec, arm.name, arm.setting(arm.default), spec.seed)
             check_optimizer(trial, made_up(images or ANY_IMAGES, trial.batch_size), lambda line: tell("say", line))
 
