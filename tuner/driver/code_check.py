@@ -2,7 +2,8 @@
 
 A module that hangs, ends the process or crashes the interpreter then costs one line, and not the command. The parent
 sends the spec as JSON on the child's standard input. The child answers with lines of JSON: a message to show, the step
-that it begins, its error, or its result. What the user's code prints goes to stderr.
+that it begins, its error, or its result. What the user's code prints is not shown; if the code ends the process, the
+message has the end of it.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +20,7 @@ from typing import Any
 
 from trainables.catalog import is_dotted
 from trainables.errors import TrainableError
+from trainables.foreign_text import printable
 from trainables.space import Plan
 from tuner.driver.cost import Images, images_of, made_up, seconds_per_epoch
 from tuner.errors import SpecError, TunerError, error_of
@@ -31,6 +34,8 @@ from tuner.spec.user_code import arm_code, import_from, names_code
 LIMIT_S = 120.0
 """Longest time of one step of the check, in seconds; ``TUNER_CHECK_S`` replaces it."""
 VARIABLE = "TUNER_CHECK_S"
+LAST_CHARACTERS = 200
+"""Most characters that are shown of what a process printed before it ended."""
 STEPS = 100
 """Updates per epoch of a trial whose images are counted only when the data is read."""
 ANY_IMAGES = Images(1000, (32, 32, 3), 10)
@@ -88,11 +93,13 @@ class _Child:
         self._limit_s = _limit_s()
         self._step = "starting"
         self._timed_out = False
+        self._printed = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             # Without -P, a file of the current folder could hide a module of Python.
             [sys.executable, "-P", "-m", "tuner.driver.code_check"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._printed,
             # Processes that the user's code starts end with it.
             start_new_session=True,
         )
@@ -126,7 +133,9 @@ class _Child:
                 f"needs longer, set {VARIABLE} to more seconds"
             )
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        raise SpecError(f"{self._name}: {self._step}: your code ended the process that checks it, which {how}")
+        raise SpecError(
+            f"{self._name}: {self._step}: your code ended the process that checks it, which {how}{self._last_line()}"
+        )
 
     def end(self) -> None:
         with suppress(ProcessLookupError):
@@ -134,6 +143,12 @@ class _Child:
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
+        self._printed.close()
+
+    def _last_line(self) -> str:
+        self._printed.seek(0)
+        lines = printable(self._printed.read().decode(errors="replace")).split()
+        return f"; it printed: {' '.join(lines)[-LAST_CHARACTERS:]}" if lines else ""
 
     def _clock(self) -> threading.Timer:
         clock = threading.Timer(self._limit_s, self._time_out)

@@ -63,11 +63,14 @@ def test_a_limit_that_is_no_number_is_refused(tried: Try, monkeypatch: pytest.Mo
         tried("def build(classes, shape): ...", build=False)
 
 
-def test_what_the_code_prints_does_not_disturb_the_answer(tried: Try, capfd: pytest.CaptureFixture[str]) -> None:
-    assert tried("print('[\"error\", 3]')\ndef build(classes, shape): ...", build=False) == (None, [])
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    assert "error" in captured.err
+def test_what_the_code_prints_is_shown_only_if_it_ends_the_process(
+    tried: Try, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prints = "print('[\"error\", 3]')\n"
+    assert tried(f"{prints}def build(classes, shape): ...", build=False) == (None, [])
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(SpecError, match=r'exit code 4; it printed: \["error", 3\]$'):
+        tried(f"{prints}import os, sys\nsys.stdout.flush()\nos._exit(4)", build=False)
 
 
 def test_a_thread_of_the_code_does_not_keep_the_check_alive(tried: Try) -> None:
