@@ -93,7 +93,7 @@ class _Child:
         self._limit_s = _limit_s()
         self._step = "starting"
         self._timed_out = False
-        self._printed = tempfile.TemporaryFile()
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             # Without -P, a file of the current folder could hide a module of Python.
             [sys.executable, "-P", "-m", "tuner.driver.code_check"],
