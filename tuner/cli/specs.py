@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from trainables.space import Scalar
     from tuner.driver.cost import Cost
     from tuner.jobs.code_archive import CodeFiles
+    from tuner.spec.arms import Arm
     from tuner.spec.checks import Checked
     from tuner.spec.search_spec import SearchSpec
+
+STEPS = 100
+"""Updates per epoch of a trial for which ranges are shown, if only reading the data tells their number."""
 
 
 @click.command(
@@ -215,11 +219,19 @@ def _plan_dict(checked: "Checked", cost: "Cost") -> dict[str, Any]:
                 "space": {k: str(d) for k, d in arm.space.items()},
                 "fixed": arm.fixed,
             }
-            for arm in checked.arms
+            for arm in _arms(checked)
         ],
         "cost": dataclasses.asdict(cost),
         "warnings": checked.warnings,
     }
+
+
+def _arms(checked: "Checked") -> "tuple[Arm, ...]":
+    """The arms; if only reading the data tells the length of a trial, those of some length."""
+    from trainables.space import Plan
+    from tuner.spec.arms import arms
+
+    return checked.arms or arms(checked.spec, Plan(checked.spec.budget.epochs, STEPS))
 
 
 def _print_plan(checked: "Checked", cost: "Cost") -> None:
@@ -233,10 +245,12 @@ def _print_plan(checked: "Checked", cost: "Cost") -> None:
                 "\n".join(f"{knob}: {domain}" for knob, domain in arm.space.items()),
                 ", ".join(f"{knob} {value}" for knob, value in arm.fixed.items()),
             )
-            for arm in checked.arms
+            for arm in _arms(checked)
         ],
         title=spec.name,
     )
+    if not checked.arms:
+        click.echo(f"ranges:  as for {STEPS} updates per epoch, because only reading the data tells their number")
     if (images := checked.images) is not None:
         click.echo(f"images:  {images.train:,} training, {images.val:,} validation, {images.test:,} test")
     for line in cost.lines():

@@ -38,18 +38,20 @@ class Prospects:
     """What the looks of a job can settle.
 
     Args:
-        spread: sd of the search-wise differences to the baseline, in points, as far as the user knows it; else None.
-        smallest_margin: smallest margin that can tie at the last look, in points; in units of the sd without a spread.
+        spread: sd of the search-wise differences to the baseline, in ``unit``, as far as it is known; else None.
+        smallest_margin: smallest margin that can tie at the last look, in ``unit``; in units of the sd without a spread.
         chances: for each true gain (in units of the sd), the chance that the variant is shown to beat the baseline.
+        unit: ``points``, or words for the user's own unit.
     """
 
     spread: float | None
     smallest_margin: float
     chances: Mapping[float, float]
+    unit: str = "points"
 
     def lines(self) -> Iterator[str]:
         """The prospects in lines of text."""
-        unit = "sd" if self.spread is None else "points"
+        unit = "sd" if self.spread is None else self.unit
         scale = self.spread or 1.0
         yield f"ties:    possible with a margin of at least {self.smallest_margin:.2g} {unit}"
         gains = " / ".join(f"{scale * gain:.2g}" for gain in self.chances)
@@ -92,15 +94,18 @@ class Cost:
     """What ``resources: auto`` will become, or None."""
     looks: tuple[LookCost, ...] = ()
     prospects: Prospects | None = None
+    unit: str = "epochs"
+    """What the length of a trial is counted in: ``epochs``, or ``reports`` of an own trainable."""
 
     def lines(self) -> Iterator[str]:
         """The estimate in lines of text."""
-        yield f"search:  {self.search_trials} trials, at most {self.search_epochs} epochs{_hours(self.search_hours)}"
-        yield f"confirm: {self.confirm_runs} runs, {self.confirm_epochs} epochs{_hours(self.confirm_hours)}"
+        unit = self.unit
+        yield f"search:  {self.search_trials} trials, at most {self.search_epochs} {unit}{_hours(self.search_hours)}"
+        yield f"confirm: {self.confirm_runs} runs, {self.confirm_epochs} {unit}{_hours(self.confirm_hours)}"
         if not self.looks:
             yield "claim:   about one setting per arm; for a claim about methods, write searches: {at: [4, 6, 8, 12]}"
         for look in self.looks:
-            yield f"look:    after {look.searches} searches per arm, at most {look.epochs} epochs{_hours(look.hours)}"
+            yield f"look:    after {look.searches} searches per arm, at most {look.epochs} {unit}{_hours(look.hours)}"
         if self.prospects is not None:
             yield from self.prospects.lines()
         what = "search" if self.looks else "trial of the search"
@@ -170,6 +175,7 @@ def estimate(checked: Checked, epoch_s: float | None, spread: float | None = Non
         auto=expected(spec),
         looks=tuple(_look_cost(spec, at, epoch_h) for at in spec.looks),
         prospects=_prospects(checked, spread) if spec.searches else None,
+        unit="reports" if spec.own_trainable else "epochs",
     )
 
 
@@ -232,7 +238,10 @@ def _prospects(checked: Checked, spread: float | None) -> Prospects:
     plan = LookPlan(spec.looks, spec.confirm.margin if spread else 0.0, len(asked.arms), asked.alpha)
     found = chances(plan, sd, [gain * sd for gain in GAINS])
     return Prospects(
-        spread, smallest_margin(spec.looks, sd), dict(zip(GAINS, (chance.beats for chance in found), strict=True))
+        spread,
+        smallest_margin(spec.looks, sd),
+        dict(zip(GAINS, (chance.beats for chance in found), strict=True)),
+        "points" if spec.metric.in_points else f"of {spec.metric.judge_label}",
     )
 
 
