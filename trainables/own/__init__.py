@@ -1,0 +1,1 @@
+"""Code of the user's that trains by itself: any Ray Tune trainable, and any torch optimizer."""
