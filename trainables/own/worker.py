@@ -166,6 +166,8 @@ class _Run:
         process.set_up(self._trial.threads)
         seed_all(self._trial.seed)
         made_of = trainable_class(self._trial.trainable)
+        # What is there before the trial stays: with all modules, the collection after a trial takes half a second.
+        gc.freeze()
         # Only the first trial of a process imports the module, which may draw random numbers.
         seed_all(self._trial.seed)
         config = config_of(self._trial, self._confirms)

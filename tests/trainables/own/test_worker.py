@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainables.own.conftest import CODE, Config
 from trainables.errors import CodeError
 from trainables.own import user_trainable
 from trainables.own.scratch import PREFIX, Scratch
@@ -27,6 +26,7 @@ from trainables.report import OwnReport, OwnResult, StepReport
 from trainables.worker.watchdog import LONELY_EXIT
 
 Trial = Callable[..., OwnTrial]
+Config = Callable[..., dict[str, Any]]
 
 
 def run(worker: OwnWorker, config: dict[str, Any], calls: int = 100) -> list[StepReport]:
@@ -142,8 +142,8 @@ class TestResuming:
         whole = run(worker, config_of(trial, checkpoints=f"{os.getcwd()}/unused"))
         killed, second = OwnWorker(), config_of(trial, attempt=2, accepted=[[2, 1], [1, 1]])
         run(killed, config_of(trial), calls=3)
-        steps = run(worker, second)
         killed.close()
+        steps = run(worker, second)
         assert [report.epoch for report in reports(steps)] == [3, 4]
         assert losses(steps) == losses(whole)[2:]
         if name != "decay":  # a class may count by ``self.iteration``
@@ -215,8 +215,8 @@ class TestReuse:
         answers = []
         for seed in (7, 8, 7):
             (step,) = run(worker, config_of(replace(trial, seed=seed)))
-            assert step.epoch is not None
-            answers.append(step.epoch.numbers())
+            assert isinstance(step.epoch, OwnReport)
+            answers.append(step.epoch.values)
             random.seed()
             np.random.seed()
             torch.seed()
@@ -265,14 +265,13 @@ class TestReuse:
 
 def process(config: dict[str, Any], lines: tuple[str, ...], folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run ``lines`` in a new process with a ``worker``."""
-    (folder / "theirs.py").write_text(CODE)
     code = (
         "import cluster.runtime, json, sys, time",
         "from trainables.own import user_trainable",
         "from trainables.own.worker import OwnWorker",
         "config, worker = json.loads(sys.argv[1]), OwnWorker()",
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(folder)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(folder / 'code')])}
     return subprocess.run(
         [sys.executable, "-c", "\n".join((*code, *lines)), json.dumps(config)],
         env=environment,
@@ -290,8 +289,8 @@ class TestConfig:
         for passed in ((), ("seed",), ("seed", "read_test")):
             trial = trial_of("seen", {"lr": 0.5}, judge="val_loss", passed=passed, seed=seed, epochs=1)
             (step,) = run(worker, config_of(trial))
-            assert step.epoch is not None
-            names = {name.removeprefix("got/") for name in step.epoch.numbers() if name.startswith("got/")}
+            assert isinstance(step.epoch, OwnReport)
+            names = {name.removeprefix("got/") for name in step.epoch.values if name.startswith("got/")}
             assert names == {"lr"} | ({"seed"} if passed else set())  # a bool is no number, so read_test is not shown
             if passed:
                 assert step.epoch.metric("got/seed") == seed % 2**31
