@@ -103,13 +103,12 @@ class SimulatedOwnTrial:
 
     Args:
         trial: the trial; its trainable is never loaded.
-        maximize: whether larger values of the choose metric are better.
-        judge_maximize: the same for the judge metric.
+        maximize: whether larger values of the metrics are better.
     """
 
-    def __init__(self, trial: OwnTrial, *, maximize: bool, judge_maximize: bool) -> None:
+    def __init__(self, trial: OwnTrial, *, maximize: bool) -> None:
         self._trial = trial
-        self._rises = {trial.choose: maximize, trial.judge: judge_maximize}
+        self._maximize = maximize
 
     def report(self, epoch: int) -> OwnReport:
         """Report number ``epoch``, from 1."""
@@ -133,7 +132,7 @@ class SimulatedOwnTrial:
         score += random.Random(derive_seed(self._trial.seed, "simulated")).gauss(0, SEED_SD)
         score += self._noise("setting").gauss(0, SETTING_SD) + self._noise(metric, epoch).gauss(0, EPOCH_SD)
         score = min(1.0, max(0.0, score))
-        return score if self._rises[metric] else 2.5 * (1 - score)
+        return score if self._maximize else 2.5 * (1 - score)
 
     def _noise(self, *what: str | int) -> random.Random:
         setting = json.dumps(dict(self._trial.config), sort_keys=True)
@@ -147,6 +146,21 @@ def _position(value: float) -> float:
 
 def _phase(name: str) -> float:
     return 2 * math.pi * random.Random(derive_seed(0, "simulated", name)).random()
+
+
+def simulated(
+    config: TrialConfig | OwnTrial, plan: Plan, *, maximize: bool = True
+) -> SimulatedTraining | SimulatedOwnTrial:
+    """The made-up training of a trial.
+
+    Args:
+        config: the trial.
+        plan: the trial's length.
+        maximize: for a user's own trainable, whether larger values of its metrics are better.
+    """
+    if isinstance(config, OwnTrial):
+        return SimulatedOwnTrial(config, maximize=maximize)
+    return SimulatedTraining(config, plan)
 
 
 def best_lr(config: TrialConfig) -> float:

@@ -1,1 +1,4 @@
-"""Code of the user's that trains by itself: any Ray Tune trainable, and any torch optimizer."""
+"""The user's own optimizers and trainables: how they are loaded, checked and run.
+
+It imports the other packages of ``trainables``, and nothing of ``tuner``.
+"""

@@ -1,25 +1,28 @@
-"""``OwnTrial``: one trial of a user's own trainable, as plain values that can be sent to a worker."""
+"""``OwnTrial``: all that one trial of a user's own trainable is told, as plain values that can be sent to a worker."""
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+PASSED = ("seed", "read_test")
+"""Keys that a spec may hand over in the config of its trainables, besides the knobs."""
+
 
 @dataclass(frozen=True)
 class OwnTrial:
-    """One trial of a user's own trainable.
+    """One trial of a ``ray.tune.Trainable`` subclass, or of a function that calls ``ray.tune.report``.
 
     Args:
-        trainable: ``module:name`` of a ``ray.tune.Trainable`` subclass, or of a function that calls ``tune.report``.
-        config: the knobs and the fixed values: plain JSON values.
-        epochs: the most reports of the trial.
-        seed: seed of Python's, numpy's and torch's random numbers.
-        passed: keys that are added to the config, of ``seed`` and ``read_test``.
-        choose: name of the metric that chooses settings.
-        judge: name of the metric that judges them; equal to ``choose`` if there is no other.
-        threads: CPU threads per trial.
-        gpu: whether a CUDA device is assigned to the process.
+        trainable: its dotted path, ``module:name``.
+        config: the knobs and the fixed values: plain values of YAML.
+        epochs: most reports; the trial ends after so many, or earlier by itself.
+        seed: seeds the streams of Python, numpy and torch before the trainable is built.
+        passed: which of ``PASSED`` the config contains besides the knobs.
+        choose: name of the reported number that chooses settings.
+        judge: name of the reported number that judges confirm runs; equal to ``choose`` if there is no other.
+        threads: CPU threads.
+        gpu: whether it has a GPU.
     """
 
     trainable: str
@@ -33,10 +36,11 @@ class OwnTrial:
     gpu: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """The trial as nested plain values."""
-        return {**dataclasses.asdict(self), "passed": list(self.passed)}
+        """The fields as nested plain values."""
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "OwnTrial":
         """The inverse of ``to_dict``."""
-        return cls(**{**values, "config": dict(values["config"]), "passed": tuple(values["passed"])})
+        # JSON and YAML have no tuples.
+        return cls(**{**values, "passed": tuple(values["passed"])})

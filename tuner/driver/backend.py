@@ -4,8 +4,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 from cluster.runtime import connected_ray, embedded_ray, on_cluster, usable_gpus
+from trainables.own.worker import OwnWorker
+from trainables.simulated import simulated
+from trainables.training.ray_trainable import TrialTrainable
 from tuner.driver.context import Context
 from tuner.driver.prepare import Prepared
 from tuner.execution.capacity import Capacity, FairShare, FixedCapacity
@@ -42,7 +46,8 @@ class RayBackend(Backend):
         self._prepared = prepared
         self._replicator = replicator
         self._lock = lock
-        self._workers = Workers(start_actors(resources.cpus, resources.gpus))
+        kind = OwnWorker if prepared.spec.own_trainable else TrialTrainable
+        self._workers = Workers(start_actors(kind, resources.cpus, resources.gpus))
 
     def clock(self) -> float:
         """Seconds of this machine."""
@@ -86,7 +91,8 @@ class SimulatedBackend(Backend):
 
     def __init__(self, context: Context, prepared: Prepared) -> None:
         self._stop = context.stop
-        self._simulation = Simulation(prepared.plan, prepared.concurrent, Clock())
+        training = partial(simulated, maximize=prepared.spec.metric.maximize)
+        self._simulation = Simulation(prepared.plan, prepared.concurrent, Clock(), training=training)
 
     def clock(self) -> float:
         """Made-up seconds."""

@@ -32,7 +32,7 @@ from tuner.spec.experiment import DataSpec, ModelSpec
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.settings import BudgetSpec, ResourcesSpec
 from tuner.spec.strict_yaml import read_text
-from tuner.spec.trial_config import trial_config
+from tuner.spec.trial_config import image_trial
 from tuner.storage.events import Stage, State
 from tuner.verdict.leaderboard import Leaderboard, Row
 
@@ -131,7 +131,7 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
         )
     winner = record.trials[search_key(arm, row.search, row.winner)]
     accuracies = [POINTS * run.result.test_acc for run in confirmed if run.result is not None]
-    config = trial_config(spec, Hyper.of(winner.hyper), confirmed[0].seed, contiguous=record.contiguous)
+    config = image_trial(spec, winner.arm, winner.hyper, confirmed[0].seed, contiguous=record.contiguous)
     trial = config.to_dict()
     # The path of the data differs between machines. The fingerprint identifies the data.
     trial["data"]["path"] = None

@@ -112,9 +112,7 @@ class TestJudge:
         assert last.result.device.startswith("cpu")
         assert "test_loss" not in last.epoch.values
 
-    def test_it_may_come_with_the_last_report_only(
-        self, worker: OwnWorker, trial_of: Trial, config_of: Config
-    ) -> None:
+    def test_it_may_come_with_the_last_report_only(self, worker: OwnWorker, trial_of: Trial, config_of: Config) -> None:
         last = run(worker, config_of(trial_of("late_judge", {}, epochs=10), read_test=True))[-1]
         assert isinstance(last.result, OwnResult)
         assert dict(last.result.values) == {"test_loss": 0.3}
@@ -155,7 +153,7 @@ class TestResuming:
         trial = trial_of("decay")
         run(worker, config_of(trial), calls=2)
         newest = tmp_path / "checkpoints" / "000002-001.safetensors"
-        for what in (b"state.json", b'judged'):
+        for what in (b"state.json", b"judged"):
             content = newest.read_bytes()
             at = content.index(what)
             newest.write_bytes(content[:at] + b"S" + content[at + 1 :])
@@ -271,7 +269,7 @@ def process(config: dict[str, Any], lines: tuple[str, ...], folder: Path) -> "su
         "from trainables.own.worker import OwnWorker",
         "config, worker = json.loads(sys.argv[1]), OwnWorker()",
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(folder / 'code')])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(folder / "code")])}
     return subprocess.run(
         [sys.executable, "-c", "\n".join((*code, *lines)), json.dumps(config)],
         env=environment,
