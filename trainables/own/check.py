@@ -65,18 +65,24 @@ class _Check:
         reports: list[OwnReport] = []
         try:
             for step in _steps(trial, checkpoints, read_test=True):
-                reports += [step.epoch] if isinstance(step.epoch, OwnReport) and not step.ended else []
+                if isinstance(step.epoch, OwnReport) and step.epoch not in reports:
+                    reports.append(step.epoch)
                 if step.ended:
-                    return reports or [report for report in [step.epoch] if isinstance(report, OwnReport)], True
+                    return reports, True
         except MissingMetric as error:
             # A trainable may measure the judge metric only at its end. A misspelt name is an error at once.
-            if error.metric != trial.judge or error.near or trial.judge == trial.choose or trial == self.trial:
+            late = error.metric == trial.judge != trial.choose and not error.near and trial != self.trial
+            if not late or self._ends_by_itself(trial):
                 raise
             self.announce(
                 f"warning: {trial.trainable} reported no metric {trial.judge!r} in its first {trial.epochs} reports; "
                 "the last report of a confirm run must have it"
             )
         return reports, False
+
+    def _ends_by_itself(self, trial: OwnTrial) -> bool:
+        with tempfile.TemporaryDirectory(dir=self.folder) as checkpoints:
+            return list(_steps(trial, checkpoints))[-1].ended
 
     def _resume(self, trial: OwnTrial, checkpoints: str) -> None:
         steps = _steps(trial, checkpoints, attempt=2, accepted=[(1, 1)])

@@ -107,7 +107,8 @@ class TestJudge:
     ) -> None:
         *first, last = run(worker, config_of(trial_of(name, epochs=epochs), read_test=True))
         assert not any(step.result for step in first)
-        assert last.epoch is not None and isinstance(last.result, OwnResult)
+        assert last.epoch is not None
+        assert isinstance(last.result, OwnResult)
         assert dict(last.result.values) == {"test_loss": last.epoch.metric("val_loss") + 1}
         assert last.result.device.startswith("cpu")
         assert "test_loss" not in last.epoch.values
@@ -121,7 +122,8 @@ class TestJudge:
         self, worker: OwnWorker, trial_of: Trial, config_of: Config
     ) -> None:
         last = run(worker, config_of(trial_of("decay", judge="val_loss"), read_test=True))[-1]
-        assert isinstance(last.result, OwnResult) and last.epoch is not None
+        assert last.epoch is not None
+        assert isinstance(last.result, OwnResult)
         assert dict(last.result.values) == {"val_loss": last.epoch.metric("val_loss")}
 
     def test_a_confirm_run_that_does_not_report_it_fails(
@@ -276,6 +278,7 @@ def process(config: dict[str, Any], lines: tuple[str, ...], folder: Path) -> "su
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
     )
 
 
