@@ -5,7 +5,8 @@ It must be called in a process of its own: it changes the current folder, the en
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,11 +86,11 @@ class _Check:
             return list(_steps(trial, checkpoints))[-1].ended
 
     def _resume(self, trial: OwnTrial, checkpoints: str) -> None:
-        steps = _steps(trial, checkpoints, attempt=2, accepted=[(1, 1)])
-        first = next(iter(steps)).epoch
+        with closing(_steps(trial, checkpoints, attempt=2, accepted=[(1, 1)])) as steps:
+            first = next(steps).epoch
         if first is not None and first.epoch == 1:
             self.announce(
-                f"{trial.trainable} saves checkpoints but cannot load them, so an interrupted trial starts again"
+                f"{trial.trainable} saves checkpoints but does not load them, so an interrupted trial starts again"
             )
 
     def _check_seed(self, trial: OwnTrial) -> None:
@@ -119,7 +120,7 @@ def _steps(
     read_test: bool = False,
     attempt: int = 1,
     accepted: Sequence[tuple[int, int]] = (),
-) -> Iterator[StepReport]:
+) -> Generator[StepReport, None, None]:
     """The answers of a worker to one attempt, to its end."""
     worker = OwnWorker()
     config = {

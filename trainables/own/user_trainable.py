@@ -100,6 +100,7 @@ class UserTrainable:
         self._is_function = issubclass(made_of, FunctionTrainable)
         self._folder = folder
         self._has_new = False
+        self._restored: Any = None
         os.environ[_MAKE_FULL] = "1"
         storage = _Storage(folder)
         self._trainable: Any = self._call("", lambda: made_of(config=copy.deepcopy(dict(config)), storage=storage))
@@ -145,8 +146,12 @@ class UserTrainable:
         # A method that writes nothing is a way to say that there are no checkpoints.
         return (files, counters) if files else None
 
-    def restore(self, files: Mapping[str, Tensor], counters: Counters) -> bool:
+    def restore(self, files: Mapping[str, Tensor], counters: Counters, opened: Callable[[], None]) -> bool:
         """Continue from a checkpoint that ``save`` returned; to be called before the first step.
+
+        Args:
+            files, counters: what ``save`` returned.
+            opened: called when the user's code asks for the checkpoint's files. A function may never do it.
 
         Returns:
             False if the class cannot load checkpoints.
@@ -157,14 +162,23 @@ class UserTrainable:
         path = Path(tempfile.mkdtemp(prefix=_RESTORED, dir=self._folder))
         unpack(files, path)
         counted = {name: value if name == keys.TIME_TOTAL_S else int(value) for name, value in counters.items()}
-        result = _TrainingResult(tune.Checkpoint.from_directory(str(path)), counted)
+        checkpoint: Any = _Watched.from_directory(str(path))
+        result = _TrainingResult(checkpoint, counted)
         try:
             self._call("loading a checkpoint", lambda: self._trainable.restore(result))
         except CodeError as error:
             if isinstance(error.__cause__, NotImplementedError):
                 return False
             raise
+        # Until here, Ray and ``load_checkpoint`` have asked.
+        checkpoint.watch(opened)
+        self._restored = checkpoint
         return True
+
+    @property
+    def starts_again(self) -> bool:
+        """Whether a function has not opened the checkpoint that it was given, as many examples of Ray's do."""
+        return self._is_function and self._restored is not None and not self._restored.opened
 
     def close(self) -> threading.Thread | None:
         """Stop the trainable. A function that is in ``tune.report`` leaves by ``SystemExit``.
@@ -216,6 +230,27 @@ class _Storage(StorageContext):
     @property
     def trial_driver_staging_path(self) -> str:
         return self._work
+
+
+class _Watched(tune.Checkpoint):
+    """A checkpoint that knows whether anybody has asked where its files are."""
+
+    opened = False
+    _when_opened: Callable[[], None] | None = None
+
+    def watch(self, opened: Callable[[], None]) -> None:
+        self.opened, self._when_opened = False, opened
+
+    @property
+    def path(self) -> str:
+        if self._when_opened is not None and not self.opened:
+            self.opened = True
+            self._when_opened()
+        return self._path
+
+    @path.setter
+    def path(self, value: str) -> None:
+        self._path = value
 
 
 def packed(folder: Path) -> dict[str, Tensor]:

@@ -117,6 +117,7 @@ class OwnWorker:
         if self._scratch is not None:
             self._scratch.remove()
             self._scratch = None
+        gc.unfreeze()
 
     def stop(self) -> None:
         """End the trial, if one runs: no call is expected any more."""
@@ -182,6 +183,8 @@ class _Run:
         """The next report, with the confirm run's result if it is the last."""
         started = time.monotonic()
         step = self.trainable.step()
+        if self._last is None and self.trainable.starts_again:
+            self._epoch, self._judged = 0, None
         if step.report is None:
             if self._epoch == 0:
                 raise CodeError(f"{self._trial.trainable} ended without a report; call ray.tune.report(...)")
@@ -225,11 +228,13 @@ class _Run:
     def _resume(self) -> None:
         for found in checkpoints.read(self._options["checkpoints"], self._options["accepted"]):
             note = json.loads(found.note)
-            # Not the random numbers of the first reports again.
-            seed_all(derive_seed(self._trial.seed, "resumed", found.epoch))
             counters: Counters = note["counters"]
-            if self.trainable.restore(found.state, counters):
+            # Not the random numbers of the first reports again.
+            seed = derive_seed(self._trial.seed, "resumed", found.epoch)
+            if self.trainable.restore(found.state, counters, opened=lambda: seed_all(seed)):
                 self._epoch, self._judged = found.epoch, note["judged"]
+                # A function may ignore its checkpoint.
+                seed_all(self._trial.seed if self.trainable.starts_again else seed)
             return
 
 

@@ -29,7 +29,7 @@ def told(trial: OwnTrial) -> list[str]:
         ("decay", {"factor": 0.5}, ["the seed changes nothing"]),
         ("Forgetful", {"factor": 0.5}, ["makes no checkpoint, so an interrupted trial starts again", "the seed"]),
         ("Empty", {"factor": 0.5}, ["makes no checkpoint, so an interrupted trial starts again", "the seed"]),
-        ("Unloadable", {"factor": 0.5}, ["saves checkpoints but cannot load them, so", "the seed"]),
+        ("Unloadable", {"factor": 0.5}, ["saves checkpoints but does not load them, so", "the seed"]),
         ("late_judge", {}, ["reported no metric 'test_loss' in its first 2 reports", "makes no", "the seed"]),
         ("seeded", {}, ["makes no", "the seed changes nothing: .*; with pass: .seed. they differ"]),
         ("Draws", {}, ["reported no metric 'test_loss'", "makes no checkpoint"]),
