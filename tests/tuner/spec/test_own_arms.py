@@ -131,6 +131,13 @@ def test_without_a_judge_metric_the_choosing_one_judges() -> None:
     assert own_spec(("judge: test_loss, ", "")).metric.judged == "val_loss"
 
 
+def test_the_margin_of_an_own_metric_is_in_its_own_unit() -> None:
+    assert own_spec().confirm.margin == 0
+    assert own_spec(("budget:", "confirm: {margin: 250}\nbudget:")).confirm.margin == 250
+    assert own_spec(("goal: minimize", "goal: maximize, unit: points")).confirm.margin == 0.5
+    assert "at most 100" in refusal(("name: job", "name: job\nconfirm: {margin: 101}"))
+
+
 @pytest.mark.parametrize("text", [SPEC.replace(NOAM, SGD), OWN])
 def test_a_spec_is_read_back_from_its_values(text: str) -> None:
     spec = spec_of(text=text)
@@ -180,6 +187,8 @@ MIXED = "  - {name: mine, trainable: 'mine:Train', parameters: {depth: {min: 1, 
         (("metric: {choose: val_loss, judge: test_loss, goal: minimize}\n", ""), OWN, "metric: choose is missing"),
         ((", goal: minimize", ""), OWN, "metric.goal: is missing; maximize or minimize"),
         (("choose: val_loss", "choose: val_loss, name: val/acc"), OWN, "metric.name: is for the built-in"),
+        (("epochs: 5", "epochs: 5, batch_size: 32"), OWN, "budget.batch_size: is for the built-in training"),
+        (("pass: [seed]", "resources: auto"), OWN, "resources.auto: is for the built-in training"),
         (("pass: [seed]", "pass: [speed]"), OWN, "pass[0]: is 'speed'; must be 'seed' or 'read_test'"),
         (("      depth:", "      '1st depth':"), OWN, "a knob's name has 1 to 64"),
         (("  rate: {min: 0.1", "  rate: {min: 2"), OWN, "min 2 is above max 1"),
