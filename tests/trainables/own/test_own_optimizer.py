@@ -22,7 +22,7 @@ from trainables.own.optimizer import REQUIRED, arguments_of, check_argument, opt
 from trainables.own.updates import OwnUpdates
 from trainables.report import EpochReport
 from trainables.training import checkpoints
-from trainables.training.optimizer_check import check_optimizer
+from trainables.training.optimizer_check import check_optimizer, check_setting
 from trainables.training.ray_trainable import continued
 from trainables.training.trainer import Training, digest
 from trainables.training.updates import Eager, Static
@@ -147,6 +147,10 @@ def test_a_good_optimizer_passes_the_check(name: str, tiny: Splits) -> None:
     assert said == [f"checking the optimizer: {name} takes 2 updates on the CPU"]
 
 
+def test_a_warm_up_that_is_longer_than_the_check_is_no_mistake(tiny: Splits) -> None:
+    check_optimizer(own("torch.optim:SGD", model=TOY, hyper=Hyper(lr=1e-2, schedule="noam", warmup=100)), few(tiny, 25))
+
+
 # Mistakes.
 
 
@@ -251,6 +255,15 @@ def test_one_number_of_a_tuple_is_an_argument_too(tiny: Splits) -> None:
     assert Training(TrialConfig.from_dict(trial.to_dict()), tiny).optimizer.param_groups[0]["betas"] == (0.8, 0.5)
     trial = own("torch.optim:Adam", {"betas.0": 0.7}, model=TOY)
     assert Training(trial, tiny).optimizer.param_groups[0]["betas"] == (0.7, 0.999)
+
+
+def test_a_value_that_the_class_refuses_at_the_end_of_a_range_is_told(tiny: Splits) -> None:
+    check_setting(own("torch.optim:SGD", {"momentum": 0.9}, model=TOY), tiny)
+    with pytest.raises(CodeError, match=r"^torch.optim:SGD raised ValueError: Invalid momentum value: -0.1$"):
+        check_setting(own("torch.optim:SGD", {"momentum": -0.1}, model=TOY), tiny)
+    scheduled = own("torch.optim:SGD", model=TOY, hyper=Hyper(lr=1e-2, schedule=f"{OWN}:failing"))
+    with pytest.raises(CodeError, match=":failing"):
+        check_setting(replace(scheduled, optimizer=None), tiny)
 
 
 # The learning rate.
