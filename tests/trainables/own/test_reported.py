@@ -55,7 +55,9 @@ def test_the_judge_metric_is_never_among_the_values(confirms: bool) -> None:
     assert found.judged == (2.0 if confirms else None)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan"), 10**400], ids=["nan", "inf", "-inf", "numpy", "huge"])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -math.inf, np.float32("nan"), 10**400], ids=["nan", "inf", "-inf", "numpy", "huge"]
+)
 def test_a_metric_that_is_not_finite_has_diverged(value: Any) -> None:
     assert str(read({"val_loss": value}).diverged).startswith("val_loss is ")
     assert read({"val_loss": 1.0, "other": value}).diverged is None
