@@ -140,8 +140,8 @@ class OwnWorker:
             # A trainable often refers to itself, and its memory on a GPU is needed for the next one.
             del run
             gc.collect()
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
+            # It does nothing where CUDA is not in use.
+            torch.cuda.empty_cache()
 
     def _end_if_haunted(self) -> None:
         """End this process if a function of the last trial does not stop: it would disturb the next trial."""
