@@ -99,9 +99,8 @@ def test_a_job_of_own_trainables_survives_a_kill_and_withholds_the_judge_metric(
     with killed_and_resumed(tmp_path, SPEC, {"theirs.py": CODE}, after=5) as (where, ended):
         assert ended.code == 0, ended.err
         record = record_of(where)
-        trials = {key: trial for key, trial in record.trials.items()}
-        assert all(trial.state == State.COMPLETE for trial in trials.values()), ended.err
-        for key, trial in trials.items():
+        assert all(trial.state == State.COMPLETE for trial in record.trials.values()), ended.err
+        for key, trial in record.trials.items():
             factor = float(trial.begun.hyper["factor"])
             expected = [4.0 * factor**step for step in range(1, (4 if "/fast/" in key else 8) + 1)]
             assert [report.metric("val_loss") for report in trial.epochs] == pytest.approx(expected)
@@ -144,7 +143,8 @@ ARMS = {
         "test-logloss, goal: minimize",
         "xgboost_example:train_breast_cancer",
         "xgboost_example:train_breast_cancer_cv",
-        "parameters: {eta: {min: 0.01, max: 0.3}}, fixed: {objective: 'binary:logistic', eval_metric: [logloss, error]}",
+        "parameters: {eta: {min: 0.01, max: 0.3}}, "
+        "fixed: {objective: 'binary:logistic', eval_metric: [logloss, error]}",
     ),
     "lightgbm": (
         "binary_logloss, goal: minimize",
