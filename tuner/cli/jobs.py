@@ -188,12 +188,13 @@ def show_board(board: "Leaderboard", output: str) -> None:
     """Print a leaderboard on stdout, and its warnings on stderr."""
     from tuner.report.wording import claim_text, test_text, trials_text, val_text
     from tuner.verdict.leaderboard import verdict_text
+    from tuner.verdict.numbers import judge_column
 
     if output == "json":
         print_json(board.to_dict())
         return
     print_table(
-        ("arm", f"{board.metric}>", "test %>", "trials", "epochs>", "seconds>", "verdict"),
+        ("arm", f"{board.metric}>", f"{judge_column(board.measured)}>", "trials", "epochs>", "seconds>", "verdict"),
         [
             (
                 row.arm,

@@ -60,11 +60,16 @@ def near_best(
         maximize: whether a larger objective is better.
 
     Returns:
-        One entry per knob of the search space.
+        One entry per knob of the search space that the best setting has.
     """
     lost = [(best_value - value) if maximize else (value - best_value) for _, value in trials]
-    near = [knobs for (knobs, _), loss in zip(trials, lost, strict=True) if loss <= tolerance + ROUNDING]
-    return tuple(_near(knob, domain, best[knob], [knobs[knob] for knobs in near]) for knob, domain in space.items())
+    close = [knobs for (knobs, _), loss in zip(trials, lost, strict=True) if loss <= tolerance + ROUNDING]
+    # A knob that does not apply to the best setting has no card, and one that does not apply to a trial no value there.
+    return tuple(
+        _near(knob, domain, best[knob], [knobs[knob] for knobs in close if knob in knobs])
+        for knob, domain in space.items()
+        if knob in best
+    )
 
 
 def _near(knob: str, domain: Domain, best: Scalar, values: Sequence[Scalar]) -> Near:

@@ -85,10 +85,15 @@ def _lines(
     x: list[int | None] = []
     y: list[float | None] = []
     for trial in trials:
-        shares = [knob.share(trial.knobs[knob.name]) for knob in arm.knobs]
-        shares.append(((trial.value or 0.0) - low) / (high - low) if high > low else 0.5)
-        x += [*range(len(shares)), None]
-        y += [*(round(share, 4) for share in shares), None]
+        # A knob that does not apply to a trial has no value: the line leaves its axis out.
+        shares = {
+            place: knob.share(trial.knobs[knob.name])
+            for place, knob in enumerate(arm.knobs)
+            if knob.name in trial.knobs
+        }
+        shares[len(arm.knobs)] = ((trial.value or 0.0) - low) / (high - low) if high > low else 0.5
+        x += [*shares, None]
+        y += [*(round(share, 4) for share in shares.values()), None]
     return go.Scatter(x=x, y=y, mode="lines", line=lines, name=name, hoverinfo="skip")
 
 
@@ -141,6 +146,8 @@ def _importances(arm: ArmFindings, look: Look) -> Figure:
 
 
 def _slice(found: Findings, arm: ArmFindings, look: Look, knob: Knob) -> Figure:
+    # A knob that does not apply to a trial has no value there.
+    shown = [trial for trial in arm.drawn if knob.name in trial.knobs]
     values = [trial.value for trial in arm.drawn if trial.value is not None]
     floor = min(values) if found.maximize else max(values)
     marks: dict[str, tuple[list[Tried], dict[str, Any]]] = {
@@ -149,14 +156,14 @@ def _slice(found: Findings, arm: ArmFindings, look: Look, knob: Knob) -> Figure:
         "no result": ([], {"symbol": "x-thin", "size": 9, "line": {"color": look.colour, "width": 2}}),
         "winner": ([], {"symbol": "star", "size": 16, "color": look.colour, "line": {"width": 1.5}}),
     }
-    for trial in arm.drawn:
+    for trial in shown:
         marks[_kind(arm, trial)][0].append(trial)
     traces = [_marked(arm, knob, trials, floor, name, mark) for name, (trials, mark) in marks.items() if trials]
     winner = short_text(arm.settings[knob.name]) if knob.name in arm.settings else "none yet"
     return Figure(
         f"slice-{arm.row.arm}-{knob.name}",
         knob.name,
-        f"{found.board.metric} by {knob.name} over {len(arm.drawn)} trials of {arm.row.arm}; searched "
+        f"{found.board.metric} by {knob.name} over {len(shown)} trials of {arm.row.arm}; searched "
         f"{knob.searched}; winner: {winner}.",
         "",
         drawn(traces, SMALL, showlegend=False, xaxis=_knob_axis(knob), yaxis=axis(found.board.metric)),
