@@ -30,7 +30,7 @@ RESULTS: Mapping[str, str] = {"test_acc": "test/acc", "test_loss": "test/loss"}
 MOST_PARAM, MOST_NAME, MOST_KEY = 6000, 240, 60
 """How many characters MLflow keeps of a parameter's value, and of its name (250, less a number); and one key's part."""
 _NOT_IN_NAMES = re.compile(r"[^\w.\- ]")
-_ALLOWED = re.compile(rf"[\w.\- /]{{1,{MOST_NAME}}}")
+_ALLOWED = re.compile(rf"[\w.\- :/]{{1,{MOST_NAME}}}")
 
 
 class RunLayout(NamedTuple):
