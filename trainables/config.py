@@ -4,12 +4,17 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trainables.data.normalize import Kind
 from trainables.data.request import DataRequest
 from trainables.hyper import Hyper
 from trainables.space import Scalar
+
+if TYPE_CHECKING:
+    from trainables.data.normalize import Kind
+
+SHIFT = 4
+"""Pixels by which ``flip_crop`` shifts an image at most, unless the trial says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,29 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class OptimizerConfig:
+    """A user's own optimizer.
+
+    Args:
+        name: the dotted path of a subclass of ``torch.optim.Optimizer``.
+        arguments: keyword arguments of the class, without the learning rate. ``betas.1`` is element 1 of ``betas``.
+        groups: the dotted path of a function that takes the model and returns its parameter groups; None for one group
+            of all parameters.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    groups: str | None = None
+
+
+@dataclass(frozen=True)
 class TrialConfig:
     """The configuration of one trial.
 
     Args:
         data: the images and their split.
         model: the model to train.
-        hyper: the optimizer's knobs.
+        hyper: the optimizer's knobs; with an own optimizer, those of the learning rate only.
         epochs: passes over the training images.
         batch_size: images per update.
         seed: seed of the initial weights, the data order and the augmentation.
@@ -45,6 +66,8 @@ class TrialConfig:
         gpu: train on the CUDA device that is assigned to this process.
         channels_last: lay images and convolutions out as channels_last; false for a user's own model, because code such
             as ``x.view(len(x), -1)`` after a convolution needs contiguous BCHW images.
+        optimizer: the user's own optimizer; None for Adam and its variants, which ``hyper`` describes.
+        shift: farthest that ``flip_crop`` shifts an image, in pixels.
     """
 
     data: DataRequest
@@ -54,19 +77,22 @@ class TrialConfig:
     batch_size: int
     seed: int
     augment: str = "none"
-    normalize: Kind = "standard"
+    normalize: "Kind" = "standard"
     precision: str = "fp32"
     deterministic: bool = False
     cuda_graph: bool = True
     threads: int = 1
     gpu: bool = False
     channels_last: bool = True
+    optimizer: OptimizerConfig | None = None
+    shift: int = SHIFT
 
     def to_dict(self) -> dict[str, Any]:
         """The config as nested plain values. Values that older versions do not know are left out if default."""
         values = dataclasses.asdict(self)
-        if self.channels_last:
-            del values["channels_last"]
+        for key, default in (("channels_last", True), ("optimizer", None), ("shift", SHIFT)):
+            if values[key] == default:
+                del values[key]
         for key in ("image_column", "label_column"):
             if values["data"][key] is None:
                 del values["data"][key]
@@ -75,10 +101,11 @@ class TrialConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrialConfig":
         """The inverse of ``to_dict``."""
-        data = values["data"]
+        data, optimizer = values["data"], values.get("optimizer")
         return cls(
             **{
                 **values,
+                "optimizer": None if optimizer is None else OptimizerConfig(**optimizer),
                 # JSON and YAML have no tuples.
                 "data": DataRequest(**{**data, "sha256": tuple((file, checksum) for file, checksum in data["sha256"])}),
                 "model": ModelConfig(**values["model"]),

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import random
+from typing import Any
 
 from trainables.config import TrialConfig, derive_seed
 from trainables.report import ConfirmResult, EpochReport
@@ -92,6 +93,11 @@ class SimulatedTraining:
     def _noise(self, *what: str | int) -> random.Random:
         """Noise that depends on the setting and the seed."""
         return random.Random(derive_seed(self.config.seed, "simulated", str(self.config.hyper), *what))
+
+
+def simulated(config: Any, plan: Plan) -> SimulatedTraining:
+    """The made-up training of a trial."""
+    return SimulatedTraining(config, plan)
 
 
 def best_lr(config: TrialConfig) -> float:

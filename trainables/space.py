@@ -6,7 +6,7 @@ torch nor optuna.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from trainables.errors import TrainableError
@@ -28,10 +28,24 @@ class Plan:
     Args:
         epochs: passes over the training images, at least 1.
         steps_per_epoch: optimizer updates per pass, at least 1 (a last, smaller batch is dropped).
+        images: training images per pass; 0 if nobody asks for another batch size.
     """
 
     epochs: int
     steps_per_epoch: int
+    images: int = field(default=0, compare=False, repr=False)
+
+    def with_batch(self, batch_size: int) -> "Plan":
+        """The plan of a trial with another batch size; itself if the images are not known.
+
+        Raises:
+            TrainableError: the images do not fill one batch.
+        """
+        if not self.images:
+            return self
+        if self.images < batch_size:
+            raise TrainableError(f"batch_size {batch_size} is more than the {self.images} training images")
+        return Plan(self.epochs, self.images // batch_size, self.images)
 
     @property
     def updates(self) -> int:

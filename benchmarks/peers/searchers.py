@@ -23,7 +23,7 @@ from benchmarks.tables.unit import setting
 from trainables.config import derive_seed
 from trainables.space import Int, Scalar
 from tuner.search.distributions import distributions, from_search, to_search
-from tuner.spec.trial_config import trial_config
+from tuner.spec.trial_config import image_trial
 
 OPTUNA, SYNE_TUNE = "Optuna: TPE and HyperbandPruner", "Syne Tune: ASHACQR"
 ROUND, BEST = 30, 3
@@ -62,7 +62,8 @@ def raced(table: Table, target: float, make: Make, seed: int, concurrent: int = 
     now, spent, trials, count = 0.0, 0, 0, itertools.count()
 
     def train(run: Run, row: Row) -> None:
-        config = trial_config(table.spec, table.arm.hyper(run.knobs), derive_seed(seed, str(run.knobs)))
+        arm = table.arm
+        config = image_trial(table.spec, arm.name, arm.setting(run.knobs), derive_seed(seed, str(run.knobs)))
         seconds = RecordedTraining(row, config).report(run.epoch + 1).seconds
         heapq.heappush(due, (now + seconds, next(count), run, row))
 

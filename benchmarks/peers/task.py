@@ -9,10 +9,9 @@ from typing import Any
 from trainables.config import TrialConfig
 from trainables.data.cache import load
 from trainables.data.splits import Splits
-from trainables.hyper import Hyper
 from tuner.jobs.request import spec_of
 from tuner.jobs.workspace import Workspace
-from tuner.spec.trial_config import trial_config
+from tuner.spec.trial_config import image_trial
 
 KNOBS = {"lr": (1e-4, 1e-2), "l2": (1e-6, 1e-2)}
 """The searched knobs and their ranges, on a log scale, as for ``adam_l2`` in ``trainables.variants``."""
@@ -84,7 +83,7 @@ def task_of(home: Workspace, loader_workers: int, cpus: int) -> Task:
     spec = spec_of(job)
     record = job.record()
     trials = tuple(
-        trial_config(spec, Hyper.of(trial.hyper), trial.seed, contiguous=record.contiguous)
+        image_trial(spec, trial.arm, trial.hyper, trial.seed, contiguous=record.contiguous)
         for trial in record.trials.values()
     )
     return Task(trials, str(home.cache), loader_workers, cpus)

@@ -25,7 +25,7 @@ from trainables.data.cache import load
 from trainables.data.splits import Splits
 from trainables.space import Scalar
 from trainables.training.trainer import Training, plan_of
-from tuner.spec.trial_config import data_request, trial_config
+from tuner.spec.trial_config import data_request, image_trial
 
 BLOCK = 16
 """Rows of a table before the next table's turn. After an interruption, no table is far behind the others."""
@@ -62,7 +62,7 @@ def record(name: str, rows: int, cache: Path, deadline: float) -> None:
         if time.monotonic() > deadline:
             return
         knobs = setting(arm.space, point)
-        config = trial_config(spec, arm.hyper(knobs), spec.seed)
+        config = image_trial(spec, arm.name, arm.setting(knobs), spec.seed)
         assert plan_of(config, len(splits.train.labels_B)) == plan
         _append(file, [number, *knobs.values(), *(f"{acc:.5g}" for acc in curve(config, splits))])
 

@@ -144,7 +144,7 @@ class _Watched:
     def next(self) -> TrialRequest | None:
         request = self._source.next()
         if request is not None:
-            self._rows[request.trial.hyper] = self._table.nearest(request.knobs)
+            self._rows[request.image_trial.hyper] = self._table.nearest(request.knobs)
         return request
 
     def ended(self, work: TrialRequest, ended: TrialOutcome) -> None:

@@ -44,7 +44,11 @@ def check_end_state(where: Place, job: JobFolder | None = None) -> Record:
 def values(record: Record) -> dict[str, Any]:
     """Trial key -> settings, accuracies and result. They must be equal with and without faults."""
     return {
-        key: (dict(trial.hyper), [(epoch.val_acc, epoch.train_loss) for epoch in trial.epochs], trial.result)
+        key: (
+            dict(trial.hyper),
+            [(epoch.metric("val_acc"), epoch.metric("train_loss")) for epoch in trial.epochs],
+            trial.result,
+        )
         for key, trial in record.trials.items()
     }
 
@@ -78,7 +82,7 @@ def _check_studies(home: Workspace, folder: JobFolder, record: Record) -> None:
             number: OPTUNA.get(trial.state, "FAIL") for number, trial in ours.items()
         }
         # Optuna uses the last report of a PRUNED trial as its value.
-        last = {n: trial.epochs[-1].val_acc for n, trial in ours.items() if trial.state in OPTUNA}
+        last = {n: trial.epochs[-1].metric("val_acc") for n, trial in ours.items() if trial.state in OPTUNA}
         assert {n: trial.value for n, trial in asked.items() if trial.value is not None} == last
         complete = {n: value for n, value in last.items() if ours[n].state == State.COMPLETE}
         if complete:

@@ -381,7 +381,7 @@ def made_up() -> Export:
     """A made-up export, with options in more than one alphabet."""
     spec = spec_of(("elu_net", "mine:net\n  options: {depth: 3, 'größe 😀': 'a: b # c', rate: 1e-7, on: true}"))
     noam_arm = arms(spec, Plan(8, 10))[1]
-    trial = trial_config(spec, noam_arm.hyper(noam_arm.default), seed=1)
+    trial = trial_config(spec, noam_arm.name, noam_arm.setting(noam_arm.default), seed=1)
     run = {"val_acc": 0.625, "test_loss": 0.1, "weights_sha256": "a" * 64, "device": "cpu made up", "mlflow_run": None}
     return Export.sealed(
         {

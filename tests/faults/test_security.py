@@ -295,7 +295,7 @@ def export_of(model: str, data: str = "digits", option: str = "x") -> Export:
         | {
             "schema_version": SCHEMA,
             "search_value": 0.5,
-            "trial": trial_config(spec, arm.hyper(arm.default), 1).to_dict(),
+            "trial": trial_config(spec, arm.name, arm.setting(arm.default), 1).to_dict(),
             "confirm_round": 1,
             "confirm_runs": [run | {"seed": 1}],
             "test_mean_points": 50.0,

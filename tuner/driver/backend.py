@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from cluster.runtime import connected_ray, embedded_ray, on_cluster, usable_gpus
+from trainables.own.worker import OwnWorker
+from trainables.training.ray_trainable import TrialTrainable
 from tuner.driver.context import Context
 from tuner.driver.prepare import Prepared
 from tuner.execution.capacity import Capacity, FairShare, FixedCapacity
@@ -42,7 +44,8 @@ class RayBackend(Backend):
         self._prepared = prepared
         self._replicator = replicator
         self._lock = lock
-        self._workers = Workers(start_actors(resources.cpus, resources.gpus))
+        kind = OwnWorker if prepared.spec.own_trainable else TrialTrainable
+        self._workers = Workers(start_actors(kind, resources.cpus, resources.gpus))
 
     def clock(self) -> float:
         """Seconds of this machine."""

@@ -229,6 +229,8 @@ def _seconds_per_epoch(checked: Checked, announce: Callable[[str], None], timed:
     None if the number or the shape of the images is unknown, or if nothing is to be timed.
     """
     spec, survey, size = checked.spec, checked.survey, checked.spec.data.size
+    if spec.own_trainable:
+        return None
     known = (size, size, 3) if size else None if survey is None else survey.shape_HWC
     if checked.images is None or checked.plan is None or survey is None or known is None:
         if is_dotted(spec.model.name):
@@ -240,7 +242,7 @@ def _seconds_per_epoch(checked: Checked, announce: Callable[[str], None], timed:
     from trainables.data.splits import Arrays, Splits
     from trainables.training.model_check import check_model
     from trainables.training.trainer import Training
-    from tuner.spec.trial_config import trial_config
+    from tuner.spec.trial_config import image_trial
 
     arm, batch, classes = checked.arms[0], spec.budget.batch_size, survey.named or survey.classes
     shape_HWC: tuple[int, ...] = known
@@ -258,7 +260,7 @@ def _seconds_per_epoch(checked: Checked, announce: Callable[[str], None], timed:
         "made up",
         flips=False,
     )
-    trial = trial_config(spec, arm.hyper(arm.default), spec.seed)
+    trial = image_trial(spec, arm.name, arm.setting(arm.default), spec.seed)
     if is_dotted(spec.model.name):
         check_model(trial, splits, announce)
     if not timed:

@@ -19,10 +19,10 @@ from tuner.jobs.code_archive import unpack
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import Record
 from tuner.jobs.request import spec_of
-from tuner.spec.arms import Arm, arms, plan
+from tuner.spec.arms import Arm, arms, own_plan, plan
 from tuner.spec.checks import check, check_sampler, coarse_validation
 from tuner.spec.search_spec import SearchSpec
-from tuner.spec.trial_config import check_fingerprint, data_request, trial_config
+from tuner.spec.trial_config import check_fingerprint, data_request, image_trial
 from tuner.spec.user_code import own_code
 
 SIMULATED_CLASSES = 10
@@ -69,10 +69,13 @@ def prepare(context: Context, record: Record, data_path: str | None) -> Prepared
     folder = context.folder
     spec, simulated = spec_of(folder, data_path), bool(folder.started()["simulate"])
     code = own_code(spec, _code_folder(folder))
-    data = _made_up(spec) if simulated else _load(context, spec, record)
-    if record.begun:
-        check_fingerprint(data.fingerprint, record.job.data_fingerprint, record.job.versions)
-    planned = plan(spec, data.images.train)
+    if spec.own_trainable:
+        data, planned = NO_DATA, own_plan(spec)
+    else:
+        data = _made_up(spec) if simulated else _load(context, spec, record)
+        if record.begun:
+            check_fingerprint(data.fingerprint, record.job.data_fingerprint, record.job.versions)
+        planned = plan(spec, data.images.train)
     found = arms(spec, planned)
     check_sampler(spec, found)
     if spec.resources.auto:
@@ -92,7 +95,7 @@ def _packed(
     def measure(trial: TrialConfig, trials: int) -> float | None:
         return images_per_s(trial, context.workspace.cache, trials, SECONDS, code)
 
-    trial = trial_config(spec, arm.hyper(arm.default), spec.seed, contiguous=record.contiguous)
+    trial = image_trial(spec, arm.name, arm.setting(arm.default), spec.seed, contiguous=record.contiguous)
     return with_measured_packing(spec, trial, context.folder, measure, announce, lambda: bool(context.stop))
 
 
@@ -100,6 +103,10 @@ class _Data(NamedTuple):
     images: ImageCounts
     fingerprint: str
     classes: int
+
+
+NO_DATA = _Data(ImageCounts(0, 0, 0), "own", 0)
+"""Own trainables read their data themselves."""
 
 
 def _load(context: Context, spec: SearchSpec, record: Record) -> _Data:
@@ -111,7 +118,8 @@ def _load(context: Context, spec: SearchSpec, record: Record) -> _Data:
     if spec.data.augment == "flip_crop" and not splits.flips:
         raise SpecError("data.augment: is 'flip_crop', but a mirrored image of this data set changes its label")
     baseline = arms(spec, plan(spec, len(splits.train)))[0]
-    trial = trial_config(spec, baseline.hyper(baseline.default), spec.seed, contiguous=record.contiguous)
+    setting = baseline.setting(baseline.default)
+    trial = image_trial(spec, baseline.name, setting, spec.seed, contiguous=record.contiguous)
     check_model(trial, splits, context.view.announce, train=not record.begun)
     images = ImageCounts(len(splits.train), len(splits.val), len(splits.test))
     # ``check`` has warned of the other data sets.

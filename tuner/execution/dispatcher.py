@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from trainables.report import EpochReport, StepReport
+from trainables.report import Report, StepReport
 from tuner.jobs.record import Record
 from tuner.search.asha import EarlyStopper
 from tuner.search.trial_request import TrialOutcome, TrialRequest, TrialSource
@@ -39,9 +39,12 @@ class Attempt:
     number: int
     accepted: tuple[tuple[int, int], ...]
 
-    def ends_with(self, epoch: EpochReport) -> bool:
-        """Whether the trial ends by itself with this epoch: it is the last one, or the training has diverged."""
-        return bool(epoch.diverged) or epoch.epoch == self.request.trial.epochs
+    def ends_with(self, report: StepReport) -> bool:
+        """Whether the trial ends by itself: with its last epoch, because it diverged, or an own trainable says so."""
+        epoch = report.epoch
+        return report.ended or (
+            epoch is not None and (bool(epoch.diverged) or epoch.epoch == self.request.trial.epochs)
+        )
 
 
 @dataclass
@@ -121,25 +124,28 @@ class Dispatcher:
             return False
         running.heard_at = self._clock()
         request, epoch = running.attempt.request, report.epoch
+        on_record = len(self._record.trials[request.key].epochs)
+        if epoch is None or (report.ended and epoch.epoch == on_record):
+            return False
         # An attempt that found no good checkpoint repeats epochs that are on record.
-        is_new = epoch.epoch > len(self._record.trials[request.key].epochs)
+        is_new = epoch.epoch > on_record
         event = (
             EpochReported(request.key, report.attempt, epoch)
             if is_new
             else EpochRepeated(request.key, report.attempt, epoch.epoch)
         )
         self._guarded(lambda: self._journal.append(event))
-        return not running.attempt.ends_with(epoch) and not self._is_stopped(request, report)
+        return not running.attempt.ends_with(report) and not self._is_stopped(request, epoch)
 
     def end(self, attempt_id: str, report: StepReport) -> None:
         """An attempt has ended well, with its last report: complete, diverged or stopped early."""
         running = self._current(attempt_id, report)
         if running is None:
             return
-        request = self._running.pop(attempt_id).attempt.request
-        if report.epoch.diverged:
-            self._end(TrialEnded(request.key, State.DIVERGED, report.epoch.diverged, None), request)
-        elif report.epoch.epoch == request.trial.epochs:
+        request, epoch = self._running.pop(attempt_id).attempt.request, report.epoch
+        if epoch is not None and epoch.diverged:
+            self._end(TrialEnded(request.key, State.DIVERGED, epoch.diverged, None), request)
+        elif running.attempt.ends_with(report):
             self._end(TrialEnded(request.key, State.COMPLETE, None, report.result), request)
         else:
             self._end(TrialEnded(request.key, State.PRUNED, None, None), request)
@@ -221,8 +227,8 @@ class Dispatcher:
         running = self._running.get(attempt_id)
         return running if running is not None and report.attempt == running.attempt.number else None
 
-    def _is_stopped(self, request: TrialRequest, report: StepReport) -> bool:
-        stopper, epoch = self._early_stopper, report.epoch
+    def _is_stopped(self, request: TrialRequest, epoch: Report) -> bool:
+        stopper = self._early_stopper
         if stopper is None or request.judged is None:
             return False
         return stopper.stops(request.judged, epoch.epoch, epoch.metric(stopper.metric))
@@ -254,7 +260,7 @@ def _begun(request: TrialRequest) -> TrialBegun:
         number=request.number,
         seed=request.trial.seed,
         round=request.round,
-        hyper=request.trial.to_dict()["hyper"],
+        hyper=dict(request.setting),
         knobs=dict(request.knobs),
         search=request.search,
     )

@@ -1,4 +1,4 @@
-"""Runs a dispatcher's attempts on Ray: one actor of the Ray Tune trainable per attempt. It decides nothing itself."""
+"""Runs a dispatcher's attempts on Ray: one actor per attempt. It decides nothing itself."""
 
 import itertools
 import re
@@ -30,7 +30,7 @@ _NOWHERE_TO_WRITE = re.compile(r"^(?:trainables\.errors\.)?(?:DiskFull|StoreErro
 """Errors that concern the job and not one trial: every other trial would meet them too."""
 _OOM = ("OutOfMemoryError", "out of memory")
 _USED = re.compile(r"memory used=([\d.]+)GB")
-_USERS = re.compile(r"^\d+\s+([\d.]+)\s+ray::TrialTrainable", re.MULTILINE)
+_USERS = re.compile(r"^\d+\s+([\d.]+)\s+ray::(?:TrialTrainable|OwnWorker)", re.MULTILINE)
 """Memory of each trial in Ray's list of the largest processes on a node."""
 
 
@@ -140,7 +140,7 @@ class _Loop:
             self._workers.train(worker)
             return
         del self._runs[worker]
-        self._workers.release(worker, expects_call=not run.attempt.ends_with(report.epoch))
+        self._workers.release(worker, expects_call=not run.attempt.ends_with(report))
         try:
             with store_errors():
                 _keep_weights(run.attempt)

@@ -1,4 +1,4 @@
-"""The processes that train: Ray actors of the Ray Tune trainable, handed from one attempt to the next."""
+"""The processes that train: Ray actors, handed from one attempt to the next."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -10,21 +10,20 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from trainables.training.ray_trainable import TrialTrainable
-
 _Actor = Any
 _Call = Any
 """A call of a worker: a Ray ``ObjectRef`` of the report of one epoch."""
 
 
-def start_actors(cpus: int, gpus: float) -> Callable[[], _Actor]:
-    """A function that starts a Ray actor of the trainable.
+def start_actors(kind: type, cpus: int, gpus: float) -> Callable[[], _Actor]:
+    """A function that starts a Ray actor.
 
     Args:
+        kind: the actor's class: ``TrialTrainable``, or ``OwnWorker`` for the user's own trainables.
         cpus: CPUs of each actor.
         gpus: GPUs of each actor: 0, a share below 1, or a whole number.
     """
-    start: Callable[[], _Actor] = ray.remote(num_cpus=cpus, num_gpus=gpus)(TrialTrainable).remote
+    start: Callable[[], _Actor] = ray.remote(num_cpus=cpus, num_gpus=gpus)(kind).remote
     return start
 
 

@@ -6,11 +6,12 @@ Only the training is made up. The source of trials, the early stopper, the journ
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from trainables.config import TrialConfig
-from trainables.report import ConfirmResult, EpochReport, StepReport
-from trainables.simulated import SimulatedTraining
+from trainables.own.trial import OwnTrial
+from trainables.report import Report, Result, StepReport
+from trainables.simulated import simulated
 from trainables.space import Plan
 from tuner.execution.dispatcher import Attempt, Dispatcher
 from tuner.jobs.stop import StopRequest
@@ -31,10 +32,10 @@ class Clock:
 class Training(Protocol):
     """What replaces a training: as ``SimulatedTraining``."""
 
-    def report(self, epoch: int) -> EpochReport:
+    def report(self, epoch: int) -> Report:
         """The report of an epoch, from 1."""
 
-    def test(self) -> ConfirmResult:
+    def test(self) -> Result:
         """The result on the test images after the last epoch."""
 
 
@@ -59,7 +60,7 @@ class Simulation:
     concurrent: int
     clock: Clock
     fault: Callable[[Attempt, int], str | None] = no_fault
-    training: Callable[[TrialConfig, Plan], Training] = SimulatedTraining
+    training: Callable[[Any, Plan], Training] = simulated
 
 
 def simulate(dispatcher: Dispatcher, simulation: Simulation, stop: StopRequest) -> None:
@@ -77,6 +78,10 @@ def simulate(dispatcher: Dispatcher, simulation: Simulation, stop: StopRequest) 
         workers.step()
     if dispatcher.failure is not None:
         raise dispatcher.failure
+
+
+def _plan(plan: Plan, trial: TrialConfig | OwnTrial) -> Plan:
+    return plan.with_batch(trial.batch_size) if isinstance(trial, TrialConfig) else plan
 
 
 class _Workers:
@@ -103,6 +108,7 @@ class _Workers:
 
     def step(self) -> None:
         self._simulation.clock.now, number, attempt, report = heapq.heappop(self._due)
+        assert report.epoch is not None, "a simulated trial reports every epoch"
         epoch = report.epoch.epoch
         if error := self._simulation.fault(attempt, epoch):
             self._dispatcher.fail(str(number), error)
@@ -113,7 +119,8 @@ class _Workers:
 
     def _train(self, number: int, attempt: Attempt, epoch: int) -> None:
         plan, clock = self._simulation.plan, self._simulation.clock
-        training = self._simulation.training(attempt.request.trial, plan)
+        trial = attempt.request.trial
+        training = self._simulation.training(trial, _plan(plan, trial))
         report = training.report(epoch)
         confirms = attempt.request.stage == Stage.CONFIRM and epoch == plan.epochs
         step = StepReport(attempt.number, report, training.test() if confirms else None)

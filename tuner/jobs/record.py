@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from trainables.report import ConfirmResult, EpochReport
+from trainables.report import Report, Result
 from trainables.space import Plan, Scalar
 from tuner.spec.experiment import MetricSpec
 from tuner.spec.search_spec import SearchSpec, from_dict
@@ -53,7 +53,7 @@ class Trial:
     end: TrialEnded | None = None
     ended_n: int | None = None
     ended_ms: int | None = None
-    epochs: list[EpochReport] = field(default_factory=list)
+    epochs: list[Report] = field(default_factory=list)
     reported_n: list[int] = field(default_factory=list)
     reporters: list[int] = field(default_factory=list)
     attempts: int = 0
@@ -101,7 +101,7 @@ class Trial:
 
     @property
     def hyper(self) -> Mapping[str, Scalar]:
-        """Every hyperparameter."""
+        """Its setting: every knob and its value, searched or not."""
         return self.begun.hyper
 
     @property
@@ -120,7 +120,7 @@ class Trial:
         return None if self.end is None else self.end.reason
 
     @property
-    def result(self) -> ConfirmResult | None:
+    def result(self) -> Result | None:
         """The result of a confirm run."""
         return None if self.end is None else self.end.result
 
@@ -161,7 +161,7 @@ class Group:
         self.trials.append(trial)
         self.searches = max(self.searches, trial.search)
 
-    def report(self, epoch: EpochReport, metric: MetricSpec) -> None:
+    def report(self, epoch: Report, metric: MetricSpec) -> None:
         """Take a new epoch of one of the trials."""
         self.epochs += 1
         self.seconds += epoch.seconds
@@ -224,8 +224,9 @@ class Record:
 
     @property
     def plan(self) -> Plan:
-        """The planned length of a trial."""
-        return self.job.plan
+        """The planned length of a trial with the spec's batch size."""
+        plan = self.job.plan
+        return Plan(plan.epochs, plan.steps_per_epoch, self.job.data_images.train)
 
     @property
     def name(self) -> str:

@@ -59,7 +59,8 @@ def beginning(spec: SearchSpec, code: str, simulate: bool) -> tuple[str, dict[st
     """A job's name, and the mapping that ``JobFolder.started`` is to return."""
     values = to_dict(spec)
     # The job may continue from another folder.
-    values["data"]["path"] = data_request(spec).path
+    if not spec.own_trainable:
+        values["data"]["path"] = data_request(spec).path
     name = spec.name
     if simulate:
         # Nobody must take it for a real job, wherever it is shown.
@@ -72,6 +73,8 @@ def spec_of(folder: JobFolder, data_path: str | None = None) -> SearchSpec:
     """The spec that a job was started with. ``data_path`` is the place of its data now, if it was moved."""
     values = folder.started()["spec"]
     if data_path is not None:
+        if "data" not in values:
+            raise SpecError("--data: the job's own trainables read their data themselves")
         values = values | {"data": values["data"] | {"path": data_path}}
     return from_dict(values)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from trainables.hyper import Hyper
 from tuner.jobs.record import Record, Trial
 from tuner.search.trial_request import TrialOutcome, TrialRequest
 from tuner.search.winners import candidates
@@ -43,7 +42,8 @@ def selection_requests(record: Record, spec: SearchSpec, arms: Iterable[str]) ->
             stage=Stage.SELECT,
             arm=arm,
             number=trial.number,
-            trial=trial_config(spec, Hyper.of(trial.hyper), seed, contiguous=record.contiguous),
+            trial=trial_config(spec, arm, trial.hyper, seed, contiguous=record.contiguous),
+            setting=trial.hyper,
             search=trial.search,
         )
         for seed in selection_seeds(spec)
@@ -61,7 +61,8 @@ def search_confirm_requests(record: Record, spec: SearchSpec, winner: Trial) -> 
             stage=Stage.CONFIRM,
             arm=winner.arm,
             number=winner.number,
-            trial=trial_config(spec, Hyper.of(winner.hyper), seed, seeds.split, contiguous=record.contiguous),
+            trial=trial_config(spec, winner.arm, winner.hyper, seed, seeds.split, contiguous=record.contiguous),
+            setting=winner.hyper,
             search=winner.search,
         )
         for seed in seeds.confirm
@@ -92,10 +93,11 @@ def confirm_requests(
             stage=Stage.CONFIRM,
             arm=arm,
             number=winner.number,
-            trial=trial_config(spec, Hyper.of(winner.hyper), seed, contiguous=record.contiguous),
+            trial=trial_config(spec, arm, winner.hyper, seed, contiguous=record.contiguous),
+            setting=winner.hyper,
             search=winner.search,
             round=number,
-            weights_path=weights(arm, number) if seed == seeds[0] else None,
+            weights_path=weights(arm, number) if seed == seeds[0] and not spec.own_trainable else None,
         )
         for seed in seeds
         for arm, winner in chosen.items()

@@ -6,9 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from trainables.hyper import Hyper
-from trainables.report import EpochReport
-from trainables.schedules import Schedule
+from trainables.report import Report
 from trainables.space import Plan
 from tuner.errors import SearchFailed
 from tuner.jobs.record import Record, Trial
@@ -18,7 +16,7 @@ from tuner.search.trial_request import TrialOutcome, TrialRequest, search_key
 from tuner.search.winners import epochs_are_spent
 from tuner.spec.arms import Arm
 from tuner.spec.search_spec import SearchSpec
-from tuner.spec.trial_config import SearchSeeds, trial_config
+from tuner.spec.trial_config import SearchSeeds, schedule_of, trial_config
 from tuner.storage.events import Stage, State
 
 HOPELESS = 5
@@ -118,8 +116,9 @@ class SearchSource:
     def _study_of(self, arm: Arm) -> ArmStudy:
         spec = self._spec
         past = [recorded(trial, spec.metric.key) for trial in self._searched(arm.name)]
-        maximize = spec.metric.goal == "maximize"
-        return ArmStudy(arm, spec.sampler, self._seeds.sampler, spec.budget.trials, maximize=maximize, past=past)
+        return ArmStudy(
+            arm, spec.sampler, self._seeds.sampler, spec.budget.trials, maximize=spec.metric.maximize, past=past
+        )
 
     def _searched(self, arm: str) -> list[Trial]:
         return sorted(self._record.of(Stage.SEARCH, arm, search=self._search), key=lambda trial: trial.number)
@@ -136,7 +135,7 @@ class SearchSource:
                     self._fine = self._fine or trial.state != State.FAILED
         return deque(sorted(unfinished, key=lambda request: (request.number, self._turns.index(request.arm))))
 
-    def _reports(self, epochs: Iterable[EpochReport]) -> list[tuple[int, float]]:
+    def _reports(self, epochs: Iterable[Report]) -> list[tuple[int, float]]:
         return [(epoch.epoch, epoch.metric(self._spec.metric.key)) for epoch in epochs]
 
     def _give_up_if_hopeless(self, outcome: TrialOutcome) -> None:
@@ -164,15 +163,16 @@ class SearchSource:
         return _over(clock_s, budget.max_hours) or _over(gpu_s, budget.max_gpu_hours)
 
     def _request(self, arm: Arm, proposal: Proposal) -> TrialRequest:
-        hyper = arm.hyper(proposal.knobs)
+        setting, seeds = arm.setting(proposal.knobs), self._seeds
         request = TrialRequest(
             key=search_key(arm.name, self._search, proposal.number),
             stage=Stage.SEARCH,
             arm=arm.name,
             number=proposal.number,
             trial=trial_config(
-                self._spec, hyper, self._seeds.training, self._seeds.split, contiguous=self._record.contiguous
+                self._spec, arm.name, setting, seeds.training, seeds.split, contiguous=self._record.contiguous
             ),
+            setting=setting,
             knobs=proposal.knobs,
             search=self._search,
         )
@@ -189,7 +189,7 @@ def early_stopper(spec: SearchSpec, plan: Plan, record: Record) -> EarlyStopper 
     """The early stopper of a search, which knows all reports on record; None if the spec has no scheduler."""
     if spec.scheduler.name == "none":
         return None
-    stopper = EarlyStopper(spec.metric.key, spec.metric.goal == "maximize", spec.scheduler.reduction_factor)
+    stopper = EarlyStopper(spec.metric.key, spec.metric.maximize, spec.scheduler.reduction_factor)
     trials = [(_judged(spec, plan, trial), trial) for trial in record.of(Stage.SEARCH)]
     reports = [
         (n, judged, epoch)
@@ -202,23 +202,23 @@ def early_stopper(spec: SearchSpec, plan: Plan, record: Record) -> EarlyStopper 
     return stopper
 
 
-def _judged_reports(trial: Trial) -> Sequence[EpochReport]:
+def _judged_reports(trial: Trial) -> Sequence[Report]:
     """The reports that the stopper was asked about: not the one with which a trial diverged, just before its end."""
     diverged = trial.state == State.DIVERGED and trial.ended_n is not None and trial.ended_n - 1 in trial.reported_n
     return trial.epochs[:-1] if diverged else trial.epochs
 
 
 def _judged(spec: SearchSpec, plan: Plan, trial: Trial | TrialRequest) -> JudgedEpochs:
-    hyper = trial.trial.hyper if isinstance(trial, TrialRequest) else Hyper.of(trial.hyper)
-    scheduler, schedule = spec.scheduler, Schedule(hyper, plan)
+    setting = trial.setting if isinstance(trial, TrialRequest) else trial.hyper
+    scheduler, schedule = spec.scheduler, schedule_of(spec, plan, trial.arm, setting)
     at = () if scheduler.name == "none" else rungs(spec.first_rung, scheduler.reduction_factor, plan.epochs)
     in_bracket = bracket(trial.number, scheduler.reduction_factor, len(at)) if scheduler.name == "hyperband" else 0
     return JudgedEpochs(
         key=trial.key,
         study=f"{trial.arm}/{trial.search}",
         bracket=in_bracket,
-        at=judged_epochs(schedule, at[in_bracket:]),
-        comparable=comparable_epochs(schedule, at[in_bracket:]),
+        at=judged_epochs(schedule, at[in_bracket:]) if schedule else at[in_bracket:],
+        comparable=comparable_epochs(schedule, at[in_bracket:]) if schedule else at[in_bracket:],
     )
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from trainables.config import TrialConfig
-from trainables.report import EpochReport
+from trainables.own.trial import OwnTrial
+from trainables.report import Report
 from trainables.space import Scalar
 from tuner.search.asha import JudgedEpochs
 from tuner.storage.events import Stage, State, setting_label
@@ -21,6 +22,7 @@ class TrialRequest:
         arm: the arm's name.
         number: of the setting in the arm's search.
         trial: what to train.
+        setting: every knob and its value; the trial was made from it.
         knobs: the searched knobs, as the sampler proposed them; empty if the setting comes from an earlier trial.
         search: which of the arm's searches the setting comes from, from 1; 0 in a job with one search per arm.
         round: of confirm runs, 0 before them.
@@ -32,12 +34,19 @@ class TrialRequest:
     stage: Stage
     arm: str
     number: int
-    trial: TrialConfig
+    trial: TrialConfig | OwnTrial
+    setting: Mapping[str, Scalar]
     knobs: Mapping[str, Scalar] = field(default_factory=dict)
     search: int = 0
     round: int = 0
     judged: JudgedEpochs | None = None
     weights_path: str | None = None
+
+    @property
+    def image_trial(self) -> TrialConfig:
+        """The trial of an arm on the built-in training."""
+        assert isinstance(self.trial, TrialConfig), "no own trainable"
+        return self.trial
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class TrialOutcome:
     """How a trial ended: its state, its epochs, and why it failed or diverged."""
 
     state: State
-    epochs: tuple[EpochReport, ...]
+    epochs: tuple[Report, ...]
     reason: str | None = None
 
 

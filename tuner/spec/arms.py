@@ -1,11 +1,12 @@
 """The arms of a spec: what each arm searches, once the length of a trial is known."""
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from trainables.errors import TrainableError
-from trainables.hyper import Hyper
+from trainables.hyper import KNOBS, Hyper
 from trainables.schedules import Schedule, parse_restarts
 from trainables.space import (
     Choice,
@@ -22,9 +23,10 @@ from trainables.space import (
 from trainables.variants import VARIANTS
 from tuner.spec.experiment import ArmSpec
 from tuner.spec.messages import InvalidValue
-from tuner.spec.ranges import KNOB_TYPES, NEEDS_SCHEDULE, ends
+from tuner.spec.ranges import KNOB_TYPES, NEEDS_SCHEDULE, Kind, domain_of, ends
 from tuner.spec.search_spec import ONE_SETTING, PLACEBO, SearchSpec
 from tuner.spec.strict_yaml import KeyPath
+from tuner.spec.trial_config import hyper_of, plan_of
 
 NARROWEST = 4 / 192
 """Width of elu_net from which its first layers have their least number of channels and do not get narrower."""
@@ -35,15 +37,16 @@ _RANGE = re.compile(rf"(?P<low>\S+) to (?P<high>\S+), (?P<scale>{'|'.join(_SCALE
 
 @dataclass(frozen=True)
 class Arm:
-    """One optimizer variant with its search space in one job.
+    """One search space in one job, over an optimizer variant, an own optimizer or an own trainable.
 
     Args:
         name: the arm's name, unique in the job.
-        variant: the name of a row of ``VARIANTS``.
+        variant: the name of a row of ``VARIANTS``, or the dotted path of the own optimizer or trainable.
         space: the searched knobs and their domains, for the planned length of a trial and the width of the model.
-        fixed: the knobs that the spec fixes, in addition to those that the variant fixes.
+        fixed: the knobs that the spec fixes to a scalar, in addition to those that the variant fixes.
         default: the setting of the arm's first trial: the variant's known-good values. A knob starts in the middle of
             its domain if it has no such value, or if the value is outside the domain.
+        kind: what the arm trains with.
     """
 
     name: str
@@ -51,10 +54,20 @@ class Arm:
     space: Mapping[str, Domain]
     fixed: Mapping[str, Scalar]
     default: Mapping[str, Scalar]
+    kind: Kind = "variant"
+
+    def setting(self, sampled: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        """Every knob of a trial with these sampled knobs, and its value."""
+        knobs = {**self.fixed, **sampled}
+        if self.kind != "variant":
+            return knobs
+        others = {knob: value for knob, value in knobs.items() if knob not in KNOBS}
+        return {**dataclasses.asdict(self.hyper(sampled)), **others}
 
     def hyper(self, sampled: Mapping[str, Scalar]) -> Hyper:
-        """The hyperparameters of a trial with these sampled knobs."""
-        return Hyper.of({**VARIANTS[self.variant].fixed, **self.fixed, **sampled})
+        """The hyperparameters of a trial of a variant with these sampled knobs."""
+        knobs = {**VARIANTS[self.variant].fixed, **self.fixed, **sampled}
+        return Hyper.of({knob: value for knob, value in knobs.items() if knob in KNOBS})
 
 
 def plan(spec: SearchSpec, train_images: int) -> Plan:
@@ -71,7 +84,12 @@ def plan(spec: SearchSpec, train_images: int) -> Plan:
     if steps == 0:
         text = f"is {spec.budget.batch_size}; must be at most the number of training images ({train_images})"
         raise spec.origin.error(InvalidValue(text, "budget", "batch_size"))
-    return Plan(spec.budget.epochs, steps)
+    return Plan(spec.budget.epochs, steps, train_images)
+
+
+def own_plan(spec: SearchSpec) -> Plan:
+    """The planned length of a trial of an own trainable: its reports take the place of epochs."""
+    return Plan(spec.budget.epochs, 1)
 
 
 def arms(spec: SearchSpec, plan: Plan) -> tuple[Arm, ...]:
@@ -109,21 +127,46 @@ def warnings(spec: SearchSpec, plan: Plan) -> tuple[str, ...]:
 
 
 def _arm(spec: SearchSpec, index: int, plan: Plan) -> Arm:
-    given, variant = spec.arms[index], VARIANTS[spec.arms[index].variant]
+    given = spec.arms[index]
+    variant = VARIANTS[given.variant] if given.variant else None
     width, space = _width(spec), dict[str, Domain]()
-    knobs = [*variant.space, *(knob for knob in given.parameters if knob not in variant.space)]
+    own = variant.space if variant else {}
+    knobs = [*own, *(knob for knob in given.parameters if knob not in own)]
+    shortest = _shortest(spec, index, plan)
     for knob in knobs:
         if knob not in given.fixed:
             try:
-                space[knob] = _planned(spec, given, knob).resolve(plan, width)
+                space[knob] = _planned(spec, given, knob).resolve(shortest, width)
             except TrainableError as error:
                 raise spec.origin.error(InvalidValue(str(error), *_place(spec, index, knob))) from None
-    fixed = {knob: KNOB_TYPES[knob](value) for knob, value in given.fixed.items()}
-    first = variant.first(width)
+    fixed = {knob: _typed(given.kind, knob, value) for knob, value in given.fixed.items() if isinstance(value, Scalar)}
+    first = variant.first(width) if variant else {}
     default = {knob: _first(domain, first.get(knob)) for knob, domain in space.items()}
-    arm = Arm(given.name, given.variant, space, fixed, default)
-    _try_out(spec, index, arm, plan)
+    arm = Arm(given.name, given.code, space, fixed, default, given.kind)
+    if given.kind != "trainable":
+        _try_out(spec, index, arm, plan)
     return arm
+
+
+def _typed(kind: Kind, knob: str, value: Scalar) -> Scalar:
+    return KNOB_TYPES[knob](value) if kind == "variant" and knob in KNOB_TYPES else value
+
+
+def _shortest(spec: SearchSpec, index: int, plan: Plan) -> Plan:
+    """The plan with the fewest updates: that of the largest batch that a trial of the arm may have.
+
+    Ranges in updates then fit every trial.
+    """
+    given = spec.arms[index]
+    if given.kind == "trainable":
+        return plan
+    asked = given.parameters.get("batch_size")
+    sizes = [given.fixed.get("batch_size"), *([asked.max, *(asked.values or ())] if asked else [])]
+    largest = max((int(size) for size in sizes if size is not None), default=spec.budget.batch_size)
+    try:
+        return plan.with_batch(largest)
+    except TrainableError as error:
+        raise spec.origin.error(InvalidValue(str(error), *_place(spec, index, "batch_size"))) from None
 
 
 def _width(spec: SearchSpec) -> float | None:
@@ -132,10 +175,10 @@ def _width(spec: SearchSpec) -> float | None:
 
 
 def _planned(spec: SearchSpec, given: ArmSpec, knob: str) -> PlannedDomain:
-    own = VARIANTS[given.variant].space.get(knob)
+    own = VARIANTS[given.variant].space.get(knob) if given.variant else None
     range_ = given.parameters.get(knob) or (spec.parameters.get(knob) if own is not None else None)
     if range_ is not None:
-        return range_.domain(knob, own)
+        return domain_of(given.kind, knob, range_, own)
     assert own is not None
     return own
 
@@ -154,10 +197,12 @@ def _first(domain: Domain, known_good: Scalar | None) -> Scalar:
 
 def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan) -> None:
     """Raise ``SpecError`` unless a trial is possible at both ends of every domain."""
+    given = spec.arms[index]
     trials = [{**arm.default, knob: end} for knob, domain in arm.space.items() for end in ends(domain)]
     for sampled in [*trials, arm.default]:
         try:
-            Schedule(arm.hyper(sampled), plan)
+            setting = arm.setting(sampled)
+            Schedule(hyper_of(given, setting), plan_of(spec, plan, setting))
         except TrainableError as error:
             culprit = str(error).split()[0]
             raise spec.origin.error(InvalidValue(str(error), *_place(spec, index, culprit))) from None
@@ -165,7 +210,7 @@ def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan) -> None:
     if "decay_schedule" in knobs and "lambda_norm" not in knobs:
         text = "has no effect: decay_schedule is for decoupled decay, and the arm has no lambda_norm"
         raise spec.origin.error(InvalidValue(text, *_place(spec, index, "decay_schedule")))
-    schedules = _schedules(arm)
+    schedules = _schedules(spec, arm)
     for knob in sorted(knobs & set(NEEDS_SCHEDULE)):
         if NEEDS_SCHEDULE[knob] not in schedules:
             names = ", ".join(schedules)
@@ -173,12 +218,16 @@ def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan) -> None:
             raise spec.origin.error(InvalidValue(text, *_place(spec, index, knob)))
 
 
-def _schedules(arm: Arm) -> tuple[str, ...]:
+def _schedules(spec: SearchSpec, arm: Arm) -> tuple[str, ...]:
     """The learning-rate schedules that a trial of the arm can have."""
     searched = arm.space.get("schedule")
     if searched is not None:
         return tuple(str(value) for value in ends(searched))
-    return (arm.hyper(arm.default).schedule,)
+    return (_hyper(spec, arm).schedule,)
+
+
+def _hyper(spec: SearchSpec, arm: Arm) -> Hyper:
+    return hyper_of(spec.arm(arm.name), arm.setting(arm.default))
 
 
 def _place(spec: SearchSpec, index: int, knob: str) -> KeyPath:
@@ -187,7 +236,7 @@ def _place(spec: SearchSpec, index: int, knob: str) -> KeyPath:
     for section, knobs in (("parameters", given.parameters), ("fixed", given.fixed)):
         if knob in knobs:
             return ("arms", index, section, knob)
-    in_space = knob in VARIANTS[given.variant].space
+    in_space = given.variant is not None and knob in VARIANTS[given.variant].space
     return ("parameters", knob) if in_space and knob in spec.parameters else ("arms", index)
 
 
@@ -202,14 +251,15 @@ def _doubts(spec: SearchSpec, found: tuple[Arm, ...], plan: Plan) -> Iterator[In
         )
         yield InvalidValue(text, "confirm", implied[0])
     # A placebo is no arm of the spec.
-    for arm in (arm for arm in found if arm.name in index_of):
+    for arm in (arm for arm in found if arm.name in index_of and arm.kind != "trainable"):
         place = index_of[arm.name]
         ours, theirs = _learning_rates(arm), _learning_rates(baseline)
-        if ours != theirs:
+        # An own optimizer may need another learning rate than Adam: that is no fault of its range.
+        if ours != theirs and arm.kind == baseline.kind == "variant":
             text = f"arm {arm.name} has the learning rate {ours}, the baseline has {theirs}; equal ranges are fairer"
             yield InvalidValue(text, *_place(spec, place, "lr"))
-        if "restarts" in _schedules(arm):
-            for pair in _pairs(arm):
+        if "restarts" in _schedules(spec, arm):
+            for pair in _pairs(spec, arm):
                 if doubt := _off_boundary(pair, plan.epochs):
                     yield InvalidValue(doubt, *_place(spec, place, "restarts"))
 
@@ -223,9 +273,9 @@ def _learning_rates(arm: Arm) -> str:
     return f"{domain.low:g} to {domain.high:g} ({domain.scale})"
 
 
-def _pairs(arm: Arm) -> list[str]:
+def _pairs(spec: SearchSpec, arm: Arm) -> list[str]:
     domain = arm.space.get("restarts")
-    return [str(value) for value in ends(domain)] if domain is not None else [arm.hyper(arm.default).restarts]
+    return [str(value) for value in ends(domain)] if domain is not None else [_hyper(spec, arm).restarts]
 
 
 def _off_boundary(pair: str, epochs: int) -> str | None:

@@ -13,9 +13,10 @@ from trainables.data.checksums import check_file
 from trainables.data.request import Columns, ImageCounts, Survey
 from trainables.errors import DataError, TrainableError
 from trainables.space import Choice, Plan
-from tuner.spec.arms import Arm, arms, plan, warnings
+from tuner.spec.arms import Arm, arms, own_plan, plan, warnings
 from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec
+from tuner.spec.user_code import arm_code
 
 POINTS = 100.0
 """The fraction 1 in points."""
@@ -53,6 +54,12 @@ def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Ch
         SpecError: the first problem, with its place.
     """
     check_code(spec)
+    if spec.own_trainable:
+        _check_packages(spec)
+        planned = own_plan(spec)
+        found = arms(spec, planned)
+        check_sampler(spec, found)
+        return Checked(spec, None, planned, found, warnings(spec, planned), None)
     survey = _survey(spec)
     images = _images(spec, survey)
     _check_sums(spec, progress or (lambda line: None))
@@ -125,17 +132,16 @@ def _check_packages(spec: SearchSpec) -> None:
 
 
 def check_code(spec: SearchSpec) -> None:
-    """Raise ``SpecError`` if the user's own data or model cannot be imported, or is not callable."""
-    for section, name in (("data", spec.data.name), ("model", spec.model.name)):
-        if not is_dotted(name):
-            continue
+    """Raise ``SpecError`` if the user's own code cannot be imported, or is not callable."""
+    named = [(("data", "name"), spec.data.name), (("model", "name"), spec.model.name)]
+    for place, name in [*((place, name) for place, name in named if is_dotted(name)), *arm_code(spec)]:
         try:
             found = load_object(name)
         except TrainableError as error:
-            raise spec.origin.error(InvalidValue(str(error), section, "name")) from None
+            raise spec.origin.error(InvalidValue(str(error), *place)) from None
         if not callable(found):
             text = f"{name!r} is a {type(found).__name__}; must be a callable"
-            raise spec.origin.error(InvalidValue(text, section, "name"))
+            raise spec.origin.error(InvalidValue(text, *place))
 
 
 def _survey(spec: SearchSpec) -> Survey | None:

@@ -12,7 +12,7 @@ from trainables.catalog import DATASETS, MODELS, is_dotted
 from trainables.variants import VARIANTS
 from tuner.errors import did_you_mean
 from tuner.spec.messages import InvalidValue, shown
-from tuner.spec.ranges import Frozen, Range, ScalarValue, check_value
+from tuner.spec.ranges import Frozen, Kind, PlainValue, Range, ScalarValue, check_knob, domain_of
 
 METRICS = {"val/acc": "maximize", "val/loss": "minimize"}
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -53,6 +53,12 @@ def _file_name(value: str) -> str:
     return value
 
 
+def _dotted(value: str) -> str:
+    if not re.fullmatch(DOTTED_PATTERN, value):
+        raise InvalidValue(f"is {shown(value)}; write the place of your own code as package.module:name")
+    return value
+
+
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,1000}$")]
 FileName = Annotated[Line, AfterValidator(_file_name)]
 Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": NAME_PATTERN})]
@@ -60,7 +66,9 @@ DataName = Annotated[str, AfterValidator(lambda value: _one_of_or_own("data set"
 ModelName = Annotated[str, AfterValidator(lambda value: _one_of_or_own("model", value, list(MODELS)))]
 VariantName = Annotated[str, AfterValidator(lambda value: _one_of("variant", value, list(VARIANTS)))]
 MetricName = Annotated[str, AfterValidator(lambda value: _one_of("metric", value, list(METRICS)))]
+Dotted = Annotated[Line, AfterValidator(_dotted)]
 Images = Annotated[int, Field(ge=1, le=10**9)]
+MetricKey = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f`'\"]{1,100}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
@@ -152,22 +160,82 @@ class ModelSpec(Frozen):
 
 
 class MetricSpec(Frozen):
-    """The metric that chooses the best settings."""
+    """The metric that chooses the best settings, and for own trainables the one that judges them."""
 
-    name: MetricName = Field(default="val/acc", description="validation accuracy or loss")
+    name: MetricName = Field(default="val/acc", description="validation accuracy or loss of the built-in training")
     goal: Literal["maximize", "minimize"] = Field(
         default="maximize",
         description="maximize for val/acc, minimize for val/loss; default: the one that fits the metric",
     )
+    choose: MetricKey | None = Field(
+        default=None, description="own trainables: name of the reported number that chooses the best settings"
+    )
+    judge: MetricKey | None = Field(
+        default=None,
+        description="own trainables: name of the number that judges; it is read from the last report of confirm runs "
+        "only; default: the number that chooses",
+    )
+    unit: Literal["points"] | None = Field(
+        default=None, description="points: the numbers are shares from 0 to 1, such as accuracies, shown times 100"
+    )
+
+    @property
+    def own(self) -> bool:
+        """Whether the user's own trainables report the metric."""
+        return self.choose is not None
 
     @property
     def key(self) -> str:
-        """The name of the metric in the report of an epoch: ``val_acc`` or ``val_loss``."""
-        return self.name.replace("/", "_")
+        """The name of the choosing metric in a report: ``val_acc``, ``val_loss``, or the user's name."""
+        return self.choose or self.name.replace("/", "_")
+
+    @property
+    def maximize(self) -> bool:
+        """Whether larger values of the choosing metric are better."""
+        return self.goal == "maximize"
+
+    @property
+    def judged(self) -> str:
+        """The name of the judging metric in a result: ``test_acc``, or the user's name."""
+        return (self.judge or self.choose) if self.choose else "test_acc"
+
+    @property
+    def judge_maximize(self) -> bool:
+        """Whether larger values of the judging metric are better."""
+        return self.maximize if self.own else True
+
+    @property
+    def in_points(self) -> bool:
+        """Whether the judging metric is a share from 0 to 1, which is shown in percent and compared in points."""
+        return not self.own or self.unit == "points"
+
+    @property
+    def factor(self) -> float:
+        """What a judging value is multiplied by to be shown."""
+        return 100.0 if self.in_points else 1.0
+
+    @property
+    def choose_label(self) -> str:
+        """The choosing metric in words."""
+        return self.choose or {"val_acc": "validation accuracy", "val_loss": "validation loss"}[self.key]
+
+    @property
+    def judge_label(self) -> str:
+        """The judging metric in words."""
+        return self.judged if self.own else "test accuracy"
+
+    def gain(self, value: float, base: float) -> float:
+        """By how much a judging value is better than another, in points or in its own unit; positive is better."""
+        return (self.factor if self.judge_maximize else -self.factor) * (value - base)
 
     @model_validator(mode="before")
     @classmethod
     def _goal_of_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("choose") is not None:
+            if "goal" not in value:
+                raise InvalidValue("is missing; maximize or minimize", "goal")
+            if "name" in value:
+                raise InvalidValue("is for the built-in training; your own metric has 'choose' and 'judge'", "name")
         name = value.get("name", "val/acc") if isinstance(value, dict) else None
         if isinstance(name, str) and "goal" not in value and name in METRICS:
             return {**value, "goal": METRICS[name]}
@@ -175,6 +243,11 @@ class MetricSpec(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.own:
+            return self
+        for key in ("judge", "unit"):
+            if getattr(self, key) is not None:
+                raise InvalidValue("is for own trainables, whose metric has 'choose'; remove this key", key)
         if self.goal != METRICS[self.name]:
             raise InvalidValue(
                 f"is {self.goal!r}, but {self.name} is {METRICS[self.name]}d; must be {METRICS[self.name]}",
@@ -184,51 +257,92 @@ class MetricSpec(Frozen):
 
 
 class ArmSpec(Frozen):
-    """One optimizer variant with its search space in this job."""
+    """A search space in this job, over an optimizer variant, an own optimizer or an own trainable."""
 
-    variant: VariantName = Field(description="the optimizer variant")
-    name: Name = Field(default="", description="the name of the arm; default: the name of the variant")
+    variant: VariantName | None = Field(default=None, description="a built-in optimizer variant")
+    optimizer: Dotted | None = Field(
+        default=None, description="instead of a variant: your own optimizer as module:class, such as torch.optim:SGD"
+    )
+    trainable: Dotted | None = Field(
+        default=None, description="instead of a variant: your own trainable as module:name, a class or a function"
+    )
+    name: Name = Field(
+        default="", description="the name of the arm; default: the name of the variant, or of the class or function"
+    )
     parameters: dict[str, Range] = Field(
         default_factory=dict, description="knob -> range that this arm searches instead of the range of the variant"
     )
-    fixed: dict[str, ScalarValue] = Field(
+    fixed: dict[str, PlainValue] = Field(
         default_factory=dict, description="knob -> fixed value; the arm does not search the knob"
     )
+    groups: Dotted | None = Field(
+        default=None,
+        description="own optimizer: a function as module:name that takes the model and returns its parameter groups",
+    )
+
+    @property
+    def kind(self) -> Kind:
+        """What trains: a variant of the built-in optimizers, an own optimizer, or an own trainable."""
+        return "optimizer" if self.optimizer else "trainable" if self.trainable else "variant"
+
+    @property
+    def code(self) -> str:
+        """The variant's name, or the dotted path of the own optimizer or trainable."""
+        return self.variant or self.optimizer or self.trainable or ""
 
     @model_validator(mode="before")
     @classmethod
-    def _name_of_variant(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "name" not in value and value.get("variant") in list(VARIANTS):
+    def _name_of_code(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "name" in value:
+            return value
+        own = value.get("optimizer") or value.get("trainable")
+        if value.get("variant") in list(VARIANTS):
             return {**value, "name": value["variant"]}
+        if isinstance(own, str) and re.fullmatch(DOTTED_PATTERN, own):
+            return {**value, "name": own.rpartition(":")[2]}
         return value
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        variant = VARIANTS[self.variant]
+        given = [key for key in ("variant", "optimizer", "trainable") if getattr(self, key) is not None]
+        if len(given) != 1:
+            what = f"has {' and '.join(given)}" if given else "has none of them"
+            raise InvalidValue(f"{what}; an arm has one of variant, optimizer and trainable")
+        if self.groups is not None and self.optimizer is None:
+            raise InvalidValue("is for arms with an own optimizer only; remove this key", "groups")
+        for knob, fixed in self.fixed.items():
+            if knob in self.parameters:
+                raise InvalidValue("is also under 'parameters' of this arm; keep one of the two", "fixed", knob)
+            try:
+                check_knob(self.kind, knob, fixed)
+            except InvalidValue as wrong:
+                raise wrong.under("fixed", knob) from None
+        space = VARIANTS[self.variant].space if self.variant else {}
+        for knob, range_ in self.parameters.items():
+            try:
+                domain_of(self.kind, knob, range_, space.get(knob))
+            except InvalidValue as wrong:
+                raise wrong.under("parameters", knob) from None
+        if self.variant:
+            self._check_variant(self.variant)
+        elif not self.parameters:
+            raise InvalidValue("is empty; give at least one knob to search, with its range", "parameters")
+        if self.optimizer and "lr" not in {*self.parameters, *self.fixed}:
+            text = "lr is missing: give it a range here, or a value under fixed"
+            raise InvalidValue(text, "parameters")
+        return self
+
+    def _check_variant(self, name: str) -> None:
+        variant = VARIANTS[name]
         for section, knobs in (("parameters", self.parameters), ("fixed", self.fixed)):
             for knob in knobs:
                 if knob in variant.fixed:
                     value = shown(variant.fixed[knob])
                     raise InvalidValue(
-                        f"defines {self.variant} ({knob}: {value}) and cannot change; choose another variant",
-                        section,
-                        knob,
+                        f"defines {name} ({knob}: {value}) and cannot change; choose another variant", section, knob
                     )
-        for knob, fixed in self.fixed.items():
-            if knob in self.parameters:
-                raise InvalidValue("is also under 'parameters' of this arm; keep one of the two", "fixed", knob)
-            try:
-                check_value(knob, fixed)
-            except InvalidValue as wrong:
-                raise wrong.under("fixed", knob) from None
-        for knob, range_ in self.parameters.items():
-            try:
-                range_.domain(knob, variant.space.get(knob))
-            except InvalidValue as wrong:
-                raise wrong.under("parameters", knob) from None
         if not self.parameters and set(variant.space) <= set(self.fixed):
             raise InvalidValue("every knob of the arm is fixed; leave at least one knob to search", "fixed")
-        return self
 
 
 class FamilySpec(Frozen):

@@ -1,11 +1,13 @@
 """The JSON Schema of a spec, for editors. It is generated from the models and allows the shorthands of ``load``."""
 
+import re
 from typing import Any
 
 from trainables.catalog import DATASETS, MODELS
 from trainables.hyper import KNOBS
 from trainables.variants import VARIANTS
 from tuner.spec.experiment import DOTTED_PATTERN, METRICS
+from tuner.spec.ranges import KNOB_NAME, MODEL_KNOB, TRAINER_KNOBS
 from tuner.spec.search_spec import SearchSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -20,10 +22,18 @@ def json_schema() -> dict[str, Any]:
         name["anyOf"] = [{"enum": list(table)}, {"pattern": DOTTED_PATTERN}]
     sections["MetricSpec"]["properties"]["name"]["enum"] = list(METRICS)
     arm = sections["ArmSpec"]["properties"]
-    arm["variant"]["enum"] = list(VARIANTS)
+    arm["variant"] = {"enum": list(VARIANTS), "description": arm["variant"]["description"]}
+    for key in ("optimizer", "trainable", "groups"):
+        arm[key] = {"type": "string", "pattern": DOTTED_PATTERN, "description": arm[key]["description"]}
     arm["name"].pop("default")
-    for knobs in (arm["parameters"], arm["fixed"], top["parameters"]):
-        knobs["propertyNames"] = {"enum": list(KNOBS)}
+    top["parameters"]["propertyNames"] = {"enum": list(KNOBS)}
+    for knobs in (arm["parameters"], arm["fixed"]):
+        knobs["propertyNames"] = {"pattern": KNOB_NAME}
+    known = {"anyOf": [{"enum": [*KNOBS, *TRAINER_KNOBS]}, {"pattern": rf"^{re.escape(MODEL_KNOB)}"}]}
+    of_variant = {key: {"propertyNames": known} for key in ("parameters", "fixed")}
+    sections["ArmSpec"] |= {"if": {"required": ["variant"]}, "then": {"properties": of_variant}}
+    for key in ("data", "model"):
+        top[key].pop("default", None)
     sections["Range"]["oneOf"] = [
         {"required": ["min", "max"], "properties": {"values": {"type": "null"}}},
         {"required": ["values"], "properties": {"values": {"type": "array", "minItems": 2}}},

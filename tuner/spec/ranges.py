@@ -1,17 +1,33 @@
 """``Range``: the values that a spec allows for a knob, and their conversion to a domain."""
 
 import math
+import re
 from collections.abc import Iterator
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from trainables.catalog import is_dotted
 from trainables.errors import TrainableError
 from trainables.hyper import KNOBS, RANGES, Hyper
 from trainables.schedules import LR_SCHEDULES, parse_restarts
 from trainables.space import Choice, Domain, Float, Int, PlannedDomain, Scalar, Scale
 from tuner.errors import did_you_mean
 from tuner.spec.messages import InvalidValue, shown
+
+Kind = Literal["variant", "optimizer", "trainable"]
+"""What an arm trains with."""
+
+SCHEDULE_KNOBS = ("lr", "schedule", "warmup", "restarts")
+"""Knobs of ``Hyper`` that an arm with an own optimizer has too."""
+
+MODEL_KNOB = "model."
+"""A knob ``model.NAME`` is the option NAME of an own model."""
+
+TRAINER_KNOBS = {"batch_size": (1, 1_000_000), "augment_shift": (0, 16)}
+"""Knobs of the built-in training beside the optimizer's: whole numbers, with their least and largest values."""
+
+KNOB_NAME = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"
 
 KNOB_TYPES: dict[str, type] = {knob: get_type_hints(Hyper)[knob] for knob in KNOBS}
 _SMALLEST, _LARGEST = 1e-100, 1e9
@@ -38,8 +54,18 @@ def _scalar(value: Any) -> Any:
     return value
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value
+
+
 Number = Annotated[int | float, BeforeValidator(_number)]
 ScalarValue = Annotated[bool | int | float | str, BeforeValidator(_scalar)]
+PlainValue = Annotated[Any, BeforeValidator(_plain)]
+"""A value of YAML: a scalar, null, a list or a mapping."""
 
 
 class Range(Frozen):
@@ -126,7 +152,8 @@ def ends(domain: Domain) -> Iterator[Scalar]:
 def check_knob_name(knob: str) -> None:
     """Raise ``InvalidValue`` unless a knob has this name."""
     if knob not in KNOBS:
-        raise InvalidValue(f"no knob has this name; there are: {', '.join(KNOBS)}{did_you_mean(knob, KNOBS)}")
+        known = (*KNOBS, *TRAINER_KNOBS)
+        raise InvalidValue(f"no knob has this name; there are: {', '.join(known)}{did_you_mean(knob, known)}")
 
 
 def check_value(knob: str, value: Scalar) -> None:
@@ -134,6 +161,8 @@ def check_value(knob: str, value: Scalar) -> None:
     check_knob_name(knob)
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidValue(f"is {value}; must be finite")
+    if knob == "schedule" and isinstance(value, str) and is_dotted(value):
+        return
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         raise InvalidValue(f"is {shown(value)}; must have at most {LONGEST_TEXT} characters")
     try:
@@ -148,6 +177,76 @@ def check_value(knob: str, value: Scalar) -> None:
             f"no schedule named {shown(value)}; there are: {', '.join(LR_SCHEDULES)}"
             f"{did_you_mean(str(value), LR_SCHEDULES)}"
         )
+
+
+def domain_of(kind: Kind, knob: str, range_: Range, own: PlannedDomain | None = None) -> Domain:
+    """The domain that a range gives to a knob of an arm.
+
+    Args:
+        kind: what the arm trains with.
+        knob: the name of the knob.
+        range_: the range.
+        own: the variant's own domain for it, if there is one. Its scale is the default scale.
+
+    Raises:
+        InvalidValue: no such knob; or the range is incomplete or invalid, or its values are not allowed for the knob.
+    """
+    if _is_typed(kind, knob):
+        return range_.domain(knob, own)
+    domain = free_domain(range_)
+    for value in ends(domain):
+        check_knob(kind, knob, value)
+    return domain
+
+
+def check_knob(kind: Kind, knob: str, value: Any) -> None:
+    """Raise ``InvalidValue`` unless an arm of this kind can have the knob with this value."""
+    if _is_typed(kind, knob):
+        check_value(knob, _scalar(value))
+        return
+    if not re.fullmatch(KNOB_NAME, knob):
+        raise InvalidValue(
+            "a knob's name has 1 to 64 letters, digits, '_', '.' or '-', and begins with a letter or '_'"
+        )
+    if kind == "trainable":
+        return
+    if knob in TRAINER_KNOBS:
+        least, most = TRAINER_KNOBS[knob]
+        if type(value) is not int or not least <= value <= most:
+            raise InvalidValue(f"is {shown(value)}; must be a whole number from {least} to {most}")
+    elif knob.startswith(MODEL_KNOB):
+        _scalar(value)
+
+
+def is_trainer_knob(knob: str) -> bool:
+    """Whether a knob of the built-in training does not belong to the optimizer."""
+    return knob in TRAINER_KNOBS or knob.startswith(MODEL_KNOB)
+
+
+def _is_typed(kind: Kind, knob: str) -> bool:
+    """Whether the knob is one of ``Hyper``'s, whose values have fixed types; for a variant, so is every other name."""
+    if kind == "variant":
+        return not is_trainer_knob(knob)
+    return kind == "optimizer" and knob in SCHEDULE_KNOBS
+
+
+def free_domain(range_: Range) -> Domain:
+    """The domain of a knob whose type only its range tells."""
+    if range_.values is not None:
+        if len(range_.values) < 2:
+            text = f"has {len(range_.values)}; must have at least 2, put a single value under 'fixed' of an arm"
+            raise InvalidValue(text, "values")
+        return Choice(range_.values)
+    if range_.min is None or range_.max is None:
+        missing = "min" if range_.min is None else "max"
+        raise InvalidValue(f"{missing} is missing; a range has min and max, or values")
+    low, high, scale = range_.min, range_.max, range_.scale or "linear"
+    try:
+        if isinstance(low, int) and isinstance(high, int):
+            return Int(low, high, scale, range_.step or 1)
+        return Float(float(low), float(high), scale)
+    except TrainableError as error:
+        raise InvalidValue(str(error)) from None
 
 
 def _scale(own: PlannedDomain | None) -> Scale:

@@ -11,13 +11,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from trainables.catalog import is_dotted
 from trainables.space import PlannedDomain
 from trainables.variants import VARIANTS
 from tuner.errors import did_you_mean
 from tuner.spec.experiment import NET_STRIDE, ArmSpec, DataSpec, FamilySpec, Line, MetricSpec, ModelSpec, Name
 from tuner.spec.messages import InvalidValue, Origin
 from tuner.spec.pydantic_messages import from_pydantic
-from tuner.spec.ranges import Frozen, Range, check_knob_name
+from tuner.spec.ranges import MODEL_KNOB, Frozen, Range, check_knob_name
 from tuner.spec.settings import (
     BudgetSpec,
     ConfirmSpec,
@@ -60,6 +61,11 @@ PLACEBO = "placebo"
 ONE_SETTING: Mapping[str, int] = {"top_k": 3, "selection_seeds": 3, "seeds": 5}
 """Keys of ``confirm`` that belong to claims about one setting, and what they are for the best setting of a method."""
 
+DATA = "the images, and their split into training, validation and test"
+MODEL = "the neural network"
+NO_DATA, NO_MODEL = DataSpec.model_construct(name="none"), ModelSpec.model_construct(name="none")
+"""What a job of own trainables has instead of data and a model."""
+
 MOST_PER_GPU = 8
 """Largest number of trials at once on one GPU that ``resources: auto`` measures."""
 
@@ -76,12 +82,18 @@ class SearchSpec(Frozen):
 
     name: Name = Field(description="the job's name")
     seed: int = Field(default=0, ge=0, lt=2**31, description="seed of the data split, the samplers and the trials")
-    data: DataSpec = Field(description="the images, and their split into training, validation and test")
-    model: ModelSpec = Field(description="the neural network")
+    data: DataSpec = Field(default=NO_DATA, description=DATA)
+    model: ModelSpec = Field(default=NO_MODEL, description=MODEL)
     metric: MetricSpec = Field(default=MetricSpec(), description="the metric that chooses the best settings")
     baseline: Name = Field(description="the arm that the other arms are compared with")
     arms: tuple[ArmSpec, ...] = Field(
         min_length=2, max_length=100, description="the arms; each is the name of a variant, or a mapping"
+    )
+    passed: tuple[Literal["seed", "read_test"], ...] = Field(
+        default=(),
+        alias="pass",
+        description="own trainables: keys that their config gets besides the knobs: seed, and read_test, which is true "
+        "in confirm runs",
     )
     parameters: dict[str, Range] = Field(
         default_factory=dict, description="knob -> range for every arm that searches the knob"
@@ -154,6 +166,16 @@ class SearchSpec(Frozen):
         """Whether the data lies in the current folder only, and not in the folder of the spec file."""
         path = self.data.path
         return path is not None and self.data_path != Path(self._origin.data_folder, path).absolute()
+
+    @property
+    def own_trainable(self) -> bool:
+        """Whether the arms are the user's own trainables. Such a spec has neither data nor a model."""
+        return any(arm.kind == "trainable" for arm in self.arms)
+
+    def arm(self, name: str) -> ArmSpec:
+        """The arm of this name; the baseline for the placebo."""
+        named = self.baseline if name == PLACEBO and self.placebo else name
+        return next(arm for arm in self.arms if arm.name == named)
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -276,13 +298,48 @@ class SearchSpec(Frozen):
         if sum(family.alpha for family in self.families.values()) > ALPHA + 1e-12:
             raise InvalidValue(f"the alphas are more than {ALPHA:g} together", "families")
 
+    @model_validator(mode="after")
+    def _kinds_fit(self) -> Self:
+        kinds = [arm.kind for arm in self.arms]
+        for index, kind in enumerate(kinds):
+            if (kind == "trainable") != self.own_trainable:
+                text = "has no own trainable, but another arm has; they would not report the same numbers"
+                raise InvalidValue(text, "arms", index)
+        for key, about in (("data", DATA), ("model", MODEL)):
+            if self.own_trainable and key in self.model_fields_set:
+                raise InvalidValue("is not used, because own trainables read their data themselves; remove it", key)
+            if not self.own_trainable and key not in self.model_fields_set:
+                raise InvalidValue(f"is missing; {about}", key)
+        if self.own_trainable and not self.metric.own:
+            raise InvalidValue("choose is missing: the name of a number that your trainables report", "metric")
+        if self.metric.own and not self.own_trainable:
+            text = "is for own trainables; the built-in training has the metric val/acc or val/loss"
+            raise InvalidValue(text, "metric", "choose")
+        for index, arm in enumerate(self.arms):
+            self._check_trainer_knobs(index, arm)
+        if self.passed and not self.own_trainable:
+            raise InvalidValue("is for own trainables only; remove this key", "pass")
+        return self
+
+    def _check_trainer_knobs(self, index: int, arm: ArmSpec) -> None:
+        if arm.kind == "trainable":
+            return
+        for section, knobs in (("parameters", arm.parameters), ("fixed", arm.fixed)):
+            for knob in knobs:
+                place = ("arms", index, section, knob)
+                if knob.startswith(MODEL_KNOB) and not is_dotted(self.model.name):
+                    text = f"is an option of your own model, but the model is {self.model.name}; remove this key"
+                    raise InvalidValue(text, *place)
+                if knob == "augment_shift" and self.data.augment == "none":
+                    raise InvalidValue("has no effect, because data.augment is none; set it to flip_crop", *place)
+
     def _check_shared(self, knob: str, range_: Range) -> None:
         searching: list[PlannedDomain] = [
             VARIANTS[variant].space[knob]
-            for variant in dict.fromkeys(arm.variant for arm in self.arms)
+            for variant in dict.fromkeys(arm.variant for arm in self.arms if arm.variant)
             if knob in VARIANTS[variant].space
         ]
-        known = {other for arm in self.arms for other in VARIANTS[arm.variant].space}
+        known = {other for arm in self.arms if arm.variant for other in VARIANTS[arm.variant].space}
         try:
             check_knob_name(knob)
             if not searching:
@@ -368,10 +425,11 @@ def from_dict(value: Mapping[str, Any], origin: Origin | None = None) -> SearchS
 
 def to_dict(spec: SearchSpec) -> dict[str, Any]:
     """Every value of the spec, with the defaults, as plain values that JSON and YAML can store."""
-    values: dict[str, Any] = spec.model_dump(mode="json")
+    values: dict[str, Any] = spec.model_dump(mode="json", by_alias=True)
+    _drop_later(spec, values)
     for key in ("image_column", "label_column"):
         # A spec that does not name columns keeps its fingerprint.
-        if values["data"][key] is None:
+        if "data" in values and values["data"][key] is None:
             del values["data"][key]
     if spec.claim == "method":
         for key in ONE_SETTING:
@@ -383,6 +441,20 @@ def to_dict(spec: SearchSpec) -> dict[str, Any]:
         if spec.budget.epochs_per_search is None:
             del values["budget"]["epochs_per_search"]
     return values
+
+
+def _drop_later(spec: SearchSpec, values: dict[str, Any]) -> None:
+    """Drop keys that older versions do not know, where they say nothing: such a spec keeps its fingerprint."""
+    if spec.own_trainable:
+        del values["data"], values["model"], values["metric"]["name"]
+    for section, keys in ((values, ("pass",)), (values["metric"], ("choose", "judge", "unit"))):
+        for key in keys:
+            if not section[key]:
+                del section[key]
+    for arm in values["arms"]:
+        for key in ("variant", "optimizer", "trainable", "groups"):
+            if not arm[key]:
+                del arm[key]
 
 
 def fingerprint(spec: SearchSpec) -> str:

@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainables.catalog import is_dotted
-from trainables.config import ModelConfig, TrialConfig, derive_seed
+from trainables.config import SHIFT, ModelConfig, OptimizerConfig, TrialConfig, derive_seed
 from trainables.data.request import DataRequest
-from trainables.hyper import Hyper
+from trainables.hyper import KNOBS, Hyper
+from trainables.own.trial import OwnTrial
+from trainables.schedules import Schedule
+from trainables.space import Plan, Scalar
 from tuner.errors import IntegrityError
+from tuner.spec.experiment import ArmSpec
+from tuner.spec.ranges import MODEL_KNOB, SCHEDULE_KNOBS, is_trainer_knob
 from tuner.spec.search_spec import SearchSpec
 
 SELECTION_SEEDS_FROM = 10_000
@@ -98,28 +103,114 @@ def check_fingerprint(found: str, recorded: str, versions: Mapping[str, str]) ->
         )
 
 
+def hyper_of(given: ArmSpec, setting: Mapping[str, Scalar]) -> Hyper:
+    """The hyperparameters in a setting of an arm on the built-in training; for an own optimizer, its schedule's.
+
+    Args:
+        given: the arm in the spec.
+        setting: every knob and its value, as ``TrialBegun.hyper`` has them.
+    """
+    if given.kind == "variant":
+        return Hyper.of({knob: value for knob, value in setting.items() if knob in KNOBS})
+    # An own optimizer has no schedule but the one that it is given.
+    ours = {"schedule": "constant"} | {knob: setting[knob] for knob in SCHEDULE_KNOBS if knob in setting}
+    return Hyper.of({knob: float(value) if knob == "lr" else value for knob, value in ours.items()})
+
+
+def plan_of(spec: SearchSpec, plan: Plan, setting: Mapping[str, Scalar]) -> Plan:
+    """The planned length of a trial with this setting, which may have its own batch size.
+
+    Args:
+        spec: the spec.
+        plan: the planned length with the spec's batch size.
+        setting: every knob and its value.
+    """
+    return plan.with_batch(int(setting["batch_size"])) if "batch_size" in setting and not spec.own_trainable else plan
+
+
+def schedule_of(spec: SearchSpec, plan: Plan, arm: str, setting: Mapping[str, Scalar]) -> Schedule | None:
+    """The learning-rate schedule of a trial; None if an own trainable has one, of which we know nothing.
+
+    Args:
+        spec: the spec.
+        plan: the planned length with the spec's batch size.
+        arm: the arm's name.
+        setting: every knob and its value.
+    """
+    given = spec.arm(arm)
+    if given.kind == "trainable":
+        return None
+    return Schedule(hyper_of(given, setting), plan_of(spec, plan, setting))
+
+
 def trial_config(
-    spec: SearchSpec, hyper: Hyper, seed: int, split: int | None = None, *, contiguous: bool = True
-) -> TrialConfig:
+    spec: SearchSpec,
+    arm: str,
+    setting: Mapping[str, Scalar],
+    seed: int,
+    split: int | None = None,
+    *,
+    contiguous: bool = True,
+) -> TrialConfig | OwnTrial:
     """The configuration of one trial of the spec.
 
     Args:
         spec: the spec.
-        hyper: the hyperparameters of the trial.
+        arm: the arm's name.
+        setting: every knob and its value, as ``TrialBegun.hyper`` has them.
         seed: the seed of the trial.
         split: seed of the data's split; default: the spec's own seed.
         contiguous: whether an own model gets contiguous images: ``Record.contiguous`` of its job.
     """
-    own = is_dotted(spec.model.name)
+    if spec.arm(arm).kind == "trainable":
+        return own_trial(spec, arm, setting, seed)
+    return image_trial(spec, arm, setting, seed, split, contiguous=contiguous)
+
+
+def own_trial(spec: SearchSpec, arm: str, setting: Mapping[str, Scalar], seed: int) -> OwnTrial:
+    """As ``trial_config``, for an arm with an own trainable."""
+    given = spec.arm(arm)
+    return OwnTrial(
+        trainable=given.code,
+        # Values that are no scalars are in the spec only.
+        config={**given.fixed, **setting},
+        epochs=spec.budget.epochs,
+        seed=seed,
+        passed=spec.passed,
+        choose=spec.metric.key,
+        judge=spec.metric.judged,
+        threads=spec.resources.cpus,
+        gpu=spec.resources.gpus > 0,
+    )
+
+
+def image_trial(
+    spec: SearchSpec,
+    arm: str,
+    setting: Mapping[str, Scalar],
+    seed: int,
+    split: int | None = None,
+    *,
+    contiguous: bool = True,
+) -> TrialConfig:
+    """As ``trial_config``, for an arm on the built-in training."""
+    own, given = is_dotted(spec.model.name), spec.arm(arm)
+    options = dict(spec.model.options) if own else {"width": spec.model.width, "setup": spec.model.setup}
+    searched = {knob.removeprefix(MODEL_KNOB): value for knob, value in setting.items() if knob.startswith(MODEL_KNOB)}
+    optimizer = None
+    if given.optimizer is not None:
+        arguments = {
+            knob: value
+            for knob, value in {**given.fixed, **setting}.items()
+            if knob not in SCHEDULE_KNOBS and not is_trainer_knob(knob)
+        }
+        optimizer = OptimizerConfig(given.optimizer, arguments, given.groups)
     return TrialConfig(
         data=data_request(spec, split),
-        model=ModelConfig(
-            spec.model.name,
-            dict(spec.model.options) if own else {"width": spec.model.width, "setup": spec.model.setup},
-        ),
-        hyper=hyper,
+        model=ModelConfig(spec.model.name, {**options, **searched}),
+        hyper=hyper_of(given, setting),
         epochs=spec.budget.epochs,
-        batch_size=spec.budget.batch_size,
+        batch_size=int(setting.get("batch_size", spec.budget.batch_size)),
         seed=seed,
         augment=spec.data.augment,
         normalize="minmax" if not own and spec.model.setup == "article" else "standard",
@@ -129,4 +220,6 @@ def trial_config(
         threads=spec.resources.cpus,
         gpu=spec.resources.gpus > 0,
         channels_last=not (own and contiguous),
+        optimizer=optimizer,
+        shift=int(setting.get("augment_shift", SHIFT)),
     )

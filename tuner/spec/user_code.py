@@ -1,11 +1,15 @@
 """The user's own code: its folder, and making its modules importable in this process and in the workers."""
 
+import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from trainables.catalog import is_dotted
+from trainables.foreign_text import is_users
 from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec
+from tuner.spec.strict_yaml import KeyPath
 
 
 def code_folder(spec: SearchSpec, spec_folder: Path) -> Path:
@@ -35,7 +39,7 @@ def own_code(spec: SearchSpec, folder: Path) -> Path | None:
     """
     if not names_code(spec):
         if spec.code is not None:
-            text = "neither data nor model is your own code (module:callable); remove this key"
+            text = "neither data, model nor an arm is your own code (module:callable); remove this key"
             raise spec.origin.error(InvalidValue(text, "code"))
         return None
     import_from(folder)
@@ -43,8 +47,34 @@ def own_code(spec: SearchSpec, folder: Path) -> Path | None:
 
 
 def names_code(spec: SearchSpec) -> bool:
-    """Whether the data set or the model of the spec is the user's own code."""
-    return any(is_dotted(name) for name in (spec.model.name, spec.data.name))
+    """Whether the spec names the user's own code: its data set or model, or code of an arm that no package has."""
+    return any(is_dotted(name) for name in (spec.model.name, spec.data.name)) or any(
+        not _is_installed(path) for _, path in arm_code(spec)
+    )
+
+
+def arm_code(spec: SearchSpec) -> Iterator[tuple[KeyPath, str]]:
+    """The dotted paths in the arms of a spec, with their places: optimizers, trainables, groups and schedules."""
+    for index, arm in enumerate(spec.arms):
+        for key in ("optimizer", "trainable", "groups"):
+            if (path := getattr(arm, key)) is not None:
+                yield ("arms", index, key), path
+        if arm.kind == "trainable":
+            continue
+        schedules = arm.parameters["schedule"].values or () if "schedule" in arm.parameters else ()
+        for place, value in (("fixed", arm.fixed.get("schedule")), *(("parameters", value) for value in schedules)):
+            if isinstance(value, str) and is_dotted(value):
+                yield ("arms", index, place, "schedule"), value
+
+
+def _is_installed(path: str) -> bool:
+    """Whether the module of a dotted path belongs to an installed package; false if it is not found at all."""
+    package = path.partition(":")[0].partition(".")[0]
+    try:
+        found = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return False
+    return found is not None and not is_users(found.origin or next(iter(found.submodule_search_locations or ()), ""))
 
 
 def import_from(folder: Path) -> None:

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
-from pydantic import BeforeValidator, ConfigDict, PlainValidator, TypeAdapter
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter
 
 from trainables.data.request import ImageCounts
 from trainables.foreign_text import printable
-from trainables.report import ConfirmResult, EpochReport
+from trainables.report import ConfirmResult, EpochReport, OwnReport, OwnResult, Report
 from trainables.space import Plan, Scalar
 
 
@@ -165,6 +165,11 @@ class JobDescribed(_Event):
     classes: int = 0
     contiguous: bool = False
 
+    def to_json(self) -> dict[str, Any]:
+        """As any event. The training images of the plan are among those of the data."""
+        fields = super(JobDescribed, self).to_json()
+        return fields | {"plan": {"epochs": self.plan.epochs, "steps_per_epoch": self.plan.steps_per_epoch}}
+
     @property
     def ranges(self) -> Mapping[str, Mapping[str, str]]:
         """Arm -> searched knob -> its domain in words."""
@@ -226,12 +231,13 @@ class EpochReported(_Event):
     kind: ClassVar[str] = "epoch"
     trial: str
     attempt: int
-    report: EpochReport
+    report: Annotated[Report, Field(union_mode="left_to_right")]
 
     def to_json(self) -> dict[str, Any]:
         """The report's fields beside the others, without ``diverged``."""
+        fields = _REPORTED if isinstance(self.report, EpochReport) else _OWN_REPORTED
         return {"trial": self.trial, "attempt": self.attempt} | {
-            name: plain(getattr(self.report, name)) for name in _REPORTED
+            name: plain(getattr(self.report, name)) for name in fields
         }
 
     @classmethod
@@ -242,7 +248,10 @@ class EpochReported(_Event):
         return own | {"report": {name: value for name, value in values.items() if name not in own}}
 
 
-_REPORTED = tuple(item.name for item in dataclasses.fields(EpochReport) if item.name != "diverged")
+_REPORTED, _OWN_REPORTED = (
+    tuple(item.name for item in dataclasses.fields(kind) if item.name != "diverged")
+    for kind in (EpochReport, OwnReport)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +272,7 @@ class TrialEnded(_Event):
     trial: str
     state: State
     reason: OptionalText
-    result: Annotated[ConfirmResult | None, BeforeValidator(lambda value: value or None)]
+    result: Annotated[ConfirmResult | OwnResult | None, BeforeValidator(lambda value: value or None)]
 
     def __post_init__(self) -> None:
         _clean_reason(self)

@@ -157,7 +157,11 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def prediction_interval(
-    values: Sequence[float], level: float = 0.99, widest: float = 3.0, repeated: float | None = None
+    values: Sequence[float],
+    level: float = 0.99,
+    widest: float = 3.0,
+    repeated: float | None = None,
+    metric: MetricSpec = ACCURACY,
 ) -> tuple[float, float]:
     """The interval in which one more run of the same setting should fall: a two-sided t prediction interval.
 
@@ -166,30 +170,35 @@ def prediction_interval(
 
     The interval is at most ``widest`` points wide, because two or three seeds alone would accept almost any value.
     It also stays within 0 and 1. One value shows no spread, so its interval has the full width ``widest``.
+    For a metric of the user's there are no such limits, and one value has an interval without any width.
 
     Args:
-        values: accuracies (0 to 1) of the known runs, at least one.
+        values: accuracies (0 to 1) of the known runs, or their values of the user's judge metric; at least one.
         level: chance that the new value lies inside the interval, between 0 and 1.
         widest: largest width of the interval in points, at least 0.
-        repeated: the known value of the run that is repeated, from 0 to 1; None for a run with a new seed.
+        repeated: the known value of the run that is repeated; None for a run with a new seed.
+        metric: the metrics of the job.
 
     Returns:
-        The lower and the upper end, as fractions.
+        The lower and the upper end, as fractions or in the unit of the user's metric.
 
     Raises:
         ValueError: no values, an accuracy not in 0 to 1, or a level or width out of range.
     """
-    _check_fractions("accuracy", values)
+    if not metric.own:
+        _check_fractions("accuracy", values)
     _check_open_fraction("level", level)
     _check_points("widest", widest)
     sample = _sample(values)
     if sample is None:
         raise ValueError("a prediction interval needs at least one value")
-    half = widest / 2 / POINTS
+    half = 0.0 if metric.own and sample.n == 1 else math.inf if metric.own else widest / 2 / POINTS
     if sample.n > 1:
         runs = 2.0 if repeated is not None else 1 + 1 / sample.n
         half = min(half, _critical(sample.n - 1, 1 - level) * sample.sd * math.sqrt(runs))
     centre = sample.mean if repeated is None else repeated
+    if metric.own:
+        return centre - half, centre + half
     return max(0.0, centre - half), min(1.0, centre + half)
 
 

@@ -159,7 +159,7 @@ def test_winners_are_the_best_on_validation_and_are_confirmed_on_the_same_fresh_
     spec = spec_of(searched[0].job)
     for arm in record.arms:
         complete = [trial for trial in record.of(Stage.SEARCH, arm) if trial.state == State.COMPLETE]
-        best = max(complete, key=lambda trial: trial.epochs[-1].val_acc)
+        best = max(complete, key=lambda trial: trial.epochs[-1].metric("val_acc"))
         runs = record.of(Stage.CONFIRM, arm)
         assert record.rounds[0].winners[arm] == best.number
         assert all(run.hyper == best.hyper for run in runs)

@@ -236,7 +236,7 @@ class Driver:
         return list(self.running)[which % len(self.running)]
 
     def _step(self, attempt: Attempt, epoch: int) -> StepReport:
-        return StepReport(attempt.number, SimulatedTraining(attempt.request.trial, PLAN).report(epoch))
+        return StepReport(attempt.number, SimulatedTraining(attempt.request.image_trial, PLAN).report(epoch))
 
 
 @contextmanager
@@ -296,7 +296,7 @@ def check(world: World) -> None:
             assert from_search(arm.space, theirs.params) == pytest.approx(dict(ours.knobs), rel=1e-15)
             assert theirs.state == OPTUNA_STATES[ours.state]
             result = theirs.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            values = {epoch.epoch: epoch.val_acc for epoch in ours.epochs}
+            values = {epoch.epoch: epoch.metric("val_acc") for epoch in ours.epochs}
             assert theirs.intermediate_values == (values if result else {})
             assert theirs.value == (values[max(values)] if result else None)
 

@@ -165,11 +165,11 @@ class Search(RuleBasedStateMachine):
                 rung = len(trial.epochs)
                 assert rung in (1, 2)
                 others = [
-                    other.epochs[rung - 1].val_acc
+                    other.epochs[rung - 1].metric("val_acc")
                     for other in self.driver.record.of(Stage.SEARCH, trial.arm)
                     if len(other.epochs) >= rung
                 ]
-                assert max(others) > trial.epochs[-1].val_acc
+                assert max(others) > trial.epochs[-1].metric("val_acc")
 
     def teardown(self) -> None:
         try:

@@ -1,5 +1,6 @@
 """The dispatcher: fenced attempts, retries, what goes on record, and what ends a job."""
 
+import dataclasses
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -31,8 +32,9 @@ HOUR = 3600.0
 
 def request(number: int = 0) -> TrialRequest:
     """A trial of eight epochs."""
-    trial = trial_config(SPEC, Hyper(1e-3), seed=7)
-    return TrialRequest(f"search/noam/{number}", Stage.SEARCH, "noam", number, trial, knobs={"lr": 1e-3})
+    setting = dataclasses.asdict(Hyper(1e-3))
+    trial = trial_config(SPEC, "noam", setting, seed=7)
+    return TrialRequest(f"search/noam/{number}", Stage.SEARCH, "noam", number, trial, setting, knobs={"lr": 1e-3})
 
 
 class Given:

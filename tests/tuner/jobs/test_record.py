@@ -95,4 +95,4 @@ def test_numbers_that_are_not_finite_survive_in_the_journal(tmp_path: Path) -> N
     with closing(Journal(path)) as journal:
         for entry in history.entries:
             journal.append(entry.event)
-    assert math.isnan(load_record(path).trials["search/noam/0"].epochs[0].val_loss)
+    assert math.isnan(load_record(path).trials["search/noam/0"].epochs[0].metric("val_loss"))

@@ -136,7 +136,7 @@ def test_all_arms_get_the_same_fresh_seeds_and_the_winners_own_settings() -> Non
         own = [request for request in requests if request.arm == arm]
         assert tuple(request.trial.seed for request in own) == seeds
         assert {request.number for request in own} == {number}
-        assert {request.trial.hyper.lr for request in own} == {
+        assert {request.image_trial.hyper.lr for request in own} == {
             history.record().trials[f"search/{arm}/{number}"].hyper["lr"]
         }
         assert {request.trial.epochs for request in own} == {SPEC.budget.epochs}
@@ -209,4 +209,4 @@ def test_every_run_after_a_search_has_the_layout_of_its_job(contiguous: bool) ->
         for number in range(2):
             history.trial(arm, number, [0.5])
     requests = selection_requests(history.record(), spec, history.arms) + requests_of_round(spec, history, 1, (1, 2))
-    assert {request.trial.channels_last for request in requests} == {not contiguous}
+    assert {request.image_trial.channels_last for request in requests} == {not contiguous}

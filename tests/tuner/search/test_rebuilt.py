@@ -105,7 +105,7 @@ def walked(trials: list[Trial]) -> tuple[object, ...]:
         sum(trial.state in LOST for trial in trials),
         len(epochs),
         sum(len(trial.epochs) for trial in trials if trial.end is not None),
-        max(epoch.val_acc for epoch in epochs),
+        max(epoch.metric("val_acc") for epoch in epochs),
     )
 
 

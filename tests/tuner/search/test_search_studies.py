@@ -88,7 +88,7 @@ def check(database: Database, history: Searches) -> None:
         for ours, theirs in zip(known, stored, strict=True):
             assert from_search(history.arms[arm].space, theirs.params) == pytest.approx(dict(ours.knobs), rel=1e-12)
             assert theirs.state == (TrialState.COMPLETE if ours.state == State.COMPLETE else TrialState.RUNNING)
-            assert theirs.value == (ours.epochs[-1].val_acc if ours.state == State.COMPLETE else None)
+            assert theirs.value == (ours.epochs[-1].metric("val_acc") if ours.state == State.COMPLETE else None)
 
 
 def test_every_search_of_an_arm_has_a_study_of_its_own(database: Database) -> None:

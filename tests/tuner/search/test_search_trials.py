@@ -97,7 +97,7 @@ def test_the_default_settings_come_first_in_every_arm() -> None:
     for arm in arms(spec_with(), PLAN):
         request = search.start()
         assert request is not None
-        assert (request.arm, request.number, request.trial.hyper) == (arm.name, 0, arm.hyper(arm.default))
+        assert (request.arm, request.number, request.image_trial.hyper) == (arm.name, 0, arm.hyper(arm.default))
 
 
 def test_all_trials_of_a_search_have_the_jobs_seed() -> None:
@@ -194,7 +194,7 @@ def test_trials_are_judged_at_their_rungs_and_after_warm_up() -> None:
     assert noam is not None
     assert noam.judged is not None
     assert plain.judged == JudgedEpochs("search/adam_l2/0", "adam_l2/0", 0, (1, 2, 4), (1, 2, 4))
-    warmup_epochs = -(-noam.trial.hyper.warmup // PLAN.steps_per_epoch)
+    warmup_epochs = -(-noam.image_trial.hyper.warmup // PLAN.steps_per_epoch)
     assert noam.judged.at == tuple(rung for rung in (1, 2, 4) if rung >= warmup_epochs)
 
 
@@ -241,7 +241,7 @@ def test_a_search_goes_on_with_what_was_interrupted_and_then_where_it_stood() ->
     for request in requests[:2]:
         assert request is not None
         assert request.knobs == record.trials[request.key].knobs
-        assert vars(request.trial.hyper) == record.trials[request.key].hyper
+        assert vars(request.image_trial.hyper) == record.trials[request.key].hyper
     for arm in search.started:
         assert [trial.state for trial in search.trials(arm)][:2] == [TrialState.COMPLETE] * 2
 

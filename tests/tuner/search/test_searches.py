@@ -105,7 +105,7 @@ def given(whole: Job) -> list[TrialRequest]:
 
 def shared(given: list[TrialRequest], search: int, stage: Stage, arm: str) -> tuple[set[int], set[int]]:
     """The seeds of the split and of the trainings of one arm's search or confirm runs."""
-    found = [r.trial for r in given if (r.search, r.stage, r.arm) == (search, stage, arm)]
+    found = [r.image_trial for r in given if (r.search, r.stage, r.arm) == (search, stage, arm)]
     assert found
     return {trial.data.seed for trial in found}, {trial.seed for trial in found}
 
@@ -173,7 +173,7 @@ def test_the_winner_of_a_search_is_confirmed_with_its_own_setting(whole: Job, gi
         if request.stage == Stage.CONFIRM:
             winner = search_winner(whole.record, whole.spec, request.arm, request.search)
             assert winner is not None
-            assert (request.number, vars(request.trial.hyper)) == (winner.number, winner.hyper)
+            assert (request.number, vars(request.image_trial.hyper)) == (winner.number, winner.hyper)
             assert request.trial.seed in SearchSeeds.of(whole.spec, request.search).confirm
 
 

@@ -117,7 +117,7 @@ def expected(history: History) -> dict[str, list[tuple[Any, ...]]]:
     found: dict[str, list[tuple[Any, ...]]] = {arm: [] for arm in ARMS}
     for trial in history.record().trials.values():
         useful = trial.state in (State.COMPLETE, State.PRUNED)
-        values = {epoch.epoch: epoch.val_acc for epoch in trial.epochs} if useful else {}
+        values = {epoch.epoch: epoch.metric("val_acc") for epoch in trial.epochs} if useful else {}
         value = values[max(values)] if values else None
         found[trial.arm].append(
             (trial.number, states.get(trial.state, TrialState.FAIL), value, values, pytest.approx(dict(trial.knobs)))

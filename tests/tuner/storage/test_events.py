@@ -162,8 +162,8 @@ def test_numbers_that_are_not_finite_survive() -> None:
     entry = Entry.from_json(line)
     assert isinstance(entry.event, EpochReported)
     found = entry.event.report
-    assert math.isnan(found.val_acc)
-    assert (found.val_loss, found.train_loss) == (math.inf, -math.inf)
+    assert math.isnan(found.metric("val_acc"))
+    assert (found.metric("val_loss"), found.metric("train_loss")) == (math.inf, -math.inf)
     assert (line["val_acc"], line["val_loss"], line["train_loss"]) == ("nan", "inf", "-inf")
     assert entry.to_json() == decode(encode(entry)) == line
 

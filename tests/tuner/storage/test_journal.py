@@ -292,7 +292,11 @@ def test_numbers_that_are_not_finite_survive_into_the_record(tmp_path: Path) -> 
     journal.close()
     trial = load_record(tmp_path / "j").trials[key]
     last = trial.epochs[-1]
-    assert (math.isnan(last.val_acc), last.val_loss, last.train_loss) == (True, math.inf, -math.inf)
+    assert (math.isnan(last.metric("val_acc")), last.metric("val_loss"), last.metric("train_loss")) == (
+        True,
+        math.inf,
+        -math.inf,
+    )
     assert trial.result == result
     assert all(json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "j").read_text().splitlines())
 
