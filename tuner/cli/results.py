@@ -185,7 +185,10 @@ def reproduce(
     from tuner.verdict.numbers import value_text
 
     def show(report: "Report") -> None:
-        done, numbers = f"epoch {report.epoch}/{winner.trial['epochs']}", {"train/loss": "train_loss", "val/acc": "val_acc"}
+        done, numbers = (
+            f"epoch {report.epoch}/{winner.trial['epochs']}",
+            {"train/loss": "train_loss", "val/acc": "val_acc"},
+        )
         if winner.metric is not None:
             numbers = {winner.metric.choose: winner.metric.choose}
         told = ", ".join(f"{name} {value_text(report.metric(key))}" for name, key in numbers.items())

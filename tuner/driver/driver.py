@@ -17,7 +17,7 @@ from tuner.search.confirm_trials import FixedSource, confirm_requests, selection
 from tuner.search.search_trials import SearchSource, early_stopper
 from tuner.search.searches import SearchesSource
 from tuner.search.study_database import StudyWriter
-from tuner.search.winners import of_round, confirm_values, winners
+from tuner.search.winners import confirm_values, of_round, winners
 from tuner.spec.settings import LEAST_SEARCHES
 from tuner.spec.trial_config import round_seeds
 from tuner.storage.events import LOST, Extended, JobStateChanged, RoundBegun, Stage

@@ -21,9 +21,9 @@ from trainables.catalog import is_dotted
 from trainables.config import TrialConfig
 from trainables.errors import TrainableError
 from trainables.hyper import Hyper
-from trainables.schedules import Schedule
 from trainables.own.trial import OwnTrial
 from trainables.report import OwnResult
+from trainables.schedules import Schedule
 from trainables.space import Plan
 from tuner.errors import IntegrityError, NotFound, SpecError
 from tuner.export.formats import RENDERERS
@@ -161,8 +161,8 @@ class Export(_Strict):
         """
         if self.metric is not None:
             raise SpecError(
-                f"arm {self.arm} of job {self.job} is the trainable {self.variant}: its settings are under trial.config "
-                "in the export, and it builds its model itself"
+                f"arm {self.arm} of job {self.job} is the trainable {self.variant}, which builds its model itself: its "
+                "settings are under trial.config in the export"
             )
         return TrialConfig.from_dict(self.trial)
 

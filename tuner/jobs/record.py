@@ -219,7 +219,7 @@ class Record:
 
     @cached_property
     def _metric(self) -> MetricSpec:
-        """The metrics of the spec. They are read without the rest of it, which a journal of another version may hold."""
+        """The metrics of the spec, read without the rest of it."""
         return MetricSpec.model_validate(self.job.spec.get("metric", {}))
 
     @property

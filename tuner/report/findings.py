@@ -283,7 +283,9 @@ class _Finder:
             near=() if winner is None else self._near(arm, winner, complete),
             rates=None if winner is None or self._spec.own_trainable else self._rates(winner),
             settings={} if winner is None else self._settings(arm, winner),
-            won=Won.over(row.tests, baseline.tests, self._spec.metric.judge_maximize) if self._spec.searches and row.arm != baseline.arm else None,
+            won=Won.over(row.tests, baseline.tests, self._spec.metric.judge_maximize)
+            if self._spec.searches and row.arm != baseline.arm
+            else None,
             to_target=self._to_target(arm.name, baseline.arm) if self._spec.searches else None,
         )
 
@@ -393,7 +395,11 @@ def _band(confirmed: Sequence[Trial], key: str, epochs: int | None) -> Band | No
         key: the number's name in a report.
         epochs: length of a whole run; None for the user's trainables, which may end early: the shortest run counts.
     """
-    whole = [trial for trial in confirmed if trial.state == State.COMPLETE and len(trial.epochs) == (epochs or len(trial.epochs))]
+    whole = [
+        trial
+        for trial in confirmed
+        if trial.state == State.COMPLETE and len(trial.epochs) == (epochs or len(trial.epochs))
+    ]
     curves = [[report.numbers().get(key, math.nan) for report in trial.epochs] for trial in whole]
     by_epoch = list(zip(*curves, strict=epochs is not None))
     if not by_epoch or (epochs is None and not all(math.isfinite(value) for values in by_epoch for value in values)):

@@ -120,7 +120,9 @@ def _reading_of_settings(board: Leaderboard, record: Record) -> str:
 
 def _reading_of_method(board: Leaderboard, record: Record) -> str:
     metric = board.measured
-    once = "read the test accuracy once, after the last epoch" if not metric.own else "counts with its last report there"
+    once = (
+        "read the test accuracy once, after the last epoch" if not metric.own else "counts with its last report there"
+    )
     shared = "All arms of a search share the data's split and all seeds."
     held = f"on these {record.job.data_images.test} test images; other images have other luck"
     if metric.own:

@@ -111,7 +111,7 @@ def lost_value(record: Record, round_number: int = 0, at: int | None = None) -> 
 
 
 def schedule_of(record: Record, spec: SearchSpec, trial: Trial) -> Schedule | None:
-    """The schedule of a trial; None if only the user's code knows it: an own trainable, or a schedule by dotted path."""
+    """The schedule of a trial; None if only the user's code knows it: an own trainable, or an own schedule."""
     if is_dotted(str(trial.hyper.get("schedule", ""))):
         return None
     return trial_config.schedule_of(spec, record.plan, trial.arm, trial.hyper)

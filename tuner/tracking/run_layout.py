@@ -62,7 +62,12 @@ def allowed(name: str) -> str:
 
     A changed name ends with a checksum of the right one, because two names may differ only in what is not allowed.
     """
-    if _ALLOWED.fullmatch(name) and posixpath.normpath(name) == name and not name.startswith(("/", "..")) and name != ".":
+    if (
+        _ALLOWED.fullmatch(name)
+        and posixpath.normpath(name) == name
+        and not name.startswith(("/", ".."))
+        and name != "."
+    ):
         return name
     part = _NOT_IN_NAMES.sub("_", name).lstrip(".")[:MOST_NAME]
     return f"{part}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"

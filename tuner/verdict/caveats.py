@@ -12,9 +12,8 @@ from tuner.spec.messages import InvalidValue
 from tuner.spec.ranges import Range
 from tuner.spec.search_spec import PLACEBO, SearchSpec
 from tuner.storage.events import Outcome, Stage, State
-from tuner.verdict.paired_test import Comparison
-
 from tuner.verdict.numbers import value_text
+from tuner.verdict.paired_test import Comparison
 
 if TYPE_CHECKING:
     from tuner.verdict.leaderboard import Row
@@ -105,8 +104,8 @@ def _other_scales(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
         )
         if apart or opposite:
             yield (
-                f"{spec.metric.judged} of {row.arm} is about {ours:.3g}, and of {base.arm} about {theirs:.3g}: are they "
-                "the same quantity? If not, the verdict means nothing"
+                f"{spec.metric.judged} of {row.arm} is about {ours:.3g}, and of {base.arm} about {theirs:.3g}: are "
+                "they the same quantity? If not, the verdict means nothing"
             )
 
 
@@ -130,7 +129,7 @@ def _diverged_runs(record: Record, spec: SearchSpec) -> Iterator[str]:
     ]
     if runs:
         value = lost_value(record, len(record.rounds))
-        counts = "is missing, because no run has a value" if value is None else f"counts as the worst one so far"
+        counts = "is missing, because no run has a value" if value is None else "counts as the worst one so far"
         so_far = "" if value is None else f" ({value_text(value)} now)"
         yield f"confirm runs diverged ({', '.join(runs)}): {spec.metric.judged} of such a run {counts}{so_far}"
 
@@ -202,7 +201,9 @@ def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Ite
             at = None if value is None else position(domain, value)
             if at is not None and not EDGE <= at <= 1 - EDGE:
                 end = "lower" if at < EDGE else "upper"
-                found.setdefault((knob, domain, end), []).append(f"{arm.name} {short_text(chosen[arm.name].hyper[knob])}")
+                found.setdefault((knob, domain, end), []).append(
+                    f"{arm.name} {short_text(chosen[arm.name].hyper[knob])}"
+                )
     for (knob, domain, end), values in found.items():
         wider = _wider(knob, domain, at_top=end == "upper")
         hint = f"; to widen the range for all arms with this knob, set {wider}" if wider else ""

@@ -27,7 +27,9 @@ def gain_text(metric: MetricSpec, gain: float, half: float | None = None, signed
         signed: whether a positive gain has a sign.
     """
     spread = "" if half is None else f" ± {_number(metric, half, half)}"
-    return f"{gain_number(metric, gain, half, signed)}{spread} {'points' if metric.in_points else f'in {metric.judged}'}"
+    return (
+        f"{gain_number(metric, gain, half, signed)}{spread} {'points' if metric.in_points else f'in {metric.judged}'}"
+    )
 
 
 def gain_number(metric: MetricSpec, gain: float, half: float | None = None, signed: bool = True) -> str:
@@ -77,7 +79,7 @@ def choose_name(metric: MetricSpec) -> str:
 def _number(metric: MetricSpec, value: float, spread: float | None, sign: str = "") -> str:
     if metric.in_points:
         return f"{value:{sign}z.2f}"
-    size = abs(value) if not spread else spread
+    size = spread or abs(value)
     if size == 0 or not math.isfinite(size):
         return f"{value:{sign}z.4g}"
     decimals = max(0, 2 - math.floor(math.log10(size)))

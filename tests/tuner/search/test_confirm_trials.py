@@ -6,11 +6,10 @@ from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
 from tuner.search.confirm_trials import FixedSource, confirm_requests, selection_requests
 from tuner.search.trial_request import TrialRequest
-from tuner.search.winners import ranked, confirm_values, winners
+from tuner.search.winners import confirm_values, ranked, winners
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.trial_config import round_seeds, selection_seeds
 from tuner.storage.events import RoundBegun, Stage, State
-
 
 SPEC = spec_of()
 TOP_2 = spec_of(more("confirm: {top_k: 2, selection_seeds: 2}\n"))

@@ -23,7 +23,7 @@ from tuner.jobs.stop import StopRequest
 from tuner.search.search_trials import SearchSource, early_stopper
 from tuner.search.searches import SearchesSource
 from tuner.search.trial_request import TrialOutcome, TrialRequest
-from tuner.search.winners import candidates, search_values, search_has_ended, search_winner
+from tuner.search.winners import candidates, search_has_ended, search_values, search_winner
 from tuner.spec.arms import arms
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.trial_config import SearchSeeds

@@ -105,7 +105,10 @@ def seeds(found: Findings, arms: Arms) -> Figure | None:
                 y=[metric.factor * value for value in tests.values()],
                 mode="markers",
                 marker={"color": look.faint(0.6), "size": 9, "symbol": look.symbol},
-                hovertext=[f"{name}, {unit} {number}: {safe(mean_text(metric, [value]))}{percent}" for number, value in tests.items()],
+                hovertext=[
+                    f"{name}, {unit} {number}: {safe(mean_text(metric, [value]))}{percent}"
+                    for number, value in tests.items()
+                ],
                 hoverinfo="text",
             )
         )
