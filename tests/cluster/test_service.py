@@ -47,6 +47,7 @@ def test_a_submitted_spec_returns_a_verdict(up: Stack) -> None:
     assert (unknown.code, unknown.err.count("\n")) == (4, 1)
 
 
+@pytest.mark.slow
 def test_a_job_without_time_for_a_verdict_is_extended_from_afar(up: Stack) -> None:
     small = SPEC.replace("trials: 3, epochs: 6", "trials: 1, epochs: 3, max_hours: 1e-6")
     text = named("short", small.replace("confirm: {seeds: 3}", "searches: 3\nconfirm: {margin: 1}"))

@@ -139,6 +139,8 @@ def trained_again(where: Place) -> list[tuple[str, int]]:
     return [(event.trial, event.epoch) for event in events if isinstance(event, EpochRepeated)]
 
 
+# Both kills are part of the test after these, which always runs.
+@pytest.mark.faults
 def test_a_worker_is_killed(where: Place, undisturbed: tuple[Place, Record]) -> None:
     process = begin(where)
     victim = workers(where)[0]
@@ -165,6 +167,7 @@ def test_a_worker_is_stopped_and_then_killed(where: Place, undisturbed: tuple[Pl
     check_as_undisturbed(where, undisturbed)
 
 
+@pytest.mark.faults
 def test_the_driver_is_killed_and_another_continues_the_job(where: Place, undisturbed: tuple[Place, Record]) -> None:
     process = begin(where)
     os.kill(driver(where), signal.SIGKILL)

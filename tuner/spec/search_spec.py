@@ -16,7 +16,7 @@ from trainables.space import PlannedDomain
 from trainables.variants import VARIANTS
 from tuner.errors import did_you_mean
 from tuner.spec.experiment import NET_STRIDE, ArmSpec, DataSpec, FamilySpec, Line, MetricSpec, ModelSpec, Name
-from tuner.spec.messages import InvalidValue, Origin
+from tuner.spec.messages import InvalidValue, Origin, shown
 from tuner.spec.pydantic_messages import from_pydantic
 from tuner.spec.ranges import MODEL_KNOB, Frozen, Range, check_knob_name
 from tuner.spec.settings import (
@@ -260,6 +260,16 @@ class SearchSpec(Frozen):
         searches = {} if value.get("searches") is None else value["searches"]
         return {**value, "searches": searches, "claim": claim, "confirm": {**confirm, **ONE_SETTING}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _margin_of_metric(cls, value: Any) -> Any:
+        """A margin in the unit of an own metric cannot have a default but 0."""
+        metric, confirm = (value.get(key, {}) for key in ("metric", "confirm")) if isinstance(value, dict) else ({}, {})
+        own = isinstance(metric, dict) and metric.get("choose") is not None and metric.get("unit") is None
+        if own and isinstance(confirm, dict) and "margin" not in confirm:
+            return {**value, "confirm": {**confirm, "margin": 0.0}}
+        return value
+
     @model_validator(mode="after")
     def _claim_fits(self) -> Self:
         if self.claim == "setting":
@@ -317,9 +327,24 @@ class SearchSpec(Frozen):
             raise InvalidValue(text, "metric", "choose")
         for index, arm in enumerate(self.arms):
             self._check_trainer_knobs(index, arm)
+        if self.own_trainable:
+            self._check_unused()
+        if self.metric.in_points and self.confirm.margin > 100:
+            text = f"is {shown(self.confirm.margin)}; must be at most 100, because it is in percentage points"
+            raise InvalidValue(text, "confirm", "margin")
         if self.passed and not self.own_trainable:
             raise InvalidValue("is for own trainables only; remove this key", "pass")
         return self
+
+    def _check_unused(self) -> None:
+        """Refuse settings of the built-in training in a job of own trainables."""
+        for section in ("budget", "resources"):
+            part = getattr(self, section)
+            for key in ("batch_size", "auto", "precision", "deterministic", "cuda_graph"):
+                field = type(part).model_fields.get(key)
+                if field is not None and getattr(part, key) != field.default:
+                    text = "is for the built-in training; give your trainables a knob of their own under fixed"
+                    raise InvalidValue(text, section, key)
 
     def _check_trainer_knobs(self, index: int, arm: ArmSpec) -> None:
         if arm.kind == "trainable":

@@ -132,7 +132,11 @@ class ConfirmSpec(Frozen):
     )
     seeds: int = Field(default=5, ge=3, le=1000, description="number of fresh seeds for the verdict on the winners")
     margin: float = Field(
-        default=0.5, ge=0, le=100, description="two arms tie within this margin, in percentage points"
+        default=0.5,
+        ge=0,
+        le=1e9,
+        description="two arms tie within this margin: in percentage points, at most 100; for a metric of your own, in "
+        "its unit, default 0",
     )
 
 
