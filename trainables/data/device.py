@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainables.data.normalize import Kind, constants
+from trainables.data.normalize import constants
+from trainables.data.request import Kind
 from trainables.data.splits import Arrays, Splits
 
 

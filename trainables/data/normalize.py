@@ -3,12 +3,11 @@
 Legend: B images, H W pixels, C channels.
 """
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["minmax", "standard"]
+from trainables.data.request import Kind
+
 CHUNK = 1024
 
 

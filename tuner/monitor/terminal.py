@@ -124,8 +124,9 @@ def trial_line(trial: Trial, metric: MetricSpec = ACCURACY) -> str:
         return f"{what}, {judged} {value_text(trial.result.metric(metric.judged))}"
     if trial.state in (State.FAILED, State.OOM):
         return f"{what}: {(trial.reason or 'no reason given').strip().splitlines()[-1]}"
-    value = last and last.metric(metric.key if metric.own else "val_acc")
-    return what if value is None else f"{what}, {chosen} {value_text(value)}"
+    if last is None:
+        return what
+    return f"{what}, {chosen} {value_text(last.metric(metric.key if metric.own else 'val_acc'))}"
 
 
 def choose_view(quiet: bool) -> View:

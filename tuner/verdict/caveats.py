@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from trainables.report import ConfirmResult
 from trainables.space import Domain, Float, position, scaled, short_text, unscaled
 from tuner.jobs.record import Record, Trial
 from tuner.search.winners import lost_value, schedule_of, search_has_ended
@@ -238,7 +239,8 @@ def _wider(knob: str, domain: Domain, at_top: bool) -> str:
 def _inactive_maximum(record: Record) -> Iterator[str]:
     """Yields how much of AMSGrad there was in an arm: without an active maximum, it is Adam."""
     for arm in record.arms:
-        runs = [trial.result for trial in record.of(Stage.CONFIRM, arm) if trial.result is not None]
+        results = (trial.result for trial in record.of(Stage.CONFIRM, arm))
+        runs = [result for result in results if isinstance(result, ConfirmResult)]
         shares = [result.max_active for result in runs if result.max_active is not None]
         if shares:
             share = statistics.median(shares)

@@ -79,10 +79,9 @@ def choose_name(metric: MetricSpec) -> str:
 def _number(metric: MetricSpec, value: float, spread: float | None, sign: str = "") -> str:
     if metric.in_points:
         return f"{value:{sign}z.2f}"
-    size = spread or abs(value)
-    if size == 0 or not math.isfinite(size):
+    if not spread or not math.isfinite(spread):
         return f"{value:{sign}z.4g}"
-    decimals = max(0, 2 - math.floor(math.log10(size)))
+    decimals = max(0, 1 - math.floor(math.log10(spread)))
     if decimals > MOST_DECIMALS or abs(value) >= 10**MOST_DECIMALS:
         return f"{value:{sign}z.4g}"
     return f"{value:{sign}z.{decimals}f}"

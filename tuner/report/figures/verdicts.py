@@ -1,5 +1,6 @@
 """Figures of the verdict: each variant compared with the baseline, and the confirm runs behind the verdict."""
 
+import statistics
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -115,10 +116,10 @@ def seeds(found: Findings, arms: Arms) -> Figure | None:
         traces.append(
             go.Scatter(
                 x=[name],
-                y=[arm.row.test_mean],
+                y=[metric.factor * statistics.fmean(tests.values())],
                 mode="markers",
                 marker={"symbol": "line-ew", "size": 30, "line": {"color": look.colour, "width": 3}},
-                hovertext=[f"{name}: mean {safe(mean_text(metric, [arm.row.test_mean / metric.factor]))}{percent}"],
+                hovertext=[f"{name}: mean {safe(mean_text(metric, [statistics.fmean(tests.values())]))}{percent}"],
                 hoverinfo="text",
             )
         )
