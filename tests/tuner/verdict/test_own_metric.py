@@ -34,23 +34,29 @@ def board_of(spec: SearchSpec, results: Mapping[str, Sequence[RESULT]]) -> Leade
     return build(history.record(), spec)
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e9, 1e150])
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e9, 1e90])
 def test_a_lower_loss_beats_the_baseline_whatever_its_size(scale: float) -> None:
     ends = {arm: [scale * value for value in values] for arm, values in (("ridge", RIDGE), ("trees", BETTER))}
     board = board_of(SPEC, ends)
     row = board.rows[1]
-    assert row.comparison is not None and row.comparison.mean_diff is not None
+    assert row.comparison is not None
     assert row.comparison.outcome == Outcome.BEATS
-    assert row.comparison.mean_diff == pytest.approx(min(0.1 * scale, 1e100), rel=1e-6)
+    assert row.comparison.mean_diff == pytest.approx(0.1 * scale, rel=1e-6)
     assert verdict_text(row, board).endswith("in test_loss (5 searches, look 1)")
     worse = board_of(SPEC, {"ridge": ends["trees"], "trees": ends["ridge"]})
-    assert worse.rows[1].comparison is not None and worse.rows[1].comparison.outcome == Outcome.LOSES
+    assert worse.rows[1].comparison is not None
+    assert worse.rows[1].comparison.outcome == Outcome.LOSES
+
+
+def test_differences_that_no_sum_can_hold_are_no_evidence() -> None:
+    huge = board_of(SPEC, {"ridge": [1.5e308, 1.6e308, 1.7e308], "trees": [-1.5e308, -1.7e308, -1.6e308]})
+    assert verdict_text(huge.rows[1], huge).startswith("not enough evidence: +1e+100 in test_loss")
 
 
 def test_the_verdict_is_written_in_the_metrics_own_unit() -> None:
     board = board_of(SPEC, {"ridge": RIDGE, "trees": BETTER})
-    assert verdict_text(board.rows[1], board).startswith("beats ridge by 0.1000 ± 0.00")
-    assert (board.metric, board.rows[0].test_text) == ("val_loss", "0.5050 ± 0.0112")
+    assert verdict_text(board.rows[1], board).startswith("beats ridge by 0.1000 ± 0.0013 in test_loss")
+    assert (board.metric, board.rows[0].test_text) == ("val_loss", "0.505 ± 0.011")
     values = board.to_dict()
     assert (values["judge"], values["goal"], values["unit"]) == ("test_loss", "minimize", "")
     assert values["rows"][0]["test_mean"] == pytest.approx(0.505)
@@ -72,7 +78,7 @@ def test_a_share_is_shown_in_points() -> None:
 
 @pytest.mark.parametrize("metric", [LOSS, SCORE, SHARE])
 def test_equal_differences_are_no_evidence(metric: MetricSpec) -> None:
-    base = {seed: value for seed, value in enumerate(RIDGE)}
+    base = dict(enumerate(RIDGE))
     shifted = {seed: value + 0.1 for seed, value in base.items()}
     assert len(set(paired_differences(base, shifted, metric))) == 1
     [found] = compare(base, {"arm": shifted}, margin=0.0, metric=metric)
@@ -86,7 +92,7 @@ def test_equal_differences_are_no_evidence(metric: MetricSpec) -> None:
 def test_searches_with_equal_differences_are_no_evidence_and_the_verdict_says_why() -> None:
     board = board_of(SPEC, {"ridge": [0.5, 0.6, 0.7], "trees": [0.4, 0.5, 0.6]})
     assert verdict_text(board.rows[1], board) == (
-        "not enough evidence: +0.100 in test_loss (3 searches, look 1) [every search gave the same difference]"
+        "not enough evidence: +0.1 in test_loss (3 searches, look 1) [every search gave the same difference]"
     )
 
 
@@ -125,7 +131,7 @@ def test_later_rounds_do_not_change_what_a_lost_value_counts_as() -> None:
     assert confirm_values(history.record(), "trees", 2) == {4: 9.0}
     board = build(history.record(), spec)
     assert verdict_text(board.rows[1], board).startswith("not enough evidence: +0.067 ± ")
-    assert any("estimates the differences in test_loss as trees +0 " in f"{text} " for text in board.warnings)
+    assert any("estimates the differences in test_loss as trees +0;" in text for text in board.warnings)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +155,8 @@ def test_arms_that_report_on_different_scales_are_asked_about(
 @pytest.mark.parametrize(
     ("gain", "half", "text"),
     [
-        (0.0123456, 0.00456, "+0.01235 ± 0.00456 in test_loss"),
-        (-12.3456, 1.5, "-12.35 ± 1.50 in test_loss"),
+        (0.0123456, 0.00456, "+0.0123 ± 0.0046 in test_loss"),
+        (-12.3456, 1.5, "-12.3 ± 1.5 in test_loss"),
         (123456.0, 4000.0, "+123456 ± 4000 in test_loss"),
         (1.5e-9, 2e-10, "+1.5e-09 ± 2e-10 in test_loss"),
         (2.5e12, None, "+2.5e+12 in test_loss"),
@@ -169,10 +175,11 @@ def test_values_are_short_whatever_their_size() -> None:
         "1.235e+08",
         "-2.2500",
     ]
-    assert mean_text(LOSS, [53.0]) == "53.0"
+    assert mean_text(LOSS, [53.0]) == "53"
 
 
 def test_a_prediction_interval_of_a_users_metric_knows_no_limits() -> None:
     low, high = prediction_interval([40.0, 42.0, 44.0], metric=LOSS)
-    assert low < 30 and high > 54
+    assert low < 30
+    assert high > 54
     assert prediction_interval([40.0], repeated=40.0, metric=LOSS) == (40.0, 40.0)
