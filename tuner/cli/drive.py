@@ -162,8 +162,8 @@ def _stoppable() -> "Iterator[StopRequest]":
 
 
 def _show_result(folder: "JobFolder", home: Path | None, output: str) -> None:
+    from tuner.export.export_file import must_allow_code
     from tuner.jobs.request import spec_of
-    from tuner.spec.user_code import names_code
     from tuner.verdict.ranking import job_results
 
     board = job_results(folder).board
@@ -172,7 +172,7 @@ def _show_result(folder: "JobFolder", home: Path | None, output: str) -> None:
     home_option = [] if home is None else ["--home", str(home)]
     lines = [("report", str(folder.report)), ("browse", shlex.join([*_command(), "ui", folder.id, *home_option]))]
     if best.exists():
-        allowed = ["--allow-code"] if names_code(spec_of(folder)) else []
+        allowed = ["--allow-code"] if must_allow_code(spec_of(folder)) else []
         reproduce = shlex.join([*_command(), "reproduce", str(best), *allowed, *home_option])
         lines[1:1] = [("best config", str(best)), ("reproduce", reproduce)]
     for label, text in lines:

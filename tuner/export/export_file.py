@@ -36,6 +36,7 @@ from tuner.spec.search_spec import SearchSpec
 from tuner.spec.settings import BudgetSpec, ResourcesSpec
 from tuner.spec.strict_yaml import read_text
 from tuner.spec.trial_config import trial_config
+from tuner.spec.user_code import arm_code
 from tuner.storage.events import Stage, State
 from tuner.verdict.leaderboard import Leaderboard, Row
 from tuner.verdict.numbers import choose_name
@@ -334,10 +335,17 @@ def code_in(export: Export) -> list[str]:
     config, optimizer = export.config, export.config.optimizer
     names = [config.model.name, config.data.name, config.hyper.schedule]
     if optimizer is not None:
-        names += [optimizer.groups or ""]
-        if not _TORCH_OPTIMIZER.fullmatch(optimizer.name):
-            names.append(optimizer.name)
-    return [name for name in names if is_dotted(name)]
+        names += [optimizer.name, optimizer.groups or ""]
+    return [name for name in names if _is_code(name)]
+
+
+def must_allow_code(spec: SearchSpec) -> bool:
+    """Whether the exports of a job name code: ``tuner reproduce`` then needs ``--allow-code``."""
+    return any(map(_is_code, (spec.model.name, spec.data.name, *(path for _, path in arm_code(spec)))))
+
+
+def _is_code(name: str) -> bool:
+    return is_dotted(name) and not _TORCH_OPTIMIZER.fullmatch(name)
 
 
 def _summary(metric: MetricSpec, confirmed: Sequence[Trial]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainables.catalog import MODELS
-from trainables.variants import VARIANTS
+from tuner.export.export_file import must_allow_code
 from tuner.jobs.record import Record
 from tuner.report.training_cost import Spent
 from tuner.search.winners import confirm_values
@@ -41,14 +41,15 @@ class Statements:
 
 def statements(record: Record, spec: SearchSpec, board: Leaderboard) -> Statements:
     """The sentences about a job. The job need not be finished."""
-    again = f"tuner export {record.name} --best -o best.yaml && tuner reproduce best.yaml"
+    allowed = " --allow-code" if must_allow_code(spec) else ""
+    again = f"tuner export {record.name} --best -o best.yaml && tuner reproduce best.yaml{allowed}"
     made_up = "Simulated: nothing was trained, and every number below is made up."
     return Statements(
         headline=_headline(board),
         simulated=made_up if record.simulated else "",
         reading=_reading(board, record) if board.judged else "",
         evidence=_evidence(record, board) if board.claim == "method" and board.round else "",
-        conditions=(*_conditions(record, spec), *_extensions(record)),
+        conditions=(*_conditions(spec), *_extensions(record)),
         provenance=tuple(_provenance(record)),
         reproduce="" if record.simulated else again,
     )
@@ -183,7 +184,7 @@ def _extensions(record: Record) -> Iterator[str]:
         yield f"extended {after}: searched further although its time was spent, or its arms were given up"
 
 
-def _conditions(record: Record, spec: SearchSpec) -> Iterator[str]:
+def _conditions(spec: SearchSpec) -> Iterator[str]:
     data, model, budget, confirm = spec.data, spec.model, spec.budget, spec.confirm
     net = f"{model.name}, width {model.width:g}, set-up {model.setup}" if model.name in MODELS else model.name
     best = ""
@@ -210,14 +211,14 @@ def _conditions(record: Record, spec: SearchSpec) -> Iterator[str]:
     if spec.own_trainable:
         length = f"at most {budget.epochs} epochs; an epoch is one report"
     yield f"{budget.trials} trials per {search}, {length}{best}"
-    first = "the variant's default" if all(arm.variant in VARIANTS for arm in record.job.arms) else "the arm's default"
+    first = "the variant's default" if all(arm.kind == "variant" for arm in spec.arms) else "the arm's default"
     yield f"sampler {spec.sampler.name}, first trial at {first}; {pruning}"
-    for described in record.job.arms:
-        if described.variant not in VARIANTS:
-            kind = "trainable" if spec.own_trainable else "optimizer"
-            yield f"{described.name} is the {kind} {described.variant}"
     for arm in spec.arms:
-        if arm.fixed or arm.parameters:
+        if arm.kind != "variant":
+            groups = f", parameter groups {arm.groups}" if arm.groups else ""
+            fixed = f"; fixed: {_pairs(arm.fixed)}" if arm.fixed else ""
+            yield f"{arm.name} is the {arm.kind} {arm.code}{groups}{fixed}"
+        elif arm.fixed or arm.parameters:
             own = {**arm.fixed, **{knob: r.model_dump(exclude_none=True) for knob, r in arm.parameters.items()}}
             yield f"settings of {arm.name} only: {_pairs(own)}"
 

@@ -72,7 +72,7 @@ def _without_winner(rows: Sequence["Row"]) -> Iterator[str]:
 
 
 def _older(record: Record) -> Iterator[str]:
-    if not record.job.classes:
+    if not record.job.classes and not record.spec.own_trainable:
         yield (
             "the job was made by an earlier version: its claim is about settings, and a confirm run that diverged is "
             "left out instead of counting as chance"

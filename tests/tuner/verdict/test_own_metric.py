@@ -130,7 +130,7 @@ def test_later_rounds_do_not_change_what_a_lost_value_counts_as() -> None:
     assert confirm_values(history.record(), "trees", 1) == {1: 0.6, 2: 0.4, 3: 0.4}
     assert confirm_values(history.record(), "trees", 2) == {4: 9.0}
     board = build(history.record(), spec)
-    assert verdict_text(board.rows[1], board).startswith("not enough evidence: +0.067 ± ")
+    assert verdict_text(board.rows[1], board).startswith("not enough evidence: +0.07 ± 0.38 in test_loss")
     assert any("estimates the differences in test_loss as trees +0;" in text for text in board.warnings)
 
 
