@@ -58,7 +58,8 @@ _OWN_TRIAL: TypeAdapter[OwnTrial] = TypeAdapter(OwnTrial)
 _DOTTED = re.compile(DOTTED_PATTERN)
 _TORCH_OPTIMIZER = re.compile(r"torch\.optim:[A-Za-z]\w*")
 """The name of an optimizer that comes with torch: it is no code of a stranger's."""
-_OF_OWN, _OF_IMAGES = {"metric", "judged_mean", "judged_sd"}, {"test_mean_points", "test_sd_points"}
+_OF_OWN = {"metric", "own_runs", "judged_mean", "judged_sd"}
+_OF_IMAGES = {"confirm_runs", "test_mean_points", "test_sd_points"}
 """Keys of an export of the user's own trainable only, and of the built-in training only."""
 
 
@@ -113,8 +114,8 @@ class OwnMetric(_Strict):
 class Export(_Strict):
     """A winner: its settings, how it was chosen, its evidence, and its origin.
 
-    ``metric`` and what is named ``judged`` are those of the user's own trainables, and the means in points those of the
-    built-in training.
+    ``metric``, ``own_runs`` and what is named ``judged`` are those of the user's own trainables; ``confirm_runs`` and the
+    values in points are those of the built-in training.
     """
 
     schema_version: int
@@ -126,10 +127,11 @@ class Export(_Strict):
     search_value: float
     trial: dict[str, Any]
     confirm_round: int
-    confirm_runs: tuple[ConfirmRun, ...] | tuple[OwnRun, ...] = Field(min_length=1)
+    confirm_runs: tuple[ConfirmRun, ...] = ()
     test_mean_points: float | None = None
     test_sd_points: float | None = None
     metric: OwnMetric | None = None
+    own_runs: tuple[OwnRun, ...] = ()
     judged_mean: float | None = None
     judged_sd: float | None = None
     baseline: str
@@ -145,12 +147,13 @@ class Export(_Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        own = self.metric is not None
-        lacking, kind = ("judged_mean", OwnRun) if own else ("test_mean_points", ConfirmRun)
-        if getattr(self, lacking) is None:
-            raise ValueError(f"{lacking}: is missing")
-        if not all(isinstance(run, kind) for run in self.confirm_runs):
-            raise ValueError("confirm_runs: must fit the metric")
+        needed = _OF_OWN - {"judged_sd"} if self.metric is not None else _OF_IMAGES - {"test_sd_points"}
+        for key in sorted(needed):
+            if getattr(self, key) in (None, ()):
+                raise ValueError(f"{key}: is missing")
+        for key in _OF_IMAGES if self.metric is not None else _OF_OWN:
+            if getattr(self, key) not in (None, ()):
+                raise ValueError(f"{key}: does not fit the kind of the export")
         return self
 
     @property
@@ -173,14 +176,9 @@ class Export(_Strict):
         return None if self.metric is None else OwnTrial.from_dict(self.trial)
 
     @property
-    def runs(self) -> tuple[ConfirmRun, ...]:
-        """The confirm runs of the built-in training."""
-        return tuple(run for run in self.confirm_runs if isinstance(run, ConfirmRun))
-
-    @property
-    def own_runs(self) -> tuple[OwnRun, ...]:
-        """The confirm runs of the user's own trainable."""
-        return tuple(run for run in self.confirm_runs if isinstance(run, OwnRun))
+    def seeds(self) -> list[int]:
+        """The seeds of the confirm runs, of either kind."""
+        return [run.seed for run in (*self.confirm_runs, *self.own_runs)]
 
     @classmethod
     def sealed(cls, content: Mapping[str, Any]) -> Self:
@@ -233,7 +231,9 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
         "search_value": row.val,
         "trial": trial,
         "confirm_round": board.round,
-        "confirm_runs": [_confirm_run(trial, spec.metric, runs) for trial in confirmed],
+        "own_runs" if spec.own_trainable else "confirm_runs": [
+            _confirm_run(trial, spec.metric, runs) for trial in confirmed
+        ],
         **_summary(spec.metric, confirmed),
         "baseline": row.baseline,
         "claim": spec.claim,
@@ -270,7 +270,7 @@ def check_allowed(export: Export, fresh_seed: int | None, allow_code: bool) -> N
     code = code_in(export)
     if code and not allow_code:
         raise SpecError(f"the export names code to run ({', '.join(code)}); give --allow-code if you trust it")
-    if fresh_seed in [run.seed for run in export.confirm_runs]:
+    if fresh_seed in export.seeds:
         raise SpecError(f"seed {fresh_seed} is one of the recorded seeds; name another")
 
 
@@ -393,7 +393,7 @@ def _chosen_by(spec: SearchSpec, row: Row, compared: bool) -> str:
 
 def _check_trial(export: Export) -> None:
     """Refuse a trial of the wrong form, or one that no spec could give. It raises many kinds of error."""
-    seeds = [run.seed for run in export.confirm_runs]
+    seeds = export.seeds
     if export.trial["seed"] != seeds[0] or len(set(seeds)) < len(seeds):
         raise ValueError("trial.seed: must be that of the first confirm run, and no seed may be there twice")
     if export.metric is not None:

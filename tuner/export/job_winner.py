@@ -129,7 +129,7 @@ def _weights(folder: JobFolder, export: Export) -> bytes:
     try:
         with store_errors():
             content = files_at(where).read(name)
-        if digest(load(content)) == export.runs[0].weights_sha256:
+        if digest(load(content)) == export.confirm_runs[0].weights_sha256:
             return content
     except FileNotFoundError:
         raise NotFound(

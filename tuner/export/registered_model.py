@@ -85,5 +85,5 @@ def _check_weights(file: Path, export: Export, uri: str) -> None:
         found = digest(load_file(file))
     except (OSError, SafetensorError):
         found = ""
-    if found != export.runs[0].weights_sha256:
+    if found != export.confirm_runs[0].weights_sha256:
         raise IntegrityError(f"{uri}: altered: its {WEIGHTS} are not those that were registered")

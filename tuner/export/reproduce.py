@@ -90,14 +90,14 @@ def reproduce(
         IntegrityError: the data differs from the data of the search, or training diverged.
         SpecError: as ``check_allowed``.
     """
-    seed = export.confirm_runs[0].seed if fresh_seed is None else fresh_seed
+    seed = export.seeds[0] if fresh_seed is None else fresh_seed
     check_allowed(export, fresh_seed, allow_code)
     if export.metric is not None:
         from tuner.export.reproduce_own import run_again
 
         import_code(job)
         return run_again(export, export.metric, replace(OwnTrial.from_dict(export.trial), seed=seed), on_epoch)
-    recorded = {run.seed: run for run in export.runs}
+    recorded = {run.seed: run for run in export.confirm_runs}
     training = start(export, replace(export.config, seed=seed), workspace, data_path, allow_code, job)
     for _ in range(training.config.epochs):
         report = training.run_epoch()
@@ -106,7 +106,7 @@ def reproduce(
             raise IntegrityError(f"not reproduced: {report.diverged} at epoch {report.epoch}")
     run = recorded.get(seed)
     known = None if run is None else run.test_acc
-    low, high = prediction_interval([run.test_acc for run in export.runs], repeated=known)
+    low, high = prediction_interval([run.test_acc for run in export.confirm_runs], repeated=known)
     why_not = _why_not_bits(export, run, training)
     return Reproduction(
         seed=seed,

@@ -19,7 +19,7 @@ from trainables.config import TrialConfig
 from trainables.training.trainer import digest
 from tuner.api import load_config
 from tuner.errors import IntegrityError, NotFound
-from tuner.export.export_file import SCHEMA, Export, read_export
+from tuner.export.export_file import NEWEST, Export, read_export
 from tuner.export.job_winner import export_arm
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
@@ -204,7 +204,7 @@ def test_a_truncated_export_is_refused(
         (("trial", "gpus"), 1, "gpus"),
         (("confirm_runs",), "none", "confirm_runs"),
         (("trial", "hyper"), None, "not an export of this version"),
-        (("schema_version",), SCHEMA + 1, f"written by a newer tuner (schema {SCHEMA + 1}; this one reads up to"),
+        (("schema_version",), NEWEST + 1, f"written by a newer tuner (schema {NEWEST + 1}; this one reads up to"),
     ],
 )
 def test_what_this_version_does_not_know_is_refused_even_if_the_checksum_fits(
