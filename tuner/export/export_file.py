@@ -114,8 +114,8 @@ class OwnMetric(_Strict):
 class Export(_Strict):
     """A winner: its settings, how it was chosen, its evidence, and its origin.
 
-    ``metric``, ``own_runs`` and what is named ``judged`` are those of the user's own trainables; ``confirm_runs`` and the
-    values in points are those of the built-in training.
+    ``metric``, ``own_runs`` and what is named ``judged`` are of the user's own trainables; ``confirm_runs`` and the
+    values in points are of the built-in training.
     """
 
     schema_version: int

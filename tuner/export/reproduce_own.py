@@ -1,6 +1,7 @@
 """Runs an exported winner of the user's own trainable again, and compares the judge metric with the recorded one."""
 
 import math
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -93,6 +94,8 @@ def run_again(
 
 def _train(trial: OwnTrial, on_report: Callable[[Report], None]) -> Result:
     trial = replace(trial, gpu=trial.gpu and torch.cuda.is_available())
+    # A worker changes the environment of its process, to lead the trainable's own mlflow away from real stores.
+    environment = dict(os.environ)
     worker, done = OwnWorker(), 0
     with tempfile.TemporaryDirectory(prefix="tuner-") as checkpoints:
         options = {
@@ -119,3 +122,5 @@ def _train(trial: OwnTrial, on_report: Callable[[Report], None]) -> Result:
                 step = StepReport.from_dict(worker.train())
         finally:
             worker.close()
+            os.environ.clear()
+            os.environ.update(environment)
