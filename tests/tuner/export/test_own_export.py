@@ -178,11 +178,11 @@ def test_an_own_trainable_is_run_again_and_compared(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///the-users-own.db")
-    here, seen = dict(os.environ), list[Report]()
+    seen: list[Report] = []
     same = reproduce(export_of(), Workspace(tmp_path), allow_code=True, on_epoch=seen.append)
     assert same.ok
     # The worker leads the trainable's own mlflow away, and nobody else's.
-    assert (dict(os.environ), Path.cwd()) == (here, tmp_path)
+    assert (os.environ["MLFLOW_TRACKING_URI"], Path.cwd()) == ("sqlite:///the-users-own.db", tmp_path)
     assert same.text().endswith("equal to the recorded value to the last bit")
     assert [(report.epoch, report.metric("val_loss")) for report in seen] == [(1, 1.0), (2, 0.5)]
     fresh = reproduce(export_of(), Workspace(tmp_path), fresh_seed=10, allow_code=True)
