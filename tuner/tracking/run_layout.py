@@ -69,7 +69,7 @@ def allowed(name: str) -> str:
         and name != "."
     ):
         return name
-    part = _NOT_IN_NAMES.sub("_", name).lstrip(".")[:MOST_NAME]
+    part = _NOT_IN_NAMES.sub("_", name).lstrip(".")[: MOST_NAME - 9]
     return f"{part}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
