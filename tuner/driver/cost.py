@@ -37,15 +37,17 @@ class Prospects:
         spread: sd of the search-wise differences to the baseline, in points, as far as the user knows it; else None.
         smallest_margin: smallest margin that can tie at the last look, in points; in units of the sd without a spread.
         chances: for each true gain (in units of the sd), the chance that the variant is shown to beat the baseline.
+        unit: unit of the verdict, in words.
     """
 
     spread: float | None
     smallest_margin: float
     chances: Mapping[float, float]
+    unit: str = "points"
 
     def lines(self) -> Iterator[str]:
         """The prospects in lines of text."""
-        unit = "sd" if self.spread is None else "points"
+        unit = "sd" if self.spread is None else self.unit
         scale = self.spread or 1.0
         yield f"ties:    possible with a margin of at least {self.smallest_margin:.2g} {unit}"
         gains = " / ".join(f"{scale * gain:.2g}" for gain in self.chances)
@@ -210,16 +212,20 @@ def _look_cost(spec: SearchSpec, at: int, epoch_h: float | None) -> LookCost:
 
 def _prospects(checked: Checked, spread: float | None) -> Prospects:
     from tuner.verdict.levels import smallest_margin
-    from tuner.verdict.looks import LookPlan, chances
+    from tuner.verdict.looks import DIGITS, LookPlan, chances
 
     spec, sd = checked.spec, spread or 1.0
     # Without a known spread the margin has no place on this scale.
     # Of several questions, the one with the least chance for each arm.
     asked = max(spec.questions, key=lambda family: len(family.arms) / family.alpha)
-    plan = LookPlan(spec.looks, spec.confirm.margin if spread else 0.0, len(asked.arms), asked.alpha)
+    digits = None if spec.metric.own else DIGITS
+    plan = LookPlan(spec.looks, spec.confirm.margin if spread else 0.0, len(asked.arms), asked.alpha, digits=digits)
     found = chances(plan, sd, [gain * sd for gain in GAINS])
     return Prospects(
-        spread, smallest_margin(spec.looks, sd), dict(zip(GAINS, (chance.beats for chance in found), strict=True))
+        spread,
+        smallest_margin(spec.looks, sd),
+        dict(zip(GAINS, (chance.beats for chance in found), strict=True)),
+        "points" if spec.metric.in_points else f"in {spec.metric.judged}",
     )
 
 
