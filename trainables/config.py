@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainables.data.request import DataRequest, Kind
+from trainables.data.request import DataRequest, Normalization
 from trainables.hyper import Hyper
 from trainables.space import Scalar
 
@@ -74,7 +74,7 @@ class TrialConfig:
     batch_size: int
     seed: int
     augment: str = "none"
-    normalize: Kind = "standard"
+    normalize: Normalization = "standard"
     precision: str = "fp32"
     deterministic: bool = False
     cuda_graph: bool = True

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-Kind = Literal["minmax", "standard"]
-"""How pixels are normalised; see ``normalize``."""
+Normalization = Literal["minmax", "standard"]
+"""How pixels are normalised; see ``normalize.constants``."""
 
 
 class Columns(NamedTuple):

@@ -271,7 +271,7 @@ class _Finder:
         after_trials, after_epochs = self._anytime(searched)
         return ArmFindings(
             row=row,
-            knobs=tuple(Knob.of(knob, domain) for knob, domain in arm.space.items()),
+            knobs=tuple(Knob.of(knob, domain, arm.searched(knob)) for knob, domain in arm.space.items()),
             spent=spent(searched, confirmed),
             trials=tuple(self._tried(trial) for trial in searched),
             val=self._band(confirmed, self._key),
@@ -294,7 +294,7 @@ class _Finder:
 
     def _settings(self, arm: Arm, winner: Trial) -> Mapping[str, Scalar]:
         """The winner's searched knobs that apply to it; of a class of the user's choice, all its arguments."""
-        searched = {knob: winner.hyper[knob] for knob in arm.space if knob in winner.hyper}
+        searched = {knob: winner.hyper[knob] for knob in arm.applying(winner.hyper)}
         return searched if arm.variant in VARIANTS else {**searched, **winner.hyper}
 
     def _to_target(self, arm: str, baseline: str) -> ToTarget | None:

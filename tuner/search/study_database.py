@@ -208,7 +208,7 @@ class StudyWriter:
         match entry.event:
             case JobDescribed() as job:
                 self._spec = from_dict(job.spec)
-                self._arms = {arm.name: arm for arm in recorded_arms(self._spec, job.plan, job.ranges)}
+                self._arms = {arm.name: arm for arm in recorded_arms(self._spec, job.trial_plan, job.ranges)}
             case TrialBegun(trial=key, stage=Stage.SEARCH) as begun:
                 running[key] = changed[key] = _Trial(begun.arm, begun.number, begun, entry.ms)
             case EpochReported(trial=key) as epoch if key in running:
@@ -362,6 +362,26 @@ def study_ids(url: str, names: Sequence[str]) -> Mapping[str, int]:
         with suppress(KeyError):
             found[name] = storage.get_study_id_from_name(name)
     return found
+
+
+def delete_studies(url: str, names: Sequence[str]) -> int:
+    """Delete the named studies that exist, and return how many there were.
+
+    Raises:
+        ServiceError: the database cannot be reached or is no studies' database.
+    """
+    storage, deleted = open_storage(url), 0
+    for name in names:
+        try:
+            optuna.delete_study(study_name=name, storage=storage)
+            deleted += 1
+        except KeyError:
+            continue
+        except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            shown = without_password(url)
+            kind = Unreachable if is_down(error) else ServiceError
+            raise kind(f"cannot delete the study {name} in {shown}: {_first_line(error)}") from error
+    return deleted
 
 
 def open_storage(url: str, *, durable: bool = True) -> RDBStorage:

@@ -40,7 +40,7 @@ class Checked:
     survey: Survey | None
 
 
-def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Checked:
+def check(spec: SearchSpec, progress: Callable[[str], None] | None = None, *, code: bool = True) -> Checked:
     """Check a spec against the data, the code and the packages of this machine.
 
     This reads only footers, labels and folders of the data, and the images of small sets, to see whether two splits
@@ -49,11 +49,13 @@ def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Ch
     Args:
         spec: the spec to check.
         progress: called with a line of text before a file is hashed.
+        code: whether to import the user's code too, in this process.
 
     Raises:
         SpecError: the first problem, with its place.
     """
-    check_code(spec)
+    if code:
+        check_code(spec)
     if spec.own_trainable:
         _check_packages(spec)
         planned = own_plan(spec)
@@ -113,6 +115,11 @@ def _check_margin(spec: SearchSpec, images: ImageCounts | None) -> None:
 
 def check_sampler(spec: SearchSpec, found: tuple[Arm, ...]) -> None:
     """Raise ``SpecError`` if the sampler cannot search one of the arms."""
+    if spec.sampler.name == "gp":
+        for arm in (arm for arm in found if arm.when):
+            text = f"gp searches only knobs that every trial has, but arm {arm.name} has conditional ones"
+            more = f" ({', '.join(arm.when)}); use tpe, qmc or random"
+            raise spec.origin.error(InvalidValue(text + more, "sampler"))
     if spec.sampler.name != "cmaes":
         return
     for arm in found:
