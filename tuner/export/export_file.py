@@ -15,25 +15,22 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trainables.catalog import is_dotted
 from trainables.config import TrialConfig
 from trainables.errors import TrainableError
-from trainables.hyper import Hyper
 from trainables.own.trial import OwnTrial
 from trainables.report import OwnResult
-from trainables.schedules import Schedule
-from trainables.space import Plan
 from tuner.errors import IntegrityError, NotFound, SpecError
 from tuner.export.formats import RENDERERS
+from tuner.export.trial_check import check_image_trial, check_own_trial
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import Record, Trial
 from tuner.jobs.workspace import Workspace
 from tuner.search.trial_request import search_key
-from tuner.spec.experiment import DOTTED_PATTERN, DataSpec, MetricSpec, ModelSpec
+from tuner.spec.experiment import MetricSpec
 from tuner.spec.search_spec import SearchSpec
-from tuner.spec.settings import BudgetSpec, ResourcesSpec
 from tuner.spec.strict_yaml import read_text
 from tuner.spec.trial_config import trial_config
 from tuner.spec.user_code import arm_code
@@ -49,13 +46,7 @@ MAX_VALUES = 30_000
 MAX_BYTES = 2 * 2**20
 """Limits of a file: its keys and values, and its bytes. An export with the most confirm seeds stays below both."""
 POINTS = 100.0
-MOST_SHIFT = 16
-LONGEST = 10**9
-"""Most updates in an epoch, because only the data tells how many there are."""
 WEIGHTS_SUFFIX = ".safetensors"
-_TRIAL: TypeAdapter[TrialConfig] = TypeAdapter(TrialConfig)
-_OWN_TRIAL: TypeAdapter[OwnTrial] = TypeAdapter(OwnTrial)
-_DOTTED = re.compile(DOTTED_PATTERN)
 _TORCH_OPTIMIZER = re.compile(r"torch\.optim:[A-Za-z]\w*")
 """The name of an optimizer that comes with torch: it is no code of a stranger's."""
 _OF_OWN = {"metric", "own_runs", "judged_mean", "judged_sd"}
@@ -178,7 +169,7 @@ class Export(_Strict):
     @property
     def seeds(self) -> list[int]:
         """The seeds of the confirm runs, of either kind."""
-        return [run.seed for run in (*self.confirm_runs, *self.own_runs)]
+        return [run.seed for run in self.confirm_runs] + [run.seed for run in self.own_runs]
 
     @classmethod
     def sealed(cls, content: Mapping[str, Any]) -> Self:
@@ -393,51 +384,13 @@ def _chosen_by(spec: SearchSpec, row: Row, compared: bool) -> str:
 
 def _check_trial(export: Export) -> None:
     """Refuse a trial of the wrong form, or one that no spec could give. It raises many kinds of error."""
-    seeds = export.seeds
+    seeds, metric = export.seeds, export.metric
     if export.trial["seed"] != seeds[0] or len(set(seeds)) < len(seeds):
         raise ValueError("trial.seed: must be that of the first confirm run, and no seed may be there twice")
-    if export.metric is not None:
-        _check_own_trial(export, export.metric)
-        return
-    trial, data, model = export.trial, dict(export.trial["data"]), export.trial["model"]
-    _ = export.config  # refuses unknown keys
-    _TRIAL.validate_json(json.dumps(trial), strict=True)
-    hyper, optimizer = Hyper.of(trial["hyper"]), export.config.optimizer
-    if not is_dotted(hyper.schedule):
-        # A schedule of the user's own is code, and reading a file runs none.
-        Schedule(hyper, Plan(trial["epochs"], LONGEST))
-    for name in () if optimizer is None else (optimizer.name, optimizer.groups):
-        if name is not None and not _DOTTED.fullmatch(name):
-            raise ValueError(f"trial.optimizer: {name!r} is no module:name")
-    if not 0 <= export.config.shift <= MOST_SHIFT:
-        raise ValueError(f"trial.shift: must be from 0 to {MOST_SHIFT}")
-    path, seed, sums = (data.pop(key) for key in ("path", "seed", "sha256"))
-    if path is not None:
-        raise ValueError("trial.data.path: an export names no path")
-    place = None if data["name"] == "digits" else "."
-    DataSpec(**data, path=place, sha256=dict(sums) or None, augment=trial["augment"])
-    own = is_dotted(model["name"])
-    ModelSpec(name=model["name"], **({"options": model["options"]} if own else model["options"]))
-    BudgetSpec(trials=1, epochs=trial["epochs"], batch_size=trial["batch_size"])
-    ResourcesSpec(
-        cpus=trial["threads"],
-        precision=trial["precision"],
-        deterministic=trial["deterministic"],
-        cuda_graph=export.config.cuda_graph,
-    )
-    if seed < 0:
-        raise ValueError("trial.data.seed: must be at least 0")
-
-
-def _check_own_trial(export: Export, metric: OwnMetric) -> None:
-    trial = OwnTrial.from_dict(export.trial)
-    _OWN_TRIAL.validate_json(json.dumps(export.trial), strict=True)
-    if not _DOTTED.fullmatch(trial.trainable):
-        raise ValueError(f"trial.trainable: {trial.trainable!r} is no module:name")
-    if (trial.choose, trial.judge) != (metric.choose, metric.judge):
-        raise ValueError("trial.choose, trial.judge: must be those of the metric")
-    BudgetSpec(trials=1, epochs=trial.epochs)
-    ResourcesSpec(cpus=trial.threads)
+    if metric is not None:
+        check_own_trial(export.trial, metric.choose, metric.judge)
+    else:
+        check_image_trial(export.trial)
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
