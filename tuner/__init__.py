@@ -5,9 +5,38 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tuner.api import Export, Service, Workspace, download, load_config
+    from tuner.api import (
+        ClusterJob,
+        Export,
+        Job,
+        LocalJob,
+        Service,
+        Spec,
+        Verdict,
+        Workspace,
+        connect,
+        download,
+        load_config,
+        open,
+        run,
+    )
 
-__all__ = ["Export", "Service", "Workspace", "__version__", "download", "load_config"]
+__all__ = [
+    "ClusterJob",
+    "Export",
+    "Job",
+    "LocalJob",
+    "Service",
+    "Spec",
+    "Verdict",
+    "Workspace",
+    "__version__",
+    "connect",
+    "download",
+    "load_config",
+    "open",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,3 +46,8 @@ def __getattr__(name: str) -> Any:
     from tuner import api
 
     return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion in a notebook."""
+    return sorted(__all__)

@@ -1,5 +1,6 @@
 """How a command runs a job: the hidden command ``drive`` of the driver, and the function that supervises it."""
 
+import json
 import os
 import shlex
 import shutil
@@ -18,10 +19,9 @@ from tuner.cli.jobs import show_board
 from tuner.cli.output import data_option
 
 if TYPE_CHECKING:
+    from tuner.control.begin import Drive
     from tuner.jobs.job_folder import JobFolder
     from tuner.jobs.stop import StopRequest
-    from tuner.jobs.workspace import Workspace
-    from tuner.spec.search_spec import SearchSpec
 
 
 @click.command(hidden=True)
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--seeds", type=int, default=0)
 @click.option("--extension", type=int)
 @click.option("--hours", type=float)
+@click.option("--errors", type=click.Path(path_type=Path))
 @data_option
 def drive(
     folder: Path,
@@ -43,14 +44,20 @@ def drive(
     seeds: int,
     extension: int | None,
     hours: float | None,
+    errors: Path | None,
     data_path: str | None,
 ) -> None:
-    """Run a job from its current state. The commands that supervise it start this command."""
+    """Run a job from its current state. The commands that supervise it start this command.
+
+    With --errors, the message of an error goes to that file, and not to stderr.
+    """
+    from cluster.errors import ClusterError
+    from trainables.errors import TrainableError
     from trainables.foreign_text import printable
     from tuner.driver.context import Context
     from tuner.driver.driver import Extension, NewRound
     from tuner.driver.driver import drive as drive_job
-    from tuner.errors import DriverLost, Interrupted
+    from tuner.errors import DriverLost, Interrupted, TunerError
     from tuner.jobs.job_folder import JobFolder
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.terminal import choose_view
@@ -73,61 +80,60 @@ def drive(
         # This is not an error yet: the supervisor starts another driver.
         click.echo(f"warning: {printable(str(lost))}", err=True)
         raise click.exceptions.Exit(lost.exit_code) from lost
+    except (TunerError, TrainableError, ClusterError) as error:
+        if errors is None:
+            raise
+        errors.write_text(json.dumps({"message": printable(str(error))}), encoding="utf-8")
+        raise click.exceptions.Exit(_exit_code(error)) from error
 
 
-def data_options(spec: "SearchSpec", given: str | None) -> list[str]:
-    """The options of ``tuner drive`` for the data folder."""
-    from tuner.spec.search_spec import data_path_of
+@click.command(hidden=True, context_settings={"ignore_unknown_options": True})
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("silent_s", type=float)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def supervise(folder: Path, silent_s: float, options: tuple[str, ...]) -> None:
+    """Run a job's driver, and another one if it dies. A Python program that runs a job starts this command."""
+    from tuner.driver.supervisor import supervise as supervise_job
+    from tuner.jobs.job_folder import JobFolder
 
-    path = data_path_of(spec.data.name, given)
-    return [] if path is None else ["--data", path]
+    def wait_for_program() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait_for_program, name="program-watch", daemon=True).start()
+    code = supervise_job(JobFolder(folder), options, silent_s, lambda text: click.echo(text, err=True))
+    if code:
+        raise click.exceptions.Exit(code)
 
 
-def hours_options(hours: float | None) -> list[str]:
-    """The options of ``tuner drive`` and ``tuner work`` for the hours of an extension."""
-    return [] if hours is None else ["--hours", str(hours)]
+def _exit_code(error: Exception) -> int:
+    """The exit code for an error that a user can cause."""
+    from cluster.errors import ClusterError
+    from tuner.errors import TunerError
+
+    return error.exit_code if isinstance(error, TunerError) else 3 if isinstance(error, ClusterError) else 2
 
 
-def drive_to_its_end(
-    workspace: "Workspace",
-    folder: "JobFolder",
-    spec: "SearchSpec",
-    home: Path | None,
-    quiet: bool,
-    output: str,
-    options: list[str] | None = None,
-) -> None:
+def drive_to_its_end(drive: "Drive", home: Path | None, quiet: bool, output: str) -> None:
     """Run a job's driver, and start another one if it dies. Then print the job's result.
 
     Args:
-        workspace: the workspace with the job's folder.
-        folder: the job's folder.
-        spec: the job's spec.
+        drive: the driver.
         home: the value of ``--home`` on the command line.
         quiet: show no progress.
         output: how to print the result, ``table`` or ``json``.
-        options: more options for ``tuner drive``.
 
     Raises:
         Exit: the job did not finish; it carries the exit code.
     """
-    from tuner.driver.supervisor import supervise
+    from tuner.driver.supervisor import supervise as supervise_job
 
-    options = ["--home", str(workspace.path), *(["--quiet"] if quiet else []), *(options or [])]
-    code = supervise(folder, options, 60 * spec.resources.silent_minutes, lambda text: click.echo(text, err=True))
+    options = ["--home", str(drive.workspace.path), *(["--quiet"] if quiet else []), *drive.options]
+    code = supervise_job(drive.folder, options, drive.silent_s, lambda text: click.echo(text, err=True))
     if code:
         raise click.exceptions.Exit(code)
-    _show_result(folder, home, output)
-
-
-def finish_publishing(workspace: "Workspace", folder: "JobFolder", home: Path | None, output: str) -> None:
-    """Complete what a finished job lacks, and print the job's result. Nothing is trained. Arguments are as above."""
-    from tuner.driver.repair import send_all
-    from tuner.storage.file_lock import locked
-
-    with locked(folder.lock_file, folder.id):
-        send_all(workspace, folder, lambda text: click.echo(text, err=True))
-    _show_result(folder, home, output)
+    show_result(drive.folder, home, output)
 
 
 @contextmanager
@@ -161,7 +167,8 @@ def _stoppable() -> "Iterator[StopRequest]":
             signal.signal(number, handler)
 
 
-def _show_result(folder: "JobFolder", home: Path | None, output: str) -> None:
+def show_result(folder: "JobFolder", home: Path | None, output: str) -> None:
+    """Print the leaderboard of a job, and how to use its results. Arguments are as above."""
     from tuner.jobs.request import spec_of
     from tuner.spec.user_code import names_code
     from tuner.verdict.ranking import job_results
@@ -184,7 +191,7 @@ def _command() -> list[str]:
     if shutil.which("tuner"):
         return ["tuner"]
     program = Path(sys.argv[0])
-    return [sys.executable, "-m", "tuner.cli"] if program.name == "__main__.py" else [str(program)]
+    return [sys.executable, "-m", "tuner"] if program.name == "__main__.py" else [str(program)]
 
 
-COMMANDS = (drive,)
+COMMANDS = (drive, supervise)

@@ -1,5 +1,6 @@
 """Commands that show jobs and their results: list, status, leaderboard, sync, ui, dashboard."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,6 +105,22 @@ def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: st
         raise GateError(f"no variant of {board.job} is shown to beat {board.baseline}")
 
 
+@click.command(hidden=True)
+@job_argument
+@home_option
+@click.option("-o", "--output", "file", type=click.Path(path_type=Path), required=True)
+def rows(job: str, home: Path | None, file: Path) -> None:
+    """Write JOB's spec, trials and epochs to a JSON file. A Python program that reads a job of a cluster asks so."""
+    from tuner.control.rows import epoch_rows, trial_rows
+    from tuner.jobs.find import find_job
+    from tuner.jobs.workspace import Workspace
+    from tuner.spec.search_spec import to_dict
+
+    record = find_job(Workspace.find(home), job).record()
+    values = {"spec": to_dict(record.spec), "trials": trial_rows(record), "epochs": epoch_rows(record)}
+    file.write_text(json.dumps(values), encoding="utf-8")
+
+
 @click.command(epilog="Example: tuner sync latest")
 @job_argument
 @on_a_cluster
@@ -181,32 +198,17 @@ def _job_row(job: "Overview") -> dict[str, str | int]:
     }
 
 
-COMMANDS = (list_jobs, status, leaderboard, sync, ui, dashboard)
+COMMANDS = (list_jobs, status, leaderboard, rows, sync, ui, dashboard)
 
 
 def show_board(board: "Leaderboard", output: str) -> None:
     """Print a leaderboard on stdout, and its warnings on stderr."""
-    from tuner.report.wording import claim_text, test_text, trials_text, val_text
-    from tuner.verdict.leaderboard import verdict_text
+    from tuner.control.board import board_table
 
     if output == "json":
         print_json(board.to_dict())
         return
-    print_table(
-        ("arm", f"{board.metric}>", "test %>", "trials", "epochs>", "seconds>", "verdict"),
-        [
-            (
-                row.arm,
-                val_text(row),
-                test_text(row),
-                trials_text(row),
-                str(row.epochs),
-                f"{row.seconds:.0f}",
-                verdict_text(row, board),
-            )
-            for row in board.rows
-        ],
-        title=f"{board.job}: {board.state}, {claim_text(board)}",
-    )
+    table = board_table(board)
+    print_table(table.columns, table.rows, title=table.title)
     for warning in board.warnings:
         click.echo(f"warning: {warning}", err=True)

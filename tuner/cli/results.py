@@ -43,13 +43,12 @@ Examples:
 @home_option
 def report(job: str, output: str | None, force: bool, address: str | None, home: Path | None) -> None:
     """Write or print the report of JOB, finished or not: verdict, curves, settings, warnings and conditions."""
-    from tuner.errors import SpecError
-    from tuner.report.publish import FORMS, report_of
+    from tuner.control.results import check_form, write_report
+    from tuner.report.publish import report_of
 
     file = None if output is None or output in PRINTED else Path(output)
-    if file is not None and file.suffix not in FORMS:
-        endings = ", ".join(FORMS)
-        raise SpecError(f"cannot write a report to {output!r}; give a file that ends in {endings}, or md or json")
+    if file is not None:
+        check_form(file)
     if (url := cluster_of(address)) is not None:
         from tuner.remote.client import Service
 
@@ -61,19 +60,13 @@ def report(job: str, output: str | None, force: bool, address: str | None, home:
         return
     from tuner.jobs.find import find_job
     from tuner.jobs.workspace import Workspace
-    from tuner.storage.atomic_files import check_new, write_new
     from tuner.verdict.ranking import job_results
 
     folder = find_job(Workspace.find(home), job)
     if output in PRINTED:
         click.echo(report_of(job_results(folder), f".{PRINTED[output]}"), nl=False)
-        return
-    # A report under the job's own name is updated as the job continues.
-    overwrites = force or file is None
-    file = file or Path(f"{folder.id}.html")
-    check_new(file, overwrites)
-    write_new(file, report_of(job_results(folder), file.suffix), overwrites)
-    click.echo(file)
+    else:
+        click.echo(write_report(folder, file, force))
 
 
 @click.command(
@@ -122,23 +115,13 @@ def export(
         for written in Service(url).export([job, *choice], file, force):
             click.echo(written)
         return
-    from tuner.errors import NotFound
-    from tuner.export.job_winner import export_arm
+    from tuner.control.results import write_all_exports, write_export
     from tuner.jobs.find import find_job
     from tuner.jobs.workspace import Workspace
-    from tuner.verdict.ranking import job_results
 
     folder = find_job(Workspace.find(home), job)
-    results = job_results(folder)
-    board = results.board
-    if every:
-        tested = [row.arm for row in board.rows if row.confirmed]
-        if not tested:
-            raise NotFound(f"nothing to export: job {folder.id} has no finished confirm run yet")
-        for tested_arm in tested:
-            click.echo(export_arm(results, tested_arm, file / f"{tested_arm}.yaml", force))
-    else:
-        click.echo(export_arm(results, arm or board.best(), file, force))
+    for written in write_all_exports(folder, file, force) if every else [write_export(folder, file, arm, force)]:
+        click.echo(written)
 
 
 @click.command(

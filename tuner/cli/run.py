@@ -1,25 +1,20 @@
-"""Commands that start and stop jobs: run, resume, extend, confirm, stop."""
+"""Commands that start, stop and delete jobs: run, resume, extend, confirm, stop, delete."""
 
-import os
-import signal
-import time
 from pathlib import Path
 
 import click
 
-from tuner.cli.drive import data_options, drive_to_its_end, finish_publishing, hours_options
+from tuner.cli.drive import drive_to_its_end, show_result
 from tuner.cli.output import (
     address_option,
     cluster_of,
     data_option,
     home_option,
     job_argument,
+    on_a_cluster,
     output_option,
     quiet_option,
 )
-
-STOP_S = 120.0
-"""How long ``tuner stop`` waits for a job to end, in seconds."""
 
 
 @click.command(epilog="Example: tuner run searches/quickstart.yaml")
@@ -35,29 +30,13 @@ def run(spec: Path, simulate: bool, data_path: str | None, home: Path | None, qu
     Searches every arm, then confirms the winners on fresh seeds. Starts Ray in this process tree and ends it. Ctrl-C
     stops the job and keeps its progress; resume it with `tuner resume`.
     """
-    from tuner.driver.preflight import preflight
-    from tuner.jobs.code_archive import code_files
-    from tuner.jobs.request import new_job, storage_of
+    from tuner.control.begin import begin
+    from tuner.control.draft import draft
     from tuner.jobs.workspace import Workspace
     from tuner.monitor.terminal import choose_view
-    from tuner.spec.checks import check
-    from tuner.spec.search_spec import load
-    from tuner.spec.user_code import code_folder, names_code, own_code
 
-    loaded = load(spec, data_path)
-    own_code(loaded, code_folder(loaded, spec.parent))
-    view = choose_view(quiet)
-    for warning in check(loaded, view.announce).warnings:
-        view.announce(f"warning: {warning}")
-    workspace = Workspace.find(home)
-    code = code_folder(loaded, spec.parent)
-    if not simulate:
-        preflight(loaded, workspace)
-        if names_code(loaded) and storage_of(loaded, workspace).startswith("postgresql"):
-            for line in code_files(code).lines():
-                view.announce(line)
-    folder = new_job(workspace, loaded, spec.read_text(encoding="utf-8-sig"), code, simulate)
-    drive_to_its_end(workspace, folder, loaded, home, quiet, output)
+    drive = begin(draft(spec, data_path=data_path), Workspace.find(home), simulate, choose_view(quiet).announce)
+    drive_to_its_end(drive, home, quiet, output)
 
 
 @click.command(epilog="Example: tuner resume latest")
@@ -73,9 +52,8 @@ def resume(job: str, address: str | None, data_path: str | None, home: Path | No
     Every unfinished trial continues at its next epoch, with the same settings and the same MLflow run. If JOB has
     finished and died before its report, exports or MLflow runs were complete, they are completed.
     """
-    from tuner.driver.preflight import preflight
+    from tuner.control.begin import again, complete
     from tuner.jobs.find import find_job
-    from tuner.jobs.request import check_unchanged, refuse_finished, spec_of
     from tuner.jobs.workspace import Workspace
 
     if (url := cluster_of(address)) is not None:
@@ -83,16 +61,11 @@ def resume(job: str, address: str | None, data_path: str | None, home: Path | No
         return
     workspace = Workspace.find(home)
     folder = find_job(workspace, job)
-    state = folder.state()
-    if folder.lacks(state):
-        finish_publishing(workspace, folder, home, output)
+    if folder.lacks(folder.state()):
+        complete(workspace, folder, lambda text: click.echo(text, err=True))
+        show_result(folder, home, output)
         return
-    refuse_finished(folder.id, state)
-    check_unchanged(folder)
-    spec = spec_of(folder)
-    if not folder.started()["simulate"]:
-        preflight(spec, workspace)
-    drive_to_its_end(workspace, folder, spec, home, quiet, output, data_options(spec, data_path))
+    drive_to_its_end(again(workspace, folder, data_path), home, quiet, output)
 
 
 @click.command(epilog="Example: tuner extend latest --hours 2")
@@ -122,9 +95,8 @@ def extend(
     settle it. The remaining looks of the spec follow, with the part of the 5 % that is left. The best setting is then
     confirmed on fresh seeds. `budget.max_hours` and `budget.max_gpu_hours` do not count any more.
     """
-    from tuner.driver.preflight import preflight
+    from tuner.control.begin import further
     from tuner.jobs.find import find_job
-    from tuner.jobs.request import check_unchanged, next_extension, spec_of
     from tuner.jobs.workspace import Workspace
 
     if (url := cluster_of(address)) is not None:
@@ -133,13 +105,7 @@ def extend(
         click.echo(Service(url).extend(job, hours, data_path))
         return
     workspace = Workspace.find(home)
-    folder = find_job(workspace, job)
-    spec, number = spec_of(folder), next_extension(folder)
-    check_unchanged(folder)
-    if not folder.started()["simulate"]:
-        preflight(spec, workspace)
-    options = ["--extension", str(number), *hours_options(hours), *data_options(spec, data_path)]
-    drive_to_its_end(workspace, folder, spec, home, quiet, output, options)
+    drive_to_its_end(further(workspace, find_job(workspace, job), hours, data_path), home, quiet, output)
 
 
 @click.command(epilog="Example: tuner confirm latest --seeds 20")
@@ -158,20 +124,15 @@ def confirm(
     In a job about methods only the best arm's setting has been confirmed so far; this confirms the setting of every
     arm, so that each of them can be exported.
     """
-    from tuner.driver.preflight import preflight
+    from tuner.control.begin import once_more
     from tuner.jobs.find import find_job
-    from tuner.jobs.request import next_round, spec_of
     from tuner.jobs.workspace import Workspace
 
     if (url := cluster_of(address)) is not None:
         _resume_there(url, job, data_path, seeds)
         return
     workspace = Workspace.find(home)
-    folder = find_job(workspace, job)
-    spec, number = spec_of(folder), next_round(folder)
-    preflight(spec, workspace)
-    options = ["--round", str(number), "--seeds", str(seeds), *data_options(spec, data_path)]
-    drive_to_its_end(workspace, folder, spec, home, quiet, output, options)
+    drive_to_its_end(once_more(workspace, find_job(workspace, job), seeds, data_path), home, quiet, output)
 
 
 @click.command(epilog="Example: tuner stop latest")
@@ -181,7 +142,7 @@ def confirm(
 @home_option
 def stop(job: str, address: str | None, force: bool, home: Path | None) -> None:
     """Stop JOB, on whichever machine it runs. Its progress is kept; resume it with `tuner resume`."""
-    from tuner.errors import ServiceError, SpecError
+    from tuner.control.begin import stop as stop_job
     from tuner.jobs.find import find_job
     from tuner.jobs.workspace import Workspace
 
@@ -191,19 +152,29 @@ def stop(job: str, address: str | None, force: bool, home: Path | None) -> None:
         click.echo(Service(url).stop(job, force), err=True, nl=False)
         return
     folder = find_job(Workspace.find(home), job)
-    owner, database = folder.owner(), folder.database()
-    if owner is None:
-        raise SpecError(f"job {folder.id} is not running; it is {folder.state()}")
-    if folder.is_held_here:
-        os.kill(owner.pid, signal.SIGTERM)
-    elif database is not None:
-        database.ask_to_stop(folder.id)
-    deadline = time.monotonic() + STOP_S
-    while folder.owner() == owner:
-        if time.monotonic() > deadline:
-            raise ServiceError(f"job {folder.id} still runs after {STOP_S:g} s: {owner}")
-        time.sleep(0.1)
+    stop_job(folder)
     click.echo(f"{folder.id}: stopped; resume it with: tuner resume {folder.id}", err=True)
+
+
+@click.command(epilog="Example: tuner delete quickstart-1a2b3c")
+@click.argument("job", metavar="JOB")
+@on_a_cluster
+@home_option
+def delete(job: str, home: Path | None) -> None:
+    """Delete JOB, which must not be running. Nothing is asked, and nothing of JOB can be resumed or read later.
+
+    Deleted are its folder with the journal, report and exports; its studies; its record and code in the Postgres
+    database; its checkpoints and weights in the place that TUNER_SHARED names; and its runs in MLflow, which MLflow
+    keeps in its trash until `mlflow gc`. Registered models, MLflow's experiment, decoded data and files that you wrote
+    elsewhere stay.
+    """
+    from tuner.control.deletion import delete as delete_job
+    from tuner.jobs.find import find_job
+    from tuner.jobs.workspace import Workspace
+
+    workspace = Workspace.find(home)
+    found = delete_job(workspace, find_job(workspace, job))
+    click.echo(f"{found.job}: deleted, with {found.studies} studies and {found.runs} runs in MLflow", err=True)
 
 
 def _resume_there(address: str, job: str, data_path: str | None, seeds: int | None = None) -> None:
@@ -212,4 +183,4 @@ def _resume_there(address: str, job: str, data_path: str | None, seeds: int | No
     click.echo(Service(address).resume(job, data_path, seeds))
 
 
-COMMANDS = (run, resume, extend, confirm, stop)
+COMMANDS = (run, resume, extend, confirm, stop, delete)

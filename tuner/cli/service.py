@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuner.cli.drive import data_options, drive_to_its_end, finish_publishing, hours_options
+from tuner.cli.drive import drive_to_its_end, show_result
 from tuner.cli.output import (
     address_option,
     cluster_of,
@@ -148,6 +148,7 @@ def keep(address: str | None, once: bool) -> None:
 @data_option
 def work(job: str | None, seeds: int | None, extend: bool, hours: float | None, data_path: str | None) -> None:
     """Run a submitted job on the head of its cluster, from its current state."""
+    from tuner.control.begin import Drive, complete, data_options
     from tuner.driver.preflight import preflight_on_cluster
     from tuner.errors import ServiceError
     from tuner.jobs.find import find_job
@@ -160,7 +161,8 @@ def work(job: str | None, seeds: int | None, extend: bool, hours: float | None, 
     state = folder.state()
     if seeds is None and not extend and folder.lacks(state):
         try:
-            finish_publishing(workspace, folder, None, "table")
+            complete(workspace, folder, lambda text: click.echo(text, err=True))
+            show_result(folder, None, "table")
         except ServiceError as error:
             # The job itself has finished, and its report is written.
             click.echo(f"warning: {error}; once that is mended: tuner sync {folder.id}", err=True)
@@ -171,10 +173,12 @@ def work(job: str | None, seeds: int | None, extend: bool, hours: float | None, 
     check_unchanged(folder)
     spec = spec_of(folder)
     preflight_on_cluster(spec, workspace)
-    options = [] if seeds is None else ["--round", str(next_round(folder)), "--seeds", str(seeds)]
+    options = () if seeds is None else ("--round", str(next_round(folder)), "--seeds", str(seeds))
     if extend:
-        options = ["--extension", str(next_extension(folder)), *hours_options(hours)]
-    drive_to_its_end(workspace, folder, spec, None, False, "table", [*options, *data_options(spec, data_path)])
+        limit = () if hours is None else ("--hours", str(hours))
+        options = ("--extension", str(next_extension(folder)), *limit)
+    drive = Drive(workspace, folder, spec, (*options, *data_options(spec, data_path)))
+    drive_to_its_end(drive, None, False, "table")
 
 
 @click.command(hidden=True, context_settings={"ignore_unknown_options": True})

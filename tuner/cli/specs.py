@@ -12,20 +12,38 @@ if TYPE_CHECKING:
     from trainables.space import Scalar
     from tuner.driver.cost import Cost
     from tuner.jobs.code_archive import CodeFiles
+    from tuner.spec.arms import Arm
     from tuner.spec.checks import Checked
     from tuner.spec.search_spec import SearchSpec
 
+STEPS = 100
+"""Updates per epoch of a trial for which ranges are shown, if only reading the data tells their number."""
 
-@click.command(epilog="Example: tuner init my-search.yaml")
+
+@click.command(
+    epilog="""\b
+Examples:
+  tuner init my-search.yaml
+  tuner init --kind optimizer        search.yaml, and my_optimizer.py beside it
+"""
+)
 @click.argument("file", type=click.Path(path_type=Path), default="search.yaml")
-@click.option("--force", is_flag=True, help="Overwrite FILE.")
-def init(file: Path, force: bool) -> None:
-    """Write a commented starter spec to FILE [search.yaml]."""
-    from tuner.spec.search_spec import starter
-    from tuner.storage.atomic_files import write_new
+@click.option(
+    "--kind",
+    type=click.Choice(["search", "optimizer", "trainable", "model"]),
+    default="search",
+    show_default=True,
+    help="search: all options of a spec. The others: a short spec and your own code, which both run.",
+)
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
+def init(file: Path, kind: str, force: bool) -> None:
+    """Write a commented starter spec to FILE [search.yaml] and, if you ask for one, the Python file that it names."""
+    import shlex
 
-    write_new(file, starter(), force)
-    click.echo(f"wrote {file}; next: tuner plan {file}", err=True)
+    from tuner.control.starter_files import write_starter
+
+    written = " and ".join(map(str, write_starter(file, kind, force)))
+    click.echo(f"wrote {written}; next: tuner plan {shlex.quote(str(file))}", err=True)
 
 
 @click.command(epilog="Example: tuner schema > tuner.schema.json")
@@ -42,7 +60,7 @@ def schema() -> None:
 @output_option
 def validate(spec: Path, data_path: str | None, output: str) -> None:
     """Check SPEC, and report any problem with its place in the file."""
-    checked = _checked(spec, data_path)
+    checked, _ = _checked(spec, data_path, timed=False)
     if output == "json":
         print_json({"valid": True, "name": checked.spec.name, "warnings": checked.warnings})
         return
@@ -78,8 +96,8 @@ def plan(spec: Path, data_path: str | None, measure: bool, spread: float | None,
     """Show what SPEC would run, where it would run, and the estimated cost."""
     from tuner.driver.cost import estimate
 
-    checked = _checked(spec, data_path)
-    cost = estimate(checked, measure, spread, lambda line: click.echo(line, err=True))
+    checked, epoch_s = _checked(spec, data_path, timed=measure)
+    cost = estimate(checked, epoch_s, spread)
     code = _code(checked.spec, spec)
     if output == "json":
         counts = {"problem": code} if isinstance(code, str) else code and code.counts()
@@ -137,14 +155,27 @@ def schedule(
 COMMANDS = (init, schema, validate, plan, schedule)
 
 
-def _checked(spec: Path, data_path: str | None) -> "Checked":
+def _checked(spec: Path, data_path: str | None, timed: bool) -> "tuple[Checked, float | None]":
+    """The spec, checked with the user's code; and the seconds per epoch of the baseline, if they can be measured."""
+    from tuner.driver.code_check import inspect_code
+    from tuner.driver.cost import images_of, is_timed_here, seconds_per_epoch
     from tuner.spec.checks import check
     from tuner.spec.search_spec import load
-    from tuner.spec.user_code import code_folder, own_code
+    from tuner.spec.user_code import code_folder, names_code, own_code
+
+    def announce(line: str) -> None:
+        click.echo(line, err=True)
 
     loaded = load(spec, data_path)
-    own_code(loaded, code_folder(loaded, spec.parent))
-    return check(loaded, lambda line: click.echo(line, err=True))
+    folder = code_folder(loaded, spec.parent)
+    own_code(loaded, folder)
+    checked = check(loaded, announce, code=False)
+    timed = timed and is_timed_here(loaded)
+    epoch_s = inspect_code(checked, folder, announce, timed=timed)
+    images = images_of(checked)
+    if timed and epoch_s is None and images is not None and checked.plan is not None and not names_code(loaded):
+        epoch_s = seconds_per_epoch(loaded, checked.arms[0], images, checked.plan)
+    return checked, epoch_s
 
 
 def _code(spec: "SearchSpec", file: Path) -> "CodeFiles | str | None":
@@ -188,11 +219,19 @@ def _plan_dict(checked: "Checked", cost: "Cost") -> dict[str, Any]:
                 "space": {knob: arm.searched(knob) for knob in arm.space},
                 "fixed": arm.fixed,
             }
-            for arm in checked.arms
+            for arm in _arms(checked)
         ],
         "cost": dataclasses.asdict(cost),
         "warnings": checked.warnings,
     }
+
+
+def _arms(checked: "Checked") -> "tuple[Arm, ...]":
+    """The arms; if only reading the data tells the length of a trial, those of some length."""
+    from trainables.space import Plan
+    from tuner.spec.arms import arms
+
+    return checked.arms or arms(checked.spec, Plan(checked.spec.budget.epochs, STEPS))
 
 
 def _print_plan(checked: "Checked", cost: "Cost") -> None:
@@ -206,10 +245,12 @@ def _print_plan(checked: "Checked", cost: "Cost") -> None:
                 "\n".join(f"{knob}: {arm.searched(knob)}" for knob in arm.space),
                 ", ".join(f"{knob} {value}" for knob, value in arm.fixed.items()),
             )
-            for arm in checked.arms
+            for arm in _arms(checked)
         ],
         title=spec.name,
     )
+    if not checked.arms:
+        click.echo(f"ranges:  as for {STEPS} updates per epoch, because only reading the data tells their number")
     if (images := checked.images) is not None:
         click.echo(f"images:  {images.train:,} training, {images.val:,} validation, {images.test:,} test")
     for line in cost.lines():

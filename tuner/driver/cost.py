@@ -2,19 +2,23 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cluster.runtime import usable_cpus, usable_gpus
-from trainables.catalog import is_dotted
+from trainables.space import Plan
 from tuner.execution.gpu_packing import expected
+from tuner.spec.arms import Arm
 from tuner.spec.checks import Checked
 from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.settings import LEAST_SEARCHES
 
-TIMED_UPDATES = 5
+if TYPE_CHECKING:
+    from trainables.data.splits import Splits
 
+TIMED_UPDATES = 5
 
 GAINS = (0.5, 1.0, 2.0, 3.0)
 """True gains whose chance of a verdict is shown, in sd of the search-wise differences."""
@@ -34,18 +38,20 @@ class Prospects:
     """What the looks of a job can settle.
 
     Args:
-        spread: sd of the search-wise differences to the baseline, in points, as far as the user knows it; else None.
-        smallest_margin: smallest margin that can tie at the last look, in points; in units of the sd without a spread.
+        spread: sd of the search-wise differences to the baseline, in ``unit``, as far as it is known; else None.
+        smallest_margin: smallest margin that can tie at the last look, in ``unit``; in units of the sd without a spread.
         chances: for each true gain (in units of the sd), the chance that the variant is shown to beat the baseline.
+        unit: ``points``, or words for the user's own unit.
     """
 
     spread: float | None
     smallest_margin: float
     chances: Mapping[float, float]
+    unit: str = "points"
 
     def lines(self) -> Iterator[str]:
         """The prospects in lines of text."""
-        unit = "sd" if self.spread is None else "points"
+        unit = "sd" if self.spread is None else self.unit
         scale = self.spread or 1.0
         yield f"ties:    possible with a margin of at least {self.smallest_margin:.2g} {unit}"
         gains = " / ".join(f"{scale * gain:.2g}" for gain in self.chances)
@@ -88,15 +94,18 @@ class Cost:
     """What ``resources: auto`` will become, or None."""
     looks: tuple[LookCost, ...] = ()
     prospects: Prospects | None = None
+    unit: str = "epochs"
+    """What the length of a trial is counted in: ``epochs``, or ``reports`` of an own trainable."""
 
     def lines(self) -> Iterator[str]:
         """The estimate in lines of text."""
-        yield f"search:  {self.search_trials} trials, at most {self.search_epochs} epochs{_hours(self.search_hours)}"
-        yield f"confirm: {self.confirm_runs} runs, {self.confirm_epochs} epochs{_hours(self.confirm_hours)}"
+        unit = self.unit
+        yield f"search:  {self.search_trials} trials, at most {self.search_epochs} {unit}{_hours(self.search_hours)}"
+        yield f"confirm: {self.confirm_runs} runs, {self.confirm_epochs} {unit}{_hours(self.confirm_hours)}"
         if not self.looks:
             yield "claim:   about one setting per arm; for a claim about methods, write searches: {at: [4, 6, 8, 12]}"
         for look in self.looks:
-            yield f"look:    after {look.searches} searches per arm, at most {look.epochs} epochs{_hours(look.hours)}"
+            yield f"look:    after {look.searches} searches per arm, at most {look.epochs} {unit}{_hours(look.hours)}"
         if self.prospects is not None:
             yield from self.prospects.lines()
         what = "search" if self.looks else "trial of the search"
@@ -116,29 +125,38 @@ class Cost:
             )
 
 
-def estimate(
-    checked: Checked,
-    measure: bool,
-    spread: float | None = None,
-    announce: Callable[[str], None] = lambda line: None,
-) -> Cost:
+@dataclass(frozen=True)
+class Images:
+    """What made-up images must look like: the number of training images, the shape of one, and the classes."""
+
+    train: int
+    shape_HWC: tuple[int, ...]
+    classes: int
+
+
+def images_of(checked: Checked) -> Images | None:
+    """The images of a checked spec; None if only reading the data tells their number or shape."""
+    survey, size = checked.survey, checked.spec.data.size
+    if checked.images is None or survey is None:
+        return None
+    shape = (size, size, 3) if size else survey.shape_HWC
+    return None if shape is None else Images(checked.images.train, shape, survey.named or survey.classes)
+
+
+def estimate(checked: Checked, epoch_s: float | None, spread: float | None = None) -> Cost:
     """The cost of a checked spec.
 
     Args:
         checked: the spec.
-        measure: whether to train a few updates on made-up images, to estimate the time.
+        epoch_s: seconds per epoch of one trial alone on this CPU, as ``seconds_per_epoch`` measures; None if unknown.
         spread: sd of the search-wise differences to the baseline, in points, if it is known.
-        announce: called with a line of text about the user's own model.
 
     Raises:
         SpecError: the time of the budget ends before the first look, however many trials are pruned.
-        CodeError: the user's own model does not train.
     """
     spec, budget = checked.spec, checked.spec.budget
     trials, runs = search_trials(spec), confirm_runs(spec)
     concurrent = spec.concurrent_on(usable_cpus(), usable_gpus())
-    on_gpu = spec.resources.gpus or (spec.resources.auto and usable_gpus())
-    epoch_s = _seconds_per_epoch(checked, announce, timed=not on_gpu) if measure else None
     epoch_h = None if epoch_s is None else epoch_s / concurrent / 3600
     if epoch_h is not None:
         _check_cap(spec, epoch_h)
@@ -157,6 +175,7 @@ def estimate(
         auto=expected(spec),
         looks=tuple(_look_cost(spec, at, epoch_h) for at in spec.looks),
         prospects=_prospects(checked, spread) if spec.searches else None,
+        unit="reports" if spec.own_trainable else "epochs",
     )
 
 
@@ -219,52 +238,27 @@ def _prospects(checked: Checked, spread: float | None) -> Prospects:
     plan = LookPlan(spec.looks, spec.confirm.margin if spread else 0.0, len(asked.arms), asked.alpha)
     found = chances(plan, sd, [gain * sd for gain in GAINS])
     return Prospects(
-        spread, smallest_margin(spec.looks, sd), dict(zip(GAINS, (chance.beats for chance in found), strict=True))
+        spread,
+        smallest_margin(spec.looks, sd),
+        dict(zip(GAINS, (chance.beats for chance in found), strict=True)),
+        "points" if spec.metric.in_points else f"of {spec.metric.judge_label}",
     )
 
 
-def _seconds_per_epoch(checked: Checked, announce: Callable[[str], None], timed: bool) -> float | None:
-    """Seconds per epoch, timed on random images with the shape of the data's. A user's own model is checked first.
+def is_timed_here(spec: SearchSpec) -> bool:
+    """Whether the time of an epoch on this CPU says something about the job: not if its trials use a GPU."""
+    return not (spec.resources.gpus or (spec.resources.auto and usable_gpus()))
 
-    None if the number or the shape of the images is unknown, or if nothing is to be timed.
-    """
-    spec, survey, size = checked.spec, checked.survey, checked.spec.data.size
-    if spec.own_trainable:
-        return None
-    known = (size, size, 3) if size else None if survey is None else survey.shape_HWC
-    if checked.images is None or checked.plan is None or survey is None or known is None:
-        if is_dotted(spec.model.name):
-            announce("the model is not checked here, because only reading the data tells its images; a run checks it")
-        return None
-    import numpy as np
+
+def seconds_per_epoch(spec: SearchSpec, arm: Arm, images: Images, plan: Plan) -> float:
+    """Seconds per epoch of an arm's first trial, from a few updates on made-up images. One thread trains here."""
     import torch
 
-    from trainables.data.splits import Arrays, Splits
-    from trainables.training.model_check import check_model
     from trainables.training.trainer import Training
-    from tuner.spec.trial_config import image_trial
+    from tuner.spec.trial_config import image_trial, plan_of
 
-    arm, batch, classes = checked.arms[0], spec.budget.batch_size, survey.named or survey.classes
-    shape_HWC: tuple[int, ...] = known
-    generator = np.random.default_rng(0)
-
-    def made_up(count: int) -> Arrays:
-        images = generator.integers(0, 256, (count, *shape_HWC), dtype=np.uint8)
-        return Arrays(images, generator.integers(0, classes, count))
-
-    splits = Splits(
-        made_up(batch * (TIMED_UPDATES if timed else 1)),
-        made_up(batch),
-        made_up(1),
-        tuple(map(str, range(classes))),
-        "made up",
-        flips=False,
-    )
     trial = image_trial(spec, arm.name, arm.setting(arm.default), spec.seed)
-    if is_dotted(spec.model.name):
-        check_model(trial, splits, announce)
-    if not timed:
-        return None
+    splits = made_up(images, trial.batch_size, TIMED_UPDATES)
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.resources.cpus)
     try:
@@ -275,7 +269,23 @@ def _seconds_per_epoch(checked: Checked, announce: Callable[[str], None], timed:
         seconds = time.monotonic() - begun
     finally:
         torch.set_num_threads(threads)
-    return seconds / TIMED_UPDATES * checked.plan.steps_per_epoch
+    return seconds / TIMED_UPDATES * plan_of(spec, plan, arm.setting(arm.default)).steps_per_epoch
+
+
+def made_up(images: Images, batch: int, batches: int = 1) -> "Splits":
+    """Random images and labels of this shape: some batches to train on, one to validate, one image to test."""
+    import numpy as np
+
+    from trainables.data.splits import Arrays, Splits
+
+    generator = np.random.default_rng(0)
+
+    def some(count: int) -> Arrays:
+        pixels = generator.integers(0, 256, (count, *images.shape_HWC), dtype=np.uint8)
+        return Arrays(pixels, generator.integers(0, images.classes, count))
+
+    names = tuple(map(str, range(images.classes)))
+    return Splits(some(batch * batches), some(batch), some(1), names, "made up", flips=False)
 
 
 def _hours(hours: float | None) -> str:

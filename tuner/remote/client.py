@@ -139,7 +139,7 @@ class Service:
         submit_again(self.api, job, [*options, *more])
         return job
 
-    def jobs(self) -> list[dict[str, Any]]:
+    def list_jobs(self) -> list[dict[str, Any]]:
         """All jobs, as ``tuner list -o json`` prints them."""
         rows: list[dict[str, Any]] = self._json("list")
         return rows
@@ -174,9 +174,9 @@ class Service:
             SpecError: the file exists, or its suffix is unknown.
         """
         if file is None:
-            return self._fetch(["report", job], Path(), force=True)[0]
+            return self.fetch(["report", job], Path(), force=True)[0]
         check_new(file, force)
-        return self._fetch(["report", job, "-o", file.name], file.parent, force)[0]
+        return self.fetch(["report", job, "-o", file.name], file.parent, force)[0]
 
     def export(self, words: Sequence[str], file: Path, force: bool = False) -> list[Path]:
         """Write winning settings to files on this machine.
@@ -194,7 +194,7 @@ class Service:
             SpecError: the file exists, or its suffix is unknown.
         """
         check_new(file, force)
-        return self._fetch(["export", *words, "-o", file.name], file.parent, force)
+        return self.fetch(["export", *words, "-o", file.name], file.parent, force)
 
     def logs(self, job: str, follow: bool = False) -> Iterator[str]:
         """The output lines of the job's last driver. With ``follow``, new lines are added until the driver ends."""
@@ -248,8 +248,23 @@ class Service:
         width = f"COLUMNS={_width()}"
         return self.api.run(f"{width} {PROGRAM} {shlex.join(words)}", timeout_s=timeout_s)
 
-    def _fetch(self, words: Sequence[str], folder: Path, force: bool) -> list[Path]:
-        """Run a command on the head, and write its files into a folder on this machine."""
+    def delete(self, job: str) -> str:
+        """Delete a job that is not running, on the cluster and in its stores.
+
+        Args:
+            job: its whole id.
+
+        Returns:
+            A message for the user.
+        """
+        return self._checked(self.ask(["delete", job])).err
+
+    def fetch(self, words: Sequence[str], folder: Path, force: bool = False) -> list[Path]:
+        """Run a command of ``tuner`` on the head, and write the files that it writes into a folder on this machine.
+
+        Raises:
+            SpecError: a file exists, and ``force`` is off.
+        """
         answer = self._checked(self.ask(["forwarded", *words]))
         written = []
         for name, content in json.loads(answer.out).items():

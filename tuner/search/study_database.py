@@ -364,6 +364,26 @@ def study_ids(url: str, names: Sequence[str]) -> Mapping[str, int]:
     return found
 
 
+def delete_studies(url: str, names: Sequence[str]) -> int:
+    """Delete the named studies that exist, and return how many there were.
+
+    Raises:
+        ServiceError: the database cannot be reached or is no studies' database.
+    """
+    storage, deleted = open_storage(url), 0
+    for name in names:
+        try:
+            optuna.delete_study(study_name=name, storage=storage)
+            deleted += 1
+        except KeyError:
+            continue
+        except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            shown = without_password(url)
+            kind = Unreachable if is_down(error) else ServiceError
+            raise kind(f"cannot delete the study {name} in {shown}: {_first_line(error)}") from error
+    return deleted
+
+
 def open_storage(url: str, *, durable: bool = True) -> RDBStorage:
     """Open the studies' database, and create its tables.
 

@@ -40,7 +40,7 @@ class Checked:
     survey: Survey | None
 
 
-def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Checked:
+def check(spec: SearchSpec, progress: Callable[[str], None] | None = None, *, code: bool = True) -> Checked:
     """Check a spec against the data, the code and the packages of this machine.
 
     This reads only footers, labels and folders of the data, and the images of small sets, to see whether two splits
@@ -49,11 +49,13 @@ def check(spec: SearchSpec, progress: Callable[[str], None] | None = None) -> Ch
     Args:
         spec: the spec to check.
         progress: called with a line of text before a file is hashed.
+        code: whether to import the user's code too, in this process.
 
     Raises:
         SpecError: the first problem, with its place.
     """
-    check_code(spec)
+    if code:
+        check_code(spec)
     if spec.own_trainable:
         _check_packages(spec)
         planned = own_plan(spec)

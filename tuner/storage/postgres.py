@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
+    delete,
     func,
     select,
     text,
@@ -169,6 +170,12 @@ class Database:
         """Ask the process that runs a job to stop it."""
         with self._begin() as connection:
             connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(stop=True))
+
+    def forget(self, job_id: str) -> None:
+        """Delete a job: its record, its journal and its code."""
+        with self._begin() as connection:
+            connection.execute(delete(JOURNAL).where(JOURNAL.c.job == job_id))
+            connection.execute(delete(JOBS).where(JOBS.c.id == job_id))
 
     def journal(self, job_id: str, start: int = 0) -> Iterator[bytes]:
         """The lines of a job's journal from number ``start`` on."""

@@ -188,6 +188,25 @@ class Writer:
         """Trial key to MLflow run id. The key of the parent run is ``JOB``."""
         return self._note.runs
 
+    def delete_runs(self) -> int:
+        """Delete the job's runs at the tracker, and return how many there were.
+
+        Raises:
+            ServiceError: the tracker cannot be reached, or another process is sending.
+        """
+        deleted = 0
+        with self._alone(), self._explained():
+            note = load(self._job.tracked)
+            for run_id in note.runs.values() if note.tracker == self.shown else ():
+                try:
+                    self._client.delete_run(run_id)
+                    deleted += 1
+                except MlflowException as error:
+                    # Somebody else has deleted it.
+                    if error.error_code not in (LOST, REFUSED):
+                        raise
+        return deleted
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         try:
