@@ -111,7 +111,7 @@ def test_a_killed_job_continues_from_the_files_in_the_shared_place(shared: Share
     first = min(
         (trial for trial in record.trials.values() if trial.round and trial.arm == "noam"), key=lambda t: t.seed
     )
-    assert first.result is not None
+    assert isinstance(first.result, ConfirmResult)
     assert digest(load_file(where.cwd / "w.safetensors")) == first.result.weights_sha256
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
+from trainables.report import ConfirmResult
 from trainables.space import Choice, Domain, Float, Int, Scalar, position
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import TrialBegun, TrialEnded
@@ -139,7 +140,7 @@ def with_active(shares: Sequence[float | None]) -> History:
     left = iter(shares)
     for place, entry in enumerate(history.entries):
         event = entry.event
-        if isinstance(event, TrialEnded) and event.result is not None and "amsgrad" in event.trial:
+        if isinstance(event, TrialEnded) and isinstance(event.result, ConfirmResult) and "amsgrad" in event.trial:
             changed = replace(event, result=replace(event.result, max_active=next(left)))
             history.entries[place] = replace(entry, event=changed)
     return history
