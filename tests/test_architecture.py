@@ -163,7 +163,10 @@ def test_a_study_uses_the_training_library_and_nothing_uses_a_study() -> None:
         ("optuna_dashboard", {"tuner.monitor"}),
         ("mlflow", {"tuner.tracking"}),
         ("plotly", {"tuner.report"}),
-        ("ray", {"tuner.execution", "trainables.training.ray_trainable", "cluster"}),
+        (
+            "ray",
+            {"tuner.execution", "trainables.training.ray_trainable", "trainables.own.user_trainable", "cluster"},
+        ),
         ("click", {"tuner.cli", "tuner.monitor"}),
     ],
 )

@@ -48,6 +48,18 @@ def _ray_jobs_client() -> Any:
     return JobSubmissionClient
 
 
+def _ray_session() -> Any:
+    from ray.train._internal import session
+
+    return session
+
+
+def _ray_storage() -> Any:
+    from ray.train._internal import storage
+
+    return storage
+
+
 def _mlflow_registry() -> Any:
     from mlflow.tracking.request_auth import registry
 
@@ -61,6 +73,8 @@ OWNERS: Mapping[str, Callable[[], Any]] = {
     "optuna.TPESampler": _optuna_tpe,
     "optuna.storages._rdb.models": _optuna_models,
     "ray.tune.Trainable": _ray_trainable,
+    "ray.train._internal.session": _ray_session,
+    "ray.train._internal.storage": _ray_storage,
     "ray.job_submission.JobSubmissionClient": _ray_jobs_client,
     "mlflow.tracking.request_auth.registry": _mlflow_registry,
 }
@@ -78,6 +92,10 @@ NAMES = (
     ("optuna.storages._rdb.models", "TrialSystemAttributeModel"),
     ("optuna.storages._rdb.models", "BaseModel"),
     ("ray.tune.Trainable", "_setup_logdir"),
+    ("ray.train._internal.session", "_TrainingResult"),
+    ("ray.train._internal.session", "get_session"),
+    ("ray.train._internal.session", "shutdown_session"),
+    ("ray.train._internal.storage", "StorageContext"),
     ("ray.job_submission.JobSubmissionClient", "_do_request"),
     ("mlflow.tracking.request_auth.registry", "_request_auth_provider_registry"),
 )

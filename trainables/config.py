@@ -4,14 +4,11 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from trainables.data.request import DataRequest
+from trainables.data.request import DataRequest, Normalization
 from trainables.hyper import Hyper
 from trainables.space import Scalar
-
-if TYPE_CHECKING:
-    from trainables.data.normalize import Kind
 
 SHIFT = 4
 """Pixels by which ``flip_crop`` shifts an image at most, unless the trial says otherwise."""
@@ -77,7 +74,7 @@ class TrialConfig:
     batch_size: int
     seed: int
     augment: str = "none"
-    normalize: "Kind" = "standard"
+    normalize: Normalization = "standard"
     precision: str = "fp32"
     deterministic: bool = False
     cuda_graph: bool = True

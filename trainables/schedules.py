@@ -6,11 +6,16 @@ formula. Every factor peaks at 1, so ``lr`` is the peak learning rate in every v
 Legend: step = optimizer updates already taken, from 0; T = planned updates.
 """
 
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from numbers import Real
 
-from trainables.errors import TrainableError
+from trainables.catalog import is_dotted, load_object
+from trainables.errors import CodeError, TrainableError
+from trainables.foreign_text import raised
 from trainables.hyper import Hyper
 from trainables.space import Plan
 
@@ -111,6 +116,33 @@ LR_SCHEDULES: Mapping[str, Callable[[Hyper, Plan, int], float]] = {
 """Learning-rate schedules by name; each function returns the factor on ``lr`` at an update."""
 
 
+@cache
+def own_schedule(path: str) -> Callable[[int, int], float]:
+    """The user's own schedule at a dotted path: ``(step, total) -> factor``, whose factors are checked.
+
+    Args:
+        path: the dotted path of a function of the number of updates already taken and the number of planned updates.
+
+    Raises:
+        CodeError: there is no such function; or, at a call, it raised an exception or returned something other than a
+            finite number of at least 0.
+    """
+    function = load_object(path)
+    if not callable(function) or isinstance(function, type):
+        raise CodeError(f"{path} is no function: a schedule is a function (step, total) -> factor on the learning rate")
+
+    def factor(step: int, total: int) -> float:
+        try:
+            found: object = function(step, total)
+        except Exception as error:
+            raise CodeError(raised(f"{path}({step}, {total})", error)) from error
+        if not isinstance(found, Real) or not 0 <= float(found) < math.inf:
+            raise CodeError(f"{path}({step}, {total}) returned {found!r:.80}; a factor is a finite number, at least 0")
+        return float(found)
+
+    return factor
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A trial's learning rate and decay at every update.
@@ -124,8 +156,14 @@ class Schedule:
     plan: Plan
 
     def __post_init__(self) -> None:
-        if self.hyper.schedule not in LR_SCHEDULES:
-            raise TrainableError(f"no schedule named {self.hyper.schedule!r} (there are: {', '.join(LR_SCHEDULES)})")
+        # The user's own schedule is imported at its first use, so that a spec can be read without running any code.
+        if self.hyper.schedule not in LR_SCHEDULES and not is_dotted(self.hyper.schedule):
+            near = difflib.get_close_matches(self.hyper.schedule, LR_SCHEDULES, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise TrainableError(
+                f"no schedule named {self.hyper.schedule!r}{meant} (there are: {', '.join(LR_SCHEDULES)}, and a "
+                "function of your own, as 'module:function')"
+            )
         if self.hyper.schedule == "noam" and not 1 <= self.hyper.warmup < self.plan.updates:
             raise TrainableError(
                 f"warmup of {self.hyper.warmup} updates must be at least 1 and shorter than the training "
@@ -135,8 +173,14 @@ class Schedule:
             parse_restarts(self.hyper.restarts)
 
     def lr(self, step: int) -> float:
-        """The learning rate of the update that follows ``step`` updates."""
-        return self.hyper.lr * LR_SCHEDULES[self.hyper.schedule](self.hyper, self.plan, step)
+        """The learning rate of the update that follows ``step`` updates; raises ``CodeError`` as ``own_schedule``."""
+        return self.hyper.lr * self.lr_factor(step)
+
+    def lr_factor(self, step: int) -> float:
+        """The schedule's factor on the learning rate of the update that follows ``step`` updates."""
+        if is_dotted(self.hyper.schedule):
+            return own_schedule(self.hyper.schedule)(step, self.plan.updates)
+        return LR_SCHEDULES[self.hyper.schedule](self.hyper, self.plan, step)
 
     def weight_decay(self, step: int) -> float:
         """The decoupled decay in torch's form: an update multiplies weights by ``1 - lr(step) * weight_decay(step)``.

@@ -11,10 +11,10 @@ import hashlib
 import json
 import math
 import random
-from typing import Any
 
 from trainables.config import TrialConfig, derive_seed
-from trainables.report import ConfirmResult, EpochReport
+from trainables.own.trial import OwnTrial
+from trainables.report import ConfirmResult, EpochReport, OwnReport, OwnResult
 from trainables.schedules import Schedule
 from trainables.space import Plan
 
@@ -95,8 +95,71 @@ class SimulatedTraining:
         return random.Random(derive_seed(self.config.seed, "simulated", str(self.config.hyper), *what))
 
 
-def simulated(config: Any, plan: Plan) -> SimulatedTraining:
-    """The made-up training of a trial."""
+class SimulatedOwnTrial:
+    """One simulated trial of a user's own trainable: made-up values of its two metrics.
+
+    The effect of a numeric knob is a wave over its logarithm (over its value, if that is not positive), so a search
+    finds better settings in any range. Other knobs have no effect.
+
+    Args:
+        trial: the trial; its trainable is never loaded.
+        maximize: whether larger values of the metrics are better.
+    """
+
+    def __init__(self, trial: OwnTrial, *, maximize: bool) -> None:
+        self._trial = trial
+        self._maximize = maximize
+
+    def report(self, epoch: int) -> OwnReport:
+        """Report number ``epoch``, from 1."""
+        seconds = EPOCH_S * (1 + 0.2 * self._noise("seconds", epoch).random())
+        return OwnReport(epoch, {self._trial.choose: self._value(self._trial.choose, epoch)}, seconds)
+
+    def test(self) -> OwnResult:
+        """The judge metric of the last report."""
+        judge = self._trial.judge
+        return OwnResult({judge: self._value(judge, self._trial.epochs)}, "simulated")
+
+    def _value(self, metric: str, epoch: int) -> float:
+        numbers = {
+            name: float(value)
+            for name, value in self._trial.config.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        fits = [(1 + math.cos(_position(value) + _phase(name))) / 2 for name, value in numbers.items()]
+        fit = sum(fits) / len(fits) if fits else 1.0
+        score = CHANCE + (BEST - CHANCE) * (1 + fit) / 2 * (1 - math.exp(-4 * epoch / self._trial.epochs))
+        score += random.Random(derive_seed(self._trial.seed, "simulated")).gauss(0, SEED_SD)
+        score += self._noise("setting").gauss(0, SETTING_SD) + self._noise(metric, epoch).gauss(0, EPOCH_SD)
+        score = min(1.0, max(0.0, score))
+        return score if self._maximize else 2.5 * (1 - score)
+
+    def _noise(self, *what: str | int) -> random.Random:
+        setting = json.dumps(dict(self._trial.config), sort_keys=True)
+        return random.Random(derive_seed(self._trial.seed, "simulated", self._trial.trainable, setting, *what))
+
+
+def _position(value: float) -> float:
+    """Where a knob's value is on the wave: its logarithm, with four decades per period."""
+    return math.pi / 2 * math.log10(value) if value > 0 else value
+
+
+def _phase(name: str) -> float:
+    return 2 * math.pi * random.Random(derive_seed(0, "simulated", name)).random()
+
+
+def simulated(
+    config: TrialConfig | OwnTrial, plan: Plan, *, maximize: bool = True
+) -> SimulatedTraining | SimulatedOwnTrial:
+    """The made-up training of a trial.
+
+    Args:
+        config: the trial.
+        plan: the trial's length.
+        maximize: for a user's own trainable, whether larger values of its metrics are better.
+    """
+    if isinstance(config, OwnTrial):
+        return SimulatedOwnTrial(config, maximize=maximize)
     return SimulatedTraining(config, plan)
 
 

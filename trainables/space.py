@@ -1,12 +1,14 @@
 """Search-space domains: the values that a knob may take, and the scale on which they are searched.
 
 A domain may depend on the trial's planned length (``UpdateShare``, ``Cycles``, ``MomentDecay``) or on the model's width
-(``PerWidth``); ``resolve`` turns it into a plain domain for a given ``Plan`` and width. This module imports neither
-torch nor optuna.
+(``PerWidth``); ``resolve`` turns it into a plain domain for a given ``Plan`` and width. A knob may apply only where
+other knobs have certain values (``Conditions``). This module imports neither torch nor optuna.
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 from trainables.errors import TrainableError
@@ -16,6 +18,9 @@ Scale = Literal["linear", "log", "one-minus-log"]
 
 MAX_CYCLES = 8
 """Largest number of cosine cycles that is offered by default; with more, each cycle is too short for annealing."""
+
+SAME_STEP = 1e-8
+"""Share of a step by which a number may miss it: the sum of steps has rounding errors."""
 
 LONGEST_MEMORY = 0.1
 """Longest memory of a moment that is offered by default, as a share of the planned updates."""
@@ -55,25 +60,44 @@ class Plan:
 
 @dataclass(frozen=True)
 class Float:
-    """A real number in [low, high], uniform on the scale; ``one-minus-log`` is log-uniform in 1 - x."""
+    """A real number in [low, high], uniform on the scale; ``one-minus-log`` is log-uniform in 1 - x.
+
+    With a step, on the linear scale only, it is one of the numbers low, low + step, …, high.
+    """
 
     low: float
     high: float
     scale: Scale = "linear"
+    step: float | None = None
 
     def __post_init__(self) -> None:
         _check_range(self.low, self.high, self.scale)
+        if self.step is None:
+            return
+        if self.scale != "linear":
+            raise TrainableError(f"step cannot be combined with scale {self.scale}")
+        if not 0 < self.step <= self.high - self.low or (_exact(self.high) - _exact(self.low)) % _exact(self.step):
+            raise TrainableError(f"step {self.step:g} does not divide the range {self.low:g} to {self.high:g}")
 
     def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}, {self.scale}"
+        step = "" if self.step is None else f", step {self.step:g}"
+        return f"{self.low:g} to {self.high:g}, {self.scale}{step}"
 
     def resolve(self, plan: Plan, width: float | None = None) -> "Float":
         """Itself, because it depends neither on the plan nor on the width."""
         return self
 
     def contains(self, value: Scalar) -> bool:
-        """Whether ``value`` lies in the domain."""
-        return _is_number(value) and self.low <= float(value) <= self.high
+        """Whether ``value`` lies in the domain. With a step, the last bits of a value do not count."""
+        if not (_is_number(value) and self.low <= float(value) <= self.high):
+            return False
+        return self.step is None or abs((steps := (float(value) - self.low) / self.step) - round(steps)) < SAME_STEP
+
+    def on_grid(self, value: float) -> float:
+        """The value of the domain next to ``value``, which lies between its ends: ``value`` itself without a step."""
+        if self.step is None:
+            return value
+        return float(_exact(self.low) + round((value - self.low) / self.step) * _exact(self.step))
 
 
 @dataclass(frozen=True)
@@ -223,6 +247,40 @@ Domain = Float | Int | Choice
 PlannedDomain = Domain | UpdateShare | Cycles | PerWidth | MomentDecay
 
 
+Conditions = Mapping[str, Mapping[str, tuple[Scalar, ...]]]
+"""A conditional knob -> each knob that it depends on -> the values of that knob with which it applies."""
+
+
+def applies(conditions: Conditions, knob: str, setting: Mapping[str, Scalar]) -> bool:
+    """Whether a knob applies in a setting.
+
+    It applies if every knob that it depends on applies too, and has one of the values. Conditions have no cycles.
+
+    Args:
+        conditions: the conditions of the search space; a knob without one always applies.
+        knob: the name of the knob.
+        setting: the values of other knobs, at least of those that the knob depends on.
+    """
+    return all(
+        other in setting and applies(conditions, other, setting) and is_one_of(setting[other], values)
+        for other, values in conditions.get(knob, {}).items()
+    )
+
+
+def condition_text(conditions: Conditions, knob: str) -> str:
+    """When a knob applies, in words; empty for a knob that always applies."""
+    parts = [
+        f"{other} is {' or '.join(short_text(value) for value in values)}"
+        for other, values in conditions.get(knob, {}).items()
+    ]
+    return f" (if {' and '.join(parts)})" if parts else ""
+
+
+def is_one_of(value: Scalar, values: Iterable[Scalar]) -> bool:
+    """Whether a value is one of several; true is not 1."""
+    return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in values)
+
+
 def middle(domain: Domain) -> Scalar:
     """The middle of a domain on its own scale; for a choice, its first value."""
     if isinstance(domain, Choice):
@@ -235,7 +293,7 @@ def middle(domain: Domain) -> Scalar:
     else:
         value = (low + high) / 2
     if isinstance(domain, Float):
-        return value
+        return domain.on_grid(value)
     return domain.low + round((value - domain.low) / domain.step) * domain.step
 
 
@@ -259,6 +317,11 @@ def near_restart_epochs(epochs: int) -> list[int]:
     return [e for e in (below, above) if e is not None]
 
 
+def _exact(number: float) -> Decimal:
+    """The decimal number that a person wrote: 0.1, and not the binary number next to it."""
+    return Decimal(str(number))
+
+
 def _is_number(value: Scalar) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -277,12 +340,15 @@ def _check_range(low: float, high: float, scale: Scale) -> None:
 
 
 LEAST_WHOLE = 10
-"""Ranges of fewer whole numbers have no outer tenth."""
+"""Ranges of fewer whole numbers, or of fewer steps of a real number, have no outer tenth."""
 
 
 def position(domain: Domain, value: Scalar) -> float | None:
-    """Where in a range a value lies on the range's scale, from 0 to 1; None for a choice and for few whole numbers."""
-    if isinstance(domain, Choice) or (isinstance(domain, Int) and (domain.high - domain.low) < LEAST_WHOLE):
+    """Where in a range a value lies on the range's scale, from 0 to 1; None for a choice and for few numbers."""
+    if isinstance(domain, Choice):
+        return None
+    step = 1 if isinstance(domain, Int) else domain.step
+    if step is not None and domain.high - domain.low < LEAST_WHOLE * step:
         return None
     return share(domain.scale, domain.low, domain.high, value)
 

@@ -8,7 +8,8 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ ODD = [
     Raw(""), Raw("[]"), Raw("{}"), Raw("[[]]"), Raw("[1, 1]"), Raw("[0.1, 0.2]"), Raw("[adamw, noam]"),
     Raw("{min: 1, max: 2}"), Raw("{min: 2, max: 1}"), Raw("{min: 1, max: 1}"), Raw("{min: 0, max: 1, scale: log}"),
     Raw("{min: .nan, max: 1}"), Raw("{values: [1, 2]}"), Raw("{values: [1]}"), Raw("{name: x}"), Raw("{variant: noam}"),
+    Raw("{min: 0.1, max: 0.5, step: 0.1}"), Raw("{values: [0.8, 0.9], when: {schedule: noam}}"),
+    Raw("{schedule: [noam, cosine]}"), Raw("[{lr: 1e-3}]"), Raw("[{}]"), Raw("[{schedule: noam}, {lr: 0.001}]"),
     Raw("{min: 2, max: 9, step: 2}"), Raw("{min: 1, max: 9, step: 2, scale: log}"), Raw("[[[[[[[[[[1]]]]]]]]]]"),
     Raw("!!python/object/apply:os.system [id]"), Raw("{<<: {a: 1}}"), Raw("{1: 2}"), Raw("{? [a] : b}"),
     "", " ", "x", "null", "5", "a\nb", "a\tb", "é", "\u202e\u0645", "\U0001f600", "\ufeffx", "\u2028", "\x00", "\x07",
@@ -54,19 +57,45 @@ ODD = [
 """Values of wrong types, values at the limits, and values that have broken other readers."""
 
 ODD_KEYS = ["", "x", "name", "seed", "data", "arms", "lr", "warmup", "restarts", "beta2", "min", "max", "values",
-            "step", "scale", "variant", "fixed", "parameters", "path", "size", "options", "sha256", "[key]", "a.b",
+            "step", "scale", "when", "first", "warm_start", "schedule", "variant", "fixed", "parameters", "path",
+            "size", "options", "sha256", "[key]", "a.b",
             "é\n", "<<", "null", "1", "password", "trials ", "Trials", "a" * 300, "\x1b[31m", "\u202e"]  # fmt: skip
 PIECES = ["\t", "  ", " ", "\n", "\r", "\r\n", "[", "]", "{", "}", "- ", ": ", "? ", "&x ", "*x", "!x ", "'", '"', "#",
           "|\n", ">\n", "%YAML 1.1\n", "---\n", "...\n", ",", "\ufeff", "\x00", "\x85", "\u2028", "é", "\U0001f600",
           "[" * 3000, "{a: " * 3000, "- " * 3000, "a: &x [*x]\n", "\\", "@", "`", "!!python/object:x {}\n"]  # fmt: skip
 
 
+ANY_KNOB = """\
+name: any-knob
+data: {name: digits}
+model: {name: elu_net, width: 0.125}
+baseline: adam_l2
+claim: setting
+arms:
+  - adam_l2
+  - variant: adam_l2
+    name: schedules
+    parameters:
+      schedule: {values: [constant, noam, restarts]}
+      warmup: {min: 10, max: 40, step: 10, when: {schedule: noam}}
+      restarts: {values: [2x1, 4x1], when: {schedule: [restarts]}}
+      beta1: {min: 0.5, max: 0.9, step: 0.1, when: {schedule: restarts, restarts: 2x1}}
+      batch_size: {values: [50, 100]}
+    first:
+      - {schedule: noam, warmup: 20}
+      - {schedule: restarts, beta1: 0.7}
+    warm_start: any-knob-0123ab
+budget: {trials: 4, epochs: 8}
+"""
+"""A valid spec with conditional knobs, steps of real numbers, first settings and a warm start."""
+
+
 def corpus() -> list[str]:
-    """Valid specs: those in ``searches``, the starter spec, the example in the README, and the spec of the tests."""
+    """Valid specs: those in ``searches``, the starter spec, the example in the README, and those of the tests."""
     readme = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     searches = [file.read_text() for file in sorted((ROOT / "searches").glob("*.yaml"))]
-    every_key = re.sub(r"^(\s*)# (?=[a-z_]+: )(?!path: |sampler: )", r"\1", starter(), flags=re.MULTILINE)
-    return [*searches, starter(), every_key, SPEC, *(text for text in readme if "baseline:" in text)]
+    every_key = re.sub(r"^(\s*)# (?=[a-z_]+: )(?!path: |sampler: |pass: )", r"\1", starter(), flags=re.MULTILINE)
+    return [*searches, starter(), every_key, SPEC, ANY_KNOB, *(text for text in readme if "baseline:" in text)]
 
 
 CORPUS = corpus()
@@ -255,7 +284,12 @@ def faults(checked: Checked, data: bytes) -> Iterator[str]:
         "arms": 2 <= len(names) <= 100 and len(set(names)) == len(names),
         "names": all(NAME.fullmatch(name) and ".." not in name for name in [kept["name"], *names]),
         "baseline": kept["baseline"] in names,
-        "variants": all(arm["variant"] in VARIANTS for arm in kept["arms"]),
+        "variants": all(arm["variant"] in VARIANTS for arm in kept["arms"] if "variant" in arm),
+        "one kind": all(sum(kind in arm for kind in KINDS) == 1 for arm in kept["arms"]),
+        "trainables": len({"trainable" in arm for arm in kept["arms"]}) == 1,
+        "first": all(len(arm.get("first", [])) <= budget["trials"] for arm in kept["arms"]),
+        "warm start": not any("warm_start" in arm for arm in kept["arms"])
+        or (not looks and kept["sampler"]["name"] in ("tpe", "gp")),
         "budget": all(type(budget[key]) is int and budget[key] >= 1 for key in ("trials", "epochs", "batch_size")),
         "rung": rung is None or (scheduler["name"] != "none" and 1 <= rung < budget["epochs"]),
         "factor": scheduler["reduction_factor"] >= 2,
@@ -266,7 +300,7 @@ def faults(checked: Checked, data: bytes) -> Iterator[str]:
         "looks": not looks or (looks[0] >= 3 and all(a < b for a, b in itertools.pairwise(looks))),
         "placebo": not placebo or (bool(looks) and "placebo" not in names),
         "resources": kept["resources"]["cpus"] >= 1 and kept["resources"]["gpus"] >= 0,
-        "goal": kept["metric"]["goal"] == {"val/acc": "maximize", "val/loss": "minimize"}[kept["metric"]["name"]],
+        "goal": kept["metric"]["goal"] in GOALS.get(kept["metric"].get("name"), ["maximize", "minimize"]),
         "seed": type(kept["seed"]) is int and 0 <= kept["seed"] < 2**31,
         "ranges": all(
             _orderly(range_)
@@ -284,15 +318,31 @@ def faults(checked: Checked, data: bytes) -> Iterator[str]:
         if not arm.space:
             yield f"arm {arm.name} searches nothing"
         for knob, domain in arm.space.items():
-            if not _sound(knob, domain, updates):
+            if not _sound(knob, domain, updates, arm.kind):
                 yield f"arm {arm.name}: {knob}: {domain}"
-            if not domain.contains(arm.default[knob]):
-                yield f"arm {arm.name}: the first value of {knob} is outside its range"
+            for other, values in arm.when.get(knob, {}).items():
+                decides = arm.space.get(other)
+                if not (isinstance(decides, Choice) and values and all(value in decides.values for value in values)):
+                    yield f"arm {arm.name}: {knob} depends on {other}, which does not decide"
+        for setting in (arm.default, *arm.first):
+            if list(setting) != [knob for knob in arm.space if _applies(knob, arm.when, setting)]:
+                yield f"arm {arm.name}: a first setting has other knobs than those that apply: {setting}"
+            if wrong := [knob for knob, value in setting.items() if not arm.space[knob].contains(value)]:
+                yield f"arm {arm.name}: the first value of {wrong[0]} is outside its range"
+
+
+def _applies(knob: str, when: Mapping[str, Mapping[str, tuple[Any, ...]]], setting: Mapping[str, Any]) -> bool:
+    """Whether a knob has its place in a whole setting, which lacks those that do not apply."""
+    return all(other in setting and setting[other] in values for other, values in when.get(knob, {}).items())
 
 
 def abs_of(value: Any) -> float:
     """The absolute value of a number; 0 for anything else."""
     return abs(value) if isinstance(value, int | float) else 0
+
+
+GOALS = {"val/acc": ["maximize"], "val/loss": ["minimize"]}
+KINDS = ("variant", "optimizer", "trainable")
 
 
 def _orderly(range_: dict[str, Any]) -> bool:
@@ -304,12 +354,17 @@ def _orderly(range_: dict[str, Any]) -> bool:
         return False
     if (scale == "log" and low <= 0) or (scale == "one-minus-log" and high >= 1):
         return False
-    return step is None or ((high - low) % step == 0 and scale != "log")
+    if step is None:
+        return True
+    steps = (Fraction(str(high)) - Fraction(str(low))) / Fraction(str(step))
+    return steps.denominator == 1 and steps >= 1 and scale in (None, "linear")
 
 
-def _sound(knob: str, domain: Domain, updates: int) -> bool:
+def _sound(knob: str, domain: Domain, updates: int, kind: str) -> bool:
     values = domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
-    if knob not in KNOBS or (not isinstance(domain, Choice) and not domain.low < domain.high):
+    if kind == "variant" and knob not in (*KNOBS, "batch_size", "augment_shift") and not knob.startswith("model."):
+        return False
+    if not isinstance(domain, Choice) and not domain.low < domain.high:
         return False
     if knob == "warmup":
         return all(type(value) is int and 1 <= value < updates for value in values)
@@ -328,17 +383,24 @@ def _in_full(kept: dict[str, Any]) -> dict[str, Any]:
     """The values of a spec, with the defaults that it leaves out so that older specs keep their fingerprints."""
     left_out: dict[str, Any] = {"claim": "setting", "searches": None, "placebo": False, "families": {}}
     budget = {"epochs_per_search": None, **kept["budget"]}
-    return {**left_out, **kept, "budget": budget, "data": {"image_column": None, "label_column": None, **kept["data"]}}
+    columns = {"image_column": None, "label_column": None}
+    data = {"data": {**columns, **kept["data"]}} if "data" in kept else {}
+    return {**left_out, **kept, "budget": budget, **data}
 
 
 def _lost(written: Any, kept: Any, path: str = "") -> Iterator[str]:
     """Paths of values in the file that the spec ignored or changed. There must be none."""
     if isinstance(written, dict) and isinstance(kept, dict):
         for key, value in written.items():
-            yield from _lost(value, kept[key], f"{path}.{key}") if key in kept else (f"{path}.{key}",)
+            # A key that says nothing may be left out.
+            absent = () if value is None or value == [] else (f"{path}.{key}",)
+            yield from _lost(value, kept[key], f"{path}.{key}") if key in kept else absent
     elif isinstance(written, list) and isinstance(kept, list) and len(written) == len(kept):
         for index, value in enumerate(written):
             yield from _lost(value, kept[index], f"{path}[{index}]")
+    elif isinstance(kept, list) and not isinstance(written, list):
+        # One value in place of a list of one.
+        yield from _lost([written], kept, path)
     elif type(written) is int and isinstance(kept, dict):
         if kept.get("at") != [written]:
             yield path

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainables.data.normalize import Kind, constants
+from trainables.data.normalize import constants
+from trainables.data.request import Normalization
 from trainables.data.splits import Arrays, Splits
 
 
@@ -46,9 +47,9 @@ class DeviceSplits:
             DeviceArrays.of(arrays, device) for arrays in (splits.train, splits.val, splits.test)
         )
         self._splits = splits
-        self._constants: dict[Kind, tuple[Tensor, Tensor]] = {}
+        self._constants: dict[Normalization, tuple[Tensor, Tensor]] = {}
 
-    def constants(self, kind: Kind) -> tuple[Tensor, Tensor]:
+    def constants(self, kind: Normalization) -> tuple[Tensor, Tensor]:
         """``(shift_CHW, scale_CHW)`` of the training images, from ``normalize.constants``."""
         if kind not in self._constants:
             shift, scale = constants(self._splits.train.images_BHWC, kind)

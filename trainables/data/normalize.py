@@ -3,16 +3,15 @@
 Legend: B images, H W pixels, C channels.
 """
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["minmax", "standard"]
+from trainables.data.request import Normalization
+
 CHUNK = 1024
 
 
-def constants(images_BHWC: NDArray[np.uint8], kind: Kind) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def constants(images_BHWC: NDArray[np.uint8], kind: Normalization) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return ``(shift_CHW, scale_CHW)``, such that ``(x_CHW - shift_CHW) * scale_CHW`` is normalised.
 
     Pass the training images. The article normalised its test images with their own minimum and maximum; we use the

@@ -1,7 +1,10 @@
 """A trial's request for data: the data set, its source, the number of images and the split."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Normalization = Literal["minmax", "standard"]
+"""How pixels are normalised; see ``normalize.constants``."""
 
 
 class Columns(NamedTuple):

@@ -53,7 +53,7 @@ def check_model(
         return
     announce(f"checking the model: {path} is trained for one update, twice, on the CPU")
     # The check is about the model, so its optimizer is the simplest one. Any schedule fits one update.
-    config = replace(config, hyper=Hyper(lr=1e-4, schedule="constant"), epochs=1)
+    config = replace(config, hyper=Hyper(lr=1e-4, schedule="constant"), optimizer=None, epochs=1)
     batch = config.batch_size
     if config.gpu and GPU_BATCH < batch <= len(splits.train):
         try:
@@ -66,16 +66,16 @@ def check_model(
 
 
 def _train_twice(config: TrialConfig, splits: Splits, announce: Callable[[str], None]) -> None:
-    path, part = config.model.name, _part(splits, config.batch_size)
-    with _threads(config.threads):
-        first, second = (_guarded(path, lambda: Training(config, part)) for _ in range(2))
+    path, part = config.model.name, first_images(splits, config.batch_size)
+    with threads_set(config.threads):
+        first, second = (guarded(path, lambda: Training(config, part)) for _ in range(2))
         if digest(first.weights()) != digest(second.weights()):
             raise CodeError(
                 f"{path}: two models built with the same seed have different weights, so no result could be "
                 "reproduced; draw the initial weights from torch, numpy.random or random, or seed your own generator"
                 " from one of them"
             )
-        reports = [_guarded(path, partial(_trained, training)) for training in (first, second)]
+        reports = [guarded(path, partial(_trained, training)) for training in (first, second)]
         if reports[0] != reports[1]:
             announce(
                 f"warning: {path}: two trainings of the same seed differ, so results cannot be reproduced; draw random "
@@ -83,7 +83,8 @@ def _train_twice(config: TrialConfig, splits: Splits, announce: Callable[[str], 
             )
 
 
-def _guarded(path: str, call: Callable[[], T]) -> T:
+def guarded(path: str, call: Callable[[], T]) -> T:
+    """Call; an exception of the user's code becomes a ``CodeError`` of one line that names ``path``."""
     try:
         return call()
     except TrainableError:
@@ -98,7 +99,11 @@ def _trained(training: Training) -> object:
     return repr(replace(report, seconds=0.0)), digest(training.state())
 
 
-def _part(splits: Splits, batch_size: int) -> Splits:
+def first_images(splits: Splits, batch_size: int) -> Splits:
+    """The first images: one batch to train, and one or two to validate, as in the last batch of a real evaluation.
+
+    No test image is among them.
+    """
     lasts = [len(part) % EVALUATION_BATCH for part in (splits.val, splits.test)]
     return replace(
         splits,
@@ -114,7 +119,8 @@ def _first(arrays: Arrays, count: int) -> Arrays:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads_set(count: int) -> Iterator[None]:
+    """Set the number of torch's threads meanwhile."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

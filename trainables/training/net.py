@@ -41,15 +41,22 @@ class Net:
         Raises:
             CodeError: the model does not return one row of logits per image.
         """
-        # A contiguous BHWC batch becomes a channels_last BCHW batch by permutation, without a copy.
-        images_BCHW = (images_BHWC.permute(0, 3, 1, 2).float() - self._shift_CHW) * self._scale_CHW
-        if not self._channels_last:
-            images_BCHW = images_BCHW.contiguous()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+        images_BCHW = self.inputs(images_BHWC)
+        with self.autocast():
             logits_BK: object = self.model(images_BCHW)
         check_logits(logits_BK, self._name, len(images_BCHW), self._classes, self.model.training)
         assert isinstance(logits_BK, Tensor)
         return logits_BK.float()
+
+    def inputs(self, images_BHWC: Tensor) -> Tensor:
+        """The model's input, normalised float32 images_BCHW, of uint8 images_BHWC."""
+        # A contiguous BHWC batch becomes a channels_last BCHW batch by permutation, without a copy.
+        images_BCHW = (images_BHWC.permute(0, 3, 1, 2).float() - self._shift_CHW) * self._scale_CHW
+        return images_BCHW if self._channels_last else images_BCHW.contiguous()
+
+    def autocast(self) -> torch.autocast:
+        """The precision in which the model runs."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
 
 def build_model(config: TrialConfig, classes: int, image_shape_HWC: tuple[int, ...]) -> nn.Module:

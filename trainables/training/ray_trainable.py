@@ -1,14 +1,11 @@
 """The Ray Tune ``Trainable`` that runs one trial's training. It is the only file of this package that imports ray."""
 
 import logging
-import math
 import os
-import sys
-import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from ray import tune
@@ -20,9 +17,7 @@ from trainables.data.device import DeviceSplits
 from trainables.report import ConfirmResult, StepReport
 from trainables.training import checkpoints, process
 from trainables.training.trainer import Training, device_name, digest
-
-LONELY_EXIT = 75
-"""Exit status of a worker that its driver no longer calls (``EX_TEMPFAIL``: another attempt may succeed)."""
+from trainables.worker.watchdog import watchdog
 
 CACHE = "TUNER_CACHE"
 """Environment variable with a node's own folder of decoded data; the driver's may be missing or read-only there."""
@@ -59,7 +54,7 @@ class TrialTrainable(tune.Trainable):
         """Build the training: resumed from the newest accepted and undamaged checkpoint, or else at epoch 0."""
         if not config:
             return
-        _watchdog.called()
+        watchdog.called()
         self._options = config
         self._saved_at = time.monotonic()
         trial = TrialConfig.from_dict(config["trial"])
@@ -69,7 +64,7 @@ class TrialTrainable(tune.Trainable):
         data = self._on_device(trial, Path(os.environ.get(CACHE) or config["cache_dir"]).absolute())
         states = checkpoints.newest(config["checkpoints"], config["accepted"])
         self.training = continued(trial, data, states)
-        _watchdog.expect_call(config["lonely_s"])
+        watchdog.expect_call(config["lonely_s"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Start the next trial in the same process."""
@@ -81,7 +76,7 @@ class TrialTrainable(tune.Trainable):
 
         A later attempt repeats at most ``checkpoint_s`` seconds of reported training.
         """
-        _watchdog.called()
+        watchdog.called()
         attempt = self._options["attempt"]
         report = self.training.run_epoch()
         done = report.epoch == self.training.config.epochs or report.diverged is not None
@@ -90,7 +85,7 @@ class TrialTrainable(tune.Trainable):
             if time.monotonic() - self._saved_at >= self._options["checkpoint_s"]:
                 checkpoints.save(self._options["checkpoints"], self.training.state(), report.epoch, attempt)
                 self._saved_at = time.monotonic()
-            _watchdog.expect_call(self._options["lonely_s"])
+            watchdog.expect_call(self._options["lonely_s"])
         elif report.diverged is None and self._options["read_test"]:
             result = self._finish()
         return StepReport(attempt, report, result).to_dict() | {"done": done}
@@ -100,7 +95,7 @@ class TrialTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         """Stop the watchdog: from now on no call is expected."""
-        _watchdog.called()
+        watchdog.called()
 
     def _setup_logdir(self) -> None:
         # Outside a run of Tune, Tune's own method would create folders in the user's home directory.
@@ -145,43 +140,4 @@ def _loaded(training: Training, state: dict[str, Tensor]) -> bool:
         training.load_state(state)
     except (KeyError, RuntimeError):
         return False
-    moments = ((p, value) for p, values in training.optimizer.state.items() for value in values.values())
-    fit = all(value.shape in (p.shape, torch.Size()) for p, value in moments)
-    return fit and set(training.state()) == set(state)
-
-
-class _Watchdog:
-    """Ends this process if an expected call does not come, because the driver is dead or unreachable."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._patience_s = math.inf
-        self._deadline = math.inf
-        self._thread: threading.Thread | None = None
-
-    def expect_call(self, within_s: float) -> None:
-        with self._changed:
-            self._patience_s, self._deadline = within_s, time.monotonic() + within_s
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-                self._thread.start()
-            self._changed.notify()
-
-    def called(self) -> None:
-        with self._changed:
-            self._deadline = math.inf
-
-    def _watch(self) -> NoReturn:
-        with self._changed:
-            while (left_s := self._deadline - time.monotonic()) > 0:
-                self._changed.wait(min(left_s, threading.TIMEOUT_MAX))
-            # The lock is still held, so a call that comes now waits and starts no training whose report would be lost.
-            try:
-                message = f"tuner: no call for {self._patience_s:g} s; the driver may be dead. This worker ends itself."
-                print(message, file=sys.stderr, flush=True)
-            finally:
-                os._exit(LONELY_EXIT)
-
-
-_watchdog = _Watchdog()
-"""One per process, because it ends the whole process."""
+    return set(training.state()) == set(state)

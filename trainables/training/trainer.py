@@ -27,11 +27,12 @@ from trainables.config import TrialConfig, derive_seed
 from trainables.data.device import DeviceArrays, DeviceSplits
 from trainables.data.splits import Splits
 from trainables.errors import TrainableError
+from trainables.own.updates import OwnUpdates
 from trainables.report import EpochReport
 from trainables.schedules import Schedule
 from trainables.space import Plan
 from trainables.training.net import Net, random_stream
-from trainables.training.updates import Eager, Static, Updates
+from trainables.training.updates import Eager, Static, Updates, prefixed
 
 EVALUATION_BATCH = 500
 DEAD_LOSS_TOLERANCE = 1e-5
@@ -76,7 +77,7 @@ class Training:
         self.epoch = 0
         self._net = Net(config, self.data)
         self.model = self._net.model
-        kind = updates or (Static if self.device.type == "cuda" and config.cuda_graph else Eager)
+        kind = updates or _kind(config, self.device)
         self.updates: Updates = kind(self._net, self.data.train, config, Schedule(config.hyper, self.plan))
 
     @property
@@ -85,7 +86,7 @@ class Training:
         return self.updates.schedule
 
     @property
-    def optimizer(self) -> torch.optim.Adam:
+    def optimizer(self) -> torch.optim.Optimizer:
         """The optimizer of the model's weights."""
         return self.updates.optimizer
 
@@ -107,7 +108,7 @@ class Training:
             val_loss=val.loss,
             val_acc=val.acc,
             lr=self.schedule.lr(last),
-            weight_decay=self.schedule.weight_decay(last),
+            weight_decay=self.updates.weight_decay(last),
             seconds=time.monotonic() - started,
             diverged=self._diverged(train.loss, val.loss),
         )
@@ -134,16 +135,18 @@ class Training:
     def state(self) -> dict[str, Tensor]:
         """Everything that determines the next epochs, as CPU tensors: weights, moments, epoch."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        for index, parameter in enumerate(self.model.parameters()):
-            for name, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{index}.{name}"] = value
+        tensors |= {f"optimizer.{name}": value for name, value in self.updates.state().items()}
         tensors["epoch"] = torch.tensor(self.epoch)
         return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from the ``state()`` of a training with the same config."""
-        self.model.load_state_dict(_prefixed("model.", state))
-        self.updates.load([_prefixed(f"optimizer.{index}.", state) for index, _ in enumerate(self.model.parameters())])
+        """Continue from the ``state()`` of a training with the same config.
+
+        Raises:
+            KeyError, RuntimeError: the state belongs to another model or to another optimizer.
+        """
+        self.model.load_state_dict(prefixed("model.", state))
+        self.updates.load(prefixed("optimizer.", state))
         self.epoch = int(state["epoch"])
 
     def weights(self) -> dict[str, Tensor]:
@@ -194,6 +197,13 @@ class Training:
             torch.use_deterministic_algorithms(before)
 
 
+def _kind(config: TrialConfig, device: torch.device) -> type[Eager] | type[Static]:
+    if config.optimizer is not None:
+        # A user's own optimizer may read numbers from the device, so its updates are never captured.
+        return OwnUpdates
+    return Static if device.type == "cuda" and config.cuda_graph else Eager
+
+
 def plan_of(config: TrialConfig, train_images: int) -> Plan:
     """The trial's planned length; a last batch that is not full is dropped.
 
@@ -229,7 +239,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
-
-
-def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

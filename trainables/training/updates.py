@@ -51,7 +51,7 @@ class Updates(ABC):
     """
 
     def __init__(
-        self, net: Net, data: DeviceArrays, config: TrialConfig, schedule: Schedule, optimizer: torch.optim.Adam
+        self, net: Net, data: DeviceArrays, config: TrialConfig, schedule: Schedule, optimizer: torch.optim.Optimizer
     ) -> None:
         self.net = net
         self.schedule = schedule
@@ -68,20 +68,42 @@ class Updates(ABC):
             tensor.zero_()
         self._run(epoch)
 
-    def load(self, moments: list[dict[str, Tensor]]) -> None:
-        """Continue with these optimizer tensors, one dict per parameter in the model's order; they are copied."""
-        for parameter, tensors in zip(self.net.model.parameters(), moments, strict=True):
-            self.optimizer.state[parameter] = {name: _laid_out_as(parameter, value) for name, value in tensors.items()}
+    def weight_decay(self, step: int) -> float:
+        """The decay of the update that follows ``step`` updates, for the report of an epoch."""
+        return self.schedule.weight_decay(step)
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimizer's state: the tensors that the next updates change, under names of their own."""
+        return {
+            f"{index}.{name}": value
+            for index, parameter in enumerate(self.net.model.parameters())
+            for name, value in self.optimizer.state[parameter].items()
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue with a ``state()``; its tensors are copied.
+
+        Raises:
+            RuntimeError: the state belongs to another model or to another optimizer.
+        """
+        for index, parameter in enumerate(self.net.model.parameters()):
+            moments = prefixed(f"{index}.", state)
+            if any(value.shape not in (parameter.shape, torch.Size()) for value in moments.values()):
+                raise RuntimeError("a moment has another shape than its parameter")
+            self.optimizer.state[parameter] = {name: _laid_out_as(parameter, value) for name, value in moments.items()}
 
     @abstractmethod
     def _run(self, epoch: int) -> None: ...
 
+    def _images(self, chosen_B: Tensor, draws: Draws | None) -> Tensor:
+        images_BHWC = self._data.images_BHWC[chosen_B]
+        return images_BHWC if draws is None else flip_crop(images_BHWC, draws)
+
     def _gradients(self, chosen_B: Tensor, draws: Draws | None) -> None:
         labels_B = self._data.labels_B[chosen_B]
-        images_BHWC = self._data.images_BHWC[chosen_B]
-        logits_BK = self.net.logits(images_BHWC if draws is None else flip_crop(images_BHWC, draws))
+        logits_BK = self.net.logits(self._images(chosen_B, draws))
         loss = F.cross_entropy(logits_BK, labels_B)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.net.model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.net.model.parameters() if p.grad is not None]
         largest = nn.utils.get_total_norm(gradients, norm_type=math.inf)
@@ -95,17 +117,23 @@ class Eager(Updates):
     """The reference: draws from torch's global CPU stream, learning rate and decay from Python, torch's own AdamW."""
 
     def __init__(self, net: Net, data: DeviceArrays, config: TrialConfig, schedule: Schedule) -> None:
-        kind = torch.optim.AdamW if config.hyper.lambda_norm else torch.optim.Adam
-        super().__init__(net, data, config, schedule, build_optimizer(kind, config.hyper, net.model))
+        super().__init__(net, data, config, schedule, self._built(config, net.model))
 
     def _run(self, epoch: int) -> None:
-        device, batch = self.net.device, self._config.batch_size
-        order_B = torch.randperm(len(self._data)).to(device)
+        batch = self._config.batch_size
+        order_B = torch.randperm(len(self._data)).to(self.net.device)
         for index in range(self._steps):
-            draws = draw(batch).to(device) if self._augments else None
-            self._gradients(order_B[index * batch : (index + 1) * batch], draws)
+            self._gradients(order_B[index * batch : (index + 1) * batch], self._drawn())
             self._set(epoch * self._steps + index)
             self.optimizer.step()
+
+    def _built(self, config: TrialConfig, model: nn.Module) -> torch.optim.Optimizer:
+        kind = torch.optim.AdamW if config.hyper.lambda_norm else torch.optim.Adam
+        return build_optimizer(kind, config.hyper, model)
+
+    def _drawn(self) -> Draws | None:
+        config = self._config
+        return draw(config.batch_size, shift=config.shift).to(self.net.device) if self._augments else None
 
     def _set(self, step: int) -> None:
         lr, decay = self.schedule.lr(step), self.schedule.weight_decay(step)
@@ -154,9 +182,9 @@ class Static(Updates):
         self._inputs: _Inputs | None = None
         self._launch: Callable[[], None] | None = None
 
-    def load(self, moments: list[dict[str, Tensor]]) -> None:
+    def load(self, state: dict[str, Tensor]) -> None:
         """Load as every form does, and drop the captured graph: it uses the earlier tensors."""
-        super().load(moments)
+        super().load(state)
         self._launch = None
 
     def _run(self, epoch: int) -> None:
@@ -182,12 +210,15 @@ class Static(Updates):
         order_B, flip_B, top_B, left_B, lr, keep = (
             tensor.index_select(0, self._step_1)[0] for tensor in self._inputs.tensors()
         )
-        self._gradients(order_B, Draws(flip_B, top_B, left_B) if self._augments else None)
+        self._gradients(order_B, self._draws(flip_B, top_B, left_B))
         self._lr.copy_(lr)
         if self._config.hyper.lambda_norm:
             self._decay(keep)
         self.optimizer.step()
         self._step_1 += 1
+
+    def _draws(self, flip_B: Tensor, top_B: Tensor, left_B: Tensor) -> Draws | None:
+        return Draws(flip_B, top_B, left_B, self._config.shift) if self._augments else None
 
     def _captured(self) -> Callable[[], None]:
         if self.net.device.type != "cuda":
@@ -206,7 +237,7 @@ class Static(Updates):
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "epoch", epoch))
         steps, batch, schedule = self._steps, self._config.batch_size, self.schedule
         order_B = torch.randperm(len(self._data), generator=generator)
-        drawn = [draw(batch, generator) for _ in range(steps if self._augments else 0)]
+        drawn = [draw(batch, generator, self._config.shift) for _ in range(steps if self._augments else 0)]
         updates = range(epoch * steps, (epoch + 1) * steps)
         return _Inputs(
             order_B[: steps * batch].view(steps, batch),
@@ -247,6 +278,11 @@ def build_optimizer(
         fused=True,
         capturable=lr is not None and lr.device.type == "cuda",
     )
+
+
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, under the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _rows(rows: list[Tensor], count: int) -> Tensor:

@@ -4,9 +4,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 from cluster.runtime import connected_ray, embedded_ray, on_cluster, usable_gpus
 from trainables.own.worker import OwnWorker
+from trainables.simulated import simulated
 from trainables.training.ray_trainable import TrialTrainable
 from tuner.driver.context import Context
 from tuner.driver.prepare import Prepared
@@ -89,7 +91,8 @@ class SimulatedBackend(Backend):
 
     def __init__(self, context: Context, prepared: Prepared) -> None:
         self._stop = context.stop
-        self._simulation = Simulation(prepared.plan, prepared.concurrent, Clock())
+        training = partial(simulated, maximize=prepared.spec.metric.maximize)
+        self._simulation = Simulation(prepared.plan, prepared.concurrent, Clock(), training=training)
 
     def clock(self) -> float:
         """Made-up seconds."""

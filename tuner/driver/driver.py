@@ -12,6 +12,7 @@ from tuner.driver.prepare import Prepared, prepare
 from tuner.driver.session import held, session, study_writer
 from tuner.errors import SearchFailed
 from tuner.jobs.record import Record, Trial
+from tuner.jobs.warm_start import earlier_trials
 from tuner.monitor.terminal import look_line
 from tuner.search.confirm_trials import FixedSource, confirm_requests, selection_requests
 from tuner.search.search_trials import SearchSource, early_stopper
@@ -20,7 +21,7 @@ from tuner.search.study_database import StudyWriter
 from tuner.search.winners import of_round, test_accuracies, winners
 from tuner.spec.settings import LEAST_SEARCHES
 from tuner.spec.trial_config import round_seeds
-from tuner.storage.events import LOST, Extended, JobStateChanged, RoundBegun, Stage
+from tuner.storage.events import LOST, EarlierTrials, Extended, JobStateChanged, RoundBegun, Stage
 from tuner.verdict.method import active_arms, next_look, take_look
 from tuner.verdict.ranking import build
 
@@ -61,7 +62,7 @@ def drive(context: Context, data_path: str | None = None, more: NewRound | Exten
     with held(context) as holding:
         record = holding.reading.record
         try:
-            prepared, studies = _prepare(context, record, data_path)
+            prepared, earlier, studies = _prepare(context, record, data_path)
         except Exception:
             if not record.begun and holding.replicator is None:
                 context.folder.forget()
@@ -69,6 +70,8 @@ def drive(context: Context, data_path: str | None = None, more: NewRound | Exten
         with session(context, prepared, holding, studies) as job:
             if not record.begun:
                 job.journal.append(job.description())
+            for event in earlier:
+                job.journal.append(event)
             job.journal.append(JobStateChanged("running"))
             if isinstance(more, Extension) and len(record.extensions) < more.number:
                 _extend(job, more)
@@ -85,11 +88,27 @@ def drive(context: Context, data_path: str | None = None, more: NewRound | Exten
                 _confirm(job, record.rounds[-1])
 
 
-def _prepare(context: Context, record: Record, data_path: str | None) -> tuple[Prepared, StudyWriter | None]:
+def _prepare(
+    context: Context, record: Record, data_path: str | None
+) -> tuple[Prepared, Sequence[EarlierTrials], StudyWriter | None]:
     prepared = prepare(context, record, data_path)
     folder = context.folder
+    earlier = tuple(
+        earlier_trials(
+            context.workspace,
+            folder.id,
+            record,
+            prepared.spec,
+            prepared.arms,
+            prepared.plan,
+            prepared.fingerprint,
+            simulated=prepared.simulated,
+        )
+    )
+    for event in earlier:
+        context.view.announce(f"the sampler of {event.arm} learns from {len(event.trials)} trials of job {event.job}")
     context.view.announce(f"job {folder.id}, {prepared.concurrent} trials at once, journal in {folder.path}")
-    return prepared, study_writer(context, prepared, record.begun)
+    return prepared, earlier, study_writer(context, prepared, record.begun)
 
 
 def _extend(job: Job, more: Extension) -> None:

@@ -12,6 +12,7 @@ from tuner.spec.search_spec import SearchSpec, from_dict
 from tuner.storage.events import (
     LOST,
     AttemptBegun,
+    EarlierTrials,
     Entry,
     EpochRepeated,
     EpochReported,
@@ -188,6 +189,8 @@ class Record:
     """Everything that a job's journal says. It grows with ``add``."""
 
     description: JobDescribed | None = None
+    earlier: dict[str, EarlierTrials] = field(default_factory=dict)
+    """Arm to the trials of an earlier job from which its sampler learns."""
     trials: dict[str, Trial] = field(default_factory=dict)
     looks: list[LookTaken] = field(default_factory=list)
     rounds: list[RoundBegun] = field(default_factory=list)
@@ -221,8 +224,7 @@ class Record:
     @property
     def plan(self) -> Plan:
         """The planned length of a trial with the spec's batch size."""
-        plan = self.job.plan
-        return Plan(plan.epochs, plan.steps_per_epoch, self.job.data_images.train)
+        return self.job.trial_plan
 
     @property
     def name(self) -> str:
@@ -304,6 +306,8 @@ class Record:
         match event:
             case JobDescribed():
                 self.description = event
+            case EarlierTrials():
+                self.earlier[event.arm] = event
             case TrialBegun():
                 self._begin(Trial(event, entry.n, entry.ms))
             case AttemptBegun():

@@ -10,6 +10,7 @@ from tuner.jobs.replication import pull
 from tuner.monitor.terminal import look_line, trial_line
 from tuner.storage.events import (
     AttemptBegun,
+    EarlierTrials,
     Event,
     Extended,
     JobDescribed,
@@ -52,6 +53,8 @@ def _text(event: Event, record: Record) -> str | None:
     match event:
         case JobDescribed():
             return f"{event.job}: {len(event.arms)} arms"
+        case EarlierTrials():
+            return f"the sampler of {event.arm} learns from {len(event.trials)} trials of job {event.job}"
         case AttemptBegun() if event.attempt > 1:
             return f"{event.trial}: attempt {event.attempt}, from epoch {event.epoch}"
         case TrialEnded():

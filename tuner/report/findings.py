@@ -242,7 +242,7 @@ class _Finder:
         after_trials, after_epochs = self._anytime(searched)
         return ArmFindings(
             row=row,
-            knobs=tuple(Knob.of(knob, domain) for knob, domain in arm.space.items()),
+            knobs=tuple(Knob.of(knob, domain, arm.searched(knob)) for knob, domain in arm.space.items()),
             spent=spent(searched, confirmed),
             trials=tuple(self._tried(trial) for trial in searched),
             val=_band(confirmed, self._key, self._plan.epochs),
@@ -252,7 +252,7 @@ class _Finder:
             importances=self._importances(arm, complete),
             near=() if winner is None else self._near(arm, winner, complete),
             rates=None if winner is None else self._rates(winner),
-            settings={} if winner is None else {knob: winner.hyper[knob] for knob in arm.space},
+            settings={} if winner is None else {knob: winner.hyper[knob] for knob in arm.applying(winner.hyper)},
             won=Won.over(row.tests, baseline.tests) if self._spec.searches and row.arm != baseline.arm else None,
             to_target=self._to_target(arm.name, baseline.arm) if self._spec.searches else None,
         )

@@ -11,7 +11,7 @@ class Knob:
 
     Args:
         name: the knob's name.
-        searched: the range in words.
+        searched: the range in words, and when the knob applies.
         scale: ``linear``, ``log``, ``one-minus-log`` or ``choice``.
         low, high: the ends of the range; None for a choice.
         values: the values of a choice; empty for a range.
@@ -25,11 +25,12 @@ class Knob:
     values: tuple[Scalar, ...]
 
     @classmethod
-    def of(cls, name: str, domain: Domain) -> "Knob":
-        """The knob of this name and domain in a search space."""
+    def of(cls, name: str, domain: Domain, searched: str = "") -> "Knob":
+        """The knob of this name and domain in a search space; its range in words, if the domain does not say all."""
+        searched = searched or str(domain)
         if isinstance(domain, Choice):
-            return cls(name, str(domain), "choice", None, None, domain.values)
-        return cls(name, str(domain), domain.scale, domain.low, domain.high, ())
+            return cls(name, searched, "choice", None, None, domain.values)
+        return cls(name, searched, domain.scale, domain.low, domain.high, ())
 
     def share(self, value: Scalar) -> float:
         """The position of a value, from 0 to 1: on the scale of a range, or in the list of a choice."""

@@ -53,18 +53,22 @@ def near_best(
 
     Args:
         space: the search space.
-        best: the winner's knobs.
+        best: the winner's knobs. A conditional knob that does not apply to the winner has no card.
         trials: knobs and objective of each trial that finished training.
         best_value: the winner's objective.
         tolerance: accepted loss of the objective, at least 0.
         maximize: whether a larger objective is better.
 
     Returns:
-        One entry per knob of the search space.
+        One entry per knob of the winner. A card counts only the trials that have its knob.
     """
     lost = [(best_value - value) if maximize else (value - best_value) for _, value in trials]
     near = [knobs for (knobs, _), loss in zip(trials, lost, strict=True) if loss <= tolerance + ROUNDING]
-    return tuple(_near(knob, domain, best[knob], [knobs[knob] for knobs in near]) for knob, domain in space.items())
+    return tuple(
+        _near(knob, domain, best[knob], [knobs[knob] for knobs in near if knob in knobs])
+        for knob, domain in space.items()
+        if knob in best
+    )
 
 
 def _near(knob: str, domain: Domain, best: Scalar, values: Sequence[Scalar]) -> Near:

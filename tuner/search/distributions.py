@@ -5,7 +5,7 @@ Optuna has no scale for numbers close to 1. A knob ``x`` on the scale ``one-minu
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import optuna
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from trainables.errors import TrainableError
-from trainables.space import Choice, Domain, Float, Int, Scalar, share
+from trainables.space import Choice, Conditions, Domain, Float, Int, Scalar, applies, share
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 # Optuna marks qmc, gp and multivariate TPE as experimental. We chose them knowingly.
@@ -35,10 +35,11 @@ def distributions(space: Mapping[str, Domain]) -> dict[str, BaseDistribution]:
 
 
 def to_search(space: Mapping[str, Domain], knobs: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """A setting as Optuna's parameters; knobs outside of the space are left out."""
+    """A setting as Optuna's parameters; knobs outside of the space, and knobs that the setting lacks, are left out."""
     return {
         _name(knob, domain): 1 - float(knobs[knob]) if _is_one_minus(domain) else knobs[knob]
         for knob, domain in space.items()
+        if knob in knobs
     }
 
 
@@ -46,7 +47,13 @@ def from_search(space: Mapping[str, Domain], params: Mapping[str, Scalar]) -> di
     """Optuna's parameters as a setting."""
     names = {knob: _name(knob, domain) for knob, domain in space.items()}
     found = {knob: params[name] for knob, name in names.items() if name in params}
-    return {knob: 1 - float(value) if _is_one_minus(space[knob]) else value for knob, value in found.items()}
+    return {knob: _value(space[knob], value) for knob, value in found.items()}
+
+
+def _value(domain: Domain, param: Scalar) -> Scalar:
+    if not isinstance(domain, Float):
+        return param
+    return 1 - float(param) if _is_one_minus(domain) else domain.on_grid(float(param))
 
 
 def widened(space: Mapping[str, Domain], knobs: Mapping[str, Scalar]) -> dict[str, Domain]:
@@ -69,16 +76,22 @@ class TriedSettings:
 
     A new setting keeps a distance to them. It is 0 when the study has just found a better setting, so that it can look
     closer there. It grows with each trial that ends without a better one, so that the study leaves a place where it
-    finds nothing more. A knob of k choices has k axes, so that two different choices have the distance 1.
+    finds nothing more. A knob of k choices has k axes, so that two different choices have the distance 1. A conditional
+    knob lies in the middle of its axis where it does not apply: such settings differ in a choice anyway.
 
     Args:
         space: the search space. A knob that has one value only does not count.
+        when: the conditions of its conditional knobs.
     """
 
-    def __init__(self, space: Mapping[str, Domain]) -> None:
+    def __init__(self, space: Mapping[str, Domain], when: Conditions | None = None) -> None:
         self._space = space
+        self._when = when or {}
         self.distributions = {name: found for name, found in distributions(space).items() if not found.single()}
         """Optuna's distributions of the knobs that count, by Optuna's names."""
+        self._counted = [(name, knob) for knob in space if (name := _name(knob, space[knob])) in self.distributions]
+        self._axes = np.array([name for name, knob in self._counted for _ in range(_axes(space[knob]))])
+        """Optuna's name of the knob of each axis."""
         self._places_NA: NDArray[np.float64] | None = None
         self._tried = 0
         self._best: float | None = None
@@ -87,7 +100,10 @@ class TriedSettings:
     def add(self, knobs: Mapping[str, Scalar]) -> None:
         """Note a setting. One that lies outside of the space, from a version with other ranges, is no neighbour."""
         self._tried += 1
-        if all(knob in knobs and domain.contains(knobs[knob]) for knob, domain in self._space.items()):
+        if all(
+            domain.contains(knobs[knob]) if knob in knobs else not applies(self._when, knob, knobs)
+            for knob, domain in self._space.items()
+        ):
             place = np.array([self._place(knobs)])
             known = () if self._places_NA is None else (self._places_NA[1 - REMEMBERED :],)
             self._places_NA = np.concatenate([*known, place])
@@ -110,26 +126,53 @@ class TriedSettings:
         ``SPACING`` of that, so the settings come closer together as a study grows.
 
         Args:
-            candidates: Optuna's parameters, with a value for each of ``distributions``.
+            candidates: Optuna's parameters, at least one, each with a value for the same ones of ``distributions``. The
+                distance is measured along these: the others do not apply, or are sampled after them.
         """
         if self._places_NA is None:
             return np.ones(len(candidates))
-        asked = np.array([self._place(from_search(self._space, candidate)) for candidate in candidates])
-        gaps = np.linalg.norm(asked[:, None, :] - self._places_NA[None], axis=2).min(axis=1)
+        given = np.isin(self._axes, list(candidates[0]))
+        asked = np.array([self._place(from_search(self._space, candidate)) for candidate in candidates])[:, given]
+        gaps = np.linalg.norm(asked[:, None, :] - self._places_NA[None, :, given], axis=2).min(axis=1)
         kept = SPACING * min(1.0, self._in_vain / PATIENCE)
-        spare: NDArray[np.float64] = gaps - kept * self._tried ** (-1 / len(self.distributions))
+        spare: NDArray[np.float64] = gaps - kept * self._tried ** (-1 / len(candidates[0]))
         return spare
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether some knobs do not always apply."""
+        return bool(self._when)
+
+    def groups(self) -> list[dict[str, BaseDistribution]]:
+        """The distributions of ``distributions`` in groups of knobs that apply together, parents first."""
+        found: dict[str, dict[str, BaseDistribution]] = {}
+        for name, knob in self._counted:
+            found.setdefault(repr(self._when.get(knob, {})), {})[name] = self.distributions[name]
+        return list(found.values())
+
+    def apply(self, group: Iterable[str], params: Mapping[str, Scalar]) -> bool:
+        """Whether a group of knobs applies beside these parameters, which have the knobs that it depends on.
+
+        All names are Optuna's. A knob that others depend on is a choice, which has the same name in both.
+        """
+        names = dict(self._counted)
+        return all(applies(self._when, names[name], params) for name in group)
 
     def _place(self, knobs: Mapping[str, Scalar]) -> list[float]:
         place: list[float] = []
-        for knob, domain in self._space.items():
-            if _name(knob, domain) not in self.distributions:
-                continue
-            if isinstance(domain, Choice):
+        for _, knob in self._counted:
+            domain = self._space[knob]
+            if knob not in knobs:
+                place += [0.5] * _axes(domain)
+            elif isinstance(domain, Choice):
                 place += [float(value == knobs[knob]) / math.sqrt(2) for value in domain.values]
             else:
                 place.append(share(domain.scale, domain.low, domain.high, knobs[knob]))
         return place
+
+
+def _axes(domain: Domain) -> int:
+    return len(domain.values) if isinstance(domain, Choice) else 1
 
 
 def _widened(domain: Domain, value: Scalar) -> Domain | None:
@@ -160,7 +203,7 @@ def _distribution(domain: Domain) -> BaseDistribution:
         case Float(scale="one-minus-log"):
             return FloatDistribution(1 - domain.high, 1 - domain.low, log=True)
         case Float():
-            return FloatDistribution(domain.low, domain.high, log=domain.scale == "log")
+            return FloatDistribution(domain.low, domain.high, log=domain.scale == "log", step=domain.step)
         case Int():
             return IntDistribution(domain.low, domain.high, log=domain.scale == "log", step=domain.step)
 

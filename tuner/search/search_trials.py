@@ -115,9 +115,14 @@ class SearchSource:
 
     def _study_of(self, arm: Arm) -> ArmStudy:
         spec = self._spec
-        past = [recorded(trial, spec.metric.key) for trial in self._searched(arm.name)]
         return ArmStudy(
-            arm, spec.sampler, self._seeds.sampler, spec.budget.trials, maximize=spec.metric.maximize, past=past
+            arm,
+            spec.sampler,
+            self._seeds.sampler,
+            spec.budget.trials,
+            maximize=spec.metric.maximize,
+            past=[recorded(trial, spec.metric.key) for trial in self._searched(arm.name)],
+            earlier=_earlier(self._record, arm.name),
         )
 
     def _searched(self, arm: str) -> list[Trial]:
@@ -183,6 +188,21 @@ def recorded(trial: Trial, metric: str) -> RecordedTrial:
     """A trial on record as its study sees it; ``metric`` names the objective's field in an epoch's report."""
     reports = [(epoch.epoch, epoch.metric(metric)) for epoch in trial.epochs]
     return RecordedTrial(trial.knobs, trial.state, reports, trial.begun_n, trial.ended_n)
+
+
+def _earlier(record: Record, arm: str) -> list[RecordedTrial]:
+    """The trials of an earlier job from which the sampler of an arm learns, as its study sees them."""
+    known = record.earlier.get(arm)
+    return [
+        RecordedTrial(
+            trial.knobs,
+            trial.state,
+            [] if trial.value is None else [(trial.epoch, trial.value)],
+            begun=number,
+            ended=number,
+        )
+        for number, trial in enumerate(known.trials if known else ())
+    ]
 
 
 def early_stopper(spec: SearchSpec, plan: Plan, record: Record) -> EarlyStopper | None:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import optuna
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trainables.config import derive_seed
-from trainables.space import Scalar
+from trainables.space import Scalar, applies
 from tuner.search.distributions import TriedSettings, distributions, from_search, to_search, widened
 from tuner.search.samplers import REPLAYED, SAMPLERS, Seeds
 from tuner.search.trial_window import BEST, NEWEST, WINDOWED, ShownStudy, TrialWindow, tpe_rank
@@ -61,7 +61,7 @@ class RecordedTrial:
 
 
 class ArmStudy:
-    """The study of one search of an arm; its first trial is the arm's default.
+    """The study of one search of an arm; it begins with the arm's first settings.
 
     Args:
         arm: the arm and its search space.
@@ -70,6 +70,7 @@ class ArmStudy:
         trials: planned trials, for the sampler's random start.
         maximize: whether larger objective values are better.
         past: the arm's trials on record, by their numbers from 0.
+        earlier: ended trials of another job that the sampler learns from. They are none of the study's own trials.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class ArmStudy:
         *,
         maximize: bool,
         past: Sequence[RecordedTrial] = (),
+        earlier: Sequence[RecordedTrial] = (),
     ) -> None:
         self.arm = arm
         self._sampler = sampler
@@ -88,32 +90,28 @@ class ArmStudy:
         self._planned = trials
         self._direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
         self._distributions = distributions(arm.space)
+        self._earlier = earlier
         self._start()
         if self._sampler.name not in REPLAYED or not self._replay(past):
             self._start()
-            self._study.add_trials([as_optuna_trial(arm, trial) for trial in past])
-            self._known.asked = len(past)
-            for trial in past:
-                self._tried.add(trial.knobs)
-            for trial in sorted(
-                (trial for trial in past if trial.ended is not None), key=lambda trial: trial.ended or 0
-            ):
-                self._note_end(trial.state, _objective(trial.state, trial.reports)[0])
+            self._take(past)
 
     @property
     def asked(self) -> int:
         """How many settings were asked for."""
-        return len(self._known)
+        return len(self._known) - len(self._earlier)
 
     def ask(self) -> Proposal:
         """The next setting to try."""
         number = self.asked
-        if number == 0:
-            self._study.enqueue_trial(to_search(self.arm.space, self.arm.default))
+        if number < len(self.arm.opening):
+            self._study.enqueue_trial(to_search(self.arm.space, self.arm.opening[number]))
         self._study.sampler = self._sampler_for(number)
         trial = optuna.trial.Trial(self._shown(), self._study.ask()._trial_id)
-        for knob, distribution in self._distributions.items():
-            trial._suggest(knob, distribution)
+        for knob, (name, distribution) in zip(self.arm.space, self._distributions.items(), strict=True):
+            # A knob that others depend on comes before them, and Optuna's name for it is the same.
+            if knob not in self.arm.when or applies(self.arm.when, knob, trial.params):
+                trial._suggest(name, distribution)
         knobs = from_search(self.arm.space, trial.params)
         # 1 - (1 - x) may differ from x in its last bit. A study that is built from the record has the record's value.
         # One whose asks are repeated has the same value as before anyway.
@@ -130,7 +128,7 @@ class ArmStudy:
 
         The objective of a COMPLETE trial is its last report. A trial that diverged or failed has none.
         """
-        trial = self._known[number]
+        trial = self._known[len(self._earlier) + number]
         if trial.state.is_finished():
             return
         value, values = _objective(state, reports)
@@ -138,18 +136,27 @@ class ArmStudy:
             self._memory.set_trial_intermediate_value(trial._trial_id, step, reported)
         self._note_end(state, value)
         # Optuna takes the last report of a PRUNED trial itself.
-        self._study.tell(number, value if state == State.COMPLETE else None, state=OPTUNA_STATES[state])
+        self._study.tell(trial.number, value if state == State.COMPLETE else None, state=OPTUNA_STATES[state])
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials, as Optuna has them."""
-        return self._study.get_trials(deepcopy=True)
+        """All trials of the study's own, as Optuna has them."""
+        return self._study.get_trials(deepcopy=True)[len(self._earlier) :]
+
+    def _take(self, trials: Sequence[RecordedTrial]) -> None:
+        """Add trials as they are on record."""
+        self._study.add_trials([as_optuna_trial(self.arm, trial) for trial in trials])
+        self._known.asked += len(trials)
+        for trial in trials:
+            self._tried.add(trial.knobs)
+        for trial in sorted((trial for trial in trials if trial.ended is not None), key=lambda trial: trial.ended or 0):
+            self._note_end(trial.state, _objective(trial.state, trial.reports)[0])
 
     def _note_end(self, state: State, value: float | None) -> None:
         sign = 1.0 if self._direction == StudyDirection.MAXIMIZE else -1.0
         self._tried.note_end(sign * value if state == State.COMPLETE and value is not None else None)
 
     def _start(self) -> None:
-        self._tried = TriedSettings(self.arm.space)
+        self._tried = TriedSettings(self.arm.space, self.arm.when)
         self._memory = InMemoryStorage()
         self._study = optuna.create_study(storage=self._memory, direction=self._direction)
         self._known = _Trials(self._memory, self._study._study_id)
@@ -157,6 +164,7 @@ class ArmStudy:
         self._window: TrialWindow[FrozenTrial] = TrialWindow(
             BEST, NEWEST, lambda trial: trial.state.is_finished(), partial(tpe_rank, sign)
         )
+        self._take(self._earlier)
 
     def _replay(self, past: Sequence[RecordedTrial]) -> bool:
         """Ask and tell again in the order of the journal: the sampler keeps notes beside the trials.
@@ -181,6 +189,9 @@ class ArmStudy:
 
     def _sampler_for(self, number: int) -> BaseSampler:
         ask, study = (derive_seed(self._seed, self.arm.name, part) % 2**32 for part in (str(number), "qmc"))
+        if number < len(self.arm.opening):
+            # Its values are given. A sampler would note its own proposal beside them.
+            return RandomSampler(seed=ask)
         return SAMPLERS[self._sampler.name](self._sampler, Seeds(ask, study, number), self._planned, self._tried)
 
 

@@ -208,7 +208,7 @@ class StudyWriter:
         match entry.event:
             case JobDescribed() as job:
                 self._spec = from_dict(job.spec)
-                self._arms = {arm.name: arm for arm in recorded_arms(self._spec, job.plan, job.ranges)}
+                self._arms = {arm.name: arm for arm in recorded_arms(self._spec, job.trial_plan, job.ranges)}
             case TrialBegun(trial=key, stage=Stage.SEARCH) as begun:
                 running[key] = changed[key] = _Trial(begun.arm, begun.number, begun, entry.ms)
             case EpochReported(trial=key) as epoch if key in running:

@@ -1,32 +1,38 @@
 """The arms of a spec: what each arm searches, once the length of a trial is known."""
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from trainables.errors import TrainableError
 from trainables.hyper import KNOBS, Hyper
 from trainables.schedules import Schedule, parse_restarts
 from trainables.space import (
     Choice,
+    Conditions,
     Domain,
     Float,
     Plan,
     PlannedDomain,
     Scalar,
     Scale,
+    applies,
+    condition_text,
+    is_one_of,
     middle,
     near_restart_epochs,
     restart_pairs,
 )
 from trainables.variants import VARIANTS
+from tuner.errors import did_you_mean
 from tuner.spec.experiment import ArmSpec
-from tuner.spec.messages import InvalidValue
-from tuner.spec.ranges import KNOB_TYPES, NEEDS_SCHEDULE, Kind, domain_of, ends
+from tuner.spec.messages import InvalidValue, shown
+from tuner.spec.ranges import KNOB_TYPES, NEEDS_SCHEDULE, Kind, Range, domain_of, ends
 from tuner.spec.search_spec import ONE_SETTING, PLACEBO, SearchSpec
 from tuner.spec.strict_yaml import KeyPath
-from tuner.spec.trial_config import hyper_of, plan_of
+from tuner.spec.trial_config import hyper_of
 
 NARROWEST = 4 / 192
 """Width of elu_net from which its first layers have their least number of channels and do not get narrower."""
@@ -47,6 +53,8 @@ class Arm:
         default: the setting of the arm's first trial: the variant's known-good values. A knob starts in the middle of
             its domain if it has no such value, or if the value is outside the domain.
         kind: what the arm trains with.
+        when: the conditions of the conditional knobs of the space. A knob that others depend on comes before them.
+        first: the settings that the spec's ``first`` lists, whole; empty without it.
     """
 
     name: str
@@ -55,6 +63,21 @@ class Arm:
     fixed: Mapping[str, Scalar]
     default: Mapping[str, Scalar]
     kind: Kind = "variant"
+    when: Conditions = field(default_factory=dict)
+    first: tuple[Mapping[str, Scalar], ...] = ()
+
+    @property
+    def opening(self) -> tuple[Mapping[str, Scalar], ...]:
+        """The settings that every search of the arm tries first."""
+        return self.first or (self.default,)
+
+    def applying(self, setting: Mapping[str, Scalar]) -> tuple[str, ...]:
+        """The searched knobs that apply in a setting: all of them, less conditional ones."""
+        return tuple(knob for knob in self.space if applies(self.when, knob, setting))
+
+    def searched(self, knob: str) -> str:
+        """The range of a searched knob in words, and when the knob applies."""
+        return str(self.space[knob]) + condition_text(self.when, knob)
 
     def setting(self, sampled: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
         """Every knob of a trial with these sampled knobs, and its value."""
@@ -140,12 +163,106 @@ def _arm(spec: SearchSpec, index: int, plan: Plan) -> Arm:
             except TrainableError as error:
                 raise spec.origin.error(InvalidValue(str(error), *_place(spec, index, knob))) from None
     fixed = {knob: _typed(given.kind, knob, value) for knob, value in given.fixed.items() if isinstance(value, Scalar)}
-    first = variant.first(width) if variant else {}
-    default = {knob: _first(domain, first.get(knob)) for knob, domain in space.items()}
-    arm = Arm(given.name, given.code, space, fixed, default, given.kind)
+    when = _conditions(spec, index, space, {**(variant.fixed if variant else {}), **fixed})
+    space = {knob: space[knob] for knob in _parents_first(spec, index, space, when)}
+    good = variant.first(width) if variant else {}
+    middles = {knob: _first(domain, good.get(knob)) for knob, domain in space.items()}
+    first = _first_settings(spec, index, space, when, middles)
+    default = first[0] if first else _whole(space, when, middles)
+    arm = Arm(given.name, given.code, space, fixed, default, given.kind, when, first)
     if given.kind != "trainable":
-        _try_out(spec, index, arm, plan)
+        _try_out(spec, index, arm, shortest, middles)
     return arm
+
+
+def _conditions(
+    spec: SearchSpec, index: int, space: Mapping[str, Domain], fixed: Mapping[str, Scalar]
+) -> dict[str, dict[str, tuple[Scalar, ...]]]:
+    """The conditions of the searched knobs. A condition on a fixed knob always holds, so it is left out.
+
+    Raises:
+        SpecError: a condition is about no choice of the arm, or never holds.
+    """
+    found: dict[str, dict[str, tuple[Scalar, ...]]] = {}
+    for knob in space:
+        asked = _range(spec, spec.arms[index], knob)
+        for other, values in (asked.when or {}).items() if asked else ():
+            try:
+                if _depends(space, fixed, other, values):
+                    found.setdefault(knob, {})[other] = values
+            except InvalidValue as wrong:
+                raise spec.origin.error(wrong.under(*_place(spec, index, knob), "when", other)) from None
+    return found
+
+
+def _depends(space: Mapping[str, Domain], fixed: Mapping[str, Scalar], other: str, values: tuple[Scalar, ...]) -> bool:
+    """Whether the knob ``other`` of an arm decides in each trial if another one applies; not if its value is fixed."""
+    domain = space.get(other)
+    if isinstance(domain, Choice):
+        if wrong := [value for value in values if not is_one_of(value, domain.values)]:
+            raise InvalidValue(f"{other} is never {shown(wrong[0])}; its values are {domain}")
+        return True
+    if domain is not None:
+        raise InvalidValue(f"{other} has the range {domain}; a condition is about a knob with values, or a fixed one")
+    if other not in fixed:
+        known = [*(knob for knob, domain in space.items() if isinstance(domain, Choice)), *fixed]
+        there = f"there are: {', '.join(known)}" if known else "there is none"
+        raise InvalidValue(
+            f"the arm has no knob {other} with values or a fixed value; {there}{did_you_mean(other, known)}"
+        )
+    if not is_one_of(fixed[other], values):
+        raise InvalidValue(f"never applies, because {other} is fixed to {shown(fixed[other])}")
+    return False
+
+
+def _parents_first(spec: SearchSpec, index: int, knobs: Iterable[str], when: Conditions) -> list[str]:
+    """The knobs in their order, but each after those that it depends on; raise ``SpecError`` for a cycle."""
+    ordered: list[str] = []
+
+    def put(knob: str, path: tuple[str, ...]) -> None:
+        if knob in path:
+            circle = " -> ".join([*path[path.index(knob) :], knob])
+            wrong = InvalidValue(f"the conditions go round in a circle: {circle}", *_place(spec, index, knob), "when")
+            raise spec.origin.error(wrong)
+        for other in when.get(knob, {}):
+            put(other, (*path, knob))
+        if knob not in ordered:
+            ordered.append(knob)
+
+    for knob in knobs:
+        put(knob, ())
+    return ordered
+
+
+def _whole(space: Mapping[str, Domain], when: Conditions, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The setting that these values give: those of the knobs that apply."""
+    return {knob: values[knob] for knob in space if applies(when, knob, values)}
+
+
+def _first_settings(
+    spec: SearchSpec, index: int, space: Mapping[str, Domain], when: Conditions, middles: Mapping[str, Scalar]
+) -> tuple[Mapping[str, Scalar], ...]:
+    """The settings that the arm's ``first`` lists, filled up with the default; raise ``SpecError`` for a wrong one."""
+    found: list[Mapping[str, Scalar]] = []
+    for number, given in enumerate(spec.arms[index].first):
+        place = ("arms", index, "first", number)
+        values = dict(middles)
+        for knob, value in given.items():
+            if knob not in space:
+                text = f"the arm does not search this knob; it searches: {', '.join(space)}{did_you_mean(knob, space)}"
+                raise spec.origin.error(InvalidValue(text, *place, knob))
+            values[knob] = float(value) if isinstance(space[knob], Float) and type(value) is int else value
+            if not space[knob].contains(values[knob]):
+                text = f"is {shown(value)}; the arm searches {space[knob]}"
+                raise spec.origin.error(InvalidValue(text, *place, knob))
+        whole = _whole(space, when, values)
+        if idle := [knob for knob in given if knob not in whole]:
+            text = f"does not apply in this setting{condition_text(when, idle[0])}; remove it"
+            raise spec.origin.error(InvalidValue(text, *place, idle[0]))
+        if whole in found:
+            raise spec.origin.error(InvalidValue(f"is the same setting as number {found.index(whole)}", *place))
+        found.append(whole)
+    return tuple(found)
 
 
 def _typed(kind: Kind, knob: str, value: Scalar) -> Scalar:
@@ -176,11 +293,17 @@ def _width(spec: SearchSpec) -> float | None:
 
 def _planned(spec: SearchSpec, given: ArmSpec, knob: str) -> PlannedDomain:
     own = VARIANTS[given.variant].space.get(knob) if given.variant else None
-    range_ = given.parameters.get(knob) or (spec.parameters.get(knob) if own is not None else None)
+    range_ = _range(spec, given, knob)
     if range_ is not None:
         return domain_of(given.kind, knob, range_, own)
     assert own is not None
     return own
+
+
+def _range(spec: SearchSpec, given: ArmSpec, knob: str) -> Range | None:
+    """The range that the spec gives to a knob of an arm; None for the variant's own."""
+    in_space = given.variant is not None and knob in VARIANTS[given.variant].space
+    return given.parameters.get(knob) or (spec.parameters.get(knob) if in_space else None)
 
 
 def _recorded(domain: Domain, text: str | None) -> Domain:
@@ -195,14 +318,24 @@ def _first(domain: Domain, known_good: Scalar | None) -> Scalar:
     return known_good if known_good is not None and domain.contains(known_good) else middle(domain)
 
 
-def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan) -> None:
-    """Raise ``SpecError`` unless a trial is possible at both ends of every domain."""
+def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan, middles: Mapping[str, Scalar]) -> None:
+    """Raise ``SpecError`` unless a trial is possible at both ends of every domain, and with the first settings.
+
+    Args:
+        spec, index, arm: the arm, and its place in the spec.
+        plan: the shortest one that a trial of the arm may have.
+        middles: a value of each searched knob.
+    """
     given = spec.arms[index]
-    trials = [{**arm.default, knob: end} for knob, domain in arm.space.items() for end in ends(domain)]
-    for sampled in [*trials, arm.default]:
+    trials = [
+        _whole(arm.space, arm.when, {**middles, **above, knob: end})
+        for knob, domain in arm.space.items()
+        for above in _deciding(arm.when, knob)
+        for end in ends(domain)
+    ]
+    for sampled in [*trials, *arm.opening]:
         try:
-            setting = arm.setting(sampled)
-            Schedule(hyper_of(given, setting), plan_of(spec, plan, setting))
+            Schedule(hyper_of(given, arm.setting(sampled)), plan)
         except TrainableError as error:
             culprit = str(error).split()[0]
             raise spec.origin.error(InvalidValue(str(error), *_place(spec, index, culprit))) from None
@@ -212,10 +345,21 @@ def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan) -> None:
         raise spec.origin.error(InvalidValue(text, *_place(spec, index, "decay_schedule")))
     schedules = _schedules(spec, arm)
     for knob in sorted(knobs & set(NEEDS_SCHEDULE)):
-        if NEEDS_SCHEDULE[knob] not in schedules:
-            names = ", ".join(schedules)
+        possible = arm.when.get(knob, {}).get("schedule", schedules)
+        if NEEDS_SCHEDULE[knob] not in possible:
+            names = ", ".join(map(str, possible))
             text = f"has no effect: the schedule is {names}; {knob} is for schedule {NEEDS_SCHEDULE[knob]} only"
             raise spec.origin.error(InvalidValue(text, *_place(spec, index, knob)))
+
+
+def _deciding(when: Conditions, knob: str) -> Iterator[dict[str, Scalar]]:
+    """The values of other knobs with which a knob applies; of those further up, only the first values."""
+    others = when.get(knob, {})
+    further: dict[str, Scalar] = {}
+    for other in others:
+        further |= next(_deciding(when, other))
+    for values in itertools.product(*others.values()):
+        yield further | dict(zip(others, values, strict=True))
 
 
 def _schedules(spec: SearchSpec, arm: Arm) -> tuple[str, ...]:
@@ -250,6 +394,7 @@ def _doubts(spec: SearchSpec, found: tuple[Arm, ...], plan: Plan) -> Iterator[In
             "methods, remove this key; to keep this claim, write claim: setting"
         )
         yield InvalidValue(text, "confirm", implied[0])
+    yield from _unequal_starts(spec)
     # A placebo is no arm of the spec.
     for arm in (arm for arm in found if arm.name in index_of and arm.kind != "trainable"):
         place = index_of[arm.name]
@@ -262,6 +407,21 @@ def _doubts(spec: SearchSpec, found: tuple[Arm, ...], plan: Plan) -> Iterator[In
             for pair in _pairs(spec, arm):
                 if doubt := _off_boundary(pair, plan.epochs):
                     yield InvalidValue(doubt, *_place(spec, place, "restarts"))
+
+
+def _unequal_starts(spec: SearchSpec) -> Iterator[InvalidValue]:
+    ours = next(arm for arm in spec.arms if arm.name == spec.baseline)
+    for index, arm in enumerate(spec.arms):
+        if arm.warm_start is not None:
+            text = (
+                f"the sampler of {arm.name} learns from the trials of job {arm.warm_start}, which are not counted "
+                "among its trials and epochs; this is said beside the verdict"
+            )
+            yield InvalidValue(text, "arms", index, "warm_start")
+        if arm.first != ours.first:
+            begins = [f"{len(one.first)} settings of the spec" if one.first else "its default" for one in (arm, ours)]
+            text = f"arm {arm.name} begins with {begins[0]}, the baseline with {begins[1]}; equal starts are fairer"
+            yield InvalidValue(text, "arms", index, *(["first"] if arm.first else []))
 
 
 def _learning_rates(arm: Arm) -> str:

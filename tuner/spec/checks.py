@@ -115,6 +115,11 @@ def _check_margin(spec: SearchSpec, images: ImageCounts | None) -> None:
 
 def check_sampler(spec: SearchSpec, found: tuple[Arm, ...]) -> None:
     """Raise ``SpecError`` if the sampler cannot search one of the arms."""
+    if spec.sampler.name == "gp":
+        for arm in (arm for arm in found if arm.when):
+            text = f"gp searches only knobs that every trial has, but arm {arm.name} has conditional ones"
+            more = f" ({', '.join(arm.when)}); use tpe, qmc or random"
+            raise spec.origin.error(InvalidValue(text + more, "sampler"))
     if spec.sampler.name != "cmaes":
         return
     for arm in found:

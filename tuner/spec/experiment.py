@@ -279,6 +279,17 @@ class ArmSpec(Frozen):
         default=None,
         description="own optimizer: a function as module:name that takes the model and returns its parameter groups",
     )
+    first: tuple[dict[str, ScalarValue], ...] = Field(
+        default=(),
+        max_length=100,
+        description="settings that every search of the arm tries first, instead of the default; a knob that a setting "
+        "leaves out has its default",
+    )
+    warm_start: Line | None = Field(
+        default=None,
+        description="claim setting: an earlier job of this workspace; the sampler learns from the trials of its arm of "
+        "the same name",
+    )
 
     @property
     def kind(self) -> Kind:

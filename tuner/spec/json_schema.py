@@ -34,6 +34,20 @@ def json_schema() -> dict[str, Any]:
     sections["ArmSpec"] |= {"if": {"required": ["variant"]}, "then": {"properties": of_variant}}
     for key in ("data", "model"):
         top[key].pop("default", None)
+    range_ = sections["Range"]["properties"]
+    one = {"type": ["boolean", "number", "string"]}
+    range_["when"] = {
+        "type": ["object", "null"],
+        "minProperties": 1,
+        "additionalProperties": {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]},
+        "description": range_["when"]["description"],
+    }
+    range_["step"] = {
+        "type": ["number", "null"],
+        "exclusiveMinimum": 0,
+        "default": None,
+        "description": range_["step"]["description"],
+    }
     sections["Range"]["oneOf"] = [
         {"required": ["min", "max"], "properties": {"values": {"type": "null"}}},
         {"required": ["values"], "properties": {"values": {"type": "array", "minItems": 2}}},

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from trainables.catalog import is_dotted
 from trainables.errors import TrainableError
@@ -32,6 +32,8 @@ KNOB_NAME = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"
 KNOB_TYPES: dict[str, type] = {knob: get_type_hints(Hyper)[knob] for knob in KNOBS}
 _SMALLEST, _LARGEST = 1e-100, 1e9
 LONGEST_TEXT = 20
+LONGEST_FREE_TEXT = 200
+"""Most characters of a text among the values of a free knob."""
 NEEDS_SCHEDULE = {"warmup": "noam", "restarts": "restarts"}
 """Knobs that only one schedule uses -> that schedule."""
 
@@ -64,6 +66,12 @@ def _plain(value: Any) -> Any:
 
 Number = Annotated[int | float, BeforeValidator(_number)]
 ScalarValue = Annotated[bool | int | float | str, BeforeValidator(_scalar)]
+SomeValues = Annotated[
+    tuple[ScalarValue, ...],
+    BeforeValidator(lambda value: value if isinstance(value, tuple) else (value,)),
+    Field(min_length=1, max_length=100),
+]
+"""One value, or a list of values."""
 PlainValue = Annotated[Any, BeforeValidator(_plain)]
 """A value of YAML: a scalar, null, a list or a mapping."""
 
@@ -77,12 +85,27 @@ class Range(Frozen):
         default=None,
         description="scale of the interval; default: the scale of the variant if it has one, else linear",
     )
-    step: int | None = Field(
-        default=None, ge=1, le=10**9, description="distance between whole-number values, counted from min"
+    step: Number | None = Field(
+        default=None, gt=0, le=10**9, description="distance between the values, counted from min, on a linear scale"
     )
     values: tuple[ScalarValue, ...] | None = Field(
         default=None, max_length=100, description="the values to choose from"
     )
+    when: dict[str, SomeValues] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=20,
+        description="another knob of the arm -> the value or values of it with which this knob applies; without one of "
+        "them, a trial does not have this knob",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A spec without conditions keeps its fingerprint.
+        values: dict[str, Any] = whole(self)
+        if self.when is None:
+            del values["when"]
+        return values
 
     def domain(self, knob: str, own: PlannedDomain | None = None) -> Domain:
         """The domain that this range gives to a knob.
@@ -100,47 +123,81 @@ class Range(Frozen):
             check_value(knob, value)
         return domain
 
-    def _choice(self, knob: str) -> Choice:
+    def free_domain(self) -> Domain:
+        """The domain that this range gives to a knob whose values nobody knows: an argument of the user's own code.
+
+        Its type follows from the range: whole numbers if min, max and step are whole, real numbers if one of them is
+        not, and for values a choice of just these.
+
+        Raises:
+            InvalidValue: the range is incomplete or invalid.
+        """
+        if self.values is not None:
+            values = self._values()
+            for index, value in enumerate(values):
+                if isinstance(value, str) and len(value) > LONGEST_FREE_TEXT:
+                    text = f"is {shown(value)}; must have at most {LONGEST_FREE_TEXT} characters"
+                    raise InvalidValue(text, "values", index)
+                # Optuna takes equal values for the same one: 1, 1.0 and true.
+                if value in values[:index]:
+                    raise InvalidValue(f"a choice names a value twice: {list(values)}", "values")
+            return Choice(values)
+        low, high = self._ends()
+        whole = all(isinstance(value, int) for value in (low, high, self.step) if value is not None)
+        return self._numbers(low, high, int if whole else float, self.scale or "linear", "")
+
+    def _values(self) -> tuple[Scalar, ...]:
         assert self.values is not None
         other = next((key for key in ("min", "max", "scale", "step") if getattr(self, key) is not None), None)
         if other:
             raise InvalidValue("cannot be used together with values; give values, or min and max", other)
-        for index, value in enumerate(self.values):
+        if len(self.values) < 2:
+            text = f"has {len(self.values)}; must have at least 2, put a single value under 'fixed' of an arm"
+            raise InvalidValue(text, "values")
+        return self.values
+
+    def _choice(self, knob: str) -> Choice:
+        values = self._values()
+        for index, value in enumerate(values):
             try:
                 check_value(knob, value)
             except InvalidValue as wrong:
                 raise wrong.under("values", index) from None
-        if len(self.values) < 2:
-            text = f"has {len(self.values)}; must have at least 2, put a single value under 'fixed' of an arm"
-            raise InvalidValue(text, "values")
         try:
-            return Choice(tuple(KNOB_TYPES[knob](value) for value in self.values))
+            return Choice(tuple(KNOB_TYPES[knob](value) for value in values))
         except TrainableError as error:
             raise InvalidValue(str(error), "values") from None
 
     def _interval(self, knob: str, own: PlannedDomain | None) -> Float | Int:
+        low, high = self._ends(knob)
+        kind = KNOB_TYPES[knob]
+        for key, bound in (("min", low), ("max", high), ("step", self.step)):
+            if kind is int and bound is not None and not isinstance(bound, int):
+                raise InvalidValue(f"is {shown(bound)}; {knob} {RANGES[knob]}", key)
+        scale = self.scale or ("linear" if self.step is not None else _scale(own))
+        hint = f" (the default scale of {knob} is {scale})" if not self.scale else ""
+        return self._numbers(low, high, kind, scale, hint)
+
+    def _ends(self, knob: str | None = None) -> tuple[int | float, int | float]:
+        """min and max; ``knob`` is the name of a knob that may be no number."""
         if self.min is None or self.max is None:
             missing = "min" if self.min is None else "max"
             raise InvalidValue(f"{missing} is missing; a range has min and max, or values")
-        kind = KNOB_TYPES[knob]
-        if kind not in (int, float):
+        if knob is not None and KNOB_TYPES[knob] not in (int, float):
             raise InvalidValue(f"{knob} is not a number ({RANGES[knob]}); give values instead of min and max")
         for key, bound in (("min", self.min), ("max", self.max)):
             if bound and not _SMALLEST <= abs(bound) <= _LARGEST:
                 raise InvalidValue(
                     f"is {shown(bound)}; its absolute value must be 0, or {_SMALLEST:g} to {_LARGEST:g}", key
                 )
-            if kind is int and not isinstance(bound, int):
-                raise InvalidValue(f"is {shown(bound)}; {knob} {RANGES[knob]}", key)
-        if self.step is not None and kind is float:
-            raise InvalidValue(f"{knob} is not a whole number; a step is for whole numbers, use values instead", "step")
-        scale = self.scale or ("linear" if self.step is not None else _scale(own))
+        return self.min, self.max
+
+    def _numbers(self, low: int | float, high: int | float, kind: type, scale: Scale, hint: str) -> Float | Int:
         try:
             if kind is float:
-                return Float(float(self.min), float(self.max), scale)
-            return Int(int(self.min), int(self.max), scale, self.step or 1)
+                return Float(float(low), float(high), scale, None if self.step is None else float(self.step))
+            return Int(int(low), int(high), scale, 1 if self.step is None else int(self.step))
         except TrainableError as error:
-            hint = f" (the default scale of {knob} is {scale})" if not self.scale else ""
             raise InvalidValue(f"{error}{hint if 'scale' in str(error) else ''}") from None
 
 
@@ -193,7 +250,7 @@ def domain_of(kind: Kind, knob: str, range_: Range, own: PlannedDomain | None = 
     """
     if _is_typed(kind, knob):
         return range_.domain(knob, own)
-    domain = free_domain(range_)
+    domain = range_.free_domain()
     for value in ends(domain):
         check_knob(kind, knob, value)
     return domain
@@ -228,25 +285,6 @@ def _is_typed(kind: Kind, knob: str) -> bool:
     if kind == "variant":
         return not is_trainer_knob(knob)
     return kind == "optimizer" and knob in SCHEDULE_KNOBS
-
-
-def free_domain(range_: Range) -> Domain:
-    """The domain of a knob whose type only its range tells."""
-    if range_.values is not None:
-        if len(range_.values) < 2:
-            text = f"has {len(range_.values)}; must have at least 2, put a single value under 'fixed' of an arm"
-            raise InvalidValue(text, "values")
-        return Choice(range_.values)
-    if range_.min is None or range_.max is None:
-        missing = "min" if range_.min is None else "max"
-        raise InvalidValue(f"{missing} is missing; a range has min and max, or values")
-    low, high, scale = range_.min, range_.max, range_.scale or "linear"
-    try:
-        if isinstance(low, int) and isinstance(high, int):
-            return Int(low, high, scale, range_.step or 1)
-        return Float(float(low), float(high), scale)
-    except TrainableError as error:
-        raise InvalidValue(str(error)) from None
 
 
 def _scale(own: PlannedDomain | None) -> Scale:

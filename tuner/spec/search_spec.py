@@ -66,6 +66,9 @@ MODEL = "the neural network"
 NO_DATA, NO_MODEL = DataSpec.model_construct(name="none"), ModelSpec.model_construct(name="none")
 """What a job of own trainables has instead of data and a model."""
 
+LEARNS_FROM_OTHERS = ("tpe", "gp")
+"""Samplers that take the trials of another job for trials of their own."""
+
 MOST_PER_GPU = 8
 """Largest number of trials at once on one GPU that ``resources: auto`` measures."""
 
@@ -377,6 +380,26 @@ class SearchSpec(Frozen):
             raise wrong.under("parameters", knob) from None
 
     @model_validator(mode="after")
+    def _starts_fit(self) -> Self:
+        for index, arm in enumerate(self.arms):
+            if len(arm.first) > self.budget.trials:
+                text = f"lists {len(arm.first)} settings; must be at most budget.trials ({self.budget.trials})"
+                raise InvalidValue(text, "arms", index, "first")
+            if arm.warm_start is None:
+                continue
+            if self.claim == "method":
+                text = (
+                    "is for claim: setting only: in a claim about methods, every search would repeat the luck of one "
+                    "job; remove this key"
+                )
+                raise InvalidValue(text, "arms", index, "warm_start")
+            if self.sampler.name not in LEARNS_FROM_OTHERS:
+                names = " or ".join(LEARNS_FROM_OTHERS)
+                text = f"has no effect: the sampler {self.sampler.name} learns nothing from other trials; use {names}"
+                raise InvalidValue(text, "arms", index, "warm_start")
+        return self
+
+    @model_validator(mode="after")
     def _limits_fit(self) -> Self:
         budget, rung = self.budget, self.scheduler.first_rung
         if rung is not None and rung >= budget.epochs:
@@ -477,7 +500,7 @@ def _drop_later(spec: SearchSpec, values: dict[str, Any]) -> None:
             if not section[key]:
                 del section[key]
     for arm in values["arms"]:
-        for key in ("variant", "optimizer", "trainable", "groups"):
+        for key in ("variant", "optimizer", "trainable", "groups", "first", "warm_start"):
             if not arm[key]:
                 del arm[key]
 

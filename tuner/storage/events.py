@@ -2,6 +2,7 @@
 
 kind     type               the event
 job      JobDescribed       the job begins: its spec, arms, versions, machine and data
+earlier  EarlierTrials      trials of an earlier job from which the sampler of an arm learns
 trial    TrialBegun         a trial begins: its setting and its seed
 attempt  AttemptBegun       an attempt at a trial begins
 epoch    EpochReported      an attempt reports a new epoch
@@ -171,9 +172,48 @@ class JobDescribed(_Event):
         return fields | {"plan": {"epochs": self.plan.epochs, "steps_per_epoch": self.plan.steps_per_epoch}}
 
     @property
+    def trial_plan(self) -> Plan:
+        """The planned length of a trial with the spec's batch size, and the images for trials with another one."""
+        return Plan(self.plan.epochs, self.plan.steps_per_epoch, self.data_images.train)
+
+    @property
     def ranges(self) -> Mapping[str, Mapping[str, str]]:
         """Arm -> searched knob -> its domain in words."""
         return {arm.name: arm.space for arm in self.arms}
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierTrial:
+    """An ended trial of an earlier job.
+
+    Args:
+        knobs: the searched knobs.
+        state: how it ended.
+        epoch: number of its last report; 0 if it made none.
+        value: objective in this report, or None.
+    """
+
+    knobs: Mapping[str, Scalar]
+    state: State
+    epoch: int
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierTrials(_Event):
+    """The sampler of an arm learns from the trials of an earlier job. They are no trials of this job.
+
+    Args:
+        arm: the arm's name, in both jobs.
+        job: id of the earlier job.
+        trials: its ended trials of this arm, in the order in which they ended.
+    """
+
+    kind: ClassVar[str] = "earlier"
+    at_once: ClassVar[bool] = True
+    arm: str
+    job: str
+    trials: tuple[EarlierTrial, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +401,7 @@ def _clean_reason(event: TrialEnded | JobStateChanged) -> None:
 
 Event: TypeAlias = (
     JobDescribed
+    | EarlierTrials
     | TrialBegun
     | AttemptBegun
     | EpochReported

@@ -52,6 +52,8 @@ def caveats(record: Record, spec: SearchSpec, rows: Sequence["Row"], chosen: Map
     yield from _without_winner(rows)
     yield from _unequal_epochs(record, rows)
     yield from _unequal_knobs(rows)
+    yield from _first_settings(spec)
+    yield from _warm_starts(record)
     yield from _lost(rows)
     yield from _few_trials(spec, rows)
     yield from _few_seeds(record, rows)
@@ -115,6 +117,23 @@ def _unequal_knobs(rows: Sequence["Row"]) -> Iterator[str]:
         yield f"the arms searched unequal numbers of knobs ({base.arm} {base.knobs}, {', '.join(more)})"
 
 
+def _first_settings(spec: SearchSpec) -> Iterator[str]:
+    if len({tuple(map(repr, arm.first)) for arm in spec.arms}) > 1:
+        each = ", ".join(
+            f"{arm.name} with {len(arm.first)} of the spec" if arm.first else f"{arm.name} with its default"
+            for arm in spec.arms
+        )
+        yield f"the arms began with unequal first settings ({each})"
+
+
+def _warm_starts(record: Record) -> Iterator[str]:
+    for arm, earlier in record.earlier.items():
+        yield (
+            f"the sampler of {arm} knew {len(earlier.trials)} trials of job {earlier.job} from the start; they are not "
+            "counted among its trials and epochs"
+        )
+
+
 def _lost(rows: Sequence["Row"]) -> Iterator[str]:
     lost = [f"{row.arm} {row.diverged + row.failed} of {row.trials}" for row in rows if row.diverged + row.failed]
     if lost:
@@ -145,8 +164,9 @@ def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Ite
     """Yields one warning per end of a range where best values lie. It names all arms with a best value there."""
     found: dict[tuple[str, Domain, str], list[str]] = {}
     for arm in recorded_arms(spec, record.plan, record.job.ranges):
-        for knob, domain in arm.space.items() if arm.name in chosen else ():
-            value = chosen[arm.name].hyper[knob]
+        setting = chosen[arm.name].hyper if arm.name in chosen else {}
+        for knob in arm.applying(setting) if setting else ():
+            domain, value = arm.space[knob], setting[knob]
             at = position(domain, value)
             if at is not None and not EDGE <= at <= 1 - EDGE:
                 end = "lower" if at < EDGE else "upper"

@@ -20,9 +20,10 @@ from trainables.data.device import DeviceSplits
 from trainables.data.splits import Splits
 from trainables.errors import DataError, DiskFull
 from trainables.training import checkpoints
-from trainables.training.ray_trainable import LONELY_EXIT, TrialTrainable
+from trainables.training.ray_trainable import TrialTrainable
 from trainables.training.trainer import Evaluation, Split, digest
 from trainables.variants import VARIANTS
+from trainables.worker.watchdog import LONELY_EXIT
 
 assert cluster.runtime.SETTINGS
 

@@ -239,11 +239,23 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         "parameters.lr.scale",
         "'linear', 'log'",
     ),
-    "a step of a fraction": (
-        search("lr", "{min: 1, max: 3, step: 1}"),
+    "a step of a fraction for updates": (
+        search("warmup", "{min: 1, max: 3, step: 0.5}"),
         14,
-        "parameters.lr.step",
-        "whole numbers",
+        "parameters.warmup.step",
+        "whole number of updates",
+    ),
+    "a step on the scale of the variant": (
+        search("lr", "{min: 0.1, max: 0.3, scale: log, step: 0.1}"),
+        14,
+        "parameters.lr",
+        "step cannot be combined with scale log",
+    ),
+    "a step of a fraction that does not divide": (
+        search("lr", "{min: 0.1, max: 0.3, step: 0.15}"),
+        14,
+        "parameters.lr",
+        "step 0.15 does not divide the range 0.1 to 0.3",
     ),
     "a step that does not divide": (
         search("warmup", "{min: 1, max: 10, step: 4}"),
@@ -261,7 +273,7 @@ BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
         search("warmup", "{min: 1, max: 9, step: 0}"),
         14,
         "parameters.warmup.step",
-        "at least 1",
+        "above 0",
     ),
     "a fraction for updates": (
         search("warmup", "{min: 0.5, max: 3}"),

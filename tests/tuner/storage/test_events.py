@@ -17,6 +17,18 @@ MADE = Path(__file__).parents[2] / "fixtures" / "version_0_1"
 JOURNALS = sorted(MADE.glob("*/home/jobs/*/journal.jsonl"))
 WRITTEN_BY_HAND: Mapping[str, Any] = {
     "again": {"n": 9, "ms": 1, "up": 0.5, "kind": "again", "trial": "search/noam/0", "attempt": 2, "epoch": 3},
+    "earlier": {
+        "n": 9,
+        "ms": 1,
+        "up": 0.5,
+        "kind": "earlier",
+        "arm": "noam",
+        "job": "older-job-123abc",
+        "trials": [
+            {"knobs": {"lr": 0.01, "schedule": "noam"}, "state": "complete", "epoch": 8, "value": 0.5},
+            {"knobs": {"lr": 0.1, "schedule": "constant"}, "state": "failed", "epoch": 0, "value": None},
+        ],
+    },
     "look": {
         "n": 9,
         "ms": 1,
@@ -105,6 +117,7 @@ def test_an_unknown_field_is_refused(line: dict[str, Any]) -> None:
         ("job", ("plan",)),
         ("job", ("data_images",)),
         ("job", ("arms", 0)),
+        ("earlier", ("trials", 0)),
         ("end of a confirm run", ("result",)),
     ],
 )

@@ -32,7 +32,8 @@ def searching(found: Findings, arm: ArmFindings, look: Look) -> Iterator[Figure]
     if arm.importances:
         yield _importances(arm, look)
     for knob in arm.knobs:
-        yield _slice(found, arm, look, knob)
+        if any(knob.name in trial.knobs for trial in arm.drawn):
+            yield _slice(found, arm, look, knob)
 
 
 def _parallel(found: Findings, arm: ArmFindings, look: Look, valued: Sequence[Tried]) -> Figure:
@@ -85,10 +86,11 @@ def _lines(
     x: list[int | None] = []
     y: list[float | None] = []
     for trial in trials:
-        shares = [knob.share(trial.knobs[knob.name]) for knob in arm.knobs]
+        # The line of a trial has a gap where a knob does not apply to it.
+        shares = [knob.share(trial.knobs[knob.name]) if knob.name in trial.knobs else None for knob in arm.knobs]
         shares.append(((trial.value or 0.0) - low) / (high - low) if high > low else 0.5)
         x += [*range(len(shares)), None]
-        y += [*(round(share, 4) for share in shares), None]
+        y += [*(None if share is None else round(share, 4) for share in shares), None]
     return go.Scatter(x=x, y=y, mode="lines", line=lines, name=name, hoverinfo="skip")
 
 
@@ -141,6 +143,7 @@ def _importances(arm: ArmFindings, look: Look) -> Figure:
 
 
 def _slice(found: Findings, arm: ArmFindings, look: Look, knob: Knob) -> Figure:
+    having = [trial for trial in arm.drawn if knob.name in trial.knobs]
     values = [trial.value for trial in arm.drawn if trial.value is not None]
     floor = min(values) if found.maximize else max(values)
     marks: dict[str, tuple[list[Tried], dict[str, Any]]] = {
@@ -149,14 +152,15 @@ def _slice(found: Findings, arm: ArmFindings, look: Look, knob: Knob) -> Figure:
         "no result": ([], {"symbol": "x-thin", "size": 9, "line": {"color": look.colour, "width": 2}}),
         "winner": ([], {"symbol": "star", "size": 16, "color": look.colour, "line": {"width": 1.5}}),
     }
-    for trial in arm.drawn:
+    for trial in having:
         marks[_kind(arm, trial)][0].append(trial)
     traces = [_marked(arm, knob, trials, floor, name, mark) for name, (trials, mark) in marks.items() if trials]
-    winner = short_text(arm.settings[knob.name]) if knob.name in arm.settings else "none yet"
+    without = "without it" if arm.settings else "none yet"
+    winner = short_text(arm.settings[knob.name]) if knob.name in arm.settings else without
     return Figure(
         f"slice-{arm.row.arm}-{knob.name}",
         knob.name,
-        f"{found.board.metric} by {knob.name} over {len(arm.drawn)} trials of {arm.row.arm}; searched "
+        f"{found.board.metric} by {knob.name} over {len(having)} trials of {arm.row.arm}; searched "
         f"{knob.searched}; winner: {winner}.",
         "",
         drawn(traces, SMALL, showlegend=False, xaxis=_knob_axis(knob), yaxis=axis(found.board.metric)),

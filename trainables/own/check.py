@@ -1,0 +1,142 @@
+"""Checks a user's own trainable before any trial starts: it must train, and report the metrics of the spec.
+
+It must be called in a process of its own: it changes the current folder, the environment and the random numbers.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from trainables.errors import CodeError
+from trainables.own.reported import MissingMetric
+from trainables.own.trial import OwnTrial
+from trainables.own.worker import OwnWorker
+from trainables.report import OwnReport, StepReport
+
+MOST_REPORTS = 2
+"""Most reports that the check waits for."""
+QUICK_S = 10.0
+"""If the first report takes longer, the check does not train again with another seed."""
+_LONG_S = 24 * 3600.0
+
+
+def check_trainable(trial: OwnTrial, announce: Callable[[str], None] = lambda line: None) -> None:
+    """Build the trainable, take up to two reports as a confirm run does, and resume from its checkpoint.
+
+    Args:
+        trial: the trial; its config has a value for every knob.
+        announce: called with one line before the training, and one for all that the user should know: the trainable
+            makes no checkpoint, a metric is not there yet or is no finite number, the seed changes nothing.
+
+    Raises:
+        CodeError: the trainable cannot be loaded or fails, or its reports cannot be used; one line.
+    """
+    announce(f"checking the trainable: {trial.trainable} runs until its report {min(MOST_REPORTS, trial.epochs)}")
+    with tempfile.TemporaryDirectory() as folder:
+        _Check(trial, announce, Path(folder)).run()
+
+
+@dataclass
+class _Check:
+    trial: OwnTrial
+    announce: Callable[[str], None]
+    folder: Path
+
+    def run(self) -> None:
+        name, started = self.trial.trainable, time.monotonic()
+        short = replace(self.trial, epochs=min(MOST_REPORTS, self.trial.epochs))
+        with tempfile.TemporaryDirectory(dir=self.folder) as checkpoints:
+            reports, ended = self._judged_reports(short, checkpoints)
+            quick = (time.monotonic() - started) / max(1, len(reports)) < QUICK_S
+            for report in reports:
+                if report.diverged:
+                    self.announce(f"warning: {name}: {report.diverged} in report {report.epoch}: a trial ends there")
+            if any(Path(checkpoints).iterdir()):
+                self._resume(short, checkpoints)
+            elif not ended and reports and not reports[0].diverged and self.trial.epochs > 1:
+                self.announce(f"{name} makes no checkpoint, so an interrupted trial starts again from its first report")
+        if quick and reports and not reports[0].diverged:
+            self._check_seed(short)
+
+    def _judged_reports(self, trial: OwnTrial, checkpoints: str) -> tuple[list[OwnReport], bool]:
+        """The reports of a confirm run, and whether it ended by itself."""
+        reports: list[OwnReport] = []
+        try:
+            for step in _steps(trial, checkpoints, read_test=True):
+                if isinstance(step.epoch, OwnReport) and step.epoch not in reports:
+                    reports.append(step.epoch)
+                if step.ended:
+                    return reports, True
+        except MissingMetric as error:
+            # A trainable may measure the judge metric only at its end. A misspelt name is an error at once.
+            late = error.metric == trial.judge != trial.choose and not error.near and trial != self.trial
+            if not late or self._ends_by_itself(trial):
+                raise
+            self.announce(
+                f"warning: {trial.trainable} reported no metric {trial.judge!r} in its first {trial.epochs} reports; "
+                "the last report of a confirm run must have it"
+            )
+        return reports, False
+
+    def _ends_by_itself(self, trial: OwnTrial) -> bool:
+        with tempfile.TemporaryDirectory(dir=self.folder) as checkpoints:
+            return list(_steps(trial, checkpoints))[-1].ended
+
+    def _resume(self, trial: OwnTrial, checkpoints: str) -> None:
+        with closing(_steps(trial, checkpoints, attempt=2, accepted=[(1, 1)])) as steps:
+            first = next(steps).epoch
+        if first is not None and first.epoch == 1:
+            self.announce(
+                f"{trial.trainable} saves checkpoints but does not load them, so an interrupted trial starts again"
+            )
+
+    def _check_seed(self, trial: OwnTrial) -> None:
+        if self._values(trial, 0) != self._values(trial, 1):
+            return
+        line = f"{trial.trainable}: the seed changes nothing: runs with different seeds report the same numbers"
+        passing = replace(trial, passed=(*trial.passed, "seed"))
+        try:
+            helps = "seed" not in trial.passed and self._values(passing, 0) != self._values(passing, 1)
+        except CodeError:
+            # It hands its config to a library that does not know the key.
+            helps = False
+        self.announce(line + ("; with pass: [seed] they differ" if helps else ""))
+
+    def _values(self, trial: OwnTrial, seed: int) -> list[str]:
+        """The choose metric of all reports, as text: two numbers that are NaN are equal there."""
+        seeded = replace(trial, seed=trial.seed + seed)
+        with tempfile.TemporaryDirectory(dir=self.folder) as checkpoints:
+            steps = list(_steps(seeded, checkpoints))
+        return [repr(step.epoch.metric(trial.choose)) for step in steps if step.epoch is not None]
+
+
+def _steps(
+    trial: OwnTrial,
+    checkpoints: str,
+    *,
+    read_test: bool = False,
+    attempt: int = 1,
+    accepted: Sequence[tuple[int, int]] = (),
+) -> Generator[StepReport, None, None]:
+    """The answers of a worker to one attempt, to its end."""
+    worker = OwnWorker()
+    config = {
+        "trial": trial.to_dict(),
+        "read_test": read_test,
+        "attempt": attempt,
+        "accepted": list(accepted),
+        "checkpoints": checkpoints,
+        "checkpoint_s": 0.0,
+        "lonely_s": _LONG_S,
+    }
+    try:
+        step = StepReport.from_dict(worker.begin(config))
+        yield step
+        while worker.busy:
+            step = StepReport.from_dict(worker.train())
+            yield step
+    finally:
+        worker.close()

@@ -1,0 +1,139 @@
+"""Reads what a user's trainable reports: the numbers that may be shown, the withheld judge metric, and divergence."""
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from trainables.errors import CodeError
+from trainables.foreign_text import LONGEST, printable
+from trainables.own.trial import OwnTrial
+
+MOST_NUMBERS = 1_000
+"""Most numbers of a report."""
+MOST_CHARACTERS = 100_000
+"""Most characters of all names in a report."""
+DEEPEST = 20
+"""Most levels of dicts in dicts."""
+_SHOWN = 12
+"""Most names that a message lists."""
+
+
+class MissingMetric(CodeError):
+    """A report lacks a metric of the spec.
+
+    Args:
+        trainable: the trainable's name.
+        metric: which metric.
+        names: what was reported.
+    """
+
+    def __init__(self, trainable: str, metric: str, names: Iterable[str]) -> None:
+        known = sorted(map(printable, names))
+        self.metric = metric
+        self.near = next(iter(difflib.get_close_matches(metric, known, n=1)), None)
+        hint = f"; did you mean {self.near!r}?" if self.near else ""
+        listed = ", ".join(known[:_SHOWN]) + (", …" if len(known) > _SHOWN else "")
+        super().__init__(f"{trainable} reported no metric {metric!r}{hint} (it reported: {listed or 'no numbers'})")
+        self._arguments = trainable, metric, known
+
+    def __reduce__(self) -> tuple[type["MissingMetric"], tuple[str, str, list[str]]]:
+        """An error that a worker raises is pickled."""
+        return type(self), self._arguments
+
+
+@dataclass(frozen=True)
+class Reported:
+    """The numbers of one report.
+
+    Args:
+        values: by name, without the judge metric, unless it also chooses.
+        judged: the judge metric, or None if the report does not have it or is not of a confirm run.
+        diverged: why the trial is given up, or None.
+    """
+
+    values: Mapping[str, float]
+    judged: float | None
+    diverged: str | None
+
+
+def read_report(trial: OwnTrial, report: Mapping[str, Any], *, confirms: bool, not_theirs: Iterable[str]) -> Reported:
+    """Check one report and split the judge metric off.
+
+    Args:
+        trial: the trial that reports.
+        report: what the trainable reported; dicts in it are flattened, with ``/`` between the names.
+        confirms: whether the trial is a confirm run, whose judge metric may be read.
+        not_theirs: names that Ray adds to every report; they are dropped unless they are metrics of the spec.
+
+    Raises:
+        CodeError: the choose metric is missing or is no number, the judge metric of a confirm run is no number, or the
+            report is too large.
+    """
+    flat = dict(_flat(trial, report))
+    wanted = {trial.choose, trial.judge}
+    dropped = set(not_theirs) - wanted
+    numbers = {name: number for name, value in flat.items() if (number := _number(value)) is not None}
+    values = {name: number for name, number in numbers.items() if name.partition("/")[0] not in dropped}
+    if len(values) > MOST_NUMBERS:
+        raise CodeError(
+            f"{trial.trainable} reported {len(values):,} numbers at once; a report may have {MOST_NUMBERS:,}"
+        )
+    _require(trial.choose, trial, flat, values)
+    judged = None
+    if confirms and trial.judge in flat:
+        _require(trial.judge, trial, flat, values)
+        judged = values[trial.judge]
+    diverged = next(
+        (
+            f"{name} is {value}"
+            for name, value in ((trial.choose, values[trial.choose]), (trial.judge, judged))
+            if value is not None and not math.isfinite(value)
+        ),
+        None,
+    )
+    if trial.judge != trial.choose:
+        values.pop(trial.judge, None)
+    return Reported(values, judged, diverged)
+
+
+def _require(metric: str, trial: OwnTrial, flat: Mapping[str, Any], values: Mapping[str, float]) -> None:
+    if metric in values:
+        return
+    if metric in flat:
+        shown = printable(repr(flat[metric]))[:LONGEST]
+        shown = " ".join(shown.split())
+        raise CodeError(f"{trial.trainable} reported {metric!r} as {shown}, which is no number")
+    raise MissingMetric(trial.trainable, metric, values)
+
+
+def _flat(trial: OwnTrial, report: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    characters = 0
+    levels: list[tuple[str, Mapping[Any, Any], int]] = [("", report, 0)]
+    while levels:
+        prefix, values, depth = levels.pop(0)
+        if depth > DEEPEST:
+            raise CodeError(f"{trial.trainable} reported dicts in dicts, {DEEPEST} deep and more")
+        for key, value in values.items():
+            name = prefix + str(key)
+            characters += len(name)
+            if characters > MOST_CHARACTERS:
+                raise CodeError(f"{trial.trainable} made too large a report: its names have {characters:,} characters")
+            if isinstance(value, Mapping):
+                levels.append((f"{name}/", value, depth + 1))
+            else:
+                yield name, value
+
+
+def _number(value: Any) -> float | None:
+    """A real number as a float: also numpy's, and arrays and tensors without an axis; None for everything else."""
+    if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

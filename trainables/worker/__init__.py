@@ -1,0 +1,1 @@
+"""What every training process has, whatever it trains: it ends itself when nobody calls it any more."""
