@@ -41,7 +41,7 @@ EXAMPLES = (
     Example("custom_checkpointing_with_callback:OptimizationTrainable", BASIC, "mean_loss", True),
     Example("mnist_pytorch_trainable:TrainMNIST", MNIST, "mean_accuracy", True, slow=True),
     Example("mnist_pytorch:train_mnist", {**MNIST, "should_checkpoint": True}, "mean_accuracy", False, slow=True),
-    Example("xgboost_example:train_breast_cancer", XGBOOST, "test-logloss", False),
+    Example("xgboost_example:train_breast_cancer", XGBOOST, "test-logloss", False, slow=True),
     Example("xgboost_example:train_breast_cancer_cv", XGBOOST, "test-logloss", False, slow=True),
     Example("lightgbm_example:train_breast_cancer", LIGHTGBM, "binary_logloss", False, slow=True),
     Example("lightgbm_example:train_breast_cancer_cv", LIGHTGBM, "binary_logloss", False, slow=True),
