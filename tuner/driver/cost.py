@@ -39,7 +39,7 @@ class Prospects:
 
     Args:
         spread: sd of the search-wise differences to the baseline, in ``unit``, as far as it is known; else None.
-        smallest_margin: smallest margin that can tie at the last look, in ``unit``; in units of the sd without a spread.
+        smallest_margin: smallest margin that can tie at the last look, in ``unit``; without a spread, in sd.
         chances: for each true gain (in units of the sd), the chance that the variant is shown to beat the baseline.
         unit: ``points``, or words for the user's own unit.
     """
@@ -229,13 +229,14 @@ def _look_cost(spec: SearchSpec, at: int, epoch_h: float | None) -> LookCost:
 
 def _prospects(checked: Checked, spread: float | None) -> Prospects:
     from tuner.verdict.levels import smallest_margin
-    from tuner.verdict.looks import LookPlan, chances
+    from tuner.verdict.looks import DIGITS, LookPlan, chances
 
     spec, sd = checked.spec, spread or 1.0
     # Without a known spread the margin has no place on this scale.
     # Of several questions, the one with the least chance for each arm.
     asked = max(spec.questions, key=lambda family: len(family.arms) / family.alpha)
-    plan = LookPlan(spec.looks, spec.confirm.margin if spread else 0.0, len(asked.arms), asked.alpha)
+    digits = None if spec.metric.own else DIGITS
+    plan = LookPlan(spec.looks, spec.confirm.margin if spread else 0.0, len(asked.arms), asked.alpha, digits=digits)
     found = chances(plan, sd, [gain * sd for gain in GAINS])
     return Prospects(
         spread,
