@@ -212,7 +212,8 @@ def _conditions(spec: SearchSpec) -> Iterator[str]:
         length = f"at most {budget.epochs} epochs; an epoch is one report"
     yield f"{budget.trials} trials per {search}, {length}{best}"
     first = "the variant's default" if all(arm.kind == "variant" for arm in spec.arms) else "the arm's default"
-    yield f"sampler {spec.sampler.name}, first trial at {first}; {pruning}"
+    listed = ", or at the settings that the arm lists as first" if any(arm.first for arm in spec.arms) else ""
+    yield f"sampler {spec.sampler.name}, first trial at {first}{listed}; {pruning}"
     for arm in spec.arms:
         if arm.kind != "variant":
             groups = f", parameter groups {arm.groups}" if arm.groups else ""
