@@ -13,6 +13,7 @@ from tests.faults.test_faults import check_trained_again, epochs, kill_all
 from tests.s3 import BUCKET, S3Server, s3_server
 from tests.tuner.whole_jobs import Ended, Place, place, wait_for
 from trainables.file_store import files_at, inside
+from trainables.report import ConfirmResult
 from trainables.training.trainer import digest
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +18,8 @@ from cluster.errors import ClusterError
 from trainables.errors import TrainableError
 from tuner.control.begin import Drive
 from tuner.errors import Interrupted, ServiceError, SpecError, TunerError, error_of
+
+POLL_S = 0.2
 
 
 def drive_to_its_end(drive: Drive, quiet: bool) -> None:
@@ -35,7 +37,8 @@ def drive_to_its_end(drive: Drive, quiet: bool) -> None:
         errors = Path(scratch, "error.json")
         options = [*drive.options, "--home", str(drive.workspace.path), "--errors", str(errors)]
         options += ["--quiet"] if quiet else []
-        code = _run([str(drive.folder.path), str(drive.silent_s), *options], _is_terminal(sys.stderr))
+        words = [str(drive.folder.path), str(drive.silent_s), *options]
+        code = _run(words, None if _is_terminal(sys.stderr) else Path(scratch, "progress"))
         if code:
             raise _error(code, errors, drive.folder.id)
 
@@ -56,33 +59,62 @@ def say(quiet: bool) -> Callable[[str], None]:
     return (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
 
 
-def _run(words: list[str], terminal: bool) -> int:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner.cli", "supervise", *words],
-        stdin=subprocess.PIPE,
-        stderr=None if terminal else subprocess.PIPE,
-        # Ctrl-C in a terminal reaches this process only, which passes it on once.
-        process_group=0,
-    )
-    try:
+def _run(words: list[str], progress: Path | None) -> int:
+    """Run the supervisor; its stderr is the terminal, or a file whose lines are printed here.
+
+    A file and no pipe: if this process is killed, the driver can still write its last words while it stops.
+    """
+    with _opened(progress) as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tuner.cli", "supervise", *words],
+            stdin=subprocess.PIPE,
+            stderr=stderr,
+            # Ctrl-C in a terminal reaches this process only, which passes it on once.
+            process_group=0,
+        )
+    assert process.stdin is not None
+    # After any other exception than Ctrl-C, the supervisor stops the job, because its standard input closes.
+    with process.stdin, _Tail(progress) as tail:
         while True:
             try:
-                return _wait(process)
+                return _wait(process, tail)
             except KeyboardInterrupt:
                 process.send_signal(signal.SIGINT)
-    finally:
-        # After any other exception, the supervisor stops the job when its standard input closes.
-        for pipe in (process.stdin, process.stderr):
-            if pipe is not None:
-                pipe.close()
 
 
-def _wait(process: "subprocess.Popen[bytes]") -> int:
-    if process.stderr is not None:
-        # A notebook shows what is printed here, and not what another process writes to a terminal.
-        for line in process.stderr:
-            print(line.decode(errors="replace").rstrip("\n"), file=sys.stderr, flush=True)
-    return process.wait()
+def _wait(process: "subprocess.Popen[bytes]", tail: "_Tail") -> int:
+    while True:
+        try:
+            return process.wait(POLL_S)
+        except subprocess.TimeoutExpired:
+            tail.show()
+
+
+def _opened(progress: Path | None) -> AbstractContextManager[IO[bytes] | None]:
+    return nullcontext() if progress is None else progress.open("wb")
+
+
+class _Tail:
+    """Prints the lines of a growing file, because a notebook does not show what other processes write."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = None if file is None else file.open(encoding="utf-8", errors="replace")
+        self._begun = ""
+
+    def __enter__(self) -> "_Tail":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.show()
+        if self._file is not None:
+            self._file.close()
+
+    def show(self) -> None:
+        """Print the lines that are new."""
+        if self._file is not None:
+            *lines, self._begun = (self._begun + self._file.read()).split("\n")
+            for line in lines:
+                print(line, file=sys.stderr, flush=True)
 
 
 def _is_terminal(stream: IO[str]) -> bool:

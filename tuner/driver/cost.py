@@ -39,7 +39,7 @@ class Prospects:
 
     Args:
         spread: sd of the search-wise differences to the baseline, in ``unit``, as far as it is known; else None.
-        smallest_margin: smallest margin that can tie at the last look, in ``unit``; in units of the sd without a spread.
+        smallest_margin: smallest margin that can tie at the last look, in ``unit``; without a spread, in sd.
         chances: for each true gain (in units of the sd), the chance that the variant is shown to beat the baseline.
         unit: ``points``, or words for the user's own unit.
     """

@@ -168,7 +168,7 @@ class Group:
         self.seconds += epoch.seconds
         value = epoch.metric(metric.key)
         better = self.best is None or (value > self.best if metric.maximize else value < self.best)
-        if better and not math.isnan(value):
+        if better and math.isfinite(value):
             self.best = value
 
     def finish(self, trial: Trial) -> None:
@@ -221,7 +221,7 @@ class Record:
         return from_dict(self.job.spec)
 
     @cached_property
-    def _metric(self) -> MetricSpec:
+    def metric(self) -> MetricSpec:
         """The metrics of the spec, read without the rest of it."""
         return MetricSpec.model_validate(self.job.spec.get("metric", {}))
 
@@ -349,7 +349,7 @@ class Record:
         trial.reporters.append(event.attempt)
         trial.seconds += event.report.seconds
         for group in self._groups_of(trial):
-            group.report(event.report, self._metric)
+            group.report(event.report, self.metric)
 
     def _groups_of(self, trial: Trial) -> tuple[Group, ...]:
         begun = trial.begun

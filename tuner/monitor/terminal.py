@@ -60,9 +60,7 @@ class Lines:
     def on_event(self, entry: Entry, record: Record) -> None:
         """Print a line for a trial that ended."""
         if isinstance(entry.event, TrialEnded) and self._progress is not None:
-            self.announce(
-                f"{trial_line(record.trials[entry.event.trial], record.spec.metric)}; {self._progress.line()}"
-            )
+            self.announce(f"{trial_line(record.trials[entry.event.trial], record.metric)}; {self._progress.line()}")
 
     @contextmanager
     def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> Iterator[None]:

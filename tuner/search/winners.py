@@ -98,7 +98,7 @@ def lost_value(record: Record, round_number: int = 0, at: int | None = None) -> 
         round_number: only confirm runs up to this round count as those so far: a verdict must not change later.
         at: and only those of searches up to this number; default: of all.
     """
-    metric = record.spec.metric
+    metric = record.metric
     if not metric.own:
         return 1 / record.job.classes if record.job.classes else None
     values = [
@@ -145,7 +145,7 @@ def _search_value(record: Record, spec: SearchSpec, arm: str, search: int, at: i
 
 def _values(record: Record, runs: Iterable[Trial], lost: Callable[[], float | None]) -> dict[int, float]:
     found = {}
-    judged = record.spec.metric.judged
+    judged = record.metric.judged
     for run in runs:
         if run.state == State.COMPLETE and run.result is not None:
             found[run.seed] = run.result.metric(judged)

@@ -17,6 +17,7 @@ from trainables.own.trial import OwnTrial
 from trainables.report import Report
 from tuner.errors import IntegrityError, SpecError
 from tuner.export.export_file import NEWEST, Export, build_export, check_allowed, must_allow_code, read_export, render
+from tuner.export.job_winner import as_champion
 from tuner.export.reproduce import reproduce
 from tuner.jobs.workspace import Workspace
 from tuner.spec.search_spec import SearchSpec
@@ -150,6 +151,7 @@ def test_an_own_optimizers_export_has_all_that_builds_the_trial_again(tmp_path: 
     # An optimizer of torch is no code of a stranger's.
     check_allowed(found, None, allow_code=False)
     assert not must_allow_code(spec)
+    assert "allow_code" not in as_champion("model", found, b"", 0).description
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,7 @@ def test_an_export_that_names_code_needs_the_users_word(name: str, more: str, co
         check_allowed(found, None, allow_code=False)
     check_allowed(found, None, allow_code=True)
     assert must_allow_code(spec)
+    assert "allow_code=True" in as_champion("model", found, b"", 0).description
 
 
 def test_an_own_trainable_runs_only_with_the_users_word(tmp_path: Path) -> None:
