@@ -424,9 +424,14 @@ def _unequal_starts(spec: SearchSpec) -> Iterator[InvalidValue]:
             )
             yield InvalidValue(text, "arms", index, "warm_start")
         if arm.first != ours.first:
-            begins = [f"{len(one.first)} settings of the spec" if one.first else "its default" for one in (arm, ours)]
+            begins = [f"{listed} of the spec" if (listed := _settings(one)) else "its default" for one in (arm, ours)]
             text = f"arm {arm.name} begins with {begins[0]}, the baseline with {begins[1]}; equal starts are fairer"
             yield InvalidValue(text, "arms", index, *(["first"] if arm.first else []))
+
+
+def _settings(arm: ArmSpec) -> str:
+    count = len(arm.first)
+    return "" if not count else "1 setting" if count == 1 else f"{count} settings"
 
 
 def _learning_rates(arm: Arm) -> str:
