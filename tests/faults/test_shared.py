@@ -13,6 +13,7 @@ from tests.faults.test_faults import check_trained_again, epochs, kill_all
 from tests.s3 import BUCKET, S3Server, s3_server
 from tests.tuner.whole_jobs import Ended, Place, place, wait_for
 from trainables.file_store import files_at, inside
+from trainables.report import ConfirmResult
 from trainables.training.trainer import digest
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -111,7 +112,7 @@ def test_a_killed_job_continues_from_the_files_in_the_shared_place(shared: Share
     first = min(
         (trial for trial in record.trials.values() if trial.round and trial.arm == "noam"), key=lambda t: t.seed
     )
-    assert first.result is not None
+    assert isinstance(first.result, ConfirmResult)
     assert digest(load_file(where.cwd / "w.safetensors")) == first.result.weights_sha256
 
 

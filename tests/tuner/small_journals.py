@@ -17,6 +17,10 @@ HYPER = {"lr": 0.1, "l2": 0.0}
 """The default hyperparameters of a trial."""
 
 
+METRIC = {"name": "val/acc", "goal": "maximize"}
+"""The metric of a job on the built-in training."""
+
+
 class Told:
     """A job folder whose journal grows by one event per call.
 
@@ -30,12 +34,12 @@ class Told:
         self.folder = JobFolder(folder)
         self._now = now
 
-    def job(self) -> None:
-        """The job begins."""
+    def job(self, metric: Mapping[str, str] = METRIC) -> None:
+        """The job begins, with this section ``metric`` of its spec."""
         spec: dict[str, Any] = {
             "name": "told",
             "budget": {"trials": 2},
-            "metric": {"name": "val/acc", "goal": "maximize"},
+            "metric": dict(metric),
             "arms": ["adam_l2", "noam"],
         }
         arms = [
@@ -88,6 +92,14 @@ class Told:
         """Report the epochs from ``first`` to ``last`` of a trial."""
         for epoch in range(first, last + 1):
             self._tell("epoch", trial=key, attempt=attempt, **report(epoch, epoch / 100, 1 / epoch))
+
+    def own_report(self, key: str, epoch: int, values: Mapping[str, float]) -> None:
+        """A report of a user's own trainable."""
+        self._tell("epoch", trial=key, attempt=1, epoch=epoch, values=dict(values), seconds=1.0)
+
+    def own_end(self, key: str, values: Mapping[str, float]) -> None:
+        """A confirm run of a user's own trainable ends with this judge metric."""
+        self._tell("end", trial=key, state="complete", reason=None, result={"values": dict(values), "device": "cpu"})
 
     def end(self, key: str, state: str = "complete", reason: str | None = None, test_acc: float | None = None) -> None:
         """A trial ends; a confirm run has a test accuracy."""

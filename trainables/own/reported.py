@@ -135,5 +135,5 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
+    except OverflowError:  # an integer of more than 300 digits
+        return math.inf if int(value) > 0 else -math.inf

@@ -32,7 +32,7 @@ RAYS = frozenset({*keys.AUTO_RESULT_KEYS, *keys.DEBUG_METRICS, keys.DONE, keys.S
 """Names that Ray adds to a report."""
 LEAVE_S = 10.0
 """Longest wait for the thread of a function that was stopped."""
-_COUNTERS = (keys.TRAINING_ITERATION, keys.TIME_TOTAL_S, keys.TIMESTEPS_TOTAL, keys.EPISODES_TOTAL)
+_COUNTERS = ("training_iteration", "time_total_s", "timesteps_total", "episodes_total")
 """What Ray's ``restore`` reads beside the checkpoint: a class may count its steps by ``self.iteration``."""
 
 for _name in ("ray.train", "ray.tune"):
@@ -133,7 +133,7 @@ class UserTrainable:
         if not (self._has_new if self._is_function else self.saves):
             return None
         try:
-            result: _TrainingResult = self._call("saving a checkpoint", self._trainable.save)
+            result = self._call("saving a checkpoint", self._trainable.save)
         except CodeError as error:
             if isinstance(error.__cause__, NotImplementedError):
                 return None
@@ -161,7 +161,7 @@ class UserTrainable:
         """
         path = Path(tempfile.mkdtemp(prefix=_RESTORED, dir=self._folder))
         unpack(files, path)
-        counted = {name: value if name == keys.TIME_TOTAL_S else int(value) for name, value in counters.items()}
+        counted = {name: value if name == "time_total_s" else int(value) for name, value in counters.items()}
         checkpoint: Any = _Watched.from_directory(str(path))
         result = _TrainingResult(checkpoint, counted)
         try:

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,8 @@ class OwnWorker:
             # A trainable often refers to itself, and its memory on a GPU is needed for the next one.
             del run
             gc.collect()
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
+            # It does nothing where CUDA is not in use.
+            torch.cuda.empty_cache()
 
     def _end_if_haunted(self) -> None:
         """End this process if a function of the last trial does not stop: it would disturb the next trial."""
@@ -231,7 +232,7 @@ class _Run:
             counters: Counters = note["counters"]
             # Not the random numbers of the first reports again.
             seed = derive_seed(self._trial.seed, "resumed", found.epoch)
-            if self.trainable.restore(found.state, counters, opened=lambda: seed_all(seed)):
+            if self.trainable.restore(found.state, counters, opened=partial(seed_all, seed)):
                 self._epoch, self._judged = found.epoch, note["judged"]
                 # A function may ignore its checkpoint.
                 seed_all(self._trial.seed if self.trainable.starts_again else seed)

@@ -25,7 +25,7 @@ def check_optimizer(config: TrialConfig, splits: Splits, announce: Callable[[str
     """Build a user's own optimizer, take an update, and continue from its state as it is in a checkpoint.
 
     It trains on the first images, on the CPU, with a constant learning rate. For trials on a GPU the batch is small. A
-    schedule of the user's own is asked for its factors over the whole trial. Nothing is done for a trial with neither.
+    schedule of the user's own is asked for its factors. Nothing is done for a trial with neither.
 
     Args:
         config: the trial.
@@ -77,6 +77,24 @@ def check_optimizer(config: TrialConfig, splits: Splits, announce: Callable[[str
         )
 
 
+def check_setting(config: TrialConfig, splits: Splits) -> None:
+    """Build the user's own optimizer of a trial, and ask a schedule of the user's own for its factors; train nothing.
+
+    A class may refuse a value at the end of a range that it takes in the middle.
+
+    Args:
+        config: the trial.
+        splits: its data.
+
+    Raises:
+        CodeError, TrainableError: as for ``check_optimizer``.
+    """
+    _check_schedule(config, splits)
+    if config.optimizer is not None:
+        config = replace(config, hyper=replace(config.hyper, schedule="constant"), gpu=False)
+        guarded(config.optimizer.name, lambda: Training(config, first_images(splits, config.batch_size)))
+
+
 def _epoch(path: str, training: Training) -> object:
     """Train an epoch; return all that it changed, as values that can be compared."""
     report = guarded(path, training.run_epoch)
@@ -89,12 +107,14 @@ def _weights(training: Training) -> dict[str, Tensor]:
 
 
 def _check_schedule(config: TrialConfig, splits: Splits) -> None:
+    path = config.hyper.schedule
+    if not is_dotted(path):
+        return
     plan = plan_of(config, len(splits.train))
     schedule = Schedule(config.hyper, plan)
-    if is_dotted(config.hyper.schedule):
-        steps = range(0, plan.updates, max(1, plan.updates // ASKED))
-        if max([schedule.lr_factor(step) for step in steps]) == 0:
-            raise CodeError(f"{config.hyper.schedule} is 0 at every update: the training would not change any weight")
+    steps = range(0, plan.updates, max(1, plan.updates // ASKED))
+    if max([schedule.lr_factor(step) for step in steps]) == 0:
+        raise CodeError(f"{path} is 0 at every update: the training would not change any weight")
 
 
 def _announce_untrained(training: Training, announce: Callable[[str], None]) -> None:

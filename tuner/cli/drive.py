@@ -169,8 +169,8 @@ def _stoppable() -> "Iterator[StopRequest]":
 
 def show_result(folder: "JobFolder", home: Path | None, output: str) -> None:
     """Print the leaderboard of a job, and how to use its results. Arguments are as above."""
+    from tuner.export.export_file import must_allow_code
     from tuner.jobs.request import spec_of
-    from tuner.spec.user_code import names_code
     from tuner.verdict.ranking import job_results
 
     board = job_results(folder).board
@@ -179,7 +179,7 @@ def show_result(folder: "JobFolder", home: Path | None, output: str) -> None:
     home_option = [] if home is None else ["--home", str(home)]
     lines = [("report", str(folder.report)), ("browse", shlex.join([*_command(), "ui", folder.id, *home_option]))]
     if best.exists():
-        allowed = ["--allow-code"] if names_code(spec_of(folder)) else []
+        allowed = ["--allow-code"] if must_allow_code(spec_of(folder)) else []
         reproduce = shlex.join([*_command(), "reproduce", str(best), *allowed, *home_option])
         lines[1:1] = [("best config", str(best)), ("reproduce", reproduce)]
     for label, text in lines:

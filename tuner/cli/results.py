@@ -16,7 +16,7 @@ from tuner.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from trainables.report import EpochReport
+    from trainables.report import Report
 
 
 PRINTED = {"-": "md", "md": "md", "json": "json"}
@@ -148,7 +148,8 @@ def reproduce(
     """Train an exported or registered winner again and compare. Exits 0 if it is reproduced, 5 if not.
 
     With the same device, threads and versions, the weights must be equal to the last bit. Otherwise the test accuracy
-    must lie in a 99 % prediction interval around the recorded accuracy of this seed, at most 3 points wide.
+    must lie in a 99 % prediction interval around the recorded accuracy of this seed, at most 3 points wide. An own
+    trainable is run again: its judge metric must be equal, or lie in such an interval.
     """
     import dataclasses
 
@@ -162,12 +163,19 @@ def reproduce(
     workspace = Workspace.find(home)
     winner = read_registered(str(file), workspace) if str(file).startswith(SCHEME) else read_export(file)
     check_allowed(winner, fresh_seed, allow_code)  # before the import of torch, which takes seconds
-    data = data_path_of(winner.config.data.name, data_path)
+    data = data_path if winner.metric is not None else data_path_of(winner.config.data.name, data_path)
     from tuner.export.reproduce import reproduce as train_again
+    from tuner.verdict.numbers import value_text
 
-    def show(report: "EpochReport") -> None:
-        done = f"epoch {report.epoch}/{winner.config.epochs}"
-        click.echo(f"{done}: train/loss {report.train_loss:.4f}, val/acc {report.val_acc:.4f}", err=True)
+    def show(report: "Report") -> None:
+        done, numbers = (
+            f"epoch {report.epoch}/{winner.trial['epochs']}",
+            {"train/loss": "train_loss", "val/acc": "val_acc"},
+        )
+        if winner.metric is not None:
+            numbers = {winner.metric.choose: winner.metric.choose}
+        told = ", ".join(f"{name} {value_text(report.metric(key))}" for name, key in numbers.items())
+        click.echo(f"{done}: {told}", err=True)
 
     job = job_of(winner, workspace, file)
     result = train_again(winner, workspace, fresh_seed, data, allow_code, show, job)

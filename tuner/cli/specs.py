@@ -216,7 +216,7 @@ def _plan_dict(checked: "Checked", cost: "Cost") -> dict[str, Any]:
             {
                 "name": arm.name,
                 "variant": arm.variant,
-                "space": {k: str(d) for k, d in arm.space.items()},
+                "space": {knob: arm.searched(knob) for knob in arm.space},
                 "fixed": arm.fixed,
             }
             for arm in _arms(checked)
@@ -242,7 +242,7 @@ def _print_plan(checked: "Checked", cost: "Cost") -> None:
             (
                 arm.name + (" (baseline)" if arm.name == spec.baseline else ""),
                 arm.variant,
-                "\n".join(f"{knob}: {domain}" for knob, domain in arm.space.items()),
+                "\n".join(f"{knob}: {arm.searched(knob)}" for knob in arm.space),
                 ", ".join(f"{knob} {value}" for knob, value in arm.fixed.items()),
             )
             for arm in _arms(checked)

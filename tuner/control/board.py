@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from tuner.report.wording import claim_text, test_text, trials_text, val_text
 from tuner.verdict.leaderboard import Leaderboard, verdict_text
+from tuner.verdict.numbers import judge_column
 
 WIDEST = 200
 
@@ -28,7 +29,15 @@ class BoardTable(NamedTuple):
 
 def board_table(board: Leaderboard) -> BoardTable:
     """The cells of a leaderboard."""
-    columns = ("arm", f"{board.metric}>", "test %>", "trials", "epochs>", "seconds>", "verdict")
+    columns = (
+        "arm",
+        f"{board.metric}>",
+        f"{judge_column(board.measured)}>",
+        "trials",
+        "epochs>",
+        "seconds>",
+        "verdict",
+    )
     rows = [
         (
             row.arm,

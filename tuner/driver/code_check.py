@@ -27,6 +27,7 @@ from tuner.errors import SpecError, TunerError, error_of
 from tuner.spec.arms import Arm, arms
 from tuner.spec.checks import Checked, check_code
 from tuner.spec.messages import InvalidValue, Origin
+from tuner.spec.ranges import ends
 from tuner.spec.search_spec import SearchSpec, from_dict, to_dict
 from tuner.spec.trial_config import image_trial, own_trial
 from tuner.spec.user_code import arm_code, import_from, names_code
@@ -246,13 +247,19 @@ def _try_optimizers(spec: SearchSpec, found: tuple[Arm, ...], images: Images | N
     own = [arm for arm in _of_spec(spec, found) if arm.name in named]
     if not own or (images is None and is_dotted(spec.model.name)):
         return
-    from trainables.training.optimizer_check import check_optimizer
+    from trainables.training.optimizer_check import check_optimizer, check_setting
 
     for arm in own:
         tell("step", f"arm {arm.name}: {arm.variant}")
         with _placed(spec, arm, "optimizer" if arm.kind == "optimizer" else "fixed"):
             trial = image_trial(spec, arm.name, arm.setting(arm.default), spec.seed)
-            check_optimizer(trial, made_up(images or ANY_IMAGES, trial.batch_size), lambda line: tell("say", line))
+            splits = made_up(images or ANY_IMAGES, trial.batch_size)
+            check_optimizer(trial, splits, lambda line: tell("say", line))
+        for knob in arm.default:
+            for end in ends(arm.space[knob]):
+                with _placed(spec, arm, "parameters", knob):
+                    trial = image_trial(spec, arm.name, arm.setting({**arm.default, knob: end}), spec.seed)
+                    check_setting(trial, made_up(images or ANY_IMAGES, trial.batch_size))
 
 
 def _try_model(spec: SearchSpec, arm: Arm, images: Images, tell: Tell) -> None:
@@ -270,13 +277,13 @@ def _of_spec(spec: SearchSpec, found: tuple[Arm, ...]) -> Iterator[Arm]:
 
 
 @contextmanager
-def _placed(spec: SearchSpec, arm: Arm, key: str) -> Iterator[None]:
+def _placed(spec: SearchSpec, arm: Arm, *keys: str) -> Iterator[None]:
     """Give an error of the user's code its place in the spec."""
     try:
         yield
     except TrainableError as error:
         index = [given.name for given in spec.arms].index(arm.name)
-        raise spec.origin.error(InvalidValue(str(error), "arms", index, key)) from error
+        raise spec.origin.error(InvalidValue(str(error), "arms", index, *keys)) from error
 
 
 def _origin_out(origin: Origin) -> dict[str, Any]:

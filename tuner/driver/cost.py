@@ -229,13 +229,14 @@ def _look_cost(spec: SearchSpec, at: int, epoch_h: float | None) -> LookCost:
 
 def _prospects(checked: Checked, spread: float | None) -> Prospects:
     from tuner.verdict.levels import smallest_margin
-    from tuner.verdict.looks import LookPlan, chances
+    from tuner.verdict.looks import DIGITS, LookPlan, chances
 
     spec, sd = checked.spec, spread or 1.0
     # Without a known spread the margin has no place on this scale.
     # Of several questions, the one with the least chance for each arm.
     asked = max(spec.questions, key=lambda family: len(family.arms) / family.alpha)
-    plan = LookPlan(spec.looks, spec.confirm.margin if spread else 0.0, len(asked.arms), asked.alpha)
+    digits = None if spec.metric.own else DIGITS
+    plan = LookPlan(spec.looks, spec.confirm.margin if spread else 0.0, len(asked.arms), asked.alpha, digits=digits)
     found = chances(plan, sd, [gain * sd for gain in GAINS])
     return Prospects(
         spread,

@@ -18,7 +18,7 @@ from tuner.search.confirm_trials import FixedSource, confirm_requests, selection
 from tuner.search.search_trials import SearchSource, early_stopper
 from tuner.search.searches import SearchesSource
 from tuner.search.study_database import StudyWriter
-from tuner.search.winners import of_round, test_accuracies, winners
+from tuner.search.winners import confirm_values, of_round, winners
 from tuner.spec.settings import LEAST_SEARCHES
 from tuner.spec.trial_config import round_seeds
 from tuner.storage.events import LOST, EarlierTrials, Extended, JobStateChanged, RoundBegun, Stage
@@ -175,7 +175,7 @@ def _confirm(job: Job, confirm_round: RoundBegun) -> None:
     chosen = of_round(job.record, confirm_round)
     requests = confirm_requests(job.record, spec, chosen, confirm_round, job.context.folder.weights)
     job.execute(FixedSource(requests, job.record))
-    tested = [arm for arm in chosen if test_accuracies(job.record, arm, number)]
+    tested = [arm for arm in chosen if confirm_values(job.record, arm, number)]
     # The verdict on a method rests on its searches, and has been given.
     if not spec.searches and (spec.baseline not in tested or len(tested) < 2):
         raise SearchFailed(_why_no_verdict(job.record, [arm for arm in chosen if arm not in tested], number))

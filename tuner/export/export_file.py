@@ -9,43 +9,49 @@ A new way to write the same content therefore needs a new ``SCHEMA``.
 import dataclasses
 import hashlib
 import json
+import re
 import statistics
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trainables.catalog import is_dotted
 from trainables.config import TrialConfig
 from trainables.errors import TrainableError
-from trainables.hyper import Hyper
-from trainables.schedules import Schedule
-from trainables.space import Plan
+from trainables.own.trial import OwnTrial
+from trainables.report import OwnResult
 from tuner.errors import IntegrityError, NotFound, SpecError
 from tuner.export.formats import RENDERERS
+from tuner.export.trial_check import check_image_trial, check_own_trial
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import Record, Trial
 from tuner.jobs.workspace import Workspace
 from tuner.search.trial_request import search_key
-from tuner.spec.experiment import DataSpec, ModelSpec
+from tuner.spec.experiment import MetricSpec
 from tuner.spec.search_spec import SearchSpec
-from tuner.spec.settings import BudgetSpec, ResourcesSpec
 from tuner.spec.strict_yaml import read_text
-from tuner.spec.trial_config import image_trial
+from tuner.spec.trial_config import trial_config
+from tuner.spec.user_code import arm_code
 from tuner.storage.events import Stage, State
 from tuner.verdict.leaderboard import Leaderboard, Row
+from tuner.verdict.numbers import choose_name
 
 SCHEMA = 2
 """Version of the format. Version 1 has no ``claim``: its verdicts are about settings."""
+NEWEST = 3
+"""Version of exports with the user's own trainable or optimizer, or with a setting that version 2 does not know."""
 MAX_VALUES = 30_000
 MAX_BYTES = 2 * 2**20
 """Limits of a file: its keys and values, and its bytes. An export with the most confirm seeds stays below both."""
 POINTS = 100.0
-LONGEST = 10**9
-"""Most updates in an epoch, because only the data tells how many there are."""
 WEIGHTS_SUFFIX = ".safetensors"
-_TRIAL: TypeAdapter[TrialConfig] = TypeAdapter(TrialConfig)
+_TORCH_OPTIMIZER = re.compile(r"torch\.optim:[A-Za-z]\w*")
+"""The name of an optimizer that comes with torch: it is no code of a stranger's."""
+_OF_OWN = {"metric", "own_runs", "judged_mean", "judged_sd"}
+_OF_IMAGES = {"confirm_runs", "test_mean_points", "test_sd_points"}
+"""Keys of an export of the user's own trainable only, and of the built-in training only."""
 
 
 class _Strict(BaseModel):
@@ -64,8 +70,44 @@ class ConfirmRun(_Strict):
     mlflow_run: str | None
 
 
+class OwnRun(_Strict):
+    """The result of one confirm run of the user's own trainable.
+
+    Args:
+        seed: the run's seed.
+        chosen: the last value of the metric that chooses.
+        judged: the value of the metric that judges.
+        device: what the run was given.
+        mlflow_run: None until MLflow has the run.
+    """
+
+    seed: int = Field(ge=0)
+    chosen: float
+    judged: float
+    device: str
+    mlflow_run: str | None
+
+
+class OwnMetric(_Strict):
+    """The metrics of the user's own trainables, as in the spec; ``judge`` may equal ``choose``."""
+
+    choose: str
+    judge: str
+    goal: Literal["maximize", "minimize"]
+    unit: Literal["points", ""]
+
+    @property
+    def spec(self) -> MetricSpec:
+        """The metrics as a spec has them."""
+        return MetricSpec(choose=self.choose, judge=self.judge, goal=self.goal, unit=self.unit or None)
+
+
 class Export(_Strict):
-    """A winner: its settings, how it was chosen, its evidence, and its origin."""
+    """A winner: its settings, how it was chosen, its evidence, and its origin.
+
+    ``metric``, ``own_runs`` and what is named ``judged`` are of the user's own trainables; ``confirm_runs`` and the
+    values in points are of the built-in training.
+    """
 
     schema_version: int
     job: str
@@ -76,9 +118,13 @@ class Export(_Strict):
     search_value: float
     trial: dict[str, Any]
     confirm_round: int
-    confirm_runs: tuple[ConfirmRun, ...] = Field(min_length=1)
-    test_mean_points: float
-    test_sd_points: float | None
+    confirm_runs: tuple[ConfirmRun, ...] = ()
+    test_mean_points: float | None = None
+    test_sd_points: float | None = None
+    metric: OwnMetric | None = None
+    own_runs: tuple[OwnRun, ...] = ()
+    judged_mean: float | None = None
+    judged_sd: float | None = None
     baseline: str
     claim: str = "setting"
     verdict: str
@@ -90,10 +136,40 @@ class Export(_Strict):
     mlflow_search_run: str | None
     sha256: str
 
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        needed = _OF_OWN - {"judged_sd"} if self.metric is not None else _OF_IMAGES - {"test_sd_points"}
+        for key in sorted(needed):
+            if getattr(self, key) in (None, ()):
+                raise ValueError(f"{key}: is missing")
+        for key in _OF_IMAGES if self.metric is not None else _OF_OWN:
+            if getattr(self, key) not in (None, ()):
+                raise ValueError(f"{key}: does not fit the kind of the export")
+        return self
+
     @property
     def config(self) -> TrialConfig:
-        """The trial, with the first confirm seed."""
+        """The trial, with the first confirm seed.
+
+        Raises:
+            SpecError: it is one of the user's own trainable; see ``own_trial``.
+        """
+        if self.metric is not None:
+            raise SpecError(
+                f"arm {self.arm} of job {self.job} is the trainable {self.variant}, which builds its model itself: its "
+                "settings are under trial.config in the export"
+            )
         return TrialConfig.from_dict(self.trial)
+
+    @property
+    def own_trial(self) -> OwnTrial | None:
+        """The trial of the user's own trainable, with the first confirm seed; None for the built-in training."""
+        return None if self.metric is None else OwnTrial.from_dict(self.trial)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the confirm runs, of either kind."""
+        return [run.seed for run in self.confirm_runs] + [run.seed for run in self.own_runs]
 
     @classmethod
     def sealed(cls, content: Mapping[str, Any]) -> Self:
@@ -104,6 +180,7 @@ class Export(_Strict):
     def plain(self, exclude: Set[str] = frozenset()) -> dict[str, Any]:
         """The content as plain values, in the order of the file, without the keys to exclude."""
         unknown = {"claim"} if self.schema_version == 1 else set()
+        unknown |= _OF_OWN if self.metric is None else _OF_IMAGES
         return self.model_dump(mode="json", exclude={*exclude, *unknown})
 
 
@@ -130,13 +207,13 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
             + (f"; run: tuner confirm {record.name} --seeds 5" if board.looks else "")
         )
     winner = record.trials[search_key(arm, row.search, row.winner)]
-    accuracies = [POINTS * run.result.test_acc for run in confirmed if run.result is not None]
-    config = image_trial(spec, winner.arm, winner.hyper, confirmed[0].seed, contiguous=record.contiguous)
+    config = trial_config(spec, winner.arm, winner.hyper, confirmed[0].seed, contiguous=record.contiguous)
     trial = config.to_dict()
-    # The path of the data differs between machines. The fingerprint identifies the data.
-    trial["data"]["path"] = None
+    if isinstance(config, TrialConfig):
+        # The path of the data differs between machines. The fingerprint identifies the data.
+        trial["data"]["path"] = None
     content = {
-        "schema_version": SCHEMA,
+        "schema_version": NEWEST if spec.own_trainable or trial.keys() & {"optimizer", "shift"} else SCHEMA,
         "job": record.name,
         "arm": arm,
         "variant": row.variant,
@@ -145,9 +222,10 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
         "search_value": row.val,
         "trial": trial,
         "confirm_round": board.round,
-        "confirm_runs": [_confirm_run(trial, runs) for trial in confirmed],
-        "test_mean_points": statistics.fmean(accuracies),
-        "test_sd_points": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "own_runs" if spec.own_trainable else "confirm_runs": [
+            _confirm_run(trial, spec.metric, runs) for trial in confirmed
+        ],
+        **_summary(spec.metric, confirmed),
         "baseline": row.baseline,
         "claim": spec.claim,
         "verdict": "baseline" if row.comparison is None else row.comparison.outcome,
@@ -180,10 +258,10 @@ def check_allowed(export: Export, fresh_seed: int | None, allow_code: bool) -> N
     Raises:
         SpecError: the export names code and ``allow_code`` is off, or the fresh seed is a recorded one.
     """
-    code = [name for name in (export.config.model.name, export.config.data.name) if is_dotted(name)]
+    code = code_in(export)
     if code and not allow_code:
         raise SpecError(f"the export names code to run ({', '.join(code)}); give --allow-code if you trust it")
-    if fresh_seed in [run.seed for run in export.confirm_runs]:
+    if fresh_seed in export.seeds:
         raise SpecError(f"seed {fresh_seed} is one of the recorded seeds; name another")
 
 
@@ -197,8 +275,8 @@ def read_export(path: Path) -> Export:
     text = _read(path)
     values = _parse(path, text)
     version = values.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA:
-        raise IntegrityError(f"{path}: written by a newer tuner (schema {version}; this one reads up to {SCHEMA})")
+    if isinstance(version, int) and version > NEWEST:
+        raise IntegrityError(f"{path}: written by a newer tuner (schema {version}; this one reads up to {NEWEST})")
     found = values.get("sha256")
     content = {key: value for key, value in values.items() if key != "sha256"}
     if found != _checksum(content):
@@ -241,22 +319,63 @@ def _confirmed(record: Record, board: Leaderboard, arm: str) -> list[Trial]:
     return sorted((t for t in trials if t.state == State.COMPLETE), key=lambda trial: board.seeds.index(trial.seed))
 
 
-def _confirm_run(trial: Trial, runs: Mapping[str, str]) -> dict[str, Any]:
-    assert trial.result is not None, "a complete confirm run has a result"
+def code_in(export: Export) -> list[str]:
+    """The dotted paths of the code that training an export would run, without the optimizers of torch itself."""
+    if (own := export.own_trial) is not None:
+        return [own.trainable]
+    config, optimizer = export.config, export.config.optimizer
+    names = [config.model.name, config.data.name, config.hyper.schedule]
+    if optimizer is not None:
+        names += [optimizer.name, optimizer.groups or ""]
+    return [name for name in names if _is_code(name)]
+
+
+def must_allow_code(spec: SearchSpec) -> bool:
+    """Whether the exports of a job name code: ``tuner reproduce`` then needs ``--allow-code``."""
+    return any(map(_is_code, (spec.model.name, spec.data.name, *(path for _, path in arm_code(spec)))))
+
+
+def _is_code(name: str) -> bool:
+    return is_dotted(name) and not _TORCH_OPTIMIZER.fullmatch(name)
+
+
+def _summary(metric: MetricSpec, confirmed: Sequence[Trial]) -> dict[str, Any]:
+    """Mean and standard deviation over the confirm runs, and for a metric of the user's what it is."""
+    values = [run.result.metric(metric.judged) for run in confirmed if run.result is not None]
+    if not metric.own:
+        values = [POINTS * value for value in values]
+    mean, sd = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    if not metric.own:
+        return {"test_mean_points": mean, "test_sd_points": sd}
+    about = {"choose": metric.key, "judge": metric.judged, "goal": metric.goal, "unit": metric.unit or ""}
+    return {"metric": about, "judged_mean": mean, "judged_sd": sd}
+
+
+def _confirm_run(trial: Trial, metric: MetricSpec, runs: Mapping[str, str]) -> dict[str, Any]:
+    last, result = trial.epochs[-1], trial.result
+    if isinstance(result, OwnResult):
+        return {
+            "seed": trial.seed,
+            "chosen": last.metric(metric.key),
+            "judged": result.metric(metric.judged),
+            "device": result.device,
+            "mlflow_run": runs.get(trial.key),
+        }
+    assert result is not None, "a complete confirm run has a result"
     return {
         "seed": trial.seed,
-        "val_acc": trial.epochs[-1].val_acc,
-        "test_acc": trial.result.test_acc,
-        "test_loss": trial.result.test_loss,
-        "weights_sha256": trial.result.weights_sha256,
-        "device": trial.result.device,
+        "val_acc": last.metric("val_acc"),
+        "test_acc": result.test_acc,
+        "test_loss": result.test_loss,
+        "weights_sha256": result.weights_sha256,
+        "device": result.device,
         "mlflow_run": runs.get(trial.key),
     }
 
 
 def _chosen_by(spec: SearchSpec, row: Row, compared: bool) -> str:
-    best = "highest" if spec.metric.goal == "maximize" else "lowest"
-    how = f"{best} {spec.metric.name} at the last epoch among {row.complete} complete of {row.trials} trials"
+    best = "highest" if spec.metric.maximize else "lowest"
+    how = f"{best} {choose_name(spec.metric)} at the last epoch among {row.complete} complete of {row.trials} trials"
     if compared:
         which = "best winners of searches" if spec.searches else "first"
         how += f", then the best mean of the {spec.confirm.top_k} {which} over {spec.confirm.selection_seeds} seeds"
@@ -265,27 +384,13 @@ def _chosen_by(spec: SearchSpec, row: Row, compared: bool) -> str:
 
 def _check_trial(export: Export) -> None:
     """Refuse a trial of the wrong form, or one that no spec could give. It raises many kinds of error."""
-    trial, data, model = export.trial, dict(export.trial["data"]), export.trial["model"]
-    _ = export.config  # refuses unknown keys
-    _TRIAL.validate_json(json.dumps(trial), strict=True)
-    Schedule(Hyper.of(trial["hyper"]), Plan(trial["epochs"], LONGEST))
-    path, seed, sums = (data.pop(key) for key in ("path", "seed", "sha256"))
-    if path is not None:
-        raise ValueError("trial.data.path: an export names no path")
-    place = None if data["name"] == "digits" else "."
-    DataSpec(**data, path=place, sha256=dict(sums) or None, augment=trial["augment"])
-    own = is_dotted(model["name"])
-    ModelSpec(name=model["name"], **({"options": model["options"]} if own else model["options"]))
-    BudgetSpec(trials=1, epochs=trial["epochs"], batch_size=trial["batch_size"])
-    ResourcesSpec(
-        cpus=trial["threads"],
-        precision=trial["precision"],
-        deterministic=trial["deterministic"],
-        cuda_graph=export.config.cuda_graph,
-    )
-    seeds = [run.seed for run in export.confirm_runs]
-    if seed < 0 or trial["seed"] != seeds[0] or len(set(seeds)) < len(seeds):
+    seeds, metric = export.seeds, export.metric
+    if export.trial["seed"] != seeds[0] or len(set(seeds)) < len(seeds):
         raise ValueError("trial.seed: must be that of the first confirm run, and no seed may be there twice")
+    if metric is not None:
+        check_own_trial(export.trial, metric.choose, metric.judge)
+    else:
+        check_image_trial(export.trial)
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ def _block(values: Mapping[str, Any]) -> Iterator[str]:
         if value and isinstance(value, dict):
             yield f"{_scalar(key)}:"
             yield from (f"  {line}" for line in _block(value))
-        elif value and isinstance(value, list) and isinstance(value[0], dict):
+        elif value and isinstance(value, list) and all(item and isinstance(item, dict) for item in value):
             yield f"{_scalar(key)}:"
             for item in value:
                 yield from (f"{'  ' if n else '- '}{line}" for n, line in enumerate(_block(item)))
@@ -43,11 +43,12 @@ def _json(values: Mapping[str, Any]) -> str:
 
 def _python(values: Mapping[str, Any]) -> str:
     body = pprint.pformat(dict(values), width=100, sort_dicts=False)
+    kind, module = ("TrialConfig", "config") if values.get("metric") is None else ("OwnTrial", "own.trial")
     return (
         f'"""Settings of arm {values["arm"]}, job {values["job"]}."""\n\n'
-        "from trainables.config import TrialConfig\n\n"
+        f"from trainables.{module} import {kind}\n\n"
         f"EXPORT = {body}\n\n"
-        'TRIAL = TrialConfig.from_dict(EXPORT["trial"])\n'
+        f'TRIAL = {kind}.from_dict(EXPORT["trial"])\n'
     )
 
 

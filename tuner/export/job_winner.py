@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from trainables.file_store import files_at, split
 from tuner.errors import IntegrityError, NotFound, SpecError
-from tuner.export.export_file import WEIGHTS_SUFFIX, Export, build_export, render
+from tuner.export.export_file import NEWEST, WEIGHTS_SUFFIX, Export, build_export, code_in, render
 from tuner.jobs.job_folder import JobFolder
 from tuner.storage.atomic_files import check_new, write_new
 from tuner.storage.events import Stage
@@ -38,6 +38,8 @@ def export_arm(results: JobResults, arm: str, file: Path, force: bool) -> Path:
     if results.record.simulated:
         raise SpecError(f"job {results.folder.id} is a simulation: nothing was trained that could be exported")
     export = _export_of(results, arm)
+    if export.metric is not None and file.suffix == WEIGHTS_SUFFIX:
+        raise SpecError(f"arm {arm} is the trainable {export.variant}, whose weights tuner does not keep; use .yaml")
     content = _weights(results.folder, export) if file.suffix == WEIGHTS_SUFFIX else render(export, file.suffix)
     write_new(file, content, force)
     return file
@@ -51,6 +53,9 @@ def register_winner(writer: "Writer", results: JobResults, announce: Callable[[s
     Raises:
         ServiceError: the tracker, or the store of the weights, cannot be reached.
     """
+    if results.spec.own_trainable:
+        announce("no model is registered: tuner keeps no weights of your own trainables; the exports hold the settings")
+        return
     try:
         champion = champion_of(results)
     except (NotFound, IntegrityError) as error:
@@ -61,7 +66,7 @@ def register_winner(writer: "Writer", results: JobResults, announce: Callable[[s
 
 
 def champion_of(results: JobResults) -> Champion | None:
-    """The best arm of a finished job, ready to be registered; None for a simulation and for any other job.
+    """The best arm of a finished job, ready to be registered; None for a simulation, own trainables and any other job.
 
     Raises:
         NotFound: the weights were not kept.
@@ -69,7 +74,7 @@ def champion_of(results: JobResults) -> Champion | None:
         ServiceError: the store of the weights cannot be reached.
     """
     record, board = results.record, results.board
-    if record.simulated or record.state != "finished" or not board.round:
+    if record.simulated or record.state != "finished" or not board.round or results.spec.own_trainable:
         return None
     export = _export_of(results, board.best())
     ended_ms = max(trial.ended_ms or 0 for trial in record.of(Stage.CONFIRM, round_number=board.round))
@@ -99,14 +104,16 @@ def _export_of(results: JobResults, arm: str) -> Export:
 
 def _description(export: Export, model: str) -> str:
     """Markdown for people."""
+    assert export.test_mean_points is not None, "it is of the built-in training"
     spread = "" if export.test_sd_points is None else f" ± {export.test_sd_points:.2f}"
     verdict = "the baseline" if export.arm == export.baseline else f"{export.verdict} {export.baseline}"
     what = "the verdict is on the method, over all its searches" if export.claim == "method" else "this setting"
+    allowed = ", allow_code=True" if export.schema_version == NEWEST and code_in(export) else ""
     return (
         f"**{export.arm}** of job {export.job}: {verdict} ({what}). "
         f"Test accuracy of this setting: {export.test_mean_points:.2f}{spread} % "
         f"over {len(export.confirm_runs)} fresh seeds; the weights are of seed {export.confirm_runs[0].seed}.\n\n"
-        f'`tuner.load_config("models:/{model}@champion")` checks and loads it.'
+        f'`tuner.load_config("models:/{model}@champion"{allowed})` checks and loads it.'
     )
 
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from trainables.config import TrialConfig
 from trainables.data.cache import load
-from trainables.report import EpochReport
+from trainables.own.trial import OwnTrial
+from trainables.report import Report
 from trainables.training import process
 from trainables.training.trainer import Training, device_name, digest
 from tuner.errors import IntegrityError
@@ -19,6 +21,9 @@ from tuner.jobs.workspace import Workspace
 from tuner.spec.trial_config import check_fingerprint
 from tuner.spec.user_code import import_from
 from tuner.verdict.paired_test import prediction_interval
+
+if TYPE_CHECKING:
+    from tuner.export.reproduce_own import OwnReproduction
 
 SAME_BITS_NEED = ("python", "torch", "numpy")
 """Packages whose versions must agree before the weights must be equal bit for bit."""
@@ -71,22 +76,28 @@ def reproduce(
     fresh_seed: int | None = None,
     data_path: str | None = None,
     allow_code: bool = False,
-    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    on_epoch: Callable[[Report], None] = lambda report: None,
     job: JobFolder | None = None,
-) -> Reproduction:
+) -> "Reproduction | OwnReproduction":
     """Train one recorded confirm seed again, or a fresh one, and compare. The arguments are also those of ``start``.
 
     On the same device, thread count and versions, the weights must be equal bit for bit. Otherwise the test accuracy
     must lie in a 99 % prediction interval, which is never wider than 3 points: around the recorded accuracy of this
-    seed, or around the mean of the recorded seeds if the seed is fresh.
+    seed, or around the mean of the recorded seeds if the seed is fresh. An own trainable is run again, and its judge
+    metric is compared; see ``run_again``.
 
     Raises:
         IntegrityError: the data differs from the data of the search, or training diverged.
         SpecError: as ``check_allowed``.
     """
-    recorded = {run.seed: run for run in export.confirm_runs}
-    seed = export.confirm_runs[0].seed if fresh_seed is None else fresh_seed
+    seed = export.seeds[0] if fresh_seed is None else fresh_seed
     check_allowed(export, fresh_seed, allow_code)
+    if export.metric is not None:
+        from tuner.export.reproduce_own import run_again
+
+        import_code(job)
+        return run_again(export, export.metric, replace(OwnTrial.from_dict(export.trial), seed=seed), on_epoch)
+    recorded = {run.seed: run for run in export.confirm_runs}
     training = start(export, replace(export.config, seed=seed), workspace, data_path, allow_code, job)
     for _ in range(training.config.epochs):
         report = training.run_epoch()
@@ -134,9 +145,7 @@ def start(
     if data_path is None and job is not None:
         data_path = job.started()["spec"]["data"]["path"]
     if allow_code:
-        for folder in (*([] if job is None else [Path(job.started()["folder"]), job.code]), Path.cwd()):
-            if folder.is_absolute() and folder.is_dir():
-                import_from(folder)
+        import_code(job)
     if data_path is not None:
         config = replace(config, data=replace(config.data, path=str(Path(data_path).absolute())))
     splits = load(config.data, workspace.cache)
@@ -144,6 +153,13 @@ def start(
     process.set_up(config.threads)
     gpu = config.gpu and torch.cuda.is_available()
     return Training(config, splits, "cuda" if gpu else "cpu")
+
+
+def import_code(job: JobFolder | None) -> None:
+    """From now on, import the user's modules: from where the job did, else from the current folder."""
+    for folder in (*([] if job is None else [Path(job.started()["folder"]), job.code]), Path.cwd()):
+        if folder.is_absolute() and folder.is_dir():
+            import_from(folder)
 
 
 def _why_not_bits(export: Export, run: ConfirmRun | None, training: Training) -> str:

@@ -1,13 +1,15 @@
 """The record of a job: its journal, folded into trials and rounds of confirm runs."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from trainables.report import EpochReport, Report, Result
+from trainables.report import Report, Result
 from trainables.space import Plan, Scalar
+from tuner.spec.experiment import MetricSpec
 from tuner.spec.search_spec import SearchSpec, from_dict
 from tuner.storage.events import (
     LOST,
@@ -137,7 +139,7 @@ class Group:
         epochs_of_ended: epochs of those that have ended.
         seconds: training time of all of them.
         searches: the largest number of a search.
-        best_acc, best_loss: the best validation accuracy and validation loss after any epoch, or None.
+        best: the best value of the metric that chooses, after any epoch, or None.
     """
 
     trials: list[Trial] = field(default_factory=list)
@@ -148,8 +150,7 @@ class Group:
     epochs_of_ended: int = 0
     seconds: float = 0.0
     searches: int = 0
-    best_acc: float | None = None
-    best_loss: float | None = None
+    best: float | None = None
 
     @property
     def running(self) -> int:
@@ -161,16 +162,14 @@ class Group:
         self.trials.append(trial)
         self.searches = max(self.searches, trial.search)
 
-    def report(self, epoch: Report) -> None:
+    def report(self, epoch: Report, metric: MetricSpec) -> None:
         """Take a new epoch of one of the trials."""
         self.epochs += 1
         self.seconds += epoch.seconds
-        if not isinstance(epoch, EpochReport):
-            return
-        if self.best_acc is None or epoch.val_acc > self.best_acc:
-            self.best_acc = epoch.val_acc
-        if self.best_loss is None or epoch.val_loss < self.best_loss:
-            self.best_loss = epoch.val_loss
+        value = epoch.metric(metric.key)
+        better = self.best is None or (value > self.best if metric.maximize else value < self.best)
+        if better and math.isfinite(value):
+            self.best = value
 
     def finish(self, trial: Trial) -> None:
         """Take the end of one of the trials."""
@@ -220,6 +219,11 @@ class Record:
     def spec(self) -> SearchSpec:
         """The job's spec as it began."""
         return from_dict(self.job.spec)
+
+    @cached_property
+    def metric(self) -> MetricSpec:
+        """The metrics of the spec, read without the rest of it."""
+        return MetricSpec.model_validate(self.job.spec.get("metric", {}))
 
     @property
     def plan(self) -> Plan:
@@ -345,7 +349,7 @@ class Record:
         trial.reporters.append(event.attempt)
         trial.seconds += event.report.seconds
         for group in self._groups_of(trial):
-            group.report(event.report)
+            group.report(event.report, self.metric)
 
     def _groups_of(self, trial: Trial) -> tuple[Group, ...]:
         begun = trial.begun

@@ -151,9 +151,11 @@ def check_unchanged(folder: JobFolder) -> None:
     if "claim" not in then and "searches" not in document.value:
         document.value.setdefault("claim", "setting")
     _keep_factor(document.value, then["scheduler"]["reduction_factor"])
-    now = to_dict(from_document(document, then["data"]["path"]))
+    # A job of own trainables has no data.
+    now = to_dict(from_document(document, then.get("data", {}).get("path")))
     # The start of the job may have changed these.
-    then["data"]["path"] = now["data"]["path"] = None
+    for values in (then, now):
+        values.get("data", {}).pop("path", None)
     then["tracking"]["experiment"] = now["tracking"]["experiment"] = None
     if is_relative(now["tracking"]["uri"]):
         then["tracking"]["uri"] = now["tracking"]["uri"]

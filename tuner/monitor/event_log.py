@@ -58,7 +58,7 @@ def _text(event: Event, record: Record) -> str | None:
         case AttemptBegun() if event.attempt > 1:
             return f"{event.trial}: attempt {event.attempt}, from epoch {event.epoch}"
         case TrialEnded():
-            return trial_line(record.trials[event.trial])
+            return trial_line(record.trials[event.trial], record.metric)
         case LookTaken():
             return look_line(event)
         case RoundBegun():

@@ -7,6 +7,7 @@ from tuner.jobs.record import Record
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import Stage
 from tuner.verdict.method import active_arms, next_look
+from tuner.verdict.numbers import choose_name, value_text
 
 
 class ArmProgress(NamedTuple):
@@ -64,7 +65,7 @@ class Progress:
     @property
     def metric(self) -> str:
         """The name of the metric that selects settings."""
-        return self._spec.metric.name
+        return choose_name(self._spec.metric)
 
     def line(self) -> str:
         """One line: trials done of all, time spent and time left."""
@@ -121,7 +122,7 @@ class Progress:
             pruned=searched.pruned,
             failed=searched.lost,
             epochs=searched.epochs,
-            best=searched.best_acc if self._spec.metric.goal == "maximize" else searched.best_loss,
+            best=searched.best,
             confirmed=self._confirmed(arm),
             to_confirm=self._confirm_runs_of(arm),
         )
@@ -178,7 +179,7 @@ def arm_cells(arm: ArmProgress) -> tuple[str, ...]:
         str(arm.pruned),
         str(arm.failed),
         str(arm.epochs),
-        "–" if arm.best is None else f"{arm.best:.4f}",
+        "–" if arm.best is None else value_text(arm.best),
         f"{arm.confirmed}/{arm.to_confirm}",
     )
 

@@ -10,6 +10,7 @@ from tuner.jobs.request import spec_of
 from tuner.monitor.progress import ArmProgress, Progress
 from tuner.storage.events import Stage
 from tuner.storage.file_lock import lock_owner
+from tuner.verdict.numbers import choose_name
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def status(folder: JobFolder) -> Status:
         select=stages[1],
         confirm=stages[2],
         arms=progress.arms() if record.begun else [],
-        metric=spec.metric.name,
+        metric=choose_name(spec.metric),
         spent_s=round(record.active_s, 1),
         trained_s=round(trained_s, 1),
         gpu_s=round(trained_s * spec.resources.gpus, 1),

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 from trainables.foreign_text import printable
 from tuner.jobs.record import Record, Trial
 from tuner.monitor.progress import Progress, arm_cells, arm_columns
+from tuner.spec.experiment import MetricSpec
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import Entry, LookTaken, State, TrialEnded
+from tuner.verdict.numbers import ACCURACY, value_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,7 +60,7 @@ class Lines:
     def on_event(self, entry: Entry, record: Record) -> None:
         """Print a line for a trial that ended."""
         if isinstance(entry.event, TrialEnded) and self._progress is not None:
-            self.announce(f"{trial_line(record.trials[entry.event.trial])}; {self._progress.line()}")
+            self.announce(f"{trial_line(record.trials[entry.event.trial], record.metric)}; {self._progress.line()}")
 
     @contextmanager
     def watching(self, spec: SearchSpec, record: Record, concurrent: int) -> Iterator[None]:
@@ -111,15 +113,18 @@ def look_line(look: LookTaken) -> str:
     return f"look {look.look}, after {look.searches} searches per arm: {outcomes}"
 
 
-def trial_line(trial: Trial) -> str:
-    """One line about the end of a trial."""
+def trial_line(trial: Trial, metric: MetricSpec = ACCURACY) -> str:
+    """One line about the end of a trial of a job with these metrics."""
+    chosen, judged = (metric.key, metric.judged) if metric.own else ("val/acc", "test/acc")
     last = trial.epochs[-1] if trial.epochs else None
     what = f"{trial.key} {trial.state} after {len(trial.epochs)} epochs"
     if trial.result:
-        return f"{what}, test/acc {trial.result.test_acc:.4f}"
+        return f"{what}, {judged} {value_text(trial.result.metric(metric.judged))}"
     if trial.state in (State.FAILED, State.OOM):
         return f"{what}: {(trial.reason or 'no reason given').strip().splitlines()[-1]}"
-    return what if last is None else f"{what}, val/acc {last.val_acc:.4f}"
+    if last is None:
+        return what
+    return f"{what}, {chosen} {value_text(last.metric(metric.key if metric.own else 'val_acc'))}"
 
 
 def choose_view(quiet: bool) -> View:

@@ -28,12 +28,18 @@ class Won:
     high: float
 
     @classmethod
-    def over(cls, arm: Mapping[int, float], baseline: Mapping[int, float]) -> "Won | None":
-        """The share for two arms' test accuracies by search; None if no search has both."""
+    def over(cls, arm: Mapping[int, float], baseline: Mapping[int, float], maximize: bool = True) -> "Won | None":
+        """The share for two arms' judged values by search; None if no search has both.
+
+        Args:
+            arm, baseline: their values.
+            maximize: whether a larger value is better.
+        """
         shared = arm.keys() & baseline.keys()
         if not shared:
             return None
-        k, n, tail = sum(arm[search] > baseline[search] for search in shared), len(shared), (1 - LEVEL) / 2
+        n, tail = len(shared), (1 - LEVEL) / 2
+        k = sum(arm[search] > baseline[search] if maximize else arm[search] < baseline[search] for search in shared)
         low = float(betaincinv(k, n - k + 1, tail)) if k else 0.0
         high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
         return cls(k, n, low, high)

@@ -9,9 +9,9 @@ from typing import Any
 
 from trainables.config import derive_seed
 from trainables.data.request import ImageCounts
-from trainables.hyper import Hyper
-from trainables.schedules import Schedule
+from trainables.report import EpochReport
 from trainables.space import Scalar
+from trainables.variants import VARIANTS
 from tuner.jobs.record import Record, Trial
 from tuner.report.anytime import Curve, by_epochs, by_trials, over_searches
 from tuner.report.by_search import ToTarget, Won, target, to_target
@@ -21,7 +21,7 @@ from tuner.report.sensitivity import Near, near_best
 from tuner.report.training_cost import Spent, spent
 from tuner.report.wording import Statements, statements
 from tuner.search.trial_request import search_key
-from tuner.search.winners import search_has_ended
+from tuner.search.winners import schedule_of, search_has_ended
 from tuner.spec.arms import Arm, recorded_arms
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import LOST, Stage, State
@@ -29,6 +29,10 @@ from tuner.verdict.leaderboard import Leaderboard, Row
 
 TOLERANCE: Mapping[str, float] = {"val_acc": 0.01, "val_loss": 0.05}
 """By objective, the loss that a sensitivity card accepts: 0.01 is one point of accuracy, 0.05 is in nats."""
+TOLERATED = 0.1
+"""For a metric of the user's: the share of the way from the best finished trial to the median one."""
+FEW_NUMBERS = 6
+"""Most numbers of the user's reports, beside the objective, of which each gets a figure."""
 SCHEDULE_POINTS = 200
 """Approximate number of points of a drawn schedule."""
 Series = tuple[float, ...]
@@ -104,7 +108,8 @@ class ArmFindings:
         spent: the cost of the arm's training.
         trials: the trials of its search, in their order.
         val: the objective over its confirm runs.
-        train_loss: the training loss over its confirm runs.
+        train_loss: the training loss over its confirm runs; None for the user's trainables.
+        numbers: the other numbers that the user's trainable reported in its confirm runs, if they are few; by name.
         after_trials: anytime curve of its search, by number of trials.
         after_epochs: anytime curve of its search, by number of epochs.
         importances: each knob's share of the variation of the objective, over the trials that trained to the end.
@@ -121,6 +126,7 @@ class ArmFindings:
     trials: tuple[Tried, ...]
     val: Band | None
     train_loss: Band | None
+    numbers: Mapping[str, Band]
     after_trials: Curve | None
     after_epochs: Curve | None
     importances: Mapping[str, float]
@@ -181,7 +187,7 @@ class Findings:
     @property
     def measure(self) -> str:
         """The readable name of the objective."""
-        return "validation accuracy" if self.maximize else "validation loss"
+        return self.board.measured.choose_label
 
     @property
     def unit(self) -> str:
@@ -196,6 +202,10 @@ class Findings:
     def to_dict(self) -> dict[str, Any]:
         """The findings as plain values that JSON can hold. An infinite number or NaN becomes None."""
         values: dict[str, Any] = _plain(dataclasses.asdict(self) | {"board": self.board.to_dict()})
+        for arm in values["arms"]:
+            del arm["row"]["measured"]
+            if not self.board.measured.own:
+                del arm["numbers"]
         return values
 
 
@@ -207,7 +217,7 @@ def findings(record: Record, spec: SearchSpec, board: Leaderboard) -> Findings:
     return Findings(
         board=board,
         maximize=found.maximize,
-        tolerance=TOLERANCE[spec.metric.key],
+        tolerance=found.tolerance,
         epochs=spec.budget.epochs,
         gpus=spec.resources.gpus,
         simulated=record.simulated,
@@ -230,9 +240,28 @@ class _Finder:
         self._record = record
         self._spec = spec
         self._plan = record.plan
+        self._variants = {arm.name: arm.variant for arm in record.job.arms}
         self._key = spec.metric.key
-        self.maximize = spec.metric.goal == "maximize"
+        self.maximize = spec.metric.maximize
         self.arms = recorded_arms(spec, self._plan, record.job.ranges)
+        self.tolerance = self._tolerated() if spec.metric.own else TOLERANCE[self._key]
+        self._few = self._few_numbers() if spec.metric.own else ()
+
+    def _tolerated(self) -> float:
+        """The loss that a sensitivity card accepts. It grows and shrinks with the metric, whatever its size."""
+        values = [self._value(trial) for trial in self._record.of(Stage.SEARCH) if trial.state == State.COMPLETE]
+        if not values:
+            return 0.0
+        best = max(values) if self.maximize else min(values)
+        return TOLERATED * abs(statistics.median(values) - best)
+
+    def _few_numbers(self) -> tuple[str, ...]:
+        """The names of the other numbers in the reports of confirm runs, if they are few."""
+        names = dict.fromkeys(
+            name for run in self._record.of(Stage.CONFIRM) for report in run.epochs[-1:] for name in report.numbers()
+        )
+        others = tuple(name for name in names if name != self._key)
+        return others if len(others) <= FEW_NUMBERS else ()
 
     def arm(self, arm: Arm, row: Row, baseline: Row, round_number: int) -> ArmFindings:
         searched = self._record.of(Stage.SEARCH, arm.name)
@@ -245,17 +274,28 @@ class _Finder:
             knobs=tuple(Knob.of(knob, domain, arm.searched(knob)) for knob, domain in arm.space.items()),
             spent=spent(searched, confirmed),
             trials=tuple(self._tried(trial) for trial in searched),
-            val=_band(confirmed, self._key, self._plan.epochs),
-            train_loss=_band(confirmed, "train_loss", self._plan.epochs),
+            val=self._band(confirmed, self._key),
+            train_loss=None if self._spec.own_trainable else self._band(confirmed, "train_loss"),
+            numbers={name: band for name in self._few if (band := self._band(confirmed, name)) is not None},
             after_trials=after_trials,
             after_epochs=after_epochs,
             importances=self._importances(arm, complete),
             near=() if winner is None else self._near(arm, winner, complete),
-            rates=None if winner is None else self._rates(winner),
-            settings={} if winner is None else {knob: winner.hyper[knob] for knob in arm.applying(winner.hyper)},
-            won=Won.over(row.tests, baseline.tests) if self._spec.searches and row.arm != baseline.arm else None,
+            rates=None if winner is None or self._spec.own_trainable else self._rates(winner),
+            settings={} if winner is None else self._settings(arm, winner),
+            won=Won.over(row.tests, baseline.tests, self._spec.metric.judge_maximize)
+            if self._spec.searches and row.arm != baseline.arm
+            else None,
             to_target=self._to_target(arm.name, baseline.arm) if self._spec.searches else None,
         )
+
+    def _band(self, confirmed: Sequence[Trial], key: str) -> Band | None:
+        return _band(confirmed, key, None if self._spec.own_trainable else self._plan.epochs)
+
+    def _settings(self, arm: Arm, winner: Trial) -> Mapping[str, Scalar]:
+        """The winner's searched knobs that apply to it; of a class of the user's choice, all its arguments."""
+        searched = {knob: winner.hyper[knob] for knob in arm.applying(winner.hyper)}
+        return searched if arm.variant in VARIANTS else {**searched, **winner.hyper}
 
     def _to_target(self, arm: str, baseline: str) -> ToTarget | None:
         goal = target(self._searches(baseline), self._key, self.maximize)
@@ -309,15 +349,23 @@ class _Finder:
 
     def _near(self, arm: Arm, winner: Trial, complete: Sequence[Trial]) -> tuple[Near, ...]:
         trials = [(trial.knobs, self._value(trial)) for trial in complete]
-        tolerance = TOLERANCE[self._key]
-        return near_best(arm.space, winner.knobs, trials, self._value(winner), tolerance, self.maximize)
+        return near_best(arm.space, winner.knobs, trials, self._value(winner), self.tolerance, self.maximize)
 
     def _rates(self, winner: Trial) -> Rates:
-        every = max(1, self._plan.updates // SCHEDULE_POINTS)
-        used = points(Schedule(Hyper.of(winner.hyper), self._plan), every)
-        planned = [(point.epoch, point.lr, point.weight_decay) for point in used]
-        last = 1 / self._plan.steps_per_epoch
-        reported = [(epoch.epoch - last, epoch.lr, epoch.weight_decay) for epoch in winner.epochs]
+        schedule = schedule_of(self._record, self._spec, winner)
+        last = 1 / (self._plan if schedule is None else schedule.plan).steps_per_epoch
+        # The decay of a class of the user's choice is one of its arguments, which its settings show.
+        decays = self._variants[winner.arm] in VARIANTS
+        reported = [
+            (report.epoch - last, report.lr, report.weight_decay if decays else 0.0)
+            for report in winner.epochs
+            if isinstance(report, EpochReport)
+        ]
+        # A schedule of the user's is not imported here: the line goes through what the trial reported.
+        planned = reported
+        if schedule is not None:
+            every = max(1, schedule.plan.updates // SCHEDULE_POINTS)
+            planned = [(point.epoch, point.lr, point.weight_decay) for point in points(schedule, every)]
         columns = [*zip(*planned, strict=True), *zip(*reported, strict=True)]
         return Rates(*(tuple(map(rounded, column)) for column in columns))
 
@@ -339,10 +387,22 @@ def _finite(value: float) -> float | None:
     return rounded(value) if abs(value) < float("inf") else None
 
 
-def _band(confirmed: Sequence[Trial], key: str, epochs: int) -> Band | None:
-    whole = [trial for trial in confirmed if trial.state == State.COMPLETE and len(trial.epochs) == epochs]
-    if not whole:
+def _band(confirmed: Sequence[Trial], key: str, epochs: int | None) -> Band | None:
+    """The band of a number over the confirm runs with a result.
+
+    Args:
+        confirmed: the confirm runs.
+        key: the number's name in a report.
+        epochs: length of a whole run; None for the user's trainables, which may end early: the shortest run counts.
+    """
+    whole = [
+        trial
+        for trial in confirmed
+        if trial.state == State.COMPLETE and len(trial.epochs) == (epochs or len(trial.epochs))
+    ]
+    curves = [[report.numbers().get(key, math.nan) for report in trial.epochs] for trial in whole]
+    by_epoch = list(zip(*curves, strict=epochs is not None))
+    if not by_epoch or (epochs is None and not all(math.isfinite(value) for values in by_epoch for value in values)):
         return None
-    by_epoch = list(zip(*([epoch.metric(key) for epoch in trial.epochs] for trial in whole), strict=True))
     sd = tuple(rounded(statistics.stdev(values)) if len(values) > 1 else 0.0 for values in by_epoch)
     return Band(len(whole), tuple(rounded(statistics.fmean(values)) for values in by_epoch), sd)

@@ -20,8 +20,9 @@ from tuner.report.figures.one_arm import searching
 from tuner.report.figures.style import looks
 from tuner.report.findings import Findings
 from tuner.report.sensitivity import reach
-from tuner.report.wording import SEARCHES_TEXT, percent, spent_text, test_text, tolerance_text, trials_text, val_text
+from tuner.report.wording import percent, searches_text, spent_text, test_text, tolerance_text, trials_text, val_text
 from tuner.verdict.leaderboard import verdict_text
+from tuner.verdict.numbers import judge_column
 
 
 def html(found: Findings) -> str:
@@ -36,11 +37,12 @@ def html(found: Findings) -> str:
     return template.render(
         board=found.board,
         statements=found.statements,
-        searches_text=SEARCHES_TEXT,
+        searches_text=searches_text(found.board.measured),
+        judged=judge_column(found.board.measured),
         arms=arms,
         comparing=compared,
         searching=searched,
-        tolerance=tolerance_text(found.tolerance, found.maximize),
+        tolerance=tolerance_text(found.tolerance, found.board.measured),
         unit=found.unit,
         factor=found.factor,
         spec=_yaml(_given(found.origin.spec)),

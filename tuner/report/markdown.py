@@ -8,8 +8,9 @@ from typing import Any
 from trainables.space import short_text
 from tuner.report.findings import Findings
 from tuner.report.sensitivity import reach
-from tuner.report.wording import SEARCHES_TEXT, percent, spent_text, test_text, tolerance_text, trials_text, val_text
+from tuner.report.wording import percent, searches_text, spent_text, test_text, tolerance_text, trials_text, val_text
 from tuner.verdict.leaderboard import verdict_text
+from tuner.verdict.numbers import judge_column
 
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 
@@ -42,7 +43,8 @@ def _head(found: Findings) -> Iterator[str]:
 
 def _verdicts(found: Findings) -> Iterator[str]:
     board = found.board
-    columns = ("arm", board.metric, "test %", "verdict", "trials", "epochs", f"{found.unit}: useful / pruned / failed")
+    test = judge_column(board.measured)
+    columns = ("arm", board.metric, test, "verdict", "trials", "epochs", f"{found.unit}: useful / pruned / failed")
     rows = [
         (
             arm.row.arm,
@@ -74,7 +76,7 @@ def _searches(found: Findings) -> Iterator[str]:
         if found.board.claim == "method"
     ]
     if rows:
-        yield f"{SEARCHES_TEXT.format(metric=found.board.metric)}"
+        yield searches_text(found.board.measured)
         yield ""
         yield from _table(("arm", "searches", "won", "cost to the target"), rows)
 
@@ -108,7 +110,7 @@ def _provenance(found: Findings) -> Iterator[str]:
 
 
 def _sensitivity(found: Findings) -> Iterator[str]:
-    within = tolerance_text(found.tolerance, found.maximize)
+    within = tolerance_text(found.tolerance, found.board.measured)
     rows = [
         (
             arm.row.arm,

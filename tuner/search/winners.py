@@ -1,9 +1,12 @@
 """Who won: the trials of an arm in order, the winner of each search, and the setting that is confirmed."""
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from trainables.catalog import is_dotted
+from trainables.schedules import Schedule
 from tuner.jobs.record import Record, Trial
+from tuner.spec import trial_config
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.trial_config import SearchSeeds
 from tuner.storage.events import RoundBegun, Stage, State
@@ -53,26 +56,65 @@ def of_round(record: Record, confirm_round: RoundBegun) -> Mapping[str, Trial]:
     return {arm: found[arm] for arm in confirm_round.winners if arm in found}
 
 
-def test_accuracies(record: Record, arm: str, round_number: int) -> dict[int, float]:
-    """Seed to test accuracy of the arm's confirm runs of a round; those that were lost are missing.
+def confirm_values(record: Record, arm: str, round_number: int) -> dict[int, float]:
+    """Seed to judged value of the arm's confirm runs of a round; those that were lost are missing.
 
-    A run that diverged counts as chance, because diverging is a property of its setting.
+    The judged value is the test accuracy, or the judge metric of the user's trainables. A run that diverged has the
+    value of ``lost_value``, because diverging is a property of its setting.
     """
-    return _accuracies(record, record.of(Stage.CONFIRM, arm, round_number=round_number))
+    runs = record.of(Stage.CONFIRM, arm, round_number=round_number)
+    return _values(record, runs, lambda: lost_value(record, round_number))
 
 
-def search_accuracies(record: Record, spec: SearchSpec, arm: str) -> dict[int, float]:
-    """Search to test accuracy of its winner, as the mean over the search's confirm seeds.
+def search_values(record: Record, spec: SearchSpec, arm: str, at: int | None = None) -> dict[int, float]:
+    """Search to judged value of its winner, as the mean over the search's confirm seeds.
 
-    A search whose trials all diverged or were pruned, and a confirm run that diverged, count as chance. A search that
-    has no winner because of a machine, that lost a confirm run to one, or that has not ended, is missing.
+    A search whose trials all diverged or were pruned, and a confirm run that diverged, have the value of
+    ``lost_value``. A search that has no winner because of a machine, that lost a confirm run to one, or that has not
+    ended, is missing.
+
+    Args:
+        record: the job's record.
+        spec: the job's spec.
+        arm: the arm's name.
+        at: only searches up to this number, as if there were no others; default: all.
     """
     found = {}
     for search in sorted({trial.search for trial in record.of(Stage.SEARCH, arm)}):
-        accuracy = _search_accuracy(record, spec, arm, search)
-        if accuracy is not None:
-            found[search] = accuracy
+        value = _search_value(record, spec, arm, search, at) if at is None or search <= at else None
+        if value is not None:
+            found[search] = value
     return found
+
+
+def lost_value(record: Record, round_number: int = 0, at: int | None = None) -> float | None:
+    """What counts in place of the judged value of a confirm run that diverged; None if nothing can.
+
+    For the built-in trainer this is chance: the accuracy of a guess, which old journals do not tell. A metric of the
+    user's has no chance. Its worst value among the confirm runs so far counts, so that diverging never helps an arm.
+
+    Args:
+        record: the job's record.
+        round_number: only confirm runs up to this round count as those so far: a verdict must not change later.
+        at: and only those of searches up to this number; default: of all.
+    """
+    metric = record.metric
+    if not metric.own:
+        return 1 / record.job.classes if record.job.classes else None
+    values = [
+        run.result.metric(metric.judged)
+        for run in record.of(Stage.CONFIRM)
+        if run.state == State.COMPLETE and run.result is not None
+        if run.round <= round_number and (at is None or run.search <= at)
+    ]
+    return (min if metric.judge_maximize else max)(values, default=None)
+
+
+def schedule_of(record: Record, spec: SearchSpec, trial: Trial) -> Schedule | None:
+    """The schedule of a trial; None if only the user's code knows it: an own trainable, or an own schedule."""
+    if is_dotted(str(trial.hyper.get("schedule", ""))):
+        return None
+    return trial_config.schedule_of(spec, record.plan, trial.arm, trial.hyper)
 
 
 def search_has_ended(record: Record, spec: SearchSpec, arm: str, search: int) -> bool:
@@ -88,37 +130,33 @@ def epochs_are_spent(record: Record, spec: SearchSpec, arm: str, search: int) ->
     return cap is not None and record.group(Stage.SEARCH, arm, search=search).epochs >= cap
 
 
-def _search_accuracy(record: Record, spec: SearchSpec, arm: str, search: int) -> float | None:
+def _search_value(record: Record, spec: SearchSpec, arm: str, search: int, at: int | None) -> float | None:
     if not search_has_ended(record, spec, arm, search):
         return None
     if search_winner(record, spec, arm, search) is None:
         states = {trial.state for trial in record.of(Stage.SEARCH, arm, search=search)}
         # A trial that was pruned was worse than one that diverged later: no machine has lost this search.
-        return _chance(record) if states <= {State.DIVERGED, State.PRUNED} else None
+        return lost_value(record, at=at) if states <= {State.DIVERGED, State.PRUNED} else None
     runs = record.of(Stage.CONFIRM, arm, search=search, round_number=0)
-    by_seed = _accuracies(record, runs)
+    by_seed = _values(record, runs, lambda: lost_value(record, at=at))
     # A mean over fewer seeds would be no equal of the other units.
     return statistics.fmean(by_seed.values()) if by_seed.keys() == set(SearchSeeds.of(spec, search).confirm) else None
 
 
-def _accuracies(record: Record, runs: Iterable[Trial]) -> dict[int, float]:
+def _values(record: Record, runs: Iterable[Trial], lost: Callable[[], float | None]) -> dict[int, float]:
     found = {}
+    judged = record.metric.judged
     for run in runs:
         if run.state == State.COMPLETE and run.result is not None:
-            found[run.seed] = run.result.test_acc
-        elif run.state == State.DIVERGED and (chance := _chance(record)) is not None:
-            found[run.seed] = chance
+            found[run.seed] = run.result.metric(judged)
+        elif run.state == State.DIVERGED and (value := lost()) is not None:
+            found[run.seed] = value
     return found
-
-
-def _chance(record: Record) -> float | None:
-    """The accuracy of a guess; None in old journals, which do not say the number of classes."""
-    return 1 / record.job.classes if record.job.classes else None
 
 
 def _score(trial: Trial, spec: SearchSpec) -> float:
     value = trial.epochs[-1].metric(spec.metric.key)
-    return value if spec.metric.goal == "maximize" else -value
+    return value if spec.metric.maximize else -value
 
 
 def _selection_mean(record: Record, spec: SearchSpec, candidate: Trial) -> float:

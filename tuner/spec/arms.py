@@ -279,9 +279,10 @@ def _shortest(spec: SearchSpec, index: int, plan: Plan) -> Plan:
         return plan
     asked = given.parameters.get("batch_size")
     sizes = [given.fixed.get("batch_size"), *([asked.max, *(asked.values or ())] if asked else [])]
-    largest = max((int(size) for size in sizes if size is not None), default=spec.budget.batch_size)
+    if not (known := [int(size) for size in sizes if size is not None]):
+        return plan
     try:
-        return plan.with_batch(largest)
+        return plan.with_batch(max(known))
     except TrainableError as error:
         raise spec.origin.error(InvalidValue(str(error), *_place(spec, index, "batch_size"))) from None
 

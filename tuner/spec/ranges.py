@@ -104,7 +104,7 @@ class Range(Frozen):
         # A spec without conditions keeps its fingerprint.
         values: dict[str, Any] = whole(self)
         if self.when is None:
-            del values["when"]
+            values.pop("when", None)
         return values
 
     def domain(self, knob: str, own: PlannedDomain | None = None) -> Domain:

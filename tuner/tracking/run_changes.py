@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trainables.report import ConfirmResult, EpochReport
+from trainables.report import Report, Result
 from tuner.storage.events import (
     AttemptBegun,
     Entry,
@@ -25,7 +25,7 @@ class Step(NamedTuple):
     """The values of one step of a run, and their time in Unix milliseconds."""
 
     ms: int
-    values: EpochReport | ConfirmResult
+    values: Report | Result
 
 
 @dataclass

@@ -1,12 +1,15 @@
 """How a job and its trials look in MLflow: names, tags, parameters, metrics and colours of runs, and the runs table."""
 
+import hashlib
 import itertools
 import json
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from trainables.report import ConfirmResult, EpochReport
+from trainables.report import ConfirmResult, EpochReport, OwnReport, Report, Result
+from tuner.spec.experiment import MetricSpec
 from tuner.storage.events import JobDescribed, Stage, State, TrialBegun
 from tuner.tracking.colours import colour
 
@@ -27,6 +30,7 @@ RESULTS: Mapping[str, str] = {"test_acc": "test/acc", "test_loss": "test/loss"}
 MOST_PARAM, MOST_NAME, MOST_KEY = 6000, 240, 60
 """How many characters MLflow keeps of a parameter's value, and of its name (250, less a number); and one key's part."""
 _NOT_IN_NAMES = re.compile(r"[^\w.\- ]")
+_ALLOWED = re.compile(rf"[\w.\- :/]{{1,{MOST_NAME}}}")
 
 
 class RunLayout(NamedTuple):
@@ -37,10 +41,36 @@ class RunLayout(NamedTuple):
     params: dict[str, Any]
 
 
-def metrics(values: EpochReport | ConfirmResult) -> dict[str, float]:
-    """MLflow's metrics of a step: name to value."""
-    names = METRICS if isinstance(values, EpochReport) else RESULTS
-    return {name: float(getattr(values, key)) for key, name in names.items()}
+def metrics(values: Report | Result) -> dict[str, float]:
+    """MLflow's metrics of a step: name to value. The numbers of the user's trainables keep their names."""
+    if isinstance(values, EpochReport | ConfirmResult):
+        names = METRICS if isinstance(values, EpochReport) else RESULTS
+        return {name: float(getattr(values, key)) for key, name in names.items()}
+    ours = {METRICS["seconds"]: values.seconds} if isinstance(values, OwnReport) else {}
+    return ours | {allowed(name): float(value) for name, value in values.values.items()}
+
+
+def witnesses(metric: MetricSpec) -> tuple[str, ...]:
+    """The metrics that MLflow has of every step of a run: one of each epoch, and one of a confirm run's result."""
+    if metric.own:
+        return tuple(dict.fromkeys(map(allowed, (metric.key, metric.judged))))
+    return METRICS["train_loss"], RESULTS["test_acc"]
+
+
+def allowed(name: str) -> str:
+    """A name as MLflow takes it for a metric or a parameter: itself, or without what MLflow does not allow.
+
+    A changed name ends with a checksum of the right one, because two names may differ only in what is not allowed.
+    """
+    if (
+        _ALLOWED.fullmatch(name)
+        and posixpath.normpath(name) == name
+        and not name.startswith(("/", ".."))
+        and name != "."
+    ):
+        return name
+    part = _NOT_IN_NAMES.sub("_", name).lstrip(".")[: MOST_NAME - 9]
+    return f"{part}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def job_run(event: JobDescribed) -> RunLayout:
@@ -76,7 +106,9 @@ def trial_run(event: TrialBegun, job: str, parent: str, arms: Sequence[str]) -> 
     }
     if event.search:
         tags["tuner.search"] = str(event.search)
-    return RunLayout(name, tags, {**{knob: _kept(value) for knob, value in event.hyper.items()}, "seed": event.seed})
+    params = {allowed(knob): _kept(value) for knob, value in event.hyper.items()}
+    # A knob of the user's may have this name.
+    return RunLayout(name, tags, {**params, "tuner.seed" if "seed" in params else "seed": event.seed})
 
 
 MODEL_TRAINING = "workflowType=machine_learning"
@@ -131,16 +163,19 @@ def view(event: JobDescribed) -> str:
     Returns:
         The UI's own form of a shared view. A field that is left out is undefined in the UI; it gets no default.
     """
-    metric = event.spec["metric"]
+    metric = MetricSpec.model_validate(event.spec["metric"])
+    names = [allowed(name) for name in dict.fromkeys((metric.key, metric.judged))]
+    if not metric.own:
+        names = ["val/acc", "val/loss", "test/acc", "train/loss"]
     knobs = dict.fromkeys(knob for arm in event.arms for knob in arm.space)
-    columns = [f"metrics.`{name}`" for name in ("val/acc", "val/loss", "test/acc", "train/loss")]
-    columns += [f"params.`{knob}`" for knob in knobs]
+    columns = [f"metrics.`{name}`" for name in names]
+    columns += [f"params.`{allowed(knob)}`" for knob in knobs]
     columns += ["attributes.`Duration`", "tags.`tuner.stage`", "tags.`tuner.state`"]
     facets = {
         "searchFilter": f"tags.`tuner.job` = '{event.job}'",
         # If the order is by time, the UI folds all runs away below their parent, whatever the view says.
-        "orderByKey": f"metrics.`{metric['name']}`",
-        "orderByAsc": metric["goal"] == "minimize",
+        "orderByKey": f"metrics.`{names[0] if metric.own else metric.name}`",
+        "orderByAsc": not metric.maximize,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",

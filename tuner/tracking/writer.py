@@ -21,13 +21,14 @@ from mlflow.exceptions import MlflowException
 
 from tuner.errors import IntegrityError, ServiceError, Unreachable, without_password
 from tuner.jobs.job_folder import JobFolder
+from tuner.spec.experiment import MetricSpec
 from tuner.storage.database_url import file_id
 from tuner.storage.events import Entry, JobDescribed, State, TrialBegun
 from tuner.storage.file_lock import AlreadyLocked, exclusive
 from tuner.storage.journal import Line, read_from
 from tuner.tracking.client import LOST, REFUSED, connect, tracker_errors
 from tuner.tracking.run_changes import JOB, Change, Step, fold
-from tuner.tracking.run_layout import METRICS, RESULTS, VIEW, job_run, metrics, trial_run, view
+from tuner.tracking.run_layout import VIEW, job_run, metrics, trial_run, view, witnesses
 from tuner.tracking.server_check import DELETED, at_tracker, deleted_experiment
 from tuner.tracking.sync_state import SyncState, load, save
 
@@ -49,7 +50,7 @@ MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Makes the UI open an experiment on its runs. Without it, the UI shows the page of language-model traces."""
 BATCH = 2000
 """Events between two notes."""
-STEPS_A_CALL = 125
+ROWS_A_CALL = 875
 PARAMS_A_CALL = 100
 """MLflow's limits: 1,000 items in a call, of which 100 may be parameters."""
 MOST_TAG = 5000
@@ -81,7 +82,7 @@ class Writer:
         self._note = SyncState()
         self._steps: dict[str, set[int]] = {}
         """Run id to the steps that the run has."""
-        self._arms: list[str] = []
+        self._description: JobDescribed | None = None
         self._in_doubt = 0
         """Length of the journal's part that may have been sent without a note, in bytes from its start."""
         self._file_id: int | None = None
@@ -291,18 +292,24 @@ class Writer:
     def _log(self, run_id: str, change: Change, params: Sequence[Param], tags: Mapping[str, str]) -> None:
         there = self._steps_of(run_id) if change.steps else set()
         steps = [(number, step) for number, step in change.steps.items() if number not in there]
-        while steps or params or tags:
-            part, steps = steps[:STEPS_A_CALL], steps[STEPS_A_CALL:]
-            rows = [row for number, step in part for row in _metrics(number, step)]
+        # The rows of witnesses go last: who finds one knows that all of the step was sent.
+        known = witnesses(self._measured()) if steps else ()
+        rows = [
+            row
+            for number, step in steps
+            for row in sorted(_metrics(number, step), key=lambda metric: metric.key in known)
+        ]
+        while rows or params or tags:
             now = [RunTag(name, value) for name, value in tags.items()]
-            self._client.log_batch(run_id, metrics=rows, params=params[:PARAMS_A_CALL], tags=now)
-            there.update(number for number, _ in part)
+            sent, rows = rows[:ROWS_A_CALL], rows[ROWS_A_CALL:]
+            self._client.log_batch(run_id, metrics=sent, params=params[:PARAMS_A_CALL], tags=now)
+            there.update(row.step for row in sent if row.key in known)
             params, tags = params[PARAMS_A_CALL:], {}
 
     def _steps_of(self, run_id: str) -> set[int]:
         if run_id not in self._steps:
-            witnesses = METRICS["train_loss"], RESULTS["test_acc"]
-            rows = [row for name in witnesses for row in self._client.get_metric_history(run_id, name)]
+            known = witnesses(self._measured())
+            rows = [row for name in known for row in self._client.get_metric_history(run_id, name)]
             self._steps[run_id] = {row.step for row in rows}
         return self._steps[run_id]
 
@@ -335,11 +342,17 @@ class Writer:
         return missing, lacking
 
     def _arm_names(self) -> list[str]:
-        if not self._arms:
+        return [arm.name for arm in self._described().arms]
+
+    def _measured(self) -> MetricSpec:
+        return MetricSpec.model_validate(self._described().spec.get("metric", {}))
+
+    def _described(self) -> JobDescribed:
+        if self._description is None:
             first = next(iter(read_from(self._job.journal, 0))).entry.event
             assert isinstance(first, JobDescribed), "a journal begins with its job"
-            self._arms = [arm.name for arm in first.arms]
-        return self._arms
+            self._description = first
+        return self._description
 
     def _find(self, key: str) -> Run | None:
         tag, value = ("tuner.stage", "job") if key == JOB else ("tuner.trial", key)

@@ -4,16 +4,16 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trainables.hyper import Hyper
-from trainables.schedules import Schedule
+from trainables.report import ConfirmResult
 from trainables.space import Domain, Float, position, scaled, short_text, unscaled
 from tuner.jobs.record import Record, Trial
-from tuner.search.winners import search_has_ended
+from tuner.search.winners import lost_value, schedule_of, search_has_ended
 from tuner.spec.arms import recorded_arms
 from tuner.spec.messages import InvalidValue
 from tuner.spec.ranges import Range
 from tuner.spec.search_spec import PLACEBO, SearchSpec
-from tuner.storage.events import Outcome, Stage
+from tuner.storage.events import Outcome, Stage, State
+from tuner.verdict.numbers import value_text
 from tuner.verdict.paired_test import Comparison
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ WIDENED = 0.5
 """Share of a range, on its scale, by which a suggested range is wider at one end."""
 FEW_ACTIVE = 0.05
 """Share of the weights below which AMSGrad's maximum hardly matters."""
+SCALES = 1000
+"""Factor between the judged values of two arms from which they can hardly be the same quantity."""
 FEW_TRIALS = 10
 """Fewest trials for a search of several knobs.
 
@@ -48,6 +50,9 @@ def caveats(record: Record, spec: SearchSpec, rows: Sequence["Row"], chosen: Map
     """
     yield from _older(record)
     yield from _placebo(spec, rows)
+    yield from _other_scales(spec, rows)
+    yield from _no_share(spec, rows)
+    yield from _diverged_runs(record, spec)
     yield from _lost_searches(record, spec, rows)
     yield from _without_winner(rows)
     yield from _unequal_epochs(record, rows)
@@ -58,7 +63,7 @@ def caveats(record: Record, spec: SearchSpec, rows: Sequence["Row"], chosen: Map
     yield from _few_trials(spec, rows)
     yield from _few_seeds(record, rows)
     yield from _edges(record, spec, chosen)
-    yield from _cut_cycles(record, chosen)
+    yield from _cut_cycles(record, spec, chosen)
     yield from _inactive_maximum(record)
 
 
@@ -69,7 +74,7 @@ def _without_winner(rows: Sequence["Row"]) -> Iterator[str]:
 
 
 def _older(record: Record) -> Iterator[str]:
-    if not record.job.classes:
+    if not record.job.classes and not record.spec.own_trainable:
         yield (
             "the job was made by an earlier version: its claim is about settings, and a confirm run that diverged is "
             "left out instead of counting as chance"
@@ -84,6 +89,52 @@ def _placebo(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
             f"the placebo {told} the baseline, and it is the baseline under another name: chance does this in about "
             "5 % of sound jobs; else something other than the methods differs between arms"
         )
+
+
+def _other_scales(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
+    """Yields whose judged values can hardly be the same quantity as those of the arm that they are compared with."""
+    by_arm = {row.arm: row for row in rows}
+    for row in rows if spec.metric.own else ():
+        base = by_arm[row.baseline]
+        if row.arm == base.arm or not (row.tests and base.tests):
+            continue
+        ours, theirs = (statistics.median(each.tests.values()) for each in (row, base))
+        sizes = sorted(map(abs, (ours, theirs)))
+        apart = 0 < SCALES * sizes[0] <= sizes[1]
+        # Such as the negated error of one library, and the error of another.
+        opposite = max(row.tests.values()) < 0 < min(base.tests.values()) or (
+            max(base.tests.values()) < 0 < min(row.tests.values())
+        )
+        if apart or opposite:
+            yield (
+                f"{spec.metric.judged} of {row.arm} is about {ours:.3g}, and of {base.arm} about {theirs:.3g}: are "
+                "they the same quantity? If not, the verdict means nothing"
+            )
+
+
+def _no_share(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
+    found = [row.arm for row in rows if not all(0 <= value <= 1 for value in row.tests.values())]
+    if spec.metric.own and spec.metric.in_points and found:
+        yield (
+            f"{spec.metric.judged} of {', '.join(found)} is not always between 0 and 1, so it is no share, and the "
+            "differences are no points; remove metric.unit"
+        )
+
+
+def _diverged_runs(record: Record, spec: SearchSpec) -> Iterator[str]:
+    """Yields what counts in place of a value that a diverged run of the user's trainable does not have."""
+    if not spec.metric.own:
+        return
+    runs = [
+        f"{arm} {count}"
+        for arm in record.arms
+        if (count := sum(run.state == State.DIVERGED for run in record.of(Stage.CONFIRM, arm)))
+    ]
+    if runs:
+        value = lost_value(record, len(record.rounds))
+        counts = "is missing, because no run has a value" if value is None else "counts as the worst one so far"
+        so_far = "" if value is None else f" ({value_text(value)} now)"
+        yield f"confirm runs diverged ({', '.join(runs)}): {spec.metric.judged} of such a run {counts}{so_far}"
 
 
 def _lost_searches(record: Record, spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
@@ -170,17 +221,20 @@ def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Ite
             at = position(domain, value)
             if at is not None and not EDGE <= at <= 1 - EDGE:
                 end = "lower" if at < EDGE else "upper"
-                found.setdefault((knob, domain, end), []).append(f"{arm.name} {short_text(value)}")
+                found.setdefault((knob, domain, end), []).append(
+                    f"{arm.name} {short_text(chosen[arm.name].hyper[knob])}"
+                )
     for (knob, domain, end), values in found.items():
         wider = _wider(knob, domain, at_top=end == "upper")
         hint = f"; to widen the range for all arms with this knob, set {wider}" if wider else ""
         yield f"the best {knob} lies at the {end} end of its range ({domain}): {', '.join(values)}{hint}"
 
 
-def _cut_cycles(record: Record, chosen: Mapping[str, Trial]) -> Iterator[str]:
+def _cut_cycles(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Iterator[str]:
     plan = record.plan
     for arm, trial in chosen.items():
-        ends = Schedule(Hyper.of(trial.hyper), plan).cycle_ends()
+        schedule = schedule_of(record, spec, trial)
+        ends = None if schedule is None else schedule.cycle_ends()
         if ends is not None and (not ends or ends[-1] != plan.epochs):
             restarts = trial.hyper["restarts"]
             yield f"no cycle of {arm} (restarts {restarts}) ends at epoch {plan.epochs}: its last cycle is cut short"
@@ -204,7 +258,8 @@ def _wider(knob: str, domain: Domain, at_top: bool) -> str:
 def _inactive_maximum(record: Record) -> Iterator[str]:
     """Yields how much of AMSGrad there was in an arm: without an active maximum, it is Adam."""
     for arm in record.arms:
-        runs = [trial.result for trial in record.of(Stage.CONFIRM, arm) if trial.result is not None]
+        results = (trial.result for trial in record.of(Stage.CONFIRM, arm))
+        runs = [result for result in results if isinstance(result, ConfirmResult)]
         shares = [result.max_active for result in runs if result.max_active is not None]
         if shares:
             share = statistics.median(shares)

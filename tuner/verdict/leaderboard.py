@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.spec.experiment import METRICS
+from tuner.spec.experiment import MetricSpec
 from tuner.storage.events import Outcome, setting_label
 from tuner.verdict import method
 from tuner.verdict.looks import Standing
+from tuner.verdict.numbers import ACCURACY, mean_text
 from tuner.verdict.paired_test import Comparison, describe
 
 
@@ -32,10 +33,11 @@ class Row:
         winner: trial number of the best setting, which was chosen on validation; None if there is none.
         search: the search that this setting comes from; 0 in a job with one search per arm.
         val: the best setting's validation metric in the search; None if there is none.
-        tests: test accuracies in [0, 1] that the verdict rests on: by confirm seed if the claim is about one setting,
-            else by search.
+        tests: judged values that the verdict rests on, by confirm seed if the claim is about one setting, else by
+            search: test accuracies in [0, 1], or values of the user's judge metric.
         confirmed: number of finished confirm runs of the best setting, in the last round of them.
         comparison: comparison with the baseline; None for the baseline itself, and before the first verdict.
+        measured: the metrics of the job.
     """
 
     arm: str
@@ -55,6 +57,7 @@ class Row:
     tests: Mapping[int, float]
     confirmed: int
     comparison: Comparison | Standing | None
+    measured: MetricSpec = ACCURACY
 
     @property
     def label(self) -> str:
@@ -63,13 +66,18 @@ class Row:
 
     @property
     def test_mean(self) -> float | None:
-        """Mean of ``tests``, in points."""
-        return 100 * statistics.fmean(self.tests.values()) if self.tests else None
+        """Mean of ``tests``, in the unit of the verdict: points, or the unit of the user's metric."""
+        return self.measured.factor * statistics.fmean(self.tests.values()) if self.tests else None
 
     @property
     def test_sd(self) -> float | None:
-        """Standard deviation of ``tests``, in points."""
-        return 100 * statistics.stdev(self.tests.values()) if len(self.tests) > 1 else None
+        """Standard deviation of ``tests``, in the same unit."""
+        return self.measured.factor * statistics.stdev(self.tests.values()) if len(self.tests) > 1 else None
+
+    @property
+    def test_text(self) -> str:
+        """Mean ± standard deviation of ``tests``; a dash if there are none."""
+        return mean_text(self.measured, list(self.tests.values())) if self.tests else "–"
 
 
 @dataclass(frozen=True)
@@ -86,9 +94,10 @@ class Leaderboard:
         placebo: name of the arm that repeats the baseline; empty if there is none.
         round: number of the last round of confirm runs that ended; 0 if none has ended.
         seeds: seeds of that round; empty if no round has ended.
-        margin: points within which a difference does not matter.
+        margin: gain within which a difference does not matter, in the unit of the verdict.
         rows: one row per arm, the baseline first.
         warnings: reasons to read the numbers with care, one sentence each.
+        measured: the metrics of the job.
     """
 
     job: str
@@ -103,6 +112,7 @@ class Leaderboard:
     margin: float
     rows: tuple[Row, ...]
     warnings: tuple[str, ...]
+    measured: MetricSpec = ACCURACY
 
     @property
     def judged(self) -> bool:
@@ -126,12 +136,12 @@ class Leaderboard:
     def best(self) -> str:
         """The best arm by validation among those that beat the baseline; if no arm beats it, the baseline.
 
-        The test accuracies do not choose, because the best of several is too high by luck. An arm that beats another
+        The judged values do not choose, because the best of several is too high by luck. An arm that beats another
         baseline than the job's counts only if that one beats the job's. An arm whose best setting was confirmed comes
         before one whose best setting was not: its selection may have taken a setting with a lower value.
         """
         beaten = self.beaten
-        sign = 1.0 if METRICS[self.metric] == "maximize" else -1.0
+        sign = 1.0 if self.measured.maximize else -1.0
         better = [
             (row.confirmed > 0, sign * row.val, row.arm)
             for row in self.rows
@@ -143,7 +153,11 @@ class Leaderboard:
     def to_dict(self) -> dict[str, Any]:
         """The leaderboard as plain values that JSON can hold."""
         values = dataclasses.asdict(self)
+        measured = values.pop("measured")
+        if measured.own:
+            values |= {"judge": measured.judged, "goal": measured.goal, "unit": measured.unit or ""}
         for row, plain in zip(self.rows, values["rows"], strict=True):
+            del plain["measured"]
             plain |= {
                 "test_mean": row.test_mean,
                 "test_sd": row.test_sd,
@@ -156,7 +170,7 @@ def verdict_text(row: Row, board: Leaderboard) -> str:
     """The text in the verdict column of the leaderboard."""
     match row.comparison:
         case Comparison():
-            return describe(row.comparison)
+            return describe(row.comparison, board.measured)
         case Standing():
-            return method.describe(row.comparison, row.baseline, board.margin, board.looks)
+            return method.describe(row.comparison, row.baseline, board.margin, board.looks, board.measured)
     return "baseline" if row.arm == board.baseline else "not confirmed yet"

@@ -1,6 +1,8 @@
 """The verdict on arms whose evidence grows: it is looked at after planned numbers of units, until it is settled.
 
 A unit is one search per arm. The verdict uses the unit-wise differences between a variant and the baseline, in points.
+For a metric of the user's, "points" below stands for the metric's own unit, and a difference is a gain: positive is
+better.
 Legend: J jobs, V variants, U units, L looks.
 """
 
@@ -38,6 +40,7 @@ class LookPlan:
         tie_alpha: chance that one variant is wrongly said to tie, between 0 and 1. It holds for each variant alone.
         futile: a variant stops if its chance of a verdict at the cap is below this; from 0 (never) to below 1.
         floor: smallest standard deviation of the differences that is believed, in points, at least 0.
+        digits: decimals to which differences are rounded; None if the caller has rounded them.
 
     Raises:
         ValueError: a value is out of range.
@@ -50,6 +53,7 @@ class LookPlan:
     tie_alpha: float = 0.05
     futile: float = 0.10
     floor: float = 0.0
+    digits: int | None = DIGITS
 
     def __post_init__(self) -> None:
         check_looks(self.at)
@@ -171,7 +175,7 @@ def judge_look(
     # The order of the family: settled arms, arms to judge, arms without results. All are one job of V variants.
     rows: list[Sequence[float]] = [()] * len(settled) + [differences[arm] for arm in arms]
     rows += [()] * (plan.variants - len(rows))
-    samples = [_sample(np.array([row], dtype=np.float64), plan.floor) for row in rows]
+    samples = [_sample(np.array([row], dtype=np.float64), plan) for row in rows]
     sample_JV = _Sample(*(np.stack(values, axis=1) for values in zip(*samples, strict=True)))
     verdict = _decide(plan, look - 1, sample_JV, np.array([codes], dtype=np.int8))
     first = len(settled)
@@ -225,7 +229,7 @@ def simulate(plan: LookPlan, differences: Floats) -> Simulated:
     units_JV = np.zeros(differences.shape[:2], np.int64)
     for look, units in enumerate(plan.at):
         units_JV[codes_JV == OPEN] = units
-        codes_JV = _decide(plan, look, _sample(differences[:, :, :units], plan.floor), codes_JV).codes
+        codes_JV = _decide(plan, look, _sample(differences[:, :, :units], plan), codes_JV).codes
     return Simulated(np.array([outcome.value for outcome in OUTCOMES])[codes_JV], units_JV)
 
 
@@ -283,18 +287,18 @@ class _Verdict(NamedTuple):
     level: Floats
 
 
-def _sample(differences: Floats, floor: float) -> _Sample:
+def _sample(differences: Floats, plan: LookPlan) -> _Sample:
     """The sample along the last axis. Without any unit the mean is 0; below two units the sd is the floor."""
     shape, units = differences.shape[:-1], differences.shape[-1]
     n = np.full(shape, units)
     if units == 0:
-        return _Sample(n, np.zeros(shape), np.full(shape, floor))
-    rounded = np.round(differences, DIGITS)
+        return _Sample(n, np.zeros(shape), np.full(shape, plan.floor))
+    rounded = differences if plan.digits is None else np.round(differences, plan.digits)
     # Deviations from the first value: so equal differences have exactly their own mean and no spread.
     first = rounded[..., :1]
     offset = (rounded - first).mean(axis=-1, keepdims=True)
     squares = np.square(rounded - first - offset).sum(axis=-1)
-    return _Sample(n, (first + offset)[..., 0], np.maximum(np.sqrt(squares / max(units - 1, 1)), floor))
+    return _Sample(n, (first + offset)[..., 0], np.maximum(np.sqrt(squares / max(units - 1, 1)), plan.floor))
 
 
 def _decide(plan: LookPlan, look: int, sample: _Sample, codes_JV: NDArray[np.int8]) -> _Verdict:

@@ -9,15 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tuner.jobs.record import Record
-from tuner.search.winners import search_accuracies
+from tuner.search.winners import search_values
+from tuner.spec.experiment import MetricSpec
 from tuner.spec.search_spec import ALPHA, PLACEBO, SearchSpec
 from tuner.spec.settings import LEAST_SEARCHES
 from tuner.storage.events import LookTaken, Outcome, Stage
-from tuner.verdict.looks import LookPlan, Standing, judge_alone, judge_look
-from tuner.verdict.paired_test import POINTS, paired_differences
+from tuner.verdict.looks import DIGITS, LookPlan, Standing, judge_alone, judge_look
+from tuner.verdict.numbers import ACCURACY, gain_text
+from tuner.verdict.paired_test import LEAST_PAIRS, NO_SPREAD, POINTS, paired_differences
 
-Accuracies = Mapping[str, Mapping[int, float]]
-"""Arm to search to test accuracy (0 to 1)."""
+Values = Mapping[str, Mapping[int, float]]
+"""Arm to search to judged value: test accuracy (0 to 1), or the judge metric of the user's trainables."""
 
 
 def next_look(record: Record, spec: SearchSpec) -> int | None:
@@ -54,12 +56,12 @@ def take_look(record: Record, spec: SearchSpec, at: int) -> LookTaken | None:
     Returns:
         The look; None if there are too few searches, or none that a variant and its baseline both have.
     """
-    accuracies = {arm: search_accuracies(record, spec, arm) for arm in record.arms}
     at = min(at, max((trial.search for trial in record.of(Stage.SEARCH)), default=0))
     if at < LEAST_SEARCHES or (record.looks and at <= record.looks[-1].searches):
         return None
     number = len(record.looks) + 1
-    judged = _judge(record, spec, accuracies, number, at, record.settled())
+    values = {arm: search_values(record, spec, arm, at) for arm in record.arms}
+    judged = _judge(record, spec, values, number, at, record.settled())
     if not any(standing.n for standing in judged.values()):
         return None
     return LookTaken(number, at, {arm: standing.outcome for arm, standing in judged.items()})
@@ -67,10 +69,13 @@ def take_look(record: Record, spec: SearchSpec, at: int) -> LookTaken | None:
 
 def standings(record: Record, spec: SearchSpec) -> dict[str, Standing]:
     """How every variant stands: at the look that settled it, else at the last look. Empty before the first look."""
-    accuracies = {arm: search_accuracies(record, spec, arm) for arm in record.arms}
+    values = {arm: search_values(record, spec, arm) for arm in record.arms}
     found: dict[str, Standing] = {}
     for look in record.looks:
-        judged = _judge(record, spec, accuracies, look.look, look.searches, record.settled(look.look))
+        if spec.metric.own:
+            # What counts in place of a lost value is known from the searches up to the look alone.
+            values = {arm: search_values(record, spec, arm, look.searches) for arm in record.arms}
+        judged = _judge(record, spec, values, look.look, look.searches, record.settled(look.look))
         # A verdict is given once: what the look has recorded stands, also if a later version would judge otherwise.
         found |= {
             arm: replace(standing, outcome=look.outcomes[arm])
@@ -80,14 +85,17 @@ def standings(record: Record, spec: SearchSpec) -> dict[str, Standing]:
     return found
 
 
-def describe(standing: Standing, baseline: str, margin: float, looks: Sequence[int]) -> str:
+def describe(
+    standing: Standing, baseline: str, margin: float, looks: Sequence[int], metric: MetricSpec = ACCURACY
+) -> str:
     """How a variant stands, as one phrase that follows its name.
 
     Args:
         standing: the variant's.
         baseline: what the variant is compared with.
-        margin: points within which a difference does not matter.
+        margin: gain within which a difference does not matter.
         looks: searches per arm at each look so far.
+        metric: the metrics of the job, which give the unit.
     """
     planned = looks[standing.look - 1]
     searches = f"{standing.n}" if standing.n == planned else f"{standing.n} of {planned}"
@@ -95,24 +103,26 @@ def describe(standing: Standing, baseline: str, margin: float, looks: Sequence[i
     if standing.mean_diff is None:
         return f"{Outcome.NOT_ENOUGH}: no search to compare"
     if standing.low is None or standing.high is None:
-        return f"{Outcome.NOT_ENOUGH}: {standing.mean_diff:+z.2f} points ({where})"
-    half = f"{(standing.high - standing.low) / 2:.2f}"
-    signed = f"{standing.mean_diff:+z.2f} ± {half} points"
+        note = f" [{NO_SPREAD.replace('seed', 'search')}]" if standing.n >= LEAST_PAIRS else ""
+        return f"{Outcome.NOT_ENOUGH}: {gain_text(metric, standing.mean_diff)} ({where}){note}"
+    half = (standing.high - standing.low) / 2
+    signed = gain_text(metric, standing.mean_diff, half)
     match standing.outcome:
         case Outcome.BEATS:
-            return f"beats {baseline} by {standing.mean_diff:.2f} ± {half} points ({where})"
+            return f"beats {baseline} by {gain_text(metric, standing.mean_diff, half, signed=False)} ({where})"
         case Outcome.LOSES:
-            return f"loses to {baseline} by {-standing.mean_diff:.2f} ± {half} points ({where})"
+            return f"loses to {baseline} by {gain_text(metric, -standing.mean_diff, half, signed=False)} ({where})"
         case Outcome.TIES:
             # The interval holds for all variants together; a tie is shown for each variant alone.
-            return f"ties with {baseline}: {standing.mean_diff:+z.2f} points, shown to be within ±{margin:g} ({where})"
+            mean = gain_text(metric, standing.mean_diff)
+            return f"ties with {baseline}: {mean}, shown to be within ±{margin:g} ({where})"
         case Outcome.FUTILE:
             return f"not settled, and more searches would hardly settle it: {signed} ({where})"
     return f"{Outcome.NOT_ENOUGH}: {signed} ({where})"
 
 
 def _judge(
-    record: Record, spec: SearchSpec, accuracies: Accuracies, look: int, at: int, settled: Mapping[str, Outcome]
+    record: Record, spec: SearchSpec, values: Values, look: int, at: int, settled: Mapping[str, Outcome]
 ) -> dict[str, Standing]:
     before = tuple(taken.searches for taken in record.looks[: look - 1])
     looks = (*before, at, *(later for later in spec.looks if later > at))
@@ -123,26 +133,33 @@ def _judge(
             margin=spec.confirm.margin,
             variants=len(family.arms),
             alpha=family.alpha,
-            floor=floor(record.job.data_images.test),
+            floor=least_sd(record, spec),
+            digits=None if spec.metric.own else DIGITS,
         )
-        base = accuracies[family.baseline]
-        differences = {arm: paired_differences(base, _up_to(at, accuracies[arm])) for arm in family.arms}
+        base = values[family.baseline]
+        differences = {arm: paired_differences(base, _up_to(at, values[arm]), spec.metric) for arm in family.arms}
         before_this = {arm: outcome for arm, outcome in settled.items() if arm in differences}
         judged |= {standing.arm: standing for standing in judge_look(plan, look, differences, before_this)}
         if spec.placebo and family.baseline == spec.baseline and PLACEBO not in settled:
-            against = paired_differences(base, _up_to(at, accuracies[PLACEBO]))
+            against = paired_differences(base, _up_to(at, values[PLACEBO]), spec.metric)
             judged[PLACEBO] = judge_alone(replace(plan, alpha=ALPHA), look, against, PLACEBO)
     return judged
 
 
-def floor(test_images: int) -> float:
-    """The smallest sd of a difference between two accuracies that is believed, in points.
+def least_sd(record: Record, spec: SearchSpec) -> float:
+    """The smallest sd of a difference that is believed, in the unit of the verdict.
 
     An accuracy is a multiple of 1 / ``test_images``. Rounding to such a multiple alone gives the difference of two
-    accuracies this sd.
+    accuracies this sd. How a metric of the user's is rounded is not known, so it has no such floor: if all its
+    differences are equal, there is not enough evidence.
     """
+    return 0.0 if spec.metric.own else floor(record.job.data_images.test)
+
+
+def floor(test_images: int) -> float:
+    """The floor of accuracies on this many images, in points."""
     return POINTS / test_images / math.sqrt(6)
 
 
-def _up_to(at: int, accuracies: Mapping[int, float]) -> dict[int, float]:
-    return {search: accuracy for search, accuracy in accuracies.items() if search <= at}
+def _up_to(at: int, values: Mapping[int, float]) -> dict[int, float]:
+    return {search: value for search, value in values.items() if search <= at}

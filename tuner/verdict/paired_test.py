@@ -3,7 +3,8 @@
 The winners of all arms are trained on the same fresh seeds. So the verdict uses the seed-wise differences between a
 variant and the baseline. It is a paired t-test, Holm-adjusted over the variants, with a margin: a difference within
 the margin does not matter. The number of seeds is fixed before; ``tuner.verdict.looks`` is for numbers that grow.
-Accuracies are given as fractions (0 to 1), and differences are returned in points (percent).
+Accuracies are given as fractions (0 to 1), and differences are returned in points (percent). For a metric of the
+user's, differences are in the metric's own unit. They are always gains: positive is better.
 """
 
 import math
@@ -15,7 +16,9 @@ from typing import NamedTuple
 
 from scipy.special import nctdtr, stdtr, stdtrit
 
+from tuner.spec.experiment import MetricSpec
 from tuner.storage.events import Outcome
+from tuner.verdict.numbers import ACCURACY, gain_text
 
 MOST_SEEDS = 1000
 """Largest number of seeds that a verdict suggests."""
@@ -34,6 +37,12 @@ POINTS = 100.0
 
 NO_SPREAD = "every seed gave the same difference"
 
+OWN_DIGITS = 11
+"""Digits of the largest value that a difference in a user's metric keeps: the others are errors of rounding."""
+
+MOST_GAIN = 1e100
+"""Largest difference in a user's metric; a larger one counts as this, so that sums of squares stay finite."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -42,14 +51,15 @@ class Comparison:
     Attributes:
         arm: the variant's name.
         n: number of seeds on which both the variant and the baseline have a result.
-        mean_diff: mean of the seed-wise differences, variant minus baseline, in points.
-        low: lower end of the simultaneous confidence interval of this mean, in points. The intervals of all variants
+        mean_diff: mean of the seed-wise gains of the variant over the baseline, in the unit of the verdict: points, or
+            the unit of the user's metric.
+        low: lower end of the simultaneous confidence interval of this mean, in that unit. The intervals of all variants
             together hold with a chance of at least ``1 - alpha`` (Bonferroni: each has the level ``alpha`` divided by
             the number of variants). Holm's test is a little sharper: it may reject although the interval includes 0.
         high: upper end of the same interval, in points.
         p: two-sided p-value of the paired t-test.
         p_holm: this p-value, Holm-adjusted over all variants of the job.
-        margin: points within which a difference does not matter.
+        margin: gain within which a difference does not matter.
         outcome: the verdict.
         seeds_needed: number of seeds that would settle the verdict with a chance of 80 %, if the true mean and spread
             of the differences are those observed; None if it is settled, or if ``MOST_SEEDS`` seeds are too few.
@@ -75,6 +85,7 @@ def compare(
     margin: float,
     alpha: float = 0.05,
     floor: float = 0.0,
+    metric: MetricSpec = ACCURACY,
 ) -> tuple[Comparison, ...]:
     """Judge every variant against the baseline.
 
@@ -94,24 +105,27 @@ def compare(
     t-test is undefined, and there is not enough evidence.
 
     Args:
-        baseline: test accuracy (0 to 1) of the baseline's winner, by seed.
-        arms: for every variant, the test accuracy (0 to 1) of its winner, by seed. A failed seed is missing.
-        margin: points within which a difference does not matter, at least 0.
+        baseline: test accuracy (0 to 1) of the baseline's winner, by seed; or its value of the user's judge metric.
+        arms: for every variant, the same for its winner, by seed. A failed seed is missing.
+        margin: gain within which a difference does not matter, at least 0, in the unit of the verdict.
         alpha: significance level, between 0 and 1.
         floor: smallest standard deviation of a difference that is believed, in points, at least 0. For accuracies on N
             test images it is ``100 / N / sqrt(6)``: the standard deviation of the difference of two rounded values.
+            How a user's metric is rounded is not known.
+        metric: the metrics of the job.
 
     Returns:
         One comparison per variant, in the order of ``arms``.
 
     Raises:
-        ValueError: an accuracy is not in 0 to 1, or the margin, alpha or the floor is out of range.
+        ValueError: an accuracy is not in 0 to 1, a value is not finite, or the margin, alpha or the floor is out of
+            range.
     """
-    _check(baseline, arms)
+    _check(baseline, arms, metric)
     rule = _Rule(margin, alpha, len(arms), floor)
     _check_rule(rule)
     planned = frozenset(baseline).union(*arms.values())
-    samples = {arm: _sample(paired_differences(baseline, results)) for arm, results in arms.items()}
+    samples = {arm: _sample(paired_differences(baseline, results, metric)) for arm, results in arms.items()}
     p_values = {arm: _p_value(sample, floor) for arm, sample in samples.items()}
     adjusted = holm([1.0 if p is None else p for p in p_values.values()])
     return tuple(
@@ -143,7 +157,11 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def prediction_interval(
-    values: Sequence[float], level: float = 0.99, widest: float = 3.0, repeated: float | None = None
+    values: Sequence[float],
+    level: float = 0.99,
+    widest: float = 3.0,
+    repeated: float | None = None,
+    metric: MetricSpec = ACCURACY,
 ) -> tuple[float, float]:
     """The interval in which one more run of the same setting should fall: a two-sided t prediction interval.
 
@@ -152,36 +170,41 @@ def prediction_interval(
 
     The interval is at most ``widest`` points wide, because two or three seeds alone would accept almost any value.
     It also stays within 0 and 1. One value shows no spread, so its interval has the full width ``widest``.
+    For a metric of the user's there are no such limits, and one value has an interval without any width.
 
     Args:
-        values: accuracies (0 to 1) of the known runs, at least one.
+        values: accuracies (0 to 1) of the known runs, or their values of the user's judge metric; at least one.
         level: chance that the new value lies inside the interval, between 0 and 1.
         widest: largest width of the interval in points, at least 0.
-        repeated: the known value of the run that is repeated, from 0 to 1; None for a run with a new seed.
+        repeated: the known value of the run that is repeated; None for a run with a new seed.
+        metric: the metrics of the job.
 
     Returns:
-        The lower and the upper end, as fractions.
+        The lower and the upper end, as fractions or in the unit of the user's metric.
 
     Raises:
         ValueError: no values, an accuracy not in 0 to 1, or a level or width out of range.
     """
-    _check_fractions("accuracy", values)
+    if not metric.own:
+        _check_fractions("accuracy", values)
     _check_open_fraction("level", level)
     _check_points("widest", widest)
     sample = _sample(values)
     if sample is None:
         raise ValueError("a prediction interval needs at least one value")
-    half = widest / 2 / POINTS
+    half = 0.0 if metric.own and sample.n == 1 else math.inf if metric.own else widest / 2 / POINTS
     if sample.n > 1:
         runs = 2.0 if repeated is not None else 1 + 1 / sample.n
         half = min(half, _critical(sample.n - 1, 1 - level) * sample.sd * math.sqrt(runs))
     centre = sample.mean if repeated is None else repeated
+    if metric.own:
+        return centre - half, centre + half
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def describe(comparison: Comparison) -> str:
+def describe(comparison: Comparison, metric: MetricSpec = ACCURACY) -> str:
     """The verdict as one phrase that follows the variant's name."""
-    text = _phrase(comparison)
+    text = _phrase(comparison, metric)
     return f"{text} [{comparison.note}]" if comparison.note else text
 
 
@@ -204,9 +227,12 @@ def _check_rule(rule: _Rule) -> None:
     _check_open_fraction("alpha", rule.alpha)
 
 
-def _check(baseline: Mapping[int, float], arms: Mapping[str, Mapping[int, float]]) -> None:
+def _check(baseline: Mapping[int, float], arms: Mapping[str, Mapping[int, float]], metric: MetricSpec) -> None:
     for arm, results in [("baseline", baseline), *arms.items()]:
-        _check_fractions(f"test accuracy of {arm}", results.values())
+        if not metric.own:
+            _check_fractions(f"test accuracy of {arm}", results.values())
+        elif not all(map(math.isfinite, results.values())):
+            raise ValueError(f"{metric.judged} of {arm} must be finite, not {list(results.values())}")
 
 
 # NaN fails every comparison. So the checks below ask "not inside", which rejects NaN; "outside" would accept it.
@@ -226,12 +252,22 @@ def _check_points(what: str, value: float) -> None:
         raise ValueError(f"{what} must be a finite number of points, at least 0, not {value}")
 
 
-def paired_differences(baseline: Mapping[int, float], results: Mapping[int, float]) -> list[float]:
-    """Results minus baseline in points, for the units (seeds or searches) that both have; accuracies are fractions."""
+def paired_differences(
+    baseline: Mapping[int, float], results: Mapping[int, float], metric: MetricSpec = ACCURACY
+) -> list[float]:
+    """The gains of results over the baseline, for the units (seeds or searches) that both have.
+
+    Accuracies are fractions, and their gains are in points.
+    """
     # 0.73 - 0.72 and 0.72 - 0.71 differ in the 17th digit. Without rounding, equal differences would have a spread of
     # 1e-15 and a meaningless t. The rounding step, a billionth of a point, is far below the effect of one test image.
     shared = sorted(baseline.keys() & results.keys())
-    return [round(POINTS * (float(results[unit]) - float(baseline[unit])), 9) for unit in shared]
+    gains = [metric.gain(float(results[unit]), float(baseline[unit])) for unit in shared]
+    if not metric.own:
+        return [round(gain, 9) for gain in gains]
+    largest = max((abs(metric.factor * values[unit]) for values in (baseline, results) for unit in shared), default=0.0)
+    digits = OWN_DIGITS - math.ceil(math.log10(min(largest, MOST_GAIN))) if largest else 0
+    return [round(max(-MOST_GAIN, min(MOST_GAIN, gain)), digits) for gain in gains]
 
 
 def _sample(values: Sequence[float]) -> _Sample | None:
@@ -342,23 +378,26 @@ def _join(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
-def _phrase(c: Comparison) -> str:
+def _phrase(c: Comparison, metric: MetricSpec) -> str:
     if c.mean_diff is None:
         return c.outcome.value
     if c.low is None or c.high is None or c.p_holm is None:
-        return f"{c.outcome.value}: {c.mean_diff:+z.2f} points, {c.n} seed{'s' if c.n > 1 else ''}"
-    half = f"{(c.high - c.low) / 2:.2f}"
+        return f"{c.outcome.value}: {gain_text(metric, c.mean_diff)}, {c.n} seed{'s' if c.n > 1 else ''}"
+    half = (c.high - c.low) / 2
+    signed = gain_text(metric, c.mean_diff, half)
     evidence = f"{_p_text(c.p_holm)}, {c.n} seeds"
     match c.outcome:
         case Outcome.BEATS:
-            return f"this setting beats the baseline's by {c.mean_diff:.2f} ± {half} points ({evidence})"
+            by = gain_text(metric, c.mean_diff, half, signed=False)
+            return f"this setting beats the baseline's by {by} ({evidence})"
         case Outcome.LOSES:
-            return f"this setting loses to the baseline's by {-c.mean_diff:.2f} ± {half} points ({evidence})"
+            by = gain_text(metric, -c.mean_diff, half, signed=False)
+            return f"this setting loses to the baseline's by {by} ({evidence})"
         case Outcome.TIES:
             # Not "within": this interval is simultaneous, and so it may be wider than the margin.
-            return f"this setting ties: {c.mean_diff:+z.2f} ± {half} points, margin ±{c.margin:g} ({c.n} seeds)"
+            return f"this setting ties: {signed}, margin ±{c.margin:g} ({c.n} seeds)"
         case Outcome.NOT_ENOUGH | Outcome.FUTILE:
-            return f"{c.outcome.value}: {c.mean_diff:+z.2f} ± {half} points ({evidence}); {_wanted(c)}"
+            return f"{c.outcome.value}: {signed} ({evidence}); {_wanted(c)}"
 
 
 def _wanted(c: Comparison) -> str:

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import Record, Trial
-from tuner.search.winners import of_round, search_accuracies, test_accuracies, winners
+from tuner.search.winners import confirm_values, of_round, search_values, winners
 from tuner.spec.search_spec import PLACEBO, SearchSpec
 from tuner.storage.events import ArmDescription, RoundBegun, Stage, State
 from tuner.verdict.caveats import caveats
 from tuner.verdict.leaderboard import Leaderboard, Row
 from tuner.verdict.looks import Standing
-from tuner.verdict.method import Accuracies, floor, standings
+from tuner.verdict.method import Values, least_sd, standings
+from tuner.verdict.numbers import choose_name, interval_text
 from tuner.verdict.paired_test import Comparison, compare
 
 
@@ -35,8 +36,8 @@ def build(record: Record, spec: SearchSpec) -> Leaderboard:
     judged = rounds[-1] if rounds and spec.searches else next(iter(rounds), None)
     number = judged.round if judged else 0
     chosen = {**winners(record, spec), **(of_round(record, judged) if judged else {})}
-    confirmed = {arm: test_accuracies(record, arm, number) if judged else {} for arm in record.arms}
-    tests = {arm: search_accuracies(record, spec, arm) for arm in record.arms} if spec.searches else confirmed
+    confirmed = {arm: confirm_values(record, arm, number) if judged else {} for arm in record.arms}
+    tests = {arm: search_values(record, spec, arm) for arm in record.arms} if spec.searches else confirmed
     compared: Mapping[str, Comparison | Standing] = {}
     if spec.searches:
         compared = standings(record, spec)
@@ -50,7 +51,7 @@ def build(record: Record, spec: SearchSpec) -> Leaderboard:
         job=record.name,
         state=record.state,
         baseline=record.baseline,
-        metric=spec.metric.name,
+        metric=choose_name(spec.metric),
         claim=spec.claim,
         looks=tuple(look.searches for look in record.looks),
         placebo=PLACEBO if spec.placebo else "",
@@ -59,29 +60,31 @@ def build(record: Record, spec: SearchSpec) -> Leaderboard:
         margin=spec.confirm.margin,
         rows=rows,
         warnings=(*_estimates(record, spec, rounds[1:]), *caveats(record, spec, rows, chosen)),
+        measured=spec.metric,
     )
 
 
-def _comparisons(record: Record, spec: SearchSpec, tests: Accuracies) -> dict[str, Comparison]:
+def _comparisons(record: Record, spec: SearchSpec, tests: Values) -> dict[str, Comparison]:
     others = {arm: values for arm, values in tests.items() if arm != record.baseline}
-    least_sd = floor(record.job.data_images.test)
-    found = compare(tests[record.baseline], others, spec.confirm.margin, floor=least_sd)
+    found = compare(
+        tests[record.baseline], others, spec.confirm.margin, floor=least_sd(record, spec), metric=spec.metric
+    )
     return {comparison.arm: comparison for comparison in found}
 
 
 def _estimates(record: Record, spec: SearchSpec, later: Sequence[RoundBegun]) -> Iterator[str]:
     """Yields what the rounds of confirm runs after the first one estimate."""
     for confirm_round in later if not spec.searches else ():
-        tests = {arm: test_accuracies(record, arm, confirm_round.round) for arm in record.arms}
+        tests = {arm: confirm_values(record, arm, confirm_round.round) for arm in record.arms}
+        unit = "points" if spec.metric.in_points else spec.metric.judged
         found = [
-            f"{c.arm} {c.mean_diff:+z.2f}"
-            + ("" if c.low is None or c.high is None else f" ± {(c.high - c.low) / 2:.2f}")
+            f"{c.arm} {interval_text(spec.metric, c.mean_diff, c.low, c.high)}"
             for c in _comparisons(record, spec, tests).values()
             if c.mean_diff is not None
         ]
         yield (
             f"round {confirm_round.round} of confirm runs, on {len(confirm_round.seeds)} other seeds, estimates the "
-            f"differences in points as {', '.join(found)}; this is no second verdict: round 1 has given it"
+            f"differences in {unit} as {', '.join(found)}; this is no second verdict: round 1 has given it"
         )
 
 
@@ -106,6 +109,7 @@ def _row(record: Record, spec: SearchSpec, arm: ArmDescription, found: _Evidence
         tests=found.tests,
         confirmed=found.confirmed,
         comparison=found.comparison,
+        measured=spec.metric,
     )
 
 

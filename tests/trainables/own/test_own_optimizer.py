@@ -19,9 +19,10 @@ from trainables.data.splits import Splits
 from trainables.errors import CodeError, TrainableError
 from trainables.hyper import Hyper
 from trainables.own.optimizer import REQUIRED, arguments_of, check_argument, optimizer_class
+from trainables.own.updates import OwnUpdates
 from trainables.report import EpochReport
 from trainables.training import checkpoints
-from trainables.training.optimizer_check import check_optimizer
+from trainables.training.optimizer_check import check_optimizer, check_setting
 from trainables.training.ray_trainable import continued
 from trainables.training.trainer import Training, digest
 from trainables.training.updates import Eager, Static
@@ -75,9 +76,9 @@ def epochs(training: Training, count: int) -> list[EpochReport]:
     return [replace(training.run_epoch(), seconds=0.0) for _ in range(count)]
 
 
-def assert_resumes(trial: TrialConfig, splits: Splits, folder: Path) -> Training:
+def assert_resumes(trial: TrialConfig, splits: Splits, folder: Path, device: str = "cpu") -> Training:
     """Train straight, and with a checkpoint file and a new training in the middle; all bits are equal."""
-    data = DeviceSplits(splits, torch.device("cpu"))
+    data = DeviceSplits(splits, torch.device(device))
     whole = Training(trial, data)
     start = digest(whole.weights())
     epochs(whole, RESUMED)
@@ -134,7 +135,7 @@ def test_the_muon_of_the_study_of_optimizers_trains_hidden_layers_and_the_others
     matrix = nn.Parameter(weight.detach().flatten(1).clone())
     training.optimizer.register_step_pre_hook(lambda *_: setattr(matrix, "grad", weight.grad.flatten(1).clone()))
     training.run_epoch()
-    torch.optim.Muon([matrix], lr=1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw").step()
+    torch.optim.Muon([matrix], lr=1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw").step()  # type: ignore[no-untyped-call]
     assert weight.ndim == 4
     assert torch.equal(weight.detach().flatten(1), matrix)
 
@@ -144,6 +145,10 @@ def test_a_good_optimizer_passes_the_check(name: str, tiny: Splits) -> None:
     said: list[str] = []
     check_optimizer(own(name, model=TOY), tiny, said.append)
     assert said == [f"checking the optimizer: {name} takes 2 updates on the CPU"]
+
+
+def test_a_warm_up_that_is_longer_than_the_check_is_no_mistake(tiny: Splits) -> None:
+    check_optimizer(own("torch.optim:SGD", model=TOY, hyper=Hyper(lr=1e-2, schedule="noam", warmup=100)), few(tiny, 25))
 
 
 # Mistakes.
@@ -250,6 +255,15 @@ def test_one_number_of_a_tuple_is_an_argument_too(tiny: Splits) -> None:
     assert Training(TrialConfig.from_dict(trial.to_dict()), tiny).optimizer.param_groups[0]["betas"] == (0.8, 0.5)
     trial = own("torch.optim:Adam", {"betas.0": 0.7}, model=TOY)
     assert Training(trial, tiny).optimizer.param_groups[0]["betas"] == (0.7, 0.999)
+
+
+def test_a_value_that_the_class_refuses_at_the_end_of_a_range_is_told(tiny: Splits) -> None:
+    check_setting(own("torch.optim:SGD", {"momentum": 0.9}, model=TOY), tiny)
+    with pytest.raises(CodeError, match=r"^torch.optim:SGD raised ValueError: Invalid momentum value: -0.1$"):
+        check_setting(own("torch.optim:SGD", {"momentum": -0.1}, model=TOY), tiny)
+    scheduled = own("torch.optim:SGD", model=TOY, hyper=Hyper(lr=1e-2, schedule=f"{OWN}:failing"))
+    with pytest.raises(CodeError, match=":failing"):
+        check_setting(replace(scheduled, optimizer=None), tiny)
 
 
 # The learning rate.
@@ -402,3 +416,15 @@ def test_both_forms_of_the_updates_shift_by_the_trials_pixels(shift: int, tiny: 
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     usual = Training(replace(trial, shift=4), few(tiny))
     assert epochs(usual, 2) != epochs(Training(trial, few(tiny)), 2)
+
+
+# On a GPU.
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", [*OTHERS, "torch.optim:SGD", "torch.optim:Adam", "torch.optim:Adafactor"])
+def test_an_optimizer_runs_uncaptured_on_cuda_and_resumes_bit_for_bit(name: str, tiny: Splits, tmp_path: Path) -> None:
+    trial = own(name, MORE.get(name), deterministic=True, gpu=True)
+    training = assert_resumes(trial, few(tiny), tmp_path, "cuda")
+    assert isinstance(training.updates, OwnUpdates)

@@ -107,7 +107,7 @@ class TestJudge:
     ) -> None:
         *first, last = run(worker, config_of(trial_of(name, epochs=epochs), read_test=True))
         assert not any(step.result for step in first)
-        assert last.epoch is not None
+        assert isinstance(last.epoch, OwnReport)
         assert isinstance(last.result, OwnResult)
         assert dict(last.result.values) == {"test_loss": last.epoch.metric("val_loss") + 1}
         assert last.result.device.startswith("cpu")

@@ -27,7 +27,7 @@ from tuner.jobs.stop import StopRequest
 from tuner.jobs.workspace import Workspace
 from tuner.monitor.event_log import log_lines
 from tuner.monitor.terminal import Quiet
-from tuner.search.winners import search_accuracies
+from tuner.search.winners import search_values
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import JobStateChanged, LookTaken, Outcome, RoundBegun, Stage, State
 from tuner.storage.journal import read
@@ -110,7 +110,7 @@ class Job:
         board = build(record, spec)
         return {
             "looks": record.looks,
-            "units": {arm: search_accuracies(record, spec, arm) for arm in record.arms},
+            "units": {arm: search_values(record, spec, arm) for arm in record.arms},
             "standings": standings(record, spec),
             "rounds": record.rounds,
             "best": board.best(),
@@ -169,7 +169,7 @@ def test_every_arm_has_the_searches_up_to_the_look_that_settled_it(whole: Job) -
     assert settled_at["adamw"] == 6
     for arm in ARMS:
         expected = last if arm in ("adam_l2", "placebo") else settled_at.get(arm, last)
-        assert sorted(search_accuracies(record, SPEC, arm)) == list(range(1, expected + 1))
+        assert sorted(search_values(record, SPEC, arm)) == list(range(1, expected + 1))
         assert len(record.of(Stage.SEARCH, arm)) == TRIALS * expected
 
 
@@ -477,7 +477,7 @@ def test_a_job_with_one_trial_at_a_time_and_one_with_three_find_units_for_the_sa
         spec = method_spec(PLACEBO + settings, looks="[3, 6, 9]")
         record = Job(tmp_path / str(concurrent), spec).drive()
         assert record.state == "finished"
-        return {arm: sorted(search_accuracies(record, spec, arm)) for arm in record.arms}
+        return {arm: sorted(search_values(record, spec, arm)) for arm in record.arms}
 
     # Random settings do not depend on the order of the trials.
     assert units(1) == units(3)

@@ -4,7 +4,7 @@ The folder gets the journal. Some of the trials crash, hang or raise.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def lost(config):
     tune.report({"loss": 1.0})
     tune.report({"loss": float("inf")})
 '''
-TRIALS = (
+TRIALS: Sequence[tuple[str, str, Mapping[str, str]]] = (
     ("fine", "Count", {}),
     ("die", "Count", {"once": "die"}),
     ("hang", "Count", {"once": "hang"}),

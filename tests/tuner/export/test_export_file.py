@@ -16,10 +16,11 @@ from tests.tuner.events import History
 from tests.tuner.spec_texts import spec_of
 from tests.tuner.whole_jobs import Ended, Place
 from trainables.config import TrialConfig
+from trainables.report import ConfirmResult
 from trainables.training.trainer import digest
 from tuner.api import load_config
 from tuner.errors import IntegrityError, NotFound
-from tuner.export.export_file import SCHEMA, Export, read_export
+from tuner.export.export_file import NEWEST, Export, read_export
 from tuner.export.job_winner import export_arm
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
@@ -73,10 +74,10 @@ def test_an_export_tells_what_the_job_found(searched: tuple[Place, Ended], expor
     found, record = read_export(exported), searched[0].job.record()
     winner = record.trials[found.search_trial]
     assert found.trial["hyper"] == winner.hyper
-    assert found.search_value == winner.epochs[-1].val_acc
+    assert found.search_value == winner.epochs[-1].metric("val_acc")
     assert [run.seed for run in found.confirm_runs] == list(record.rounds[0].seeds)
     results = [record.trials[f"confirm/{ARM}/1/{seed}"].result for seed in record.rounds[0].seeds]
-    assert [run.test_acc for run in found.confirm_runs] == [result and result.test_acc for result in results]
+    assert [run.test_acc for run in found.confirm_runs] == [result and result.metric("test_acc") for result in results]
     assert all(run.mlflow_run for run in found.confirm_runs)
     assert found.comparison is not None
 
@@ -204,7 +205,7 @@ def test_a_truncated_export_is_refused(
         (("trial", "gpus"), 1, "gpus"),
         (("confirm_runs",), "none", "confirm_runs"),
         (("trial", "hyper"), None, "not an export of this version"),
-        (("schema_version",), SCHEMA + 1, f"written by a newer tuner (schema {SCHEMA + 1}; this one reads up to"),
+        (("schema_version",), NEWEST + 1, f"written by a newer tuner (schema {NEWEST + 1}; this one reads up to"),
     ],
 )
 def test_what_this_version_does_not_know_is_refused_even_if_the_checksum_fits(
@@ -321,7 +322,7 @@ def test_the_share_of_active_maxima_is_no_part_of_an_export(
     record = searched[0].job.record()
     for trial in record.of(Stage.CONFIRM, ARM):
         assert trial.end is not None
-        assert trial.end.result is not None
+        assert isinstance(trial.end.result, ConfirmResult)
         trial.end = replace(trial.end, result=replace(trial.end.result, max_active=0.25))
     again = export_arm(job_results(searched[0].job, record), ARM, tmp_path / "noam.yaml", force=False)
     assert again.read_bytes() == exported.read_bytes()

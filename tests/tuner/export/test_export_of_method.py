@@ -7,7 +7,7 @@ import pytest
 
 from tests.tuner.method_jobs import PLACEBO, Searches, method_spec
 from tuner.errors import IntegrityError, NotFound
-from tuner.export.export_file import SCHEMA, Export, build_export, read_export, render
+from tuner.export.export_file import NEWEST, SCHEMA, Export, build_export, read_export, render
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import Outcome
 from tuner.verdict.method import take_look
@@ -110,6 +110,6 @@ def test_the_first_schema_has_no_claim(tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused_by_its_number(tmp_path: Path) -> None:
     values = export_of(finished(), "noam").plain(exclude={"sha256"})
     file = tmp_path / "newer.json"
-    file.write_text(render(Export.sealed({**values, "schema_version": SCHEMA + 1}), ".json"))
-    with pytest.raises(IntegrityError, match=rf"newer tuner \(schema {SCHEMA + 1}; this one reads up to {SCHEMA}\)"):
+    file.write_text(render(Export.sealed({**values, "schema_version": NEWEST + 1}), ".json"))
+    with pytest.raises(IntegrityError, match=rf"newer tuner \(schema {NEWEST + 1}; this one reads up to {NEWEST}\)"):
         read_export(file)

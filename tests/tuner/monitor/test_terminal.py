@@ -7,12 +7,13 @@ import pytest
 from rich.console import Console
 
 from tests.tuner.events import History, event_of, report
+from tests.tuner.own_jobs import OwnHistory, own_spec
 from tests.tuner.search.test_search_trials import spec_with
 from tests.tuner.spec_texts import spec_of
 from tuner.jobs.record import Record, replay
 from tuner.monitor.progress import Progress
 from tuner.monitor.terminal import Lines, progress_table, trial_line
-from tuner.storage.events import Entry, Event
+from tuner.storage.events import Entry, Event, State
 
 
 def job_of(*events: Event) -> Record:
@@ -85,3 +86,30 @@ def test_a_line_is_printed_when_a_trial_ends(capsys: pytest.CaptureFixture[str])
         lines.on_event(Entry(2, 2, 0.002, reported(key)), record)
         lines.on_event(Entry(3, 3, 0.003, ended(key)), record)
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_job_of_own_trainables_shows_the_users_metrics() -> None:
+    spec = own_spec()
+    history = OwnHistory(spec)
+    history.run("search/ridge/1.0", "ridge", 0, 2e-5, State.COMPLETE, search=1)
+    history.run("search/ridge/1.1", "ridge", 1, 0.25, State.PRUNED, search=1)
+    history.run("confirm/ridge/1/5", "ridge", 0, 0.5, 123456.0, search=1, seed=5)
+    record = history.record()
+    lines = [trial_line(record.trials[key], spec.metric) for key in ("search/ridge/1.0", "confirm/ridge/1/5")]
+    assert lines[0] == "search/ridge/1.0 complete after 2 epochs, val_loss 2e-05"
+    assert lines[1] == "confirm/ridge/1/5 complete after 2 epochs, test_loss 1.235e+05"
+    progress = Progress(spec, record, 2)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(progress_table(progress))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "best val_loss" in shown
+    # The metric is minimised, so the best is the lowest after any report.
+    assert progress.arms()[0].best == 2e-5
+    assert "2e-05" in shown
+
+
+def test_a_value_that_is_no_number_is_never_the_best() -> None:
+    key = "search/adam_l2/0"
+    numbers = {**report(1, 0.5, 0.5), "val_acc": float("nan")}
+    record = job_of(begun(key), event_of("epoch", trial=key, attempt=1, **numbers), reported(key, 2))
+    assert Progress(spec_with(), record, 2).arms()[0].best == 0.5

@@ -6,12 +6,10 @@ from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
 from tuner.search.confirm_trials import FixedSource, confirm_requests, selection_requests
 from tuner.search.trial_request import TrialRequest
-from tuner.search.winners import ranked, test_accuracies, winners
+from tuner.search.winners import confirm_values, ranked, winners
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.trial_config import round_seeds, selection_seeds
 from tuner.storage.events import RoundBegun, Stage, State
-
-test_accuracies.__test__ = False  # type: ignore[attr-defined]  # its name is no test's
 
 SPEC = spec_of()
 TOP_2 = spec_of(more("confirm: {top_k: 2, selection_seeds: 2}\n"))
@@ -161,9 +159,9 @@ def test_a_confirm_run_that_failed_has_no_test_accuracy() -> None:
     history.confirm(1, both, {"adam_l2": {5: 0.4, 6: 0.5}, "noam": {5: 0.7}})
     history.confirm(2, both, {"adam_l2": {8: 0.1}, "noam": {8: 0.2}})
     record = history.record()
-    assert test_accuracies(record, "noam", 1) == {5: 0.7}
-    assert test_accuracies(record, "adam_l2", 1) == {5: 0.4, 6: 0.5}
-    assert test_accuracies(record, "noam", 2) == {8: 0.2}
+    assert confirm_values(record, "noam", 1) == {5: 0.7}
+    assert confirm_values(record, "adam_l2", 1) == {5: 0.4, 6: 0.5}
+    assert confirm_values(record, "noam", 2) == {8: 0.2}
 
 
 def searched(*extra: tuple[str, int]) -> History:

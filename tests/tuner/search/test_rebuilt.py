@@ -92,8 +92,7 @@ def counts(group: Group) -> tuple[object, ...]:
         group.lost,
         group.epochs,
         group.epochs_of_ended,
-        group.best_acc,
-        group.best_loss,
+        group.best,
     )
 
 
@@ -107,7 +106,6 @@ def walked(trials: list[Trial]) -> tuple[object, ...]:
         len(epochs),
         sum(len(trial.epochs) for trial in trials if trial.end is not None),
         max(epoch.metric("val_acc") for epoch in epochs),
-        min(epoch.metric("val_loss") for epoch in epochs),
     )
 
 

@@ -23,7 +23,7 @@ from tuner.jobs.stop import StopRequest
 from tuner.search.search_trials import SearchSource, early_stopper
 from tuner.search.searches import SearchesSource
 from tuner.search.trial_request import TrialOutcome, TrialRequest
-from tuner.search.winners import candidates, search_accuracies, search_has_ended, search_winner
+from tuner.search.winners import candidates, search_has_ended, search_values, search_winner
 from tuner.spec.arms import arms
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.trial_config import SearchSeeds
@@ -241,7 +241,7 @@ def test_a_cap_on_the_hours_never_ends_within_a_search(tmp_path: Path, cap: floa
     assert searches[-1] < 3
     for arm in job.record.arms:
         assert all(search_has_ended(job.record, spec, arm, search) for search in searches)
-        assert sorted(search_accuracies(job.record, spec, arm)) == searches
+        assert sorted(search_values(job.record, spec, arm)) == searches
 
 
 def test_a_cap_on_gpu_hours_counts_the_share_of_a_gpu_and_all_trainings(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_search_that_has_begun_is_brought_to_its_end_by_a_later_driver_whateve
     torn = Job(tmp_path / "torn.jsonl", spec)
     torn.journal.write_bytes(b"".join(begun[: begins + 2]))
     torn.run()
-    assert all(len(search_accuracies(torn.record, spec, arm)) == 2 for arm in torn.record.arms)
+    assert all(len(search_values(torn.record, spec, arm)) == 2 for arm in torn.record.arms)
     assert not torn.record.of(Stage.SEARCH, search=3)
 
 
@@ -322,7 +322,7 @@ def test_with_a_cap_on_epochs_each_arm_spends_the_epochs_of_its_search(tmp_path:
     assert len(count) == 3 * 3
     assert len(failed(job.record)) == 3
     for arm in job.record.arms:
-        assert sorted(search_accuracies(job.record, spec, arm)) == [1, 2, 3]
+        assert sorted(search_values(job.record, spec, arm)) == [1, 2, 3]
     assert job.run() == []
 
 
@@ -378,7 +378,7 @@ def unit(*tests: float | State | None, states: tuple[State | None, ...] | None =
     history.trials("noam", 1, states or (State.COMPLETE, State.COMPLETE))
     if tests:
         history.confirmed("noam", 1, tests)
-    return search_accuracies(history.record(), TWO_SEEDS, "noam").get(1)
+    return search_values(history.record(), TWO_SEEDS, "noam").get(1)
 
 
 def test_a_unit_is_the_mean_test_accuracy_over_the_confirm_seeds_of_the_search() -> None:
@@ -436,10 +436,10 @@ class Diverges(SimulatedTraining):
 def test_in_a_whole_job_an_unstable_arm_has_a_unit_for_every_search(tmp_path: Path) -> None:
     job = Job(tmp_path / "journal.jsonl", SMALL, training=Diverges)
     job.run()
-    found = search_accuracies(job.record, SMALL, "noam")
+    found = search_values(job.record, SMALL, "noam")
     assert found == pytest.approx({1: CHANCE, 2: CHANCE, 3: CHANCE})
     assert not job.record.of(Stage.CONFIRM, "noam", search=1)
-    assert min(search_accuracies(job.record, SMALL, "adamw").values()) > 2 * CHANCE
+    assert min(search_values(job.record, SMALL, "adamw").values()) > 2 * CHANCE
 
 
 def loses_confirm_runs(attempt: Attempt, epoch: int) -> str | None:
@@ -450,7 +450,7 @@ def loses_confirm_runs(attempt: Attempt, epoch: int) -> str | None:
 def test_in_a_whole_job_a_search_that_a_machine_lost_is_missing_for_its_arm_only(tmp_path: Path) -> None:
     job = Job(tmp_path / "journal.jsonl", SMALL, fault=loses_confirm_runs)
     job.run()
-    found = {arm: sorted(search_accuracies(job.record, SMALL, arm)) for arm in job.record.arms}
+    found = {arm: sorted(search_values(job.record, SMALL, arm)) for arm in job.record.arms}
     assert found == {"adam_l2": [1, 2, 3], "noam": [1, 2, 3], "adamw": [1, 3]}
 
 
@@ -466,4 +466,4 @@ def test_results_of_other_stages_are_no_units() -> None:
     history = Searches(SMALL)
     history.searched({"noam": [0.7]})
     history.trained("confirm/round/noam/1/77", "noam", 1, 1, seed=77, test=0.1, round_number=1)
-    assert search_accuracies(history.record(), SMALL, "noam") == pytest.approx({1: 0.7})
+    assert search_values(history.record(), SMALL, "noam") == pytest.approx({1: 0.7})

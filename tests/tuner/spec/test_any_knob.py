@@ -6,12 +6,13 @@ import pytest
 from tests.tuner.spec_texts import NOAM, SPEC, more, noam, spec_of
 from trainables.space import Choice, Float, Int, Plan
 from tuner.errors import SpecError
-from tuner.spec.arms import Arm, arms, recorded_arms, warnings
+from tuner.spec.arms import Arm, arms, own_plan, recorded_arms, warnings
 from tuner.spec.checks import check_sampler
 from tuner.spec.json_schema import json_schema
 from tuner.spec.ranges import Range
 from tuner.spec.search_spec import SearchSpec, fingerprint, from_dict, to_dict
 from tuner.spec.strict_yaml import read_text
+from tuner.spec.trial_config import image_trial, own_trial
 
 PLAN = Plan(8, 10, 1000)
 SCHEDULES = "schedule: {values: [constant, cosine, noam]}"
@@ -192,3 +193,69 @@ def test_the_schema_knows_the_new_keys() -> None:
     ]:
         value = read_text(SPEC.replace(NOAM, arm.replace("RANGE", range_)), "job").value
         assert validator.is_valid(value) == good, range_
+
+
+SGD = """\
+  - optimizer: "torch.optim:SGD"
+    parameters:
+      lr: {min: 1e-3, max: 1, scale: log}
+      nesterov: {values: [true, false]}
+      momentum: {min: 0.5, max: 0.9, step: 0.1, when: {nesterov: true}}
+      schedule: {values: [cosine, noam]}
+      warmup: {min: 1, max: 20, when: {schedule: noam}}
+    fixed: {weight_decay: 0}
+    first: [{nesterov: false, schedule: noam}]
+"""
+
+
+def test_the_arguments_of_an_own_optimizer_may_be_conditional() -> None:
+    given = spec_of((NOAM, SGD))
+    arm = arms(given, PLAN)[1]
+    assert arm.space["momentum"] == Float(0.5, 0.9, step=0.1)
+    assert arm.when == {"momentum": {"nesterov": (True,)}, "warmup": {"schedule": ("noam",)}}
+    assert list(arm.default) == ["lr", "nesterov", "schedule", "warmup"]
+    for sampled, arguments in [
+        ({**arm.default}, {"nesterov": False, "weight_decay": 0}),
+        ({**arm.default, "nesterov": True, "momentum": 0.6}, {"nesterov": True, "momentum": 0.6, "weight_decay": 0}),
+    ]:
+        trial = image_trial(given, "SGD", arm.setting(sampled), 0)
+        assert trial.optimizer is not None
+        assert dict(trial.optimizer.arguments) == arguments
+        assert (trial.hyper.schedule, trial.hyper.warmup) == ("noam", arm.default["warmup"])
+
+
+TRAINABLES = """\
+name: job
+baseline: one
+claim: setting
+metric: {choose: loss, goal: minimize}
+arms:
+  - name: one
+    trainable: "mine:train"
+    parameters:
+      kind: {values: [tree, line]}
+      depth: {min: 1, max: 9, when: {kind: tree}}
+      ridge: {min: 0, max: 1, step: 0.25, when: {kind: line}}
+    fixed: {layers: [1, 2], data: small}
+  - name: two
+    trainable: "mine:train"
+    parameters:
+      x: {min: 0, max: 1, when: {data: [small, large]}}
+    fixed: {data: small}
+budget: {trials: 4, epochs: 8}
+"""
+
+
+def test_the_keys_of_an_own_trainable_may_be_conditional() -> None:
+    given = spec_of(text=TRAINABLES)
+    one, two = arms(given, own_plan(given))
+    assert one.space["ridge"] == Float(0.0, 1.0, step=0.25)
+    assert one.default == {"kind": "tree", "depth": 5}
+    assert two.when == {}
+    trial = own_trial(given, "one", one.setting({"kind": "line", "ridge": 0.5}), 0)
+    assert trial.config == {"layers": [1, 2], "data": "small", "kind": "line", "ridge": 0.5}
+    listed = spec_of(("{data: small}\nbudget", "{data: large}\nbudget"), text=TRAINABLES)
+    assert [arm.when for arm in arms(listed, own_plan(listed))][1] == {}
+    wrong = spec_of(("when: {kind: tree}", "when: {layers: 1}"), text=TRAINABLES)
+    with pytest.raises(SpecError, match="the arm has no knob layers with values or a fixed value"):
+        arms(wrong, own_plan(wrong))

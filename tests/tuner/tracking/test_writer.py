@@ -13,12 +13,14 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import _validate_metric_name
 
 from tests.tuner.small_journals import Told, due, held
 from tuner.errors import IntegrityError, NotFound, ServiceError, Unreachable
 from tuner.jobs.job_folder import JobFolder
 from tuner.tracking.client import tracker_errors
 from tuner.tracking.colours import colour
+from tuner.tracking.run_layout import allowed
 from tuner.tracking.sync_state import load, save
 from tuner.tracking.writer import Writer
 
@@ -159,6 +161,44 @@ def test_a_long_trial_is_told_whole(told: Told, store: str, client: Any) -> None
     told.epochs("search/noam/1", 1, 300)
     writer_of(told.folder, store).send()
     assert held(client, told.folder) == due(told.folder)
+
+
+def test_the_numbers_of_an_own_trainable_keep_their_names(tmp_path: Path, store: str, client: Any) -> None:
+    told = Told(tmp_path / "own_numbers")
+    told.job({"choose": "eval/rmse", "judge": "test_rmse", "goal": "minimize"})
+    wide = {f"layer.{number}": float(number) for number in range(900)}
+    for key in ("search/noam/0", "confirm/noam/0"):
+        told.trial(key, {"lr": 0.1, "seed": 5.0})
+        for epoch in (1, 2):
+            told.own_report(key, epoch, {"eval/rmse": 1 / epoch, "lr": 0.5, "a@b": 1.0, "epoch_seconds": 7.0, **wide})
+    told.own_end("confirm/noam/0", {"test_rmse": 0.25})
+    writer = writer_of(told.folder, store)
+    writer.send()
+    # What was sent is known by the metric that chooses, and by the judge: nothing is sent twice.
+    save(told.folder.tracked, replace(load(told.folder.tracked), offset=0, start=0, n=-1, ms=0))
+    writer_of(told.folder, store).send()
+    searched, confirmed = (client.get_run(writer.runs[key]).data for key in ("search/noam/0", "confirm/noam/0"))
+    names = {"eval/rmse", "lr", "epoch_seconds", allowed("a@b"), *wide}
+    assert searched.metrics.keys() == names
+    assert confirmed.metrics.keys() == names | {"test_rmse"}
+    assert (confirmed.metrics["test_rmse"], searched.metrics["epoch_seconds"]) == (0.25, 7.0)
+    assert searched.params == {"lr": "0.1", "seed": "5.0", "tuner.seed": "1"}
+    for name in ("eval/rmse", "layer.899", "lr"):
+        rows = client.get_metric_history(writer.runs["confirm/noam/0"], name)
+        assert [row.step for row in rows] == [1, 2]
+    parent = client.get_run(writer.runs[""])
+    shared = json.loads(
+        client.get_experiment(parent.info.experiment_id).tags[f"mlflow.sharedViewState.{told.folder.id}"]
+    )
+    assert shared["selectedColumns"][:2] == ["metrics.`eval/rmse`", "metrics.`test_rmse`"]
+    assert (shared["orderByKey"], shared["orderByAsc"]) == ("metrics.`eval/rmse`", True)
+
+
+@pytest.mark.parametrize("name", ["/a", "a//b", "../a", "a/..", ".", "a@b", "ü" * 300, "a\nb", "a\ud800"])
+def test_a_name_that_the_tracker_refuses_is_changed_and_stays_its_own(name: str) -> None:
+    assert allowed(name) not in (name, allowed(f"{name}@"))
+    _validate_metric_name(allowed(name))  # type: ignore[no-untyped-call]
+    assert allowed(allowed(name)) == allowed(name)
 
 
 class Copy:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.tuner.events import History
 from tests.tuner.spec_texts import more, spec_of
+from trainables.report import ConfirmResult
 from trainables.space import Choice, Domain, Float, Int, Scalar, position
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import TrialBegun, TrialEnded
@@ -43,6 +44,35 @@ def test_a_best_value_at_the_end_of_its_range_gives_a_warning_with_a_wider_range
     wider = text.split("; to widen the range for all arms with this knob, set ")[1].splitlines()[0]
     assert wider == "parameters: {lr: {min: 0.00012, max: 0.0058424, scale: log}}"
     assert load_with(wider).parameters["lr"].max == 0.0058424
+
+
+CONDITIONAL = spec_of(
+    (
+        "- variant: noam",
+        "- variant: adam_l2\n    name: other\n    parameters:\n"
+        "      schedule: {values: [constant, noam]}\n"
+        "      warmup: {min: 1, max: 70, when: {schedule: noam}}\n",
+    )
+)
+
+
+@pytest.mark.parametrize(("schedule", "warned"), [("noam", True), ("constant", False)])
+def test_a_knob_that_does_not_apply_lies_at_no_end_of_its_range(schedule: str, warned: bool) -> None:
+    text = warnings(with_knobs(CONDITIONAL, schedule=schedule, warmup=1), CONDITIONAL)
+    assert ("the best warmup lies at the lower end of its range (1 to 70, linear): other 1" in text) == warned
+
+
+def test_unequal_first_settings_and_a_warm_start_stand_beside_the_verdict() -> None:
+    begun = "  - variant: adamw\n    first: [{lr: 0.001}, {lr: 0.0011}]\n    warm_start: job-0\n"
+    spec = spec_of(("  - variant: noam\n", begun))
+    history = with_knobs(spec, lr=1e-3)
+    trial = {"knobs": {"lr": 1e-3, "lambda_norm": 0.05}, "state": "complete", "epoch": 8, "value": 0.5}
+    history.add("earlier", arm="adamw", job="job-0", trials=[trial, trial])
+    text = warnings(history, spec)
+    assert "the arms began with unequal first settings (adam_l2 with its default, adamw with 2 of the spec)" in text
+    assert "the sampler of adamw knew 2 trials of job job-0 from the start; they are not counted among its" in text
+    assert build(history.record(), spec).rows[1].trials == 1
+    assert "first settings" not in warnings(with_knobs(TWO, lr=1e-3))
 
 
 def load_with(parameters: str) -> SearchSpec:
@@ -110,7 +140,7 @@ def with_active(shares: Sequence[float | None]) -> History:
     left = iter(shares)
     for place, entry in enumerate(history.entries):
         event = entry.event
-        if isinstance(event, TrialEnded) and event.result is not None and "amsgrad" in event.trial:
+        if isinstance(event, TrialEnded) and isinstance(event.result, ConfirmResult) and "amsgrad" in event.trial:
             changed = replace(event, result=replace(event.result, max_active=next(left)))
             history.entries[place] = replace(entry, event=changed)
     return history

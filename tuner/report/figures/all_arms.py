@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from tuner.report.figures.budgets import by_epochs, by_trials, cost
-from tuner.report.figures.curves import decay, learning, lr, train_loss
+from tuner.report.figures.curves import decay, learning, lr, numbers, train_loss
 from tuner.report.figures.style import Arms, Figure
 from tuner.report.figures.verdicts import forest, seeds
 from tuner.report.findings import Findings
 
-Maker = Callable[[Findings, Arms], Figure | None]
+Maker = Callable[[Findings, Arms], Figure | list[Figure] | None]
 PARTS: Mapping[str, tuple[Maker, ...]] = {
     "Verdict": (forest, seeds),
-    "Learning curves": (learning, train_loss),
+    "Learning curves": (learning, train_loss, numbers),
     "Best result by budget": (by_trials, by_epochs, cost),
     "Schedules of the winners": (lr, decay),
 }
@@ -20,4 +20,8 @@ PARTS: Mapping[str, tuple[Maker, ...]] = {
 def comparing(found: Findings, arms: Arms) -> Iterator[tuple[str, list[Figure]]]:
     """Each heading with its figures. A figure that has no data yet is left out."""
     for heading, makers in PARTS.items():
-        yield heading, [figure for make in makers if (figure := make(found, arms)) is not None]
+        figures: list[Figure] = []
+        for make in makers:
+            made = make(found, arms)
+            figures += made if isinstance(made, list) else [] if made is None else [made]
+        yield heading, figures

@@ -10,6 +10,8 @@ from tuner.report.figures.style import Arms, Figure, Look, axis, band, drawn, li
 from tuner.report.findings import MOST_DRAWN, ArmFindings, Band, Findings
 
 MOST_MARKS = 20
+LOG_FROM = 10
+"""Factor between the ends of the values of a user's metric from which their axis is logarithmic."""
 
 
 def learning(found: Findings, arms: Arms) -> Figure | None:
@@ -26,12 +28,17 @@ def learning(found: Findings, arms: Arms) -> Figure | None:
     ended = (f"{arm.row.arm} {arm.val.mean[-1]:.4g} ± {arm.val.sd[-1]:.2g}" for arm, _ in arms if arm.val)
     return Figure(
         "learning",
-        f"{found.measure.capitalize()} by epoch",
-        f"{found.measure.capitalize()} by epoch. At the end: {'; '.join(ended) or 'no confirm run has finished'}.",
+        f"{_big(found)} by epoch",
+        f"{_big(found)} by epoch. At the end: {'; '.join(ended) or 'no confirm run has finished'}.",
         "Thick line: mean ± sd over an arm's confirm runs. Thin line: best trial of an arm without "
         f"confirm runs. Faint lines: {_drawn(arms)} of the search.",
         drawn(traces, tall(arms), xaxis=axis("epoch"), yaxis=_measure_axis(found)),
     )
+
+
+def _big(found: Findings) -> str:
+    """The name of the objective at the beginning of a text; the user's own names stay as they are."""
+    return found.measure if found.board.measured.own else found.measure.capitalize()
 
 
 def _drawn(arms: Arms) -> str:
@@ -42,6 +49,8 @@ def _drawn(arms: Arms) -> str:
 def _measure_axis(found: Findings) -> dict[str, Any]:
     values = [value for arm in found.arms for trial in arm.drawn for value in trial.curve if value is not None]
     is_log = not found.maximize and min(values, default=0.0) > 0
+    if found.board.measured.own:
+        is_log = is_log and max(values) >= LOG_FROM * min(values)
     return axis(found.board.metric, "log", min(values), max(values)) if is_log else axis(found.board.metric)
 
 
@@ -97,6 +106,30 @@ def train_loss(found: Findings, arms: Arms) -> Figure | None:
 def _span(confirmed: Sequence[tuple[ArmFindings, Look, Band]]) -> tuple[float, float]:
     values = [mean for _, _, over in confirmed for mean in over.mean]
     return min(values), max(values)
+
+
+def numbers(found: Findings, arms: Arms) -> list[Figure]:
+    """The other numbers that the user's trainables reported in their confirm runs, one figure each."""
+    names = dict.fromkeys(name for arm, _ in arms for name in arm.numbers)
+    figures = []
+    for number, name in enumerate(names):
+        known = [(arm, look, arm.numbers[name]) for arm, look in arms if name in arm.numbers]
+        ended = (f"{arm.row.arm} {over.mean[-1]:.4g}" for arm, _, over in known)
+        figures.append(
+            Figure(
+                f"reported-{number}",
+                f"{name} of the winners",
+                f"{name} of the confirm runs by epoch. At the end: {'; '.join(ended)}.",
+                "Mean ± sd over the confirm runs.",
+                drawn(
+                    [trace for arm, look, over in known for trace in _banded(arm, over, look)],
+                    tall(arms),
+                    xaxis=axis("epoch"),
+                    yaxis=axis(name),
+                ),
+            )
+        )
+    return figures
 
 
 def lr(found: Findings, arms: Arms) -> Figure | None:

@@ -1,5 +1,6 @@
 """Figures of the verdict: each variant compared with the baseline, and the confirm runs behind the verdict."""
 
+import statistics
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -7,7 +8,9 @@ import plotly.graph_objects as go
 from tuner.report.figures.style import SMALL, Arms, Figure, Look, arm_axis, axis, drawn, safe
 from tuner.report.findings import ArmFindings, Findings
 from tuner.report.wording import test_text
+from tuner.spec.experiment import MetricSpec
 from tuner.verdict.looks import Standing
+from tuner.verdict.numbers import gain_number, judge_column, margin_text, mean_text
 from tuner.verdict.paired_test import Comparison
 
 ROW = 56
@@ -20,25 +23,25 @@ def forest(found: Findings, arms: Arms) -> Figure | None:
         return None
     # Small figures have no room for long names of arms.
     height = max(SMALL + 1, 90 + ROW * len(judged))
-    margin = found.board.margin
+    margin, metric = found.board.margin, found.board.measured
     shapes = [{"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 1}}]
     if margin:
         shade = {"fillcolor": "rgba(128,128,128,0.18)", "line": {"width": 0}, "layer": "below"}
         shapes.append({"type": "rect", "x0": -margin, "x1": margin, "y0": 0, "y1": 1, "yref": "paper", **shade})
     plot = drawn(
-        [_interval(arm, look, c) for arm, look, c in judged],
+        [_interval(metric, arm, look, c) for arm, look, c in judged],
         height,
         showlegend=False,
         shapes=shapes,
-        xaxis={**axis("difference in test accuracy, points"), "range": _wide_range(judged, margin)},
+        xaxis={**axis(_gain_axis(metric)), "range": _wide_range(judged, margin)},
         yaxis={**arm_axis([arm.row.arm for arm, _, _ in judged]), "range": [len(judged) - 0.4, -0.75]},
     )
     return Figure(
         "forest",
         f"Difference to {found.board.baseline}",
-        "Forest plot. " + "; ".join(f"{arm.row.arm} {_difference(c)}" for arm, _, c in judged) + ".",
+        "Forest plot. " + "; ".join(f"{arm.row.arm} {_difference(metric, c)}" for arm, _, c in judged) + ".",
         f"Mean of the {found.board.unit}-wise differences with its interval. Right of the line, the variant is better. "
-        f"In the shaded range of ±{margin:g} points, a difference is too small to matter.",
+        f"In the shaded range of {margin_text(metric, margin)}, a difference is too small to matter.",
         plot,
     )
 
@@ -52,33 +55,45 @@ def _wide_range(judged: Sequence[tuple[ArmFindings, Look, Comparison | Standing]
     return [min(ends) - space, max(ends) + space]
 
 
-def _interval(arm: ArmFindings, look: Look, c: Comparison | Standing) -> go.Scatter:
+def _gain_axis(metric: MetricSpec) -> str:
+    if not metric.own:
+        return "difference in test accuracy, points"
+    lower = "" if metric.judge_maximize else " (positive: lower)"
+    return f"gain in {metric.judged}{', points' if metric.in_points else ''}{lower}"
+
+
+def _interval(metric: MetricSpec, arm: ArmFindings, look: Look, c: Comparison | Standing) -> go.Scatter:
     mean = c.mean_diff or 0.0
     ends = (c.high or 0.0) - mean if c.low is not None else 0.0
+    unit = "points" if metric.in_points else f"in {metric.judged}"
     return go.Scatter(
         x=[mean],
         y=[safe(arm.row.arm)],
         error_x={"array": [ends], "color": look.colour, "thickness": 2.5, "width": 6},
         mode="markers+text",
         marker={"color": look.colour, "size": 12, "symbol": look.symbol},
-        text=[_difference(c)],
+        text=[_difference(metric, c)],
         textposition="top center",
         cliponaxis=False,
-        hovertext=[safe(f"{arm.row.arm}: {_difference(c)} points, n = {c.n}: {c.outcome}")],
+        hovertext=[safe(f"{arm.row.arm}: {_difference(metric, c)} {unit}, n = {c.n}: {c.outcome}")],
         hoverinfo="text",
     )
 
 
-def _difference(c: Comparison | Standing) -> str:
+def _difference(metric: MetricSpec, c: Comparison | Standing) -> str:
     if c.mean_diff is None:
         return "nothing to compare"
-    interval = "" if c.low is None else f" [{c.low:+.2f}, {c.high:+.2f}]"
-    return f"{c.mean_diff:+.2f}{interval}".replace("-", "−")
+    if c.low is None or c.high is None:
+        return gain_number(metric, c.mean_diff).replace("-", "−")
+    half = (c.high - c.low) / 2
+    mean, low, high = (gain_number(metric, gain, half) for gain in (c.mean_diff, c.low, c.high))
+    return f"{mean} [{low}, {high}]".replace("-", "−")
 
 
 def seeds(found: Findings, arms: Arms) -> Figure | None:
-    """The test accuracies that the verdict rests on."""
-    unit = found.board.unit
+    """The judged values that the verdict rests on."""
+    unit, metric = found.board.unit, found.board.measured
+    percent = " %" if metric.in_points else ""
     tested = [(arm, look) for arm, look in arms if arm.row.tests]
     if not tested:
         return None
@@ -88,33 +103,37 @@ def seeds(found: Findings, arms: Arms) -> Figure | None:
         traces.append(
             go.Scatter(
                 x=[name] * len(tests),
-                y=[100 * value for value in tests.values()],
+                y=[metric.factor * value for value in tests.values()],
                 mode="markers",
                 marker={"color": look.faint(0.6), "size": 9, "symbol": look.symbol},
-                hovertext=[f"{name}, {unit} {number}: {100 * value:.2f} %" for number, value in tests.items()],
+                hovertext=[
+                    f"{name}, {unit} {number}: {safe(mean_text(metric, [value]))}{percent}"
+                    for number, value in tests.items()
+                ],
                 hoverinfo="text",
             )
         )
         traces.append(
             go.Scatter(
                 x=[name],
-                y=[arm.row.test_mean],
+                y=[metric.factor * statistics.fmean(tests.values())],
                 mode="markers",
                 marker={"symbol": "line-ew", "size": 30, "line": {"color": look.colour, "width": 3}},
-                hovertext=[f"{name}: mean {arm.row.test_mean:.2f} %"],
+                hovertext=[f"{name}: mean {safe(mean_text(metric, [statistics.fmean(tests.values())]))}{percent}"],
                 hoverinfo="text",
             )
         )
+    label = metric.judged if metric.own else "Test accuracy"
     means = (f"{arm.row.arm} {test_text(arm.row)} (n = {len(arm.row.tests)})" for arm, _ in tested)
     return Figure(
         "seeds",
-        f"Test accuracy of each {unit}",
-        f"Test accuracy in percent by arm, one mark per {unit}: {'; '.join(means)}.",
+        f"{label} of each {unit}",
+        f"{label}{' in percent' if percent else ''} by arm, one mark per {unit}: {'; '.join(means)}.",
         f"Each mark is a {unit}. All arms share what it depends on besides the setting. The bar is the mean.",
         drawn(
             traces,
             showlegend=False,
-            yaxis=axis("test accuracy, %"),
+            yaxis=axis(judge_column(metric) if metric.own else "test accuracy, %"),
             xaxis=arm_axis([arm.row.arm for arm, _ in tested]),
         ),
     )
