@@ -11,9 +11,13 @@ from tests.tuner.whole_jobs import ROOT, place
 NOTEBOOKS = sorted((ROOT / "examples").rglob("*.ipynb"))
 
 
+def read(file: Path) -> nbformat.NotebookNode:
+    return nbformat.reads(file.read_text(encoding="utf-8"), as_version=4)  # type: ignore[no-untyped-call]
+
+
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_a_notebook_is_stored_without_outputs(file: Path) -> None:
-    notebook = nbformat.read(file, as_version=4)
+    notebook = read(file)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert cells
     assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
@@ -26,7 +30,7 @@ def test_a_notebook_runs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with place(tmp_path) as made:
         for name, value in made.env().items():
             monkeypatch.setenv(name, value)
-        notebook = nbformat.read(file, as_version=4)
+        notebook = read(file)
         NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(made.cwd)}}).execute()
         assert made.job.state() == "finished"
         shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]

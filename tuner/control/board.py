@@ -1,6 +1,7 @@
 """A leaderboard as a table: the cells, and the table as text and as HTML."""
 
 import os
+from collections.abc import Sequence
 from html import escape
 from io import StringIO
 from typing import NamedTuple
@@ -23,7 +24,7 @@ class BoardTable(NamedTuple):
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def board_table(board: Leaderboard) -> BoardTable:

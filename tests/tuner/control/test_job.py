@@ -116,14 +116,14 @@ def test_epochs_are_a_table(job: tuner.LocalJob) -> None:
     epochs, record = job.epochs(), job.folder.record()
     assert len(epochs) == sum(len(trial.epochs) for trial in record.trials.values())
     first = epochs[epochs["trial"] == "search/adam_l2/0"]
-    assert list(first["val_acc"]) == [report.val_acc for report in record.trials["search/adam_l2/0"].epochs]
+    assert list(first["val_acc"]) == [report.metric("val_acc") for report in record.trials["search/adam_l2/0"].epochs]
     assert list(first["epoch"]) == list(range(1, len(first) + 1))
 
 
 def test_the_users_metrics_are_columns_and_hide_none_of_ours(job: tuner.LocalJob) -> None:
     record = job.folder.record()
     trial = record.trials["search/adam_l2/0"]
-    trial.epochs[:] = [OwnReport(1, {"rmse": 0.5, "seconds": 9.0}, 0.25)]  # type: ignore[list-item]
+    trial.epochs[:] = [OwnReport(1, {"rmse": 0.5, "seconds": 9.0}, 0.25)]
     row, epoch = trial_rows(record)[0], epoch_rows(record)[0]
     assert (row["rmse"], row["metric.seconds"], row["trial"]) == (0.5, 9.0, trial.key)
     assert (epoch["rmse"], epoch["seconds"], epoch["metric.seconds"]) == (0.5, 0.25, 9.0)
@@ -264,7 +264,7 @@ def test_ctrl_c_leaves_a_job_that_can_be_resumed(program: Place, monkeypatch: py
 
 @pytest.mark.slow
 def test_a_job_stops_when_the_program_that_runs_it_is_killed(program: Place) -> None:
-    process = subprocess.Popen([sys.executable, "program.py"], cwd=program.cwd, env=program.env())
+    process = subprocess.Popen([sys.executable, "program.py"], cwd=program.cwd, env=program.env(), text=True)
     wait_for(
         lambda: any(job.journal.exists() and b'"epoch"' in job.journal.read_bytes() for job in program.home.folders()),
         process,
