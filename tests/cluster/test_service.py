@@ -1,6 +1,7 @@
 """Whole jobs on a real cluster: submitted from the machine of a user, until the verdict is back there."""
 
 import json
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ from tests.cluster.stack import Stack, named, wait_until
 from tests.faults.checker import check_end_state
 from tests.tuner.whole_jobs import SPEC
 from tuner.export.export_file import read_export
+from tuner.storage.events import Stage
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
 
@@ -62,6 +64,34 @@ def test_a_job_without_time_for_a_verdict_is_extended_from_afar(up: Stack) -> No
     record = up.finished(job).record()
     assert [look.searches for look in record.looks] == [3]
     assert [more.until_s for more in record.extensions] == [None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["trainable", "optimizer"])
+def test_a_question_of_ones_own_is_answered_by_a_cluster(up: Stack, kind: str) -> None:
+    assert up.tuner("init", "--kind", kind, f"{kind}.yaml").code == 0
+    # The search of the starter for an optimizer takes minutes.
+    text = (up.here.cwd / f"{kind}.yaml").read_text()
+    small = re.sub(r"trials: 8 .*", "trials: 2", re.sub(r"epochs: 8 .*", "epochs: 2", text))
+    (up.here.cwd / f"{kind}.yaml").write_text(small.replace("seeds: 5", "seeds: 3"))
+    ended = up.tuner("submit", f"{kind}.yaml", "--wait")
+    assert ended.code == 0, ended.err
+    job = ended.out.splitlines()[0]
+    record = up.finished(job).record()
+    metric = record.spec.metric
+    confirmed = record.of(Stage.CONFIRM)
+    assert len(confirmed) == 3 * len(record.arms)
+    assert all(
+        run.result is not None and metric.judged in run.result.to_dict().get("values", {"test_acc"})
+        for run in confirmed
+    )
+    reported = {name for trial in record.trials.values() for epoch in trial.epochs for name in epoch.numbers()}
+    assert metric.key in reported
+    assert metric.judged not in reported
+    exported = up.tuner("export", job, "--best", "-o", f"{kind}-best.yaml")
+    assert exported.code == 0, exported.err
+    again = up.tuner("reproduce", f"{kind}-best.yaml", "--allow-code")
+    assert again.code == 0, again.err
 
 
 def test_doctor_checks_every_connection_and_reports_missing_passwords(up: Stack) -> None:
