@@ -46,8 +46,9 @@ def test_a_conditional_knob_is_shown_only_where_it_applies() -> None:
     spec = spec_of(("  epochs: 8", "  epochs: 2"), ("  - variant: noam\n", arm))
     history = History(spec)
     history.trial("adam_l2", 0, [0.4, 0.5])
+    noam: dict[str, str | int] = {"schedule": "noam"}
     for number, (value, knobs) in enumerate(
-        [(0.6, {"schedule": "noam", "warmup": 3}), (0.7, {}), (0.695, {"schedule": "noam", "warmup": 4}), (0.1, {})]
+        [(0.6, noam | {"warmup": 3}), (0.7, {}), (0.695, noam | {"warmup": 4}), (0.1, {})]
     ):
         history.trial("any", number, [0.1, value])
         places = [place for place, entry in enumerate(history.entries) if isinstance(entry.event, TrialBegun)]
