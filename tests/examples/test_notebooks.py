@@ -12,7 +12,10 @@ NOTEBOOKS = sorted((ROOT / "examples").rglob("*.ipynb"))
 
 
 def read(file: Path) -> nbformat.NotebookNode:
-    return nbformat.reads(file.read_text(encoding="utf-8"), as_version=4)  # type: ignore[no-untyped-call]
+    found: nbformat.NotebookNode = nbformat.reads(  # type: ignore[no-untyped-call]
+        file.read_text(encoding="utf-8"), as_version=4
+    )
+    return found
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)

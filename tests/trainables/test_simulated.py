@@ -9,8 +9,9 @@ import pytest
 from tests.trainables.small import smallest_trial
 from trainables.config import ModelConfig
 from trainables.hyper import Hyper
-from trainables.report import EpochReport
-from trainables.simulated import TOO_LARGE_LR, SimulatedTraining, best_lr
+from trainables.own.trial import OwnTrial
+from trainables.report import EpochReport, OwnReport
+from trainables.simulated import TOO_LARGE_LR, SimulatedTraining, best_lr, simulated
 from trainables.space import Plan
 from trainables.variants import VARIANTS
 
@@ -78,3 +79,26 @@ def test_a_much_too_large_learning_rate_diverges() -> None:
     config = dataclasses.replace(smallest_trial("adam_l2"), hyper=Hyper(2 * TOO_LARGE_LR))
     assert SimulatedTraining(config, PLAN).report(1).diverged is None
     assert SimulatedTraining(config, PLAN).report(2).diverged == "training loss is nan"
+
+
+def own(seed: int = 0, **config: Any) -> OwnTrial:
+    return OwnTrial("mine:Train", config, PLAN.epochs, seed, (), "val_loss", "test_loss")
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_a_trial_of_an_own_trainable_gets_better_and_withholds_its_judge_metric(maximize: bool) -> None:
+    training, again = (simulated(own(lr=0.1), PLAN, maximize=maximize) for _ in range(2))
+    reports = [training.report(epoch) for epoch in range(1, 13)]
+    assert reports == [again.report(epoch) for epoch in range(1, 13)]
+    assert all(isinstance(report, OwnReport) and set(report.values) == {"val_loss"} for report in reports)
+    first, last = (reports[at].metric("val_loss") for at in (0, -1))
+    assert (last > first) == maximize
+    assert training.test().metric("test_loss") == pytest.approx(last, abs=0.05)
+
+
+def test_a_setting_and_a_seed_change_an_own_trainables_curve() -> None:
+    lasts = [simulated(own(lr=10.0**power), PLAN).report(12).metric("val_loss") for power in range(-4, 1)]
+    assert max(lasts) - min(lasts) > 0.1
+    seeds = [simulated(own(seed, lr=0.1), PLAN).report(12).metric("val_loss") for seed in range(9)]
+    assert 0.001 < statistics.stdev(seeds) < 0.05
+    assert simulated(own(text="a"), PLAN).report(1) != simulated(own(text="b"), PLAN).report(1)

@@ -34,7 +34,8 @@ def check_trainable(trial: OwnTrial, announce: Callable[[str], None] = lambda li
     Raises:
         CodeError: the trainable cannot be loaded or fails, or its reports cannot be used; one line.
     """
-    announce(f"checking the trainable: {trial.trainable} runs until its report {min(MOST_REPORTS, trial.epochs)}")
+    most = min(MOST_REPORTS, trial.epochs)
+    announce(f"checking the trainable: {trial.trainable} makes {most} report{'s' if most > 1 else ''}")
     with tempfile.TemporaryDirectory() as folder:
         _Check(trial, announce, Path(folder)).run()
 

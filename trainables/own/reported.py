@@ -136,4 +136,4 @@ def _number(value: Any) -> float | None:
     try:
         return float(value)
     except OverflowError:  # an integer of more than 300 digits
-        return math.inf if int(value) > 0 else -math.inf
+        return -math.inf if str(value).startswith("-") else math.inf

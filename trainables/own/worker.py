@@ -230,12 +230,14 @@ class _Run:
         for found in checkpoints.read(self._options["checkpoints"], self._options["accepted"]):
             note = json.loads(found.note)
             counters: Counters = note["counters"]
-            # Not the random numbers of the first reports again.
+            # Not the random numbers of the first reports again; ``load_checkpoint`` may set its own.
             seed = derive_seed(self._trial.seed, "resumed", found.epoch)
+            seed_all(seed)
             if self.trainable.restore(found.state, counters, opened=partial(seed_all, seed)):
                 self._epoch, self._judged = found.epoch, note["judged"]
-                # A function may ignore its checkpoint.
-                seed_all(self._trial.seed if self.trainable.starts_again else seed)
+            if self._epoch == 0 or self.trainable.starts_again:
+                # It has no checkpoint, or is a function, which may never open it.
+                seed_all(self._trial.seed)
             return
 
 

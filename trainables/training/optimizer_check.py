@@ -91,8 +91,8 @@ def check_setting(config: TrialConfig, splits: Splits) -> None:
     """
     _check_schedule(config, splits)
     if config.optimizer is not None:
-        config = replace(config, hyper=replace(config.hyper, schedule="constant"), gpu=False)
-        guarded(config.optimizer.name, lambda: Training(config, first_images(splits, config.batch_size)))
+        built = replace(config, hyper=replace(config.hyper, schedule="constant"), gpu=False)
+        guarded(config.optimizer.name, lambda: Training(built, first_images(splits, config.batch_size)))
 
 
 def _epoch(path: str, training: Training) -> object:

@@ -27,7 +27,6 @@ from tuner.errors import SpecError, TunerError, error_of
 from tuner.spec.arms import Arm, arms
 from tuner.spec.checks import Checked, check_code
 from tuner.spec.messages import InvalidValue, Origin
-from tuner.spec.ranges import ends
 from tuner.spec.search_spec import SearchSpec, from_dict, to_dict
 from tuner.spec.trial_config import image_trial, own_trial
 from tuner.spec.user_code import arm_code, import_from, names_code
@@ -255,11 +254,10 @@ def _try_optimizers(spec: SearchSpec, found: tuple[Arm, ...], images: Images | N
             trial = image_trial(spec, arm.name, arm.setting(arm.default), spec.seed)
             splits = made_up(images or ANY_IMAGES, trial.batch_size)
             check_optimizer(trial, splits, lambda line: tell("say", line))
-        for knob in arm.default:
-            for end in ends(arm.space[knob]):
-                with _placed(spec, arm, "parameters", knob):
-                    trial = image_trial(spec, arm.name, arm.setting({**arm.default, knob: end}), spec.seed)
-                    check_setting(trial, made_up(images or ANY_IMAGES, trial.batch_size))
+        for knob, sampled in arm.extremes():
+            with _placed(spec, arm, "parameters", knob):
+                trial = image_trial(spec, arm.name, arm.setting(sampled), spec.seed)
+                check_setting(trial, made_up(images or ANY_IMAGES, trial.batch_size))
 
 
 def _try_model(spec: SearchSpec, arm: Arm, images: Images, tell: Tell) -> None:

@@ -71,6 +71,17 @@ class Arm:
         """The settings that every search of the arm tries first."""
         return self.first or (self.default,)
 
+    def extremes(self) -> Iterator[tuple[str, Mapping[str, Scalar]]]:
+        """A knob, and a setting with one end of its domain: for each knob and each end; for a choice, each value.
+
+        The other knobs are as in the default, but those on which the knob depends have values with which it applies.
+        """
+        values = {knob: self.default.get(knob, middle(domain)) for knob, domain in self.space.items()}
+        for knob, domain in self.space.items():
+            for above in _deciding(self.when, knob):
+                for end in ends(domain):
+                    yield knob, _whole(self.space, self.when, {**values, **above, knob: end})
+
     def applying(self, setting: Mapping[str, Scalar]) -> tuple[str, ...]:
         """The searched knobs that apply in a setting: all of them, less conditional ones."""
         return tuple(knob for knob in self.space if applies(self.when, knob, setting))
@@ -171,7 +182,7 @@ def _arm(spec: SearchSpec, index: int, plan: Plan) -> Arm:
     default = first[0] if first else _whole(space, when, middles)
     arm = Arm(given.name, given.code, space, fixed, default, given.kind, when, first)
     if given.kind != "trainable":
-        _try_out(spec, index, arm, shortest, middles)
+        _try_out(spec, index, arm, shortest)
     return arm
 
 
@@ -319,22 +330,15 @@ def _first(domain: Domain, known_good: Scalar | None) -> Scalar:
     return known_good if known_good is not None and domain.contains(known_good) else middle(domain)
 
 
-def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan, middles: Mapping[str, Scalar]) -> None:
+def _try_out(spec: SearchSpec, index: int, arm: Arm, plan: Plan) -> None:
     """Raise ``SpecError`` unless a trial is possible at both ends of every domain, and with the first settings.
 
     Args:
         spec, index, arm: the arm, and its place in the spec.
         plan: the shortest one that a trial of the arm may have.
-        middles: a value of each searched knob.
     """
     given = spec.arms[index]
-    trials = [
-        _whole(arm.space, arm.when, {**middles, **above, knob: end})
-        for knob, domain in arm.space.items()
-        for above in _deciding(arm.when, knob)
-        for end in ends(domain)
-    ]
-    for sampled in [*trials, *arm.opening]:
+    for sampled in [*(setting for _, setting in arm.extremes()), *arm.opening]:
         try:
             Schedule(hyper_of(given, arm.setting(sampled)), plan)
         except TrainableError as error:
@@ -420,9 +424,14 @@ def _unequal_starts(spec: SearchSpec) -> Iterator[InvalidValue]:
             )
             yield InvalidValue(text, "arms", index, "warm_start")
         if arm.first != ours.first:
-            begins = [f"{len(one.first)} settings of the spec" if one.first else "its default" for one in (arm, ours)]
+            begins = [f"{listed} of the spec" if (listed := _settings(one)) else "its default" for one in (arm, ours)]
             text = f"arm {arm.name} begins with {begins[0]}, the baseline with {begins[1]}; equal starts are fairer"
             yield InvalidValue(text, "arms", index, *(["first"] if arm.first else []))
+
+
+def _settings(arm: ArmSpec) -> str:
+    count = len(arm.first)
+    return "" if not count else "1 setting" if count == 1 else f"{count} settings"
 
 
 def _learning_rates(arm: Arm) -> str:

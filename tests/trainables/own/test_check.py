@@ -18,7 +18,7 @@ def told(trial: OwnTrial) -> list[str]:
     """The lines after the first, which says that the check begins."""
     lines: list[str] = []
     check_trainable(trial, lines.append)
-    assert lines[0].startswith(f"checking the trainable: {trial.trainable} runs until its report ")
+    assert lines[0].startswith(f"checking the trainable: {trial.trainable} makes 2 reports")
     return lines[1:]
 
 

@@ -21,12 +21,14 @@ class Example(NamedTuple):
         config: its config.
         metric: a number that it reports.
         resumes: whether it continues from a checkpoint.
+        slow: whether the test takes seconds, most of them for imports.
     """
 
     name: str
     config: Mapping[str, Any]
     metric: str
     resumes: bool
+    slow: bool = False
 
 
 BASIC = {"width": 10.0, "height": 1.0}
@@ -37,12 +39,12 @@ EXAMPLES = (
     Example("tune_basic_example:easy_objective", {**BASIC, "steps": 9}, "mean_loss", False),
     Example("custom_func_checkpointing:train_func", BASIC, "mean_loss", True),
     Example("custom_checkpointing_with_callback:OptimizationTrainable", BASIC, "mean_loss", True),
-    Example("mnist_pytorch_trainable:TrainMNIST", MNIST, "mean_accuracy", True),
-    Example("mnist_pytorch:train_mnist", {**MNIST, "should_checkpoint": True}, "mean_accuracy", False),
-    Example("xgboost_example:train_breast_cancer", XGBOOST, "test-logloss", False),
-    Example("xgboost_example:train_breast_cancer_cv", XGBOOST, "test-logloss", False),
-    Example("lightgbm_example:train_breast_cancer", LIGHTGBM, "binary_logloss", False),
-    Example("lightgbm_example:train_breast_cancer_cv", LIGHTGBM, "binary_logloss", False),
+    Example("mnist_pytorch_trainable:TrainMNIST", MNIST, "mean_accuracy", True, slow=True),
+    Example("mnist_pytorch:train_mnist", {**MNIST, "should_checkpoint": True}, "mean_accuracy", False, slow=True),
+    Example("xgboost_example:train_breast_cancer", XGBOOST, "test-logloss", False, slow=True),
+    Example("xgboost_example:train_breast_cancer_cv", XGBOOST, "test-logloss", False, slow=True),
+    Example("lightgbm_example:train_breast_cancer", LIGHTGBM, "binary_logloss", False, slow=True),
+    Example("lightgbm_example:train_breast_cancer_cv", LIGHTGBM, "binary_logloss", False, slow=True),
 )
 
 
@@ -55,7 +57,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(each, marks=[pytest.mark.slow] if each.slow else [], id=each.name) for each in EXAMPLES],
+)
 def test_an_example_of_rays_runs_unchanged_and_goes_on_after_a_kill(
     example: Example, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker: OwnWorker
 ) -> None:

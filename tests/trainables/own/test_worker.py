@@ -245,6 +245,7 @@ class TestReuse:
         # The watchdog is a thread of the process.
         assert threading.active_count() <= before + 1
 
+    @pytest.mark.slow
     def test_a_function_that_does_not_leave_ends_the_process_before_the_next_trial(
         self, config_of: Config, trial_of: Trial, tmp_path: Path
     ) -> None:

@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.trainables.small import TOY, smallest_trial
 from trainables.data.splits import Splits
 from trainables.training.ray_trainable import TrialTrainable
@@ -41,6 +43,7 @@ with embedded_ray(2, 0, folder / "r"):
 """
 
 
+@pytest.mark.slow
 def test_it_searches_under_a_tuner_of_tunes(cache_dir: Path, tiny: Splits, tmp_path: Path) -> None:
     config: dict[str, Any] = {
         "trial": smallest_trial("adam_l2", model=TOY, epochs=2).to_dict(),

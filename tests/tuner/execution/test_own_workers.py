@@ -12,6 +12,8 @@ from tuner.jobs.record import Record, Trial
 from tuner.storage.events import State
 from tuner.storage.journal import read
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trials() -> Iterator[dict[str, Trial]]:

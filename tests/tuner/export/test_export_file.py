@@ -41,7 +41,7 @@ def exported(searched: tuple[Place, Ended], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def values(exported: Path) -> dict[str, Any]:
     """What the export says, free to be changed."""
-    return read_export(exported).model_dump(mode="json")
+    return read_export(exported).plain()
 
 
 def sealed(values: dict[str, Any]) -> str:

@@ -195,7 +195,7 @@ def test_the_run_says_that_somebody_elses_version_stays_and_how_to_hand_over(
 
 def other_job(champion: Champion, folder: Path, name: str, later_ms: int) -> Champion:
     (folder / CONFIG).write_bytes(champion.files[CONFIG])
-    content = read_export(folder / CONFIG).model_dump(mode="json", exclude={"sha256"}) | {"job": name}
+    content = read_export(folder / CONFIG).plain(exclude={"sha256"}) | {"job": name}
     return as_champion(MODEL, Export.sealed(content), champion.files[WEIGHTS], champion.ended_ms + later_ms)
 
 

@@ -2,15 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from tests.tuner.events import History
 from tests.tuner.spec_texts import spec_of
 from trainables.space import Choice, Float
+from tuner.report.figures.one_arm import searching
+from tuner.report.figures.style import looks
 from tuner.report.findings import ArmFindings, Findings, findings
 from tuner.report.knob import Knob
-from tuner.storage.events import Stage, State
+from tuner.storage.events import Stage, State, TrialBegun
 from tuner.verdict.ranking import build
 
 SPEC = spec_of(("  epochs: 8", "  epochs: 2"))
@@ -33,6 +36,37 @@ def searched() -> History:
     history.trial("noam", 2, [math.nan], State.DIVERGED)
     history.trial("noam", 3, [0.2], state=None)
     return history
+
+
+def test_a_conditional_knob_is_shown_only_where_it_applies() -> None:
+    arm = (
+        "  - variant: adam_l2\n    name: any\n    parameters:\n      schedule: {values: [constant, noam]}\n"
+        "      warmup: {min: 1, max: 9, when: {schedule: noam}}\n"
+    )
+    spec = spec_of(("  epochs: 8", "  epochs: 2"), ("  - variant: noam\n", arm))
+    history = History(spec)
+    history.trial("adam_l2", 0, [0.4, 0.5])
+    noam: dict[str, str | int] = {"schedule": "noam"}
+    for number, (value, knobs) in enumerate(
+        [(0.6, noam | {"warmup": 3}), (0.7, {}), (0.695, noam | {"warmup": 4}), (0.1, {})]
+    ):
+        history.trial("any", number, [0.1, value])
+        places = [place for place, entry in enumerate(history.entries) if isinstance(entry.event, TrialBegun)]
+        begun = history.entries[places[-1]].event
+        assert isinstance(begun, TrialBegun)
+        changed = replace(begun, knobs={**begun.knobs, **knobs}, hyper={**begun.hyper, **knobs})
+        history.entries[places[-1]] = replace(history.entries[places[-1]], event=changed)
+    record = history.record()
+    found = findings(record, spec, build(record, spec))
+    found_arm = found.arms[1]
+    assert list(found_arm.settings) == ["lr", "l2", "schedule"]
+    assert [(near.knob, near.trials) for near in found_arm.near] == [("lr", 2), ("l2", 2), ("schedule", 2)]
+    assert found_arm.knobs[-1].searched == "1 to 9, linear (if schedule is noam)"
+    figures = {figure.name: figure for figure in searching(found, found_arm, looks(2)[1])}
+    assert "winner: lr 0.0011, l2 0.0001, schedule constant." in figures["parallel-any"].alt
+    assert "val/acc by warmup over 2 trials of any; searched 1 to 9, linear (if schedule is noam)" in (
+        figures["slice-any-warmup"].alt
+    )
 
 
 def test_training_seconds_are_split_by_outcome() -> None:

@@ -85,7 +85,7 @@ def test_tpe_learns_a_knob_within_its_branch() -> None:
 
 
 def test_first_settings_are_tried_first_and_then_the_sampler_goes_on_alike() -> None:
-    arm = replace(ARM, first=(NOAM, {"lr": 5e-3, "schedule": "constant"}, NOAM | {"warmup": 60}))
+    arm = replace(ARM, first=(NOAM, {"lr": 5e-3, "schedule": "constant"}, {**NOAM, "warmup": 60}))
     lived = study_of("tpe", arm=arm, trials=24)
     past = asked_and_told(lived, STATES, at_once=3)
     assert [trial.knobs for trial in past[:3]] == list(arm.first)
@@ -145,7 +145,7 @@ def test_a_setting_keeps_its_distance_along_the_knobs_it_has() -> None:
         ["restarts"],
         ["one_minus_beta2"],
     ]
-    same, far = tried.spare([dict(NOAM), NOAM | {"warmup": 1000}])
+    same, far = tried.spare([dict(NOAM), {**NOAM, "warmup": 1000}])
     assert same < 0 < far
     # The knobs that are sampled later do not count yet.
     assert tried.spare([{"lr": 2e-3, "schedule": "noam"}])[0] < 0

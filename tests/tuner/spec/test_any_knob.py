@@ -157,7 +157,7 @@ def test_first_settings_replace_the_default_and_are_filled_up_with_it() -> None:
 
 def test_unequal_starts_are_told() -> None:
     told = warnings(spec("first: [{lr: 0.001}]", "warm_start: job-1"), PLAN)
-    assert any("arm x begins with 1 settings of the spec, the baseline with its default" in line for line in told)
+    assert any("arm x begins with 1 setting of the spec, the baseline with its default" in line for line in told)
     assert any("the sampler of x learns from the trials of job job-1" in line for line in told)
     assert not warnings(spec(), PLAN)
 
