@@ -70,7 +70,7 @@ def test_progress_of_a_program_without_a_terminal_goes_to_its_stderr(
     ("spec", "error", "message"),
     [
         ("nosuch.yaml", NotFound, "nosuch.yaml: no such file"),
-        ({"name": "x"}, SpecError, "spec: data: is missing"),
+        ({"name": "x"}, SpecError, "spec: baseline: is missing"),
         ({**VALUES, "model": {"name": "nosuch_module:build"}}, SpecError, "there is no module 'nosuch_module'"),
         ({**VALUES, "seed": None}, SpecError, "spec: seed: "),
     ],
