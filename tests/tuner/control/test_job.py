@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,16 @@ import tuner
 from cluster.errors import ClusterError
 from cluster.jobs import Ran
 from tests.faults.command_line import call
+from tests.tuner.events import History
+from tests.tuner.spec_texts import spec_of
 from tests.tuner.whole_jobs import ROOT, SPEC, Ended, Place, place, wait_for
 from trainables.report import OwnReport, OwnResult
 from tuner.control.rows import epoch_rows, result_numbers, trial_rows
 from tuner.errors import NotFound, ServiceError, SpecError
+from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
 from tuner.spec.strict_yaml import read_text
+from tuner.storage.file_lock import locked
 
 VALUES = read_text(SPEC, "spec").value
 
@@ -66,7 +70,7 @@ def test_progress_of_a_program_without_a_terminal_goes_to_its_stderr(
     ("spec", "error", "message"),
     [
         ("nosuch.yaml", NotFound, "nosuch.yaml: no such file"),
-        ({"name": "x"}, SpecError, "spec: data: is missing"),
+        ({"name": "x"}, SpecError, "spec: baseline: is missing"),
         ({**VALUES, "model": {"name": "nosuch_module:build"}}, SpecError, "there is no module 'nosuch_module'"),
         ({**VALUES, "seed": None}, SpecError, "spec: seed: "),
     ],
@@ -170,24 +174,6 @@ def rows_of(database: Path, query: str) -> list[Any]:
         return connection.execute(query).fetchall()
 
 
-@pytest.mark.filterwarnings("ignore")  # of MLflow, about SQLAlchemy
-def test_delete_removes_what_belongs_to_the_job_alone(searched: tuple[Place, Ended], tmp_path: Path) -> None:
-    shutil.copytree(searched[0].home.path, tmp_path / "home")
-    home = Workspace(tmp_path / "home")
-    job = tuner.open(workspace=home)
-    assert isinstance(job, tuner.Job)
-    models = rows_of(home.tracking_store, "SELECT name FROM registered_models")
-    assert len(rows_of(home.studies, "SELECT 1 FROM studies")) == 3
-    job.delete()
-    assert not list(home.jobs())
-    assert rows_of(home.studies, "SELECT 1 FROM studies") == []
-    assert set(rows_of(home.tracking_store, "SELECT lifecycle_stage FROM runs")) == {("deleted",)}
-    assert rows_of(home.tracking_store, "SELECT name FROM registered_models") == models != []
-    assert repr(job) == f"job {job.id} was deleted"
-    with pytest.raises(NotFound, match="was deleted"):
-        job.trials()
-
-
 class Loopback(tuner.Service):
     """A cluster whose head is this process."""
 
@@ -198,6 +184,34 @@ class Loopback(tuner.Service):
         answer = call(*words)
         assert answer.crash is None
         return Ran(answer.code, answer.out, answer.err)
+
+
+def test_delete_removes_a_job_that_nobody_runs(made_up_job: Callable[[str, History], JobFolder]) -> None:
+    folder = made_up_job("tiny-1", History(spec_of()))
+    job = tuner.open("tiny-1")
+    with locked(folder.lock_file, "tiny-1"), pytest.raises(SpecError, match=r"is running .*; to end it: tuner stop"):
+        job.delete()
+    job.delete()
+    assert not folder.path.exists()
+    assert repr(job) == "job tiny-1 was deleted"
+    with pytest.raises(NotFound, match="was deleted"):
+        job.trials()
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow, about SQLAlchemy
+def test_delete_removes_what_belongs_to_the_job_alone(
+    searched: tuple[Place, Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(searched[0].home.path, tmp_path / "home")
+    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
+    home = Workspace.find()
+    models = rows_of(home.tracking_store, "SELECT name FROM registered_models")
+    assert len(rows_of(home.studies, "SELECT 1 FROM studies")) == 3
+    Loopback().job().delete()
+    assert not list(home.jobs())
+    assert rows_of(home.studies, "SELECT 1 FROM studies") == []
+    assert set(rows_of(home.tracking_store, "SELECT lifecycle_stage FROM runs")) == {("deleted",)}
+    assert rows_of(home.tracking_store, "SELECT name FROM registered_models") == models != []
 
 
 def test_a_job_of_a_cluster_has_the_same_interface(job: tuner.LocalJob, tmp_path: Path) -> None:
