@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from cluster.runtime import embedded_ray
+from tests.tuner.events import History
 from trainables.own.trial import OwnTrial
 from trainables.own.worker import OwnWorker
 from tuner.execution.capacity import FixedCapacity
@@ -19,6 +20,7 @@ from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import Record
 from tuner.jobs.stop import StopRequest
 from tuner.search.trial_request import TrialOutcome, TrialRequest
+from tuner.spec.search_spec import from_dict
 from tuner.spec.settings import ResourcesSpec
 from tuner.storage.events import Stage
 from tuner.storage.file_lock import exclusive
@@ -77,6 +79,15 @@ def lost(config):
     tune.report({"loss": 1.0})
     tune.report({"loss": float("inf")})
 '''
+SPEC = {
+    "name": "own",
+    "metric": {"choose": "loss", "judge": "test", "goal": "minimize"},
+    "baseline": "fine",
+    "arms": [
+        {"name": name, "trainable": "theirs:Count", "parameters": {"x": {"values": [1, 2]}}} for name in ("fine", "die")
+    ],
+    "budget": {"trials": 2, "epochs": 4},
+}
 TRIALS: Sequence[tuple[str, str, Mapping[str, str]]] = (
     ("fine", "Count", {}),
     ("die", "Count", {"once": "die"}),
@@ -86,6 +97,14 @@ TRIALS: Sequence[tuple[str, str, Mapping[str, str]]] = (
     ("two", "two", {}),
     ("lost", "lost", {}),
 )
+
+
+def new_record() -> Record:
+    """A record of a job that has begun; the journal here has only the trials."""
+    record = Record()
+    for entry in History(from_dict(SPEC)).entries:
+        record.add(entry)
+    return record
 
 
 class Source:
@@ -111,7 +130,7 @@ def main(folder: Path) -> None:
     code = folder / "code"
     code.mkdir()
     (code / "theirs.py").write_text(CODE)
-    record, job = Record(), JobFolder(folder)
+    record, job = new_record(), JobFolder(folder)
     limits = ResourcesSpec(silent_minutes=0.1)
     with (
         embedded_ray(2, 0, folder / "r", (code,)),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tuner.jobs.record import Record, Trial
+from tests.tuner.execution.own_run import new_record
+from tuner.jobs.record import Trial
 from tuner.storage.events import State
 from tuner.storage.journal import read
 
@@ -22,7 +23,7 @@ def trials() -> Iterator[dict[str, Trial]]:
         command = [sys.executable, "-m", "tests.tuner.execution.own_run", name]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         assert ended.returncode == 0, ended.stderr
-        record = Record()
+        record = new_record()
         for entry in read(Path(name) / "journal.jsonl"):
             record.add(entry)
         yield {key.split("/")[1]: trial for key, trial in record.trials.items()}
