@@ -266,6 +266,7 @@ def studied(database: Path) -> dict[tuple[str, int], tuple[str, str]]:
         connection.close()
 
 
+@pytest.mark.slow
 class TestInPostgres:
     """The interrupted job of another machine, of which there is only the database and the shared folder."""
 
