@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from benchmarks.measuring import Comparison, Goal, Result, interleaved
 from trainables.space import Float, Plan
 from trainables.variants import VARIANTS
-from tuner.search.distributions import ONE_MINUS
+from trainables.space import ONE_MINUS
 from tuner.search.study import ArmStudy, RecordedTrial
 from tuner.search.study_database import open_storage
 from tuner.spec.arms import Arm
