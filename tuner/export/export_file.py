@@ -6,7 +6,6 @@ exactly the bytes that this module writes for its content, so a changed byte nev
 A new way to write the same content therefore needs a new ``SCHEMA``.
 """
 
-import dataclasses
 import hashlib
 import json
 import re

@@ -114,9 +114,7 @@ def search_values(
     return found
 
 
-def lost_value(
-    record: Record, round_number: int = 0, at: int | None = None, before: int | None = None
-) -> float | None:
+def lost_value(record: Record, round_number: int = 0, at: int | None = None, before: int | None = None) -> float | None:
     """What counts in place of the judged value of a confirm run that diverged; None if nothing can.
 
     For the built-in trainer this is chance: the accuracy of a guess, which old journals do not tell. A metric of the

@@ -398,9 +398,7 @@ def _levels_by_rest(at: tuple[int, ...], alpha: float, variants: int) -> Floats:
     return np.array([levels(at, alpha / 2 / rest) for rest in range(1, variants + 1)])
 
 
-def _standing(
-    arm: str, look: int, column: int, sample: _Sample, verdict: _Verdict, diverged: Diverged
-) -> Standing:
+def _standing(arm: str, look: int, column: int, sample: _Sample, verdict: _Verdict, diverged: Diverged) -> Standing:
     n, mean, sd = int(sample.n[0, column]), float(sample.mean[0, column]), float(sample.sd[0, column])
     level, outcome = float(verdict.level[0, column]), OUTCOMES[verdict.codes[0, column]]
     note = diverged.text("search")

@@ -7,6 +7,7 @@ So a difference to the baseline is taken search by search. ``tuner.verdict.looks
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from tuner.jobs.record import Record
 from tuner.search.winners import diverged_searches, search_values
@@ -22,6 +23,8 @@ Values = Mapping[str, Mapping[int, float]]
 """Arm to search to judged value: test accuracy (0 to 1), or the judge metric of the user's trainables."""
 
 
+SHARE_DIGITS = 9
+"""Digits of a share that count: the others are errors of rounding."""
 FUTILE_WORDS = "not settled, and more searches would hardly settle it"
 
 
@@ -143,7 +146,7 @@ def _judge(
             margin=spec.confirm.margin,
             variants=len(family.arms),
             alpha=family.alpha,
-            floor=least_sd(record, spec),
+            floor=least_sd(record, spec, {arm: _up_to(at, found) for arm, found in values.items()}),
             digits=None if spec.metric.own else DIGITS,
         )
         base = values[family.baseline]
@@ -166,14 +169,20 @@ def _diverged(record: Record, spec: SearchSpec, values: Values, baseline: str, a
     return Diverged(*counts)
 
 
-def least_sd(record: Record, spec: SearchSpec) -> float:
+def least_sd(record: Record, spec: SearchSpec, values: Values) -> float:
     """The smallest sd of a difference that is believed, in the unit of the verdict.
 
     An accuracy is a multiple of 1 / ``test_images``. Rounding to such a multiple alone gives the difference of two
-    accuracies this sd. How a metric of the user's is rounded is not known, so it has no such floor: if all its
-    differences are equal, there is not enough evidence.
+    accuracies this sd. A share of the user's is a multiple of something too: of the smallest gap between two judged
+    values, or of less. How any other metric is rounded is not known, so it has no such floor: if all its differences
+    are equal, there is not enough evidence.
     """
-    return 0.0 if spec.metric.own else floor(record.job.data_images.test)
+    if not spec.metric.own:
+        return floor(record.job.data_images.test)
+    if not spec.metric.in_points:
+        return 0.0
+    known = sorted({round(value, SHARE_DIGITS) for found in values.values() for value in found.values()})
+    return POINTS * min((high - low for low, high in pairwise(known)), default=0.0) / math.sqrt(6)
 
 
 def floor(test_images: int) -> float:

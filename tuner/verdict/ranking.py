@@ -77,7 +77,7 @@ def _comparisons(record: Record, spec: SearchSpec, tests: Values, number: int) -
         tests[record.baseline],
         others,
         spec.confirm.margin,
-        floor=least_sd(record, spec),
+        floor=least_sd(record, spec, tests),
         metric=spec.metric,
         diverged={"" if arm == record.baseline else arm: diverged_seeds(record, arm, number) for arm in tests},
     )

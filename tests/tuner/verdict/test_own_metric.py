@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from tests.tuner.own_jobs import RESULT, SETTING, OwnHistory, own_spec
+from tuner.search.trial_request import search_key
 from tuner.search.winners import confirm_values, search_values
 from tuner.spec.experiment import MetricSpec
-from tuner.search.trial_request import search_key
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.trial_config import SearchSeeds
 from tuner.storage.events import Outcome, State
 from tuner.verdict.leaderboard import Leaderboard, verdict_text
-from tuner.verdict.method import standings, take_look
+from tuner.verdict.method import least_sd, standings, take_look
 from tuner.verdict.numbers import gain_text, mean_text, value_text
 from tuner.verdict.paired_test import compare, paired_differences, prediction_interval
 from tuner.verdict.ranking import build
@@ -98,6 +98,15 @@ def test_searches_with_equal_differences_are_no_evidence_and_the_verdict_says_wh
     )
 
 
+@pytest.mark.parametrize(("unit", "floor"), [(", unit: points", 1 / 6**0.5), ("", 0.0)])
+def test_shares_have_a_spread_of_at_least_their_smallest_gap(unit: str, floor: float) -> None:
+    spec = own_spec(("choose: val_loss, judge: test_loss, goal: minimize", f"choose: f1, goal: maximize{unit}"))
+    record = OwnHistory(spec).record()
+    values = {"ridge": {1: 0.5, 2: 0.53, 3: 0.1 + 0.2}, "trees": {1: 0.3, 2: 0.51}}
+    assert least_sd(record, spec, values) == pytest.approx(floor)
+    assert least_sd(record, spec, {"ridge": {1: 0.5}}) == 0
+
+
 def test_a_run_that_diverged_counts_as_the_worst_value_so_far() -> None:
     history = OwnHistory(SPEC)
     history.searched({"ridge": [0.5, 0.6, 0.7], "trees": [0.4, State.DIVERGED, 0.3]})
@@ -179,9 +188,7 @@ def test_an_arm_that_diverged_can_only_lose_and_against_a_baseline_that_diverged
         (RIDGE, [LOST, *LOSSES[1:]], Outcome.LOSES, "diverged on 1 of 5 seeds"),
     ],
 )
-def test_so_it_is_with_a_setting(
-    ridge: Sequence[RESULT], trees: Sequence[RESULT], outcome: Outcome, note: str
-) -> None:
+def test_so_it_is_with_a_setting(ridge: Sequence[RESULT], trees: Sequence[RESULT], outcome: Outcome, note: str) -> None:
     spec = own_spec((SETTING[0], SETTING[1].replace("seeds: 3", "seeds: 3, margin: 0.02")))
     history = OwnHistory(spec)
     for arm in ("ridge", "trees"):
