@@ -351,8 +351,10 @@ class Record:
         trial.reported_n.append(number)
         trial.reporters.append(event.attempt)
         trial.seconds += event.report.seconds
+        # A replay of recorded curves has trials, and no job.
+        metric = self.metric if self.begun else MetricSpec()
         for group in self._groups_of(trial):
-            group.report(event.report, self.metric)
+            group.report(event.report, metric)
 
     def _groups_of(self, trial: Trial) -> tuple[Group, ...]:
         begun = trial.begun
