@@ -237,7 +237,7 @@ def _arms(checked: "Checked") -> "tuple[Arm, ...]":
 def _print_plan(checked: "Checked", cost: "Cost") -> None:
     spec = checked.spec
     print_table(
-        ("arm", "variant", "searched", "fixed"),
+        ("arm", "trains with", "searched", "fixed"),
         [
             (
                 arm.name + (" (baseline)" if arm.name == spec.baseline else ""),
