@@ -60,7 +60,8 @@ class _Check:
             if any(Path(checkpoints).iterdir()):
                 self._resume(short, checkpoints)
             elif not ended and reports and not reports[0].diverged and self.trial.epochs > 1:
-                self.announce(f"note: {name} makes no checkpoint, so an interrupted trial starts again from its first report")
+                text = "makes no checkpoint, so an interrupted trial starts again from its first report"
+                self.announce(f"note: {name} {text}")
         if quick and reports and not reports[0].diverged:
             self._check_seed(short)
 
@@ -93,21 +94,20 @@ class _Check:
         with closing(_steps(trial, checkpoints, attempt=2, accepted=[(1, 1)])) as steps:
             first = next(steps).epoch
         if first is not None and first.epoch == 1:
-            self.announce(
-                f"warning: {trial.trainable} saves checkpoints but does not load them, so an interrupted trial starts again"
-            )
+            text = "saves checkpoints but does not load them, so an interrupted trial starts again"
+            self.announce(f"warning: {trial.trainable} {text}")
 
     def _check_seed(self, trial: OwnTrial) -> None:
         if self._values(trial, 0) != self._values(trial, 1):
             return
-        line = f"warning: {trial.trainable}: the seed changes nothing: runs with different seeds report the same numbers"
+        text = "the seed changes nothing: runs with different seeds report the same numbers"
         passing = replace(trial, passed=(*trial.passed, "seed"))
         try:
             helps = "seed" not in trial.passed and self._values(passing, 0) != self._values(passing, 1)
         except CodeError:
             # It hands its config to a library that does not know the key.
             helps = False
-        self.announce(line + ("; with pass: [seed] they differ" if helps else ""))
+        self.announce(f"warning: {trial.trainable}: {text}" + ("; with pass: [seed] they differ" if helps else ""))
 
     def _values(self, trial: OwnTrial, seed: int) -> list[str]:
         """The choose metric of all reports, and the judge metric; as text: two numbers that are NaN are equal there."""

@@ -8,7 +8,7 @@ from trainables.own.reported import MissingMetric
 from tuner.errors import after_colon
 from tuner.execution.ray_executor import reason_of
 
-TRACEBACK = "ray::OwnWorker.train() (pid=7, ip=10.0.0.1)\n  File \"worker.py\", line 3, in train\n"
+TRACEBACK = 'ray::OwnWorker.train() (pid=7, ip=10.0.0.1)\n  File "worker.py", line 3, in train\n'
 
 
 def raised(cause: Exception) -> RayError:
