@@ -107,7 +107,7 @@ class UserTrainable:
         self._known = frozenset(config)
         self._trainable: Any = self._call("", lambda: made_of(config=copy.deepcopy(dict(config)), storage=storage))
         if self._is_function and (session := get_session()) is not None:
-            session.report = _checking(session.report)
+            session.report = _checking(session.report)  # type: ignore[method-assign]
 
     @property
     def saves(self) -> bool:
