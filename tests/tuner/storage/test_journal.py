@@ -53,6 +53,7 @@ AT_ONCE = [
     event_of("confirm", round=1, seeds=[3, 4], winners={"noam": 0}),
     LOOK,
     Extended(1, 1, None),
+    EarlierTrials("noam", "before-1a2b3c", ()),
     JobStateChanged("running"),
 ]
 """One event of each kind that ``append`` puts on the disk before it returns."""
