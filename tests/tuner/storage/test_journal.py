@@ -28,7 +28,7 @@ from tests.tuner.whole_jobs import ROOT
 from trainables.report import ConfirmResult
 from tuner.errors import IntegrityError, NotFound, ServiceError
 from tuner.jobs.record import load_record
-from tuner.storage.events import Entry, Event, Extended, JobStateChanged, State, TrialEnded
+from tuner.storage.events import EarlierTrials, Entry, Event, Extended, JobStateChanged, State, TrialEnded
 from tuner.storage.journal import (
     EMPTY,
     MOST_LINE,
