@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -295,10 +296,11 @@ def _try_trainables(spec: SearchSpec, found: tuple[Arm, ...], tell: Tell) -> Non
     from trainables.own.check import check_trainable
 
     for arm in _of_spec(spec, found):
-        tell("step", f"arm {arm.name}: {arm.variant}")
+        step = f"arm {arm.name}: {arm.variant}"
         with _placed(spec, arm, "trainable"):
             trial = own_trial(spec, arm.name, arm.setting(arm.default), spec.seed)
-            check_trainable(trial, lambda line: tell("say", line))
+            # Every report has the whole limit.
+            check_trainable(trial, lambda line: tell("say", line), partial(tell, "step", step))
 
 
 def _try_optimizers(spec: SearchSpec, found: tuple[Arm, ...], images: Images | None, tell: Tell) -> None:
