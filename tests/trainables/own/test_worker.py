@@ -88,7 +88,6 @@ class Linked(Decay):
         Path(folder, "deep").mkdir()
         Path(folder, "deep", "x.json").write_text(json.dumps(self.x))
         os.symlink("deep", Path(folder, "latest"))
-        os.symlink("..", Path(folder, "deep", "up"))
 
     def load_checkpoint(self, folder):
         self.x = json.loads(Path(folder, "latest", "x.json").read_text())
