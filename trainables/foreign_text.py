@@ -16,6 +16,7 @@ _SEQUENCE = re.compile(
 )
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _OURS = Path(__file__).parents[1]
+VOWELS = tuple("aeiouAEIOU")
 _INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -43,6 +44,11 @@ def raised(what: str, error: BaseException) -> str:
         message = message[:LONGEST] + "…"
     place = user_place(error)
     return f"{what} raised {type(error).__name__}" + (f": {message}" if message else "") + (place and f" ({place})")
+
+
+def with_article(noun: str) -> str:
+    """The noun with its article: a float, an int."""
+    return f"{'an' if noun.startswith(VOWELS) else 'a'} {noun}"
 
 
 def user_place(error: BaseException) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 from trainables.catalog import load_object, recorded
 from trainables.data.splits import Arrays, Raw
 from trainables.errors import CodeError, DataError, TrainableError
-from trainables.foreign_text import is_users, raised
+from trainables.foreign_text import is_users, raised, with_article
 
 SOURCES = "sources"
 """Name of the function of a reader's module that returns the files which are read."""
@@ -266,7 +266,7 @@ def _size(shape: tuple[int, ...]) -> str:
 def _shown(value: object) -> str:
     text = " ".join(repr(value).split())
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    return f"{text} ({kind})" if isinstance(value, int | float | str) and len(text) <= 40 else f"a {kind}"
+    return f"{text} ({kind})" if isinstance(value, int | float | str) and len(text) <= 40 else with_article(kind)
 
 
 def _modules(top: Path) -> Iterator[Path]:

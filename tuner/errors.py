@@ -102,6 +102,12 @@ def without_password(url: str) -> str:
     return f"{scheme}{separator}{HIDDEN}@{rest.rpartition('@')[2]}" if "@" in rest else f"{scheme}{separator}{rest}"
 
 
+def after_colon(reason: str) -> str:
+    """A reason to put after a colon: on the same line if it is one line, else below."""
+    reason = reason.strip()
+    return f"\n{reason}" if "\n" in reason else f" {reason}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` with the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1)

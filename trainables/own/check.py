@@ -49,6 +49,8 @@ class _Check:
     announce: Callable[[str], None]
     goes_on: Callable[[], None]
     folder: Path
+    judge_is_late: bool = False
+    """Whether the judge metric comes after the reports of the check."""
 
     def run(self) -> None:
         name, started = self.trial.trainable, time.monotonic()
@@ -62,7 +64,8 @@ class _Check:
             if any(Path(checkpoints).iterdir()):
                 self._resume(short, checkpoints)
             elif not ended and reports and not reports[0].diverged and self.trial.epochs > 1:
-                self.announce(f"{name} makes no checkpoint, so an interrupted trial starts again from its first report")
+                text = "makes no checkpoint, so an interrupted trial starts again from its first report"
+                self.announce(f"note: {name} {text}")
         if quick and reports and not reports[0].diverged:
             self._check_seed(short)
 
@@ -80,6 +83,7 @@ class _Check:
             late = error.metric == trial.judge != trial.choose and not error.near and trial != self.trial
             if not late or self._ends_by_itself(trial):
                 raise
+            self.judge_is_late = True
             self.announce(
                 f"warning: {trial.trainable} reported no metric {trial.judge!r} in its first {trial.epochs} reports; "
                 "the last report of a confirm run must have it"
@@ -94,28 +98,29 @@ class _Check:
         with closing(_steps(trial, checkpoints, self.goes_on, attempt=2, accepted=[(1, 1)])) as steps:
             first = next(steps).epoch
         if first is not None and first.epoch == 1:
-            self.announce(
-                f"{trial.trainable} saves checkpoints but does not load them, so an interrupted trial starts again"
-            )
+            text = "saves checkpoints but does not load them, so an interrupted trial starts again"
+            self.announce(f"warning: {trial.trainable} {text}")
 
     def _check_seed(self, trial: OwnTrial) -> None:
         if self._values(trial, 0) != self._values(trial, 1):
             return
-        line = f"{trial.trainable}: the seed changes nothing: runs with different seeds report the same numbers"
+        text = "the seed changes nothing: runs with different seeds report the same numbers"
         passing = replace(trial, passed=(*trial.passed, "seed"))
         try:
             helps = "seed" not in trial.passed and self._values(passing, 0) != self._values(passing, 1)
         except CodeError:
             # It hands its config to a library that does not know the key.
             helps = False
-        self.announce(line + ("; with pass: [seed] they differ" if helps else ""))
+        self.announce(f"warning: {trial.trainable}: {text}" + ("; with pass: [seed] they differ" if helps else ""))
 
     def _values(self, trial: OwnTrial, seed: int) -> list[str]:
-        """The choose metric of all reports, as text: two numbers that are NaN are equal there."""
+        """The choose metric of all reports, and the judge metric; as text: two numbers that are NaN are equal there."""
         seeded = replace(trial, seed=trial.seed + seed)
         with tempfile.TemporaryDirectory(dir=self.folder) as checkpoints:
-            steps = list(_steps(seeded, checkpoints, self.goes_on))
-        return [repr(step.epoch.metric(trial.choose)) for step in steps if step.epoch is not None]
+            steps = list(_steps(seeded, checkpoints, self.goes_on, read_test=not self.judge_is_late))
+        chosen = [step.epoch.metric(trial.choose) for step in steps if step.epoch is not None]
+        judged = [step.result.metric(trial.judge) for step in steps if step.result is not None]
+        return [repr(value) for value in (*chosen, *judged)]
 
 
 def _steps(

@@ -145,7 +145,8 @@ def _own_groups(path: str, model: nn.Module) -> list[dict[str, Any]]:
     except Exception as error:
         raise CodeError(raised(f"{path}: making the parameter groups", error)) from error
     if not groups:
-        raise CodeError(f"{path} returned {found!r:.80}, not a list of parameter groups such as [{{'params': [...]}}]")
+        returned = "an empty list" if found == [] else f"{found!r:.80}"
+        raise CodeError(f"{path} returned {returned}, not a list of parameter groups such as [{{'params': [...]}}]")
     own = {id(parameter) for parameter in model.parameters()}
     if not all(id(parameter) in own for group in groups for parameter in group["params"]):
         raise CodeError(f"{path}: a parameter group holds something other than parameters of the model")

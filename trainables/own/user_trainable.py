@@ -27,6 +27,7 @@ from torch import Tensor
 from trainables.catalog import load_object
 from trainables.errors import CodeError, TrainableError
 from trainables.foreign_text import raised
+from trainables.own.trial import PASSED
 
 RAYS = frozenset({*keys.AUTO_RESULT_KEYS, *keys.DEBUG_METRICS, keys.DONE, keys.SHOULD_CHECKPOINT, keys.TRIAL_ID})
 """Names that Ray adds to a report."""
@@ -103,7 +104,10 @@ class UserTrainable:
         self._restored: Any = None
         os.environ[_MAKE_FULL] = "1"
         storage = _Storage(folder)
+        self._known = frozenset(config)
         self._trainable: Any = self._call("", lambda: made_of(config=copy.deepcopy(dict(config)), storage=storage))
+        if self._is_function and (session := get_session()) is not None:
+            session.report = _checking(session.report)  # type: ignore[method-assign]
 
     @property
     def saves(self) -> bool:
@@ -213,7 +217,13 @@ class UserTrainable:
             raise
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             theirs = _theirs(error)
-            raise CodeError(raised(f"{self.name}: {doing}" if doing else self.name, theirs)) from theirs
+            text = raised(f"{self.name}: {doing}" if doing else self.name, theirs)
+            raise CodeError(text + self._hint(theirs)) from theirs
+
+    def _hint(self, error: BaseException) -> str:
+        """What the user can do about a key that the config has only if the spec passes it."""
+        key = error.args[0] if isinstance(error, KeyError) and error.args else None
+        return "; list it under pass" if key in PASSED and key not in self._known else ""
 
 
 class _Storage(StorageContext):
@@ -281,6 +291,17 @@ def unpack(files: Mapping[str, Tensor], folder: Path) -> None:
             raise ValueError(f"{name!r} is outside the checkpoint")
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content.numpy().tobytes())
+
+
+def _checking(report: Callable[..., None]) -> Callable[..., None]:
+    """Ray's function behind ``tune.report``, with a clear message for a report that is no dict."""
+
+    def checked(metrics: Any, *args: Any, **options: Any) -> None:
+        if not isinstance(metrics, Mapping):
+            raise TypeError(f"reported {metrics!r}; a report is a dict of numbers")
+        report(metrics, *args, **options)
+
+    return checked
 
 
 def _theirs(error: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""The Ray Tune ``Trainable`` that runs one trial's training. It is the only file of this package that imports ray."""
+"""The Ray Tune ``Trainable`` that runs one trial's training. Only it and ``own/user_trainable.py`` import ray."""
 
 import logging
 import os

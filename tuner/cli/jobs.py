@@ -94,6 +94,7 @@ def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: st
     from tuner.errors import GateError
     from tuner.jobs.find import find_job
     from tuner.jobs.workspace import Workspace
+    from tuner.verdict.caveats import other_scales
     from tuner.verdict.ranking import job_results
 
     folder = find_job(Workspace.find(home), job)
@@ -101,8 +102,12 @@ def leaderboard(job: str, home: Path | None, fail_unless: str | None, output: st
     show_board(board, output)
     if lacks := folder.lacks(board.state):
         click.echo(f"warning: the job has finished, but {lacks}; finish them with: tuner resume {folder.id}", err=True)
-    if fail_unless == "beats" and not board.beaten:
-        raise GateError(f"no variant of {board.job} is shown to beat {board.baseline}")
+    if fail_unless == "beats":
+        doubtful = other_scales(board.measured, board.rows)
+        if not board.beaten:
+            raise GateError(f"no variant of {board.job} is shown to beat {board.baseline}")
+        if doubtful.keys() >= set(board.beaten):
+            raise GateError(doubtful[board.beaten[0]])
 
 
 @click.command(hidden=True)

@@ -1,12 +1,13 @@
 """Commands about a spec: init, schema, validate, plan, schedule."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tuner.cli.output import data_option, output_option, print_json, print_table
+from tuner.cli.output import data_option, home_option, output_option, print_json, print_table
 
 if TYPE_CHECKING:
     from trainables.space import Scalar
@@ -91,12 +92,23 @@ def _trials(spec: "SearchSpec") -> str:
     metavar="POINTS",
     help="Standard deviation, from search to search, of the difference to the baseline: shows gains in points.",
 )
+@home_option
 @output_option
-def plan(spec: Path, data_path: str | None, measure: bool, spread: float | None, output: str) -> None:
+def plan(
+    spec: Path, data_path: str | None, measure: bool, spread: float | None, home: Path | None, output: str
+) -> None:
     """Show what SPEC would run, where it would run, and the estimated cost."""
     from tuner.driver.cost import estimate
+    from tuner.errors import NotFound
+    from tuner.jobs.warm_start import check_earlier_jobs
+    from tuner.jobs.workspace import Workspace
 
     checked, epoch_s = _checked(spec, data_path, timed=measure)
+    try:
+        check_earlier_jobs(Workspace.find(home), checked.spec)
+    except NotFound as missing:
+        # No error: the workspace of a cluster may have the job.
+        checked = replace(checked, warnings=(*checked.warnings, str(missing)))
     cost = estimate(checked, epoch_s, spread)
     code = _code(checked.spec, spec)
     if output == "json":
@@ -237,7 +249,7 @@ def _arms(checked: "Checked") -> "tuple[Arm, ...]":
 def _print_plan(checked: "Checked", cost: "Cost") -> None:
     spec = checked.spec
     print_table(
-        ("arm", "variant", "searched", "fixed"),
+        ("arm", "trains with", "searched", "fixed"),
         [
             (
                 arm.name + (" (baseline)" if arm.name == spec.baseline else ""),

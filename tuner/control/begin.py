@@ -24,6 +24,7 @@ from tuner.jobs.request import (
     spec_of,
     storage_of,
 )
+from tuner.jobs.warm_start import check_earlier_jobs
 from tuner.jobs.workspace import Workspace
 from tuner.spec.checks import check
 from tuner.spec.search_spec import SearchSpec, data_path_of
@@ -70,10 +71,12 @@ def begin(draft: Draft, workspace: Workspace, simulate: bool, announce: Announce
 
     Raises:
         SpecError: the spec, the data or the user's code is not right.
+        NotFound: a warm start names a job that is not in the workspace.
         ServiceError: a store cannot be used, or the disk is too full.
     """
     spec, code = draft.spec, code_folder(draft.spec, draft.folder)
     own_code(spec, code)
+    check_earlier_jobs(workspace, spec)
     checked = check(spec, announce, code=False)
     # Before a job begins, its driver checks an own model on the real data.
     inspect_code(checked, code, announce, build=not simulate, model=False)

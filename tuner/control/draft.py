@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainables.foreign_text import with_article
 from tuner.errors import SpecError
 from tuner.spec.messages import Origin
 from tuner.spec.search_spec import SearchSpec, data_path_of, from_dict, from_document, to_dict
@@ -49,7 +50,7 @@ def draft(
 
     Raises:
         NotFound: there is no such file.
-        SpecError: the first mistake.
+        SpecError: the first mistake; or it is nothing of the kind.
     """
     if isinstance(given, SearchSpec):
         origin = given.origin
@@ -60,6 +61,8 @@ def draft(
     if isinstance(given, Mapping):
         document, folder = _of_mapping(given), Path.cwd()
         text = ""
+    elif not isinstance(given, str | Path):
+        raise SpecError(f"give the path of a spec, a mapping or a tuner.Spec, not {with_article(type(given).__name__)}")
     else:
         path = Path(given)
         document, folder = read(path), path.absolute().parent
@@ -147,7 +150,7 @@ def _plain(value: Any) -> Any:
         return str(value)
     if callable(item := getattr(value, "item", None)):
         return item()
-    raise TypeError(f"{value!r} is a {type(value).__name__}")
+    raise TypeError(f"{value!r} is {with_article(type(value).__name__)}")
 
 
 def _of_mapping(given: Mapping[str, Any]) -> Document:

@@ -46,6 +46,31 @@ class Verdict:
     text: str
 
 
+class NoVerdict(NotFound, KeyError):
+    """A job has no verdict on something of this name."""
+
+    def __str__(self) -> str:
+        # That of ``KeyError`` puts it in quotes.
+        return str(self.args[0])
+
+
+class Verdicts(dict[str, Verdict]):
+    """Arm -> its verdict.
+
+    Args:
+        baseline: name of the job's baseline, which has none.
+        verdicts: those of the other arms.
+    """
+
+    def __init__(self, baseline: str, verdicts: Mapping[str, Verdict]) -> None:
+        super().__init__(verdicts)
+        self._baseline = baseline
+
+    def __missing__(self, arm: str) -> Verdict:
+        what = f"{arm!r} is the baseline" if arm == self._baseline else f"there is no arm {arm!r}"
+        raise NoVerdict(f"{what}; the arms with a verdict are: {', '.join(self)}")
+
+
 class Job(ABC):
     """One job. Everything is read again at each use, so the values of a job that runs are up to date.
 
@@ -74,10 +99,11 @@ class Job(ABC):
         """The leaderboard as plain values, as ``tuner leaderboard -o json`` prints it."""
 
     @property
-    def verdict(self) -> dict[str, Verdict]:
-        """Arm -> its verdict, for every arm but the baseline."""
-        rows = [row for row in self.leaderboard["rows"] if row["arm"] != self.leaderboard["baseline"]]
-        return {row["arm"]: _verdict(row) for row in rows}
+    def verdict(self) -> "Verdicts":
+        """Arm -> its verdict, for every arm but the baseline. Any other name raises ``NoVerdict``."""
+        board = self.leaderboard
+        rows = [row for row in board["rows"] if row["arm"] != board["baseline"]]
+        return Verdicts(board["baseline"], {row["arm"]: _verdict(row) for row in rows})
 
     def trials(self) -> "DataFrame":
         """One row per trial, confirm runs among them: its place in the job, state, metrics and knobs.

@@ -230,7 +230,14 @@ def main() -> None:
     os.register_at_fork(after_in_child=lambda: os.dup2(2, answers.fileno()))
     scratch: list[Scratch] = []
 
+    said: set[str] = set()
+
     def tell(kind: str, value: Any) -> None:
+        if kind == "say":
+            # Arms with the same code need the same line once.
+            if value in said:
+                return
+            said.add(value)
         answers.write(json.dumps([kind, value]) + "\n")
         answers.flush()
 

@@ -10,7 +10,7 @@ from tuner.driver.context import Context
 from tuner.driver.job import Job
 from tuner.driver.prepare import Prepared, prepare
 from tuner.driver.session import held, session, study_writer
-from tuner.errors import SearchFailed
+from tuner.errors import SearchFailed, after_colon
 from tuner.jobs.record import Record, Trial
 from tuner.jobs.warm_start import earlier_trials
 from tuner.monitor.terminal import look_line
@@ -199,4 +199,4 @@ def _why_no_verdict(record: Record, missing: Sequence[str], round_number: int) -
 
 def _first_failure(trials: Sequence[Trial]) -> str:
     lost = [trial for trial in trials if trial.state in LOST]
-    return f"; the first of {len(lost)} failures:\n{lost[0].reason}" if lost else ""
+    return f"; the first of {len(lost)} failures:{after_colon(lost[0].reason or 'no reason given')}" if lost else ""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
+from trainables.errors import TrainableError
 from trainables.file_store import files_at, inside, split
 from trainables.report import HAUNTED, StepReport
 from tuner.errors import DriverLost, ServiceError
@@ -171,8 +172,8 @@ class _Loop:
             self._dispatcher.failure = ServiceError(full[1])
         oom = any(sign in text for sign in _OOM)
         if isinstance(error, OutOfMemoryError):
-            oom, text = _guilty(text), _killed_for_memory(text)
-        if self._dispatcher.fail(run.attempt_id, text, oom):
+            oom = _guilty(text)
+        if self._dispatcher.fail(run.attempt_id, reason_of(error), oom):
             self._folder.forget_checkpoints(run.attempt.request.key)
 
     def _config(self, attempt: Attempt) -> dict[str, Any]:
@@ -189,6 +190,14 @@ class _Loop:
             "checkpoint_s": CHECKPOINT_S,
             "lonely_s": LONELY_S,
         }
+
+
+def reason_of(error: RayError) -> str:
+    """Why an attempt failed. An error that is one clear line is that line, without Ray's traceback around it."""
+    if isinstance(error, OutOfMemoryError):
+        return _killed_for_memory(str(error))
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    return str(cause if isinstance(cause, TrainableError) else error)
 
 
 def _guilty(text: str) -> bool:

@@ -14,6 +14,8 @@ from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.events import EarlierTrial, EarlierTrials, Stage, State
 
+THERE = "; the earlier job must lie in the workspace in which this job runs"
+
 
 def earlier_trials(
     workspace: Workspace,
@@ -57,6 +59,21 @@ def earlier_trials(
         yield EarlierTrials(arm.name, earlier.name, tuple(_as_earlier(trial, key) for trial in ended))
 
 
+def check_earlier_jobs(workspace: Workspace, spec: SearchSpec) -> None:
+    """Refuse a spec whose warm starts name a job that is not in the workspace.
+
+    Raises:
+        NotFound: there is no such job, or several fit.
+    """
+    for index, given in enumerate(spec.arms):
+        # The name of the latest job is refused for a better reason, when the job begins.
+        if given.warm_start is not None and given.warm_start != LATEST:
+            try:
+                workspace.job(given.warm_start)
+            except NotFound as error:
+                raise NotFound(spec.origin.tell(("arms", index, "warm_start"), f"{error}{THERE}")) from None
+
+
 def _record(workspace: Workspace, job: str, wanted: str) -> Record:
     if wanted == LATEST:
         raise InvalidValue("is 'latest', which soon is another job; write the id of the earlier job")
@@ -66,7 +83,7 @@ def _record(workspace: Workspace, job: str, wanted: str) -> Record:
             raise InvalidValue(f"{wanted!r} is this job itself; write the id of an earlier job")
         return folder.record()
     except NotFound as error:
-        raise InvalidValue(f"{error}; the earlier job must lie in the workspace in which this job runs") from None
+        raise InvalidValue(f"{error}{THERE}") from None
     except IntegrityError as error:
         raise InvalidValue(str(error)) from None
 

@@ -117,7 +117,7 @@ def trial_line(trial: Trial, metric: MetricSpec = ACCURACY) -> str:
     """One line about the end of a trial of a job with these metrics."""
     chosen, judged = (metric.key, metric.judged) if metric.own else ("val/acc", "test/acc")
     last = trial.epochs[-1] if trial.epochs else None
-    what = f"{trial.key} {trial.state} after {len(trial.epochs)} epochs"
+    what = f"{trial.key} {trial.state} after {len(trial.epochs)} {'reports' if metric.own else 'epochs'}"
     if trial.result:
         return f"{what}, {judged} {value_text(trial.result.metric(metric.judged))}"
     if trial.state in (State.FAILED, State.OOM):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from trainables.report import Report
 from trainables.space import Plan
-from tuner.errors import SearchFailed
+from tuner.errors import SearchFailed, after_colon
 from tuner.jobs.record import Record, Trial
 from tuner.search.asha import EarlyStopper, JudgedEpochs, bracket, comparable_epochs, judged_epochs, rungs
 from tuner.search.study import ArmStudy, Proposal, RecordedTrial
@@ -149,7 +149,8 @@ class SearchSource:
         elif not self._fine:
             self._errors.append(outcome.reason or "")
             if len(self._errors) == HOPELESS:
-                raise SearchFailed(f"the first {HOPELESS} trials all failed; the first error was:\n{self._errors[0]}")
+                first = after_colon(self._errors[0])
+                raise SearchFailed(f"the first {HOPELESS} trials all failed; the first error was:{first}")
 
     def _no_time_for_another_round(self) -> bool:
         """Whether another round, with trials as long as those so far, would end beyond a cap."""

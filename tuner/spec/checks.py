@@ -12,6 +12,7 @@ from trainables.catalog import DATASETS, is_dotted, load_object
 from trainables.data.checksums import check_file
 from trainables.data.request import Columns, ImageCounts, Survey
 from trainables.errors import DataError, TrainableError
+from trainables.foreign_text import with_article
 from trainables.space import Choice, Plan
 from tuner.spec.arms import Arm, arms, own_plan, plan, warnings
 from tuner.spec.messages import InvalidValue
@@ -161,7 +162,7 @@ def check_code(spec: SearchSpec, absent: Callable[[str], None] | None = None) ->
                 continue
             raise refused from None
         if not callable(found):
-            text = f"{name!r} is a {type(found).__name__}; must be a callable"
+            text = f"{name!r} is {with_article(type(found).__name__)}; must be a callable"
             raise spec.origin.error(InvalidValue(text, *place))
 
 

@@ -80,16 +80,20 @@ def _about(model: type[BaseModel], path: KeyPath) -> str:
 
 
 def _fields(model: type[BaseModel], path: KeyPath) -> dict[str, Any]:
-    """The fields of the model at ``path`` below ``model``; empty if there is no model."""
+    """The fields of the model at ``path`` below ``model``, by their key in YAML; empty if there is no model."""
     current: Any = model
     for part in path:
         if isinstance(current, type) and issubclass(current, BaseModel):
-            field = current.model_fields.get(str(part))
+            field = _by_key(current).get(str(part))
             current = field.annotation if field else None
         else:
             current = get_args(current)[0 if isinstance(part, int) else -1] if get_args(current) else None
         current = next(_models(current), current)
-    return dict(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else {}
+    return _by_key(current) if isinstance(current, type) and issubclass(current, BaseModel) else {}
+
+
+def _by_key(model: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

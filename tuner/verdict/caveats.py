@@ -9,6 +9,7 @@ from trainables.space import Domain, Float, position, scaled, short_text, unscal
 from tuner.jobs.record import Record, Trial
 from tuner.search.winners import lost_value, schedule_of, search_has_ended
 from tuner.spec.arms import recorded_arms
+from tuner.spec.experiment import MetricSpec
 from tuner.spec.messages import InvalidValue
 from tuner.spec.ranges import Range
 from tuner.spec.search_spec import PLACEBO, SearchSpec
@@ -50,7 +51,7 @@ def caveats(record: Record, spec: SearchSpec, rows: Sequence["Row"], chosen: Map
     """
     yield from _older(record)
     yield from _placebo(spec, rows)
-    yield from _other_scales(spec, rows)
+    yield from other_scales(spec.metric, rows).values()
     yield from _no_share(spec, rows)
     yield from _diverged_runs(record, spec)
     yield from _lost_searches(record, spec, rows)
@@ -91,10 +92,19 @@ def _placebo(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
         )
 
 
-def _other_scales(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
-    """Yields whose judged values can hardly be the same quantity as those of the arm that they are compared with."""
+def other_scales(metric: MetricSpec, rows: Sequence["Row"]) -> dict[str, str]:
+    """The arms whose judged values can hardly be the same quantity as those of the arm that they are compared with.
+
+    Args:
+        metric: the metric of the job.
+        rows: the rows of its leaderboard.
+
+    Returns:
+        Arm -> the warning about it.
+    """
     by_arm = {row.arm: row for row in rows}
-    for row in rows if spec.metric.own else ():
+    found = {}
+    for row in rows if metric.own else ():
         base = by_arm[row.baseline]
         if row.arm == base.arm or not (row.tests and base.tests):
             continue
@@ -106,10 +116,11 @@ def _other_scales(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:
             max(base.tests.values()) < 0 < min(row.tests.values())
         )
         if apart or opposite:
-            yield (
-                f"{spec.metric.judged} of {row.arm} is about {ours:.3g}, and of {base.arm} about {theirs:.3g}: are "
+            found[row.arm] = (
+                f"{metric.judged} of {row.arm} is about {ours:.3g}, and of {base.arm} about {theirs:.3g}: are "
                 "they the same quantity? If not, the verdict means nothing"
             )
+    return found
 
 
 def _no_share(spec: SearchSpec, rows: Sequence["Row"]) -> Iterator[str]:

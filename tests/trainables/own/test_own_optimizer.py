@@ -198,7 +198,10 @@ def test_a_mistake_is_told_in_one_line(name: str, arguments: Mapping[str, Any], 
     ("groups", "message"),
     [
         ("strangers", ":strangers: a parameter group holds something other than parameters of the model$"),
-        ("no_groups", r":no_groups returned \[\], not a list of parameter groups such as \[\{'params': \[...\]\}\]$"),
+        (
+            "no_groups",
+            r":no_groups returned an empty list, not a list of parameter groups such as \[\{'params'",
+        ),
         ("parameters", ":parameters: making the parameter groups raised "),
         ("built", ":built is no function"),
     ],

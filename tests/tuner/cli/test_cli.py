@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.tuner.events import History
+from tests.tuner.own_jobs import OwnHistory, own_spec
 from tests.tuner.spec_texts import spec_of
 from tests.tuner.whole_jobs import ROOT, SPEC, Ended, place
 from trainables.hyper import Hyper
@@ -27,6 +28,7 @@ from tuner import __version__
 from tuner.cli import cli
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.workspace import Workspace
+from tuner.storage.events import Outcome
 
 Tuner = Callable[..., Ended]
 MakeJob = Callable[[str, History], JobFolder]
@@ -282,6 +284,21 @@ def test_the_gate_exits_0_if_a_variant_beats_the_baseline(tuner: Tuner, made_up_
     ended = tuner("leaderboard", "--fail-unless", "beats", "-o", "json")
     assert ended.code == 0
     assert json.loads(ended.out)["best"] == "noam"
+
+
+@pytest.mark.parametrize(("trees", "code"), [([0.0005, 0.00061, 0.0007], 6), ([0.05, 0.061, 0.07], 0)])
+def test_the_gate_exits_6_if_the_arm_that_beats_may_report_something_else(
+    trees: list[float], code: int, tuner: Tuner, made_up_job: MakeJob
+) -> None:
+    history = OwnHistory(own_spec())
+    history.searched({"ridge": [0.7, 0.8, 0.91], "trees": trees})
+    history.looked(1, 3, {"trees": Outcome.BEATS})
+    history.add("state", state="finished")
+    made_up_job("own-1", history)
+    ended = tuner("leaderboard", "--fail-unless", "beats")
+    assert ended.code == code
+    assert "beats ridge" in ended.out
+    assert ("error: test_loss of trees is about 0.00061, and of ridge about 0.8: are they" in ended.err) == (code == 6)
 
 
 def test_leaderboard_prints_the_saved_leaderboard(tuner: Tuner, searched_home: Workspace) -> None:

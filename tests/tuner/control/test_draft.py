@@ -59,7 +59,7 @@ def test_a_change_replaces_what_it_names(key: str, value: Any, place: tuple[str 
         ("arms.nosuch.fixed", {}, "there is no item 'nosuch'; there are: adam_l2, adamw, slow"),
         ("arms.3", "sgd", "there is no item '3'"),
         ("budget..trials", 1, "not the place of a value"),
-        ("budget", {1: object()}, "is a object; use plain values"),
+        ("budget", {1: object()}, "is an object; use plain values"),
         ("seed", float("nan"), "use plain values"),
     ],
 )

@@ -71,10 +71,11 @@ def test_progress_of_a_program_without_a_terminal_goes_to_its_stderr(
     [
         ("nosuch.yaml", NotFound, "nosuch.yaml: no such file"),
         ({"name": "x"}, SpecError, "spec: baseline: is missing"),
+        (3, SpecError, "give the path of a spec, a mapping or a tuner.Spec, not an int"),
         ({**VALUES, "model": {"name": "nosuch_module:build"}}, SpecError, "there is no module 'nosuch_module'"),
         ({**VALUES, "seed": None}, SpecError, "spec: seed: "),
     ],
-    ids=["file", "keys", "code", "value"],
+    ids=["file", "keys", "kind", "code", "value"],
 )
 def test_a_wrong_spec_raises_one_line(spec: Any, error: type[Exception], message: str, home: Workspace) -> None:
     with pytest.raises(error, match=message) as raised:
@@ -91,6 +92,15 @@ def test_a_job_tells_its_verdict(job: tuner.LocalJob) -> None:
         assert (found.baseline, found.outcome) == ("adam_l2", str(row["comparison"]["outcome"]))
         assert found.gain == pytest.approx(row["test_mean"] - board["rows"][0]["test_mean"])
         assert found.text == row["verdict"]
+
+
+@pytest.mark.parametrize(("name", "what"), [("adam_l2", "'adam_l2' is the baseline"), ("x", "there is no arm 'x'")])
+def test_a_name_without_a_verdict_is_told_the_arms_with_one(name: str, what: str, job: tuner.LocalJob) -> None:
+    with pytest.raises(KeyError) as caught:
+        job.verdict[name]
+    assert isinstance(caught.value, NotFound)
+    assert str(caught.value) == f"{what}; the arms with a verdict are: adamw_restarts, noam"
+    assert job.verdict.get(name) is None
 
 
 def test_a_job_shows_itself_as_the_leaderboard(job: tuner.LocalJob) -> None:

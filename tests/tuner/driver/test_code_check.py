@@ -16,6 +16,17 @@ Try = Callable[..., tuple[float | None, list[str]]]
 
 OWN = SPEC.replace("name: elu_net", "name: 'MODULE:build'").replace(", width: 0.03", "")
 
+TRAINABLE = "from ray import tune\n\n\ndef train(config):\n    tune.report({'loss': config['x']})\n"
+SAME_CODE = """\
+name: same
+metric: {choose: loss, goal: minimize}
+baseline: one
+arms:
+  - {name: one, trainable: "tried_train:train", parameters: {x: {min: 1.0, max: 2.0}}}
+  - {name: two, trainable: "tried_train:train", parameters: {x: {min: 1.0, max: 2.0}}}
+budget: {trials: 2, epochs: 1}
+"""
+
 
 @pytest.fixture
 def tried(tmp_path: Path) -> Try:
@@ -38,7 +49,7 @@ def tried(tmp_path: Path) -> Try:
         ("import os\nos.abort()", r"importing: your code ended the process .* killed by SIGABRT$"),
         ("import sys\nsys.exit(3)", r"spec\.yaml:\d+: model\.name: .*raised SystemExit"),
         ("import nosuch", r"spec\.yaml:\d+: model\.name: .*there is no module 'nosuch' to import"),
-        ("build = 3", r"spec\.yaml:\d+: model\.name: 'tried_model:build' is a int; must be a callable"),
+        ("build = 3", r"spec\.yaml:\d+: model\.name: 'tried_model:build' is an int; must be a callable"),
         ("", "module 'tried_model' has no attribute 'build'"),
     ],
     ids=["exit", "abort", "sys.exit", "import", "kind", "missing"],
@@ -55,6 +66,14 @@ def test_code_that_hangs_is_ended(tried: Try, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(SpecError, match=r"importing: your code did not come back within 4 s; .* set TUNER_CHECK_S"):
         tried("import time\nwhile True:\n    time.sleep(1)", build=False)
     assert time.monotonic() - begun < 60
+
+
+def test_a_line_that_is_equal_for_several_arms_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "tried_train.py").write_text(TRAINABLE)
+    (tmp_path / "spec.yaml").write_text(SAME_CODE)
+    said: list[str] = []
+    inspect_code(check(load(tmp_path / "spec.yaml"), code=False), tmp_path, said.append)
+    assert [line.partition(":")[0] for line in said] == ["checking the trainable", "warning"]
 
 
 def test_a_limit_that_is_no_number_is_refused(tried: Try, monkeypatch: pytest.MonkeyPatch) -> None:

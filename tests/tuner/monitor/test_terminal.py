@@ -96,8 +96,8 @@ def test_a_job_of_own_trainables_shows_the_users_metrics() -> None:
     history.run("confirm/ridge/1/5", "ridge", 0, 0.5, 123456.0, search=1, seed=5)
     record = history.record()
     lines = [trial_line(record.trials[key], spec.metric) for key in ("search/ridge/1.0", "confirm/ridge/1/5")]
-    assert lines[0] == "search/ridge/1.0 complete after 2 epochs, val_loss 2e-05"
-    assert lines[1] == "confirm/ridge/1/5 complete after 2 epochs, test_loss 1.235e+05"
+    assert lines[0] == "search/ridge/1.0 complete after 2 reports, val_loss 2e-05"
+    assert lines[1] == "confirm/ridge/1/5 complete after 2 reports, test_loss 1.235e+05"
     progress = Progress(spec, record, 2)
     console = Console(file=io.StringIO(), width=200)
     console.print(progress_table(progress))

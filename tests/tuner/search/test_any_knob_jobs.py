@@ -16,14 +16,14 @@ from trainables.config import TrialConfig
 from trainables.data.request import ImageCounts
 from trainables.simulated import SimulatedTraining
 from trainables.space import Plan, Scalar
-from tuner.errors import SpecError
+from tuner.errors import NotFound, SpecError
 from tuner.execution.dispatcher import Dispatcher
 from tuner.execution.simulator import Clock, Simulation, simulate
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.reading import read_and_recover
 from tuner.jobs.record import Record, Trial, load_record
 from tuner.jobs.stop import StopRequest
-from tuner.jobs.warm_start import earlier_trials
+from tuner.jobs.warm_start import check_earlier_jobs, earlier_trials
 from tuner.jobs.workspace import Workspace
 from tuner.search.search_trials import SearchSource, early_stopper
 from tuner.search.study_database import StudyWriter
@@ -243,6 +243,13 @@ def test_a_warm_start_from_trials_that_cannot_be_compared_is_refused(job: Job, h
     assert "1 to 20, log (if schedule is noam) for warmup in the arm any, and this one has 1 to 20, log (if" in refusal(
         home, warm(job, ("when: {schedule: noam}", "when: {schedule: [noam, cosine]}"), text="")
     )
+
+
+def test_a_warm_start_from_an_unknown_job_is_refused_before_anything_starts(job: Job, home: Workspace) -> None:
+    check_earlier_jobs(home, warm(job))
+    check_earlier_jobs(home, spec_with(FIRST))
+    with pytest.raises(NotFound, match=r"arms\[1\].warm_start: no job 'nobody' in .*; the earlier job must lie in"):
+        check_earlier_jobs(home, spec_with(WARM + "nobody\n"))
 
 
 def test_a_warm_start_needs_ended_trials(job: Job, home: Workspace) -> None:

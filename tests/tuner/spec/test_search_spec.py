@@ -26,6 +26,7 @@ from tuner.spec.trial_config import data_request
 BAD: dict[str, tuple[tuple[str, str], int, str, str]] = {
     # case: (edit, line, key path, part of the message)
     "unknown key": (more("bugdet: 1\n"), 13, "bugdet", "did you mean 'budget'?"),
+    "unknown key like an alias": (more("passed: [seed]\n"), 13, "passed", "baseline, arms, pass, parameters,"),
     "unknown nested key": (
         more("sampler: {nam: tpe}\n"),
         13,
