@@ -274,7 +274,7 @@ def packed(folder: Path) -> dict[str, Tensor]:
 def _files(folder: Path) -> Iterator[Path]:
     """All files below a folder. A link is followed, unless it leads back to a folder that it is in."""
     for here, folders, files in os.walk(folder, followlinks=True):
-        above = {os.path.realpath(place) for place in (here, *Path(here).parents)}
+        above = {os.path.realpath(place) for place in (Path(here), *Path(here).parents)}
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(here, name)) not in above]
         yield from (file for name in files if (file := Path(here, name)).is_file())
 

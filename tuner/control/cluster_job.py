@@ -145,7 +145,7 @@ class Service(Client):
             NotFound: there is no such file.
         """
         with user_errors():
-            return self.send(pack_job(Path(spec), data_path, partial(try_imports, announce=say)), queue)
+            return self.send(pack_job(Path(spec), data_path, partial(try_imports, announce=say(quiet=False))), queue)
 
     def jobs(self) -> list[ClusterJob]:
         """All jobs of the cluster, oldest first."""
