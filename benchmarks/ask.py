@@ -14,9 +14,8 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from benchmarks.measuring import Comparison, Goal, Result, interleaved
-from trainables.space import Float, Plan
+from trainables.space import ONE_MINUS, Float, Plan
 from trainables.variants import VARIANTS
-from tuner.search.distributions import ONE_MINUS
 from tuner.search.study import ArmStudy, RecordedTrial
 from tuner.search.study_database import open_storage
 from tuner.spec.arms import Arm

@@ -16,6 +16,9 @@ from trainables.errors import TrainableError
 Scalar = bool | int | float | str
 Scale = Literal["linear", "log", "one-minus-log"]
 
+ONE_MINUS = "one_minus_"
+"""Prefix of the name under which a study knows a knob with the scale ``one-minus-log``."""
+
 MAX_CYCLES = 8
 """Largest number of cosine cycles that is offered by default; with more, each cycle is too short for annealing."""
 

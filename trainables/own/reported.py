@@ -50,12 +50,13 @@ class Reported:
 
     Args:
         values: by name, without the judge metric, unless it also chooses.
-        judged: the judge metric, or None if the report does not have it or is not of a confirm run.
+        judged: the judge metric; or what is no number in its place, as text; or None if the report does not have it or
+            is not of a confirm run. Only the last report's counts: see ``judged_number``.
         diverged: why the trial is given up, or None.
     """
 
     values: Mapping[str, float]
-    judged: float | None
+    judged: float | str | None
     diverged: str | None
 
 
@@ -69,8 +70,7 @@ def read_report(trial: OwnTrial, report: Mapping[str, Any], *, confirms: bool, n
         not_theirs: names that Ray adds to every report; they are dropped unless they are metrics of the spec.
 
     Raises:
-        CodeError: the choose metric is missing or is no number, the judge metric of a confirm run is no number, or the
-            report is too large.
+        CodeError: the choose metric is missing or is no number, or the report is too large.
     """
     wanted = {trial.choose, trial.judge}
     dropped = set(not_theirs) - wanted
@@ -87,33 +87,48 @@ def read_report(trial: OwnTrial, report: Mapping[str, Any], *, confirms: bool, n
             f"{trial.trainable} reported {len(values):,} numbers at once; a report may have {MOST_NUMBERS:,}"
         )
     _require(trial.choose, trial, flat, values)
-    judged = None
+    judged: float | str | None = None
     if confirms and trial.judge in flat:
-        _require(trial.judge, trial, flat, values)
-        judged = values[trial.judge]
-    diverged = next(
-        (
-            f"{name} is {value}"
-            for name, value in ((trial.choose, values[trial.choose]), (trial.judge, judged))
-            if value is not None and not math.isfinite(value)
-        ),
-        None,
-    )
+        # Before the last report there may be a placeholder.
+        judged = values.get(trial.judge, _shown(flat[trial.judge]))
+    chosen = values[trial.choose]
+    diverged = None if math.isfinite(chosen) else f"{trial.choose} is {chosen}"
     if trial.judge != trial.choose:
         values.pop(trial.judge, None)
     return Reported(values, judged, diverged)
+
+
+def judged_number(trial: OwnTrial, judged: float | str | None, names: Iterable[str]) -> float:
+    """The judge metric of a confirm run's last report, which may be NaN or infinite.
+
+    Args:
+        trial: the trial.
+        judged: that report's ``Reported.judged``.
+        names: what the report had besides.
+
+    Raises:
+        CodeError: it is missing or is no number.
+    """
+    if isinstance(judged, str):
+        raise CodeError(f"{trial.trainable} reported {trial.judge!r} as {judged}, which is no number")
+    if judged is None:
+        raise MissingMetric(trial.trainable, trial.judge, names)
+    return judged
 
 
 def _require(metric: str, trial: OwnTrial, flat: Mapping[str, Any], values: Mapping[str, float]) -> None:
     if metric in values:
         return
     if metric in flat:
-        try:
-            shown = " ".join(printable(repr(flat[metric]))[:LONGEST].split())
-        except Exception:  # an own class can have a broken __repr__, and a huge number has no text
-            shown = f"an object of type {type(flat[metric]).__name__}"
-        raise CodeError(f"{trial.trainable} reported {metric!r} as {shown}, which is no number")
+        raise CodeError(f"{trial.trainable} reported {metric!r} as {_shown(flat[metric])}, which is no number")
     raise MissingMetric(trial.trainable, metric, values)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return " ".join(printable(repr(value))[:LONGEST].split())
+    except Exception:  # an own class can have a broken __repr__, and a huge number has no text
+        return f"an object of type {type(value).__name__}"
 
 
 def _flat(trial: OwnTrial, report: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,7 @@ same fences.
 import gc
 import json
 import logging
+import math
 import os
 import random
 import sys
@@ -24,7 +25,7 @@ import torch
 
 from trainables.config import derive_seed
 from trainables.errors import CodeError
-from trainables.own.reported import MissingMetric, Reported, read_report
+from trainables.own.reported import Reported, judged_number, read_report
 from trainables.own.scratch import Scratch
 from trainables.own.trial import OwnTrial
 from trainables.own.user_trainable import RAYS, Counters, UserTrainable, trainable_class
@@ -216,7 +217,9 @@ class _Run:
         self._epoch = 0
         self._last: OwnReport | None = None
         """The last report of this attempt."""
-        self._judged: float | None = None
+        self._known: dict[str, float] = {}
+        """The values of the last report, which an earlier attempt may have given."""
+        self._judged: float | str | None = None
         self._saved_at = time.monotonic()
         process.set_up(self._trial.threads)
         seed_all(self._trial.seed)
@@ -244,32 +247,34 @@ class _Run:
         started = time.monotonic()
         step = self.trainable.step()
         if self._last is None and self.trainable.starts_again:
-            self._epoch, self._judged = 0, None
+            self._epoch, self._judged, self._known = 0, None, {}
         if step.report is None:
             if self._epoch == 0:
                 raise CodeError(f"{self._trial.trainable} ended without a report; call ray.tune.report(...)")
             self.done = True
-            return self._answer(ended=True)
+            return self._answer(0.0, None, ended=True)
         reported = read_report(self._trial, step.report, confirms=self._confirms, not_theirs=RAYS)
         self._epoch += 1
-        self._judged = reported.judged
-        self._last = OwnReport(self._epoch, reported.values, time.monotonic() - started, reported.diverged)
+        self._judged, self._known = reported.judged, dict(reported.values)
         self.done = step.ended or self._epoch >= self._trial.epochs or reported.diverged is not None
         if not self.done:
             self._save(reported)
-        return self._answer(ended=step.ended)
+        seconds = time.monotonic() - started
+        self._last = OwnReport(self._epoch, reported.values, seconds, reported.diverged)
+        return self._answer(seconds, reported.diverged, ended=step.ended)
 
-    def _answer(self, ended: bool) -> StepReport:
-        diverged = self._last is not None and self._last.diverged is not None
-        result = self._result() if self.done and self._confirms and not diverged else None
+    def _answer(self, seconds: float, diverged: str | None, ended: bool) -> StepReport:
+        result = None
+        if self.done and self._confirms and diverged is None:
+            judged = judged_number(self._trial, self._judged, self._known)
+            if math.isfinite(judged):
+                device = device_name(torch.device("cuda" if self._trial.gpu and torch.cuda.is_available() else "cpu"))
+                result = OwnResult({self._trial.judge: judged}, device)
+            else:
+                diverged = f"{self._trial.judge} is {judged}"
+                # If it ended without another report, the report is one that was given before.
+                self._last = OwnReport(self._epoch, self._known, seconds, diverged)
         return StepReport(self._options["attempt"], self._last, result, ended=ended)
-
-    def _result(self) -> OwnResult:
-        if self._judged is None:
-            known = () if self._last is None else self._last.values
-            raise MissingMetric(self._trial.trainable, self._trial.judge, known)
-        device = device_name(torch.device("cuda" if self._trial.gpu and torch.cuda.is_available() else "cpu"))
-        return OwnResult({self._trial.judge: self._judged}, device)
 
     def _save(self, reported: Reported) -> None:
         now = time.monotonic()
@@ -293,7 +298,7 @@ class _Run:
             seed = derive_seed(self._trial.seed, "resumed", found.epoch)
             seed_all(seed)
             if self.trainable.restore(found.state, counters, opened=partial(seed_all, seed)):
-                self._epoch, self._judged = found.epoch, note["judged"]
+                self._epoch, self._judged, self._known = found.epoch, note["judged"], note["values"]
             else:
                 # Ray has set the counters of the checkpoint already, and the method may have changed other things.
                 with suppress(CodeError):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from trainables.own.trial import OwnTrial
 from trainables.report import Report, StepReport
 from tuner.jobs.record import Record
 from tuner.search.asha import EarlyStopper
@@ -93,6 +94,8 @@ class Dispatcher:
         self._again: deque[TrialRequest] = deque()
         self._running: dict[str, _Running] = {}
         self._failures: Counter[tuple[str, int]] = Counter()
+        self._asked_again: set[str] = set()
+        """Trials that were stopped early, unless they ended by themselves with the same report."""
 
     @property
     def running(self) -> int:
@@ -135,7 +138,12 @@ class Dispatcher:
             else EpochRepeated(request.key, report.attempt, epoch.epoch)
         )
         self._guarded(lambda: self._journal.append(event))
-        return not running.attempt.ends_with(report) and not self._is_stopped(request, epoch)
+        # The stopper knows every report that has not diverged, also the last one of a trial that ends by itself. One
+        # that is rebuilt from the record knows them too.
+        stopped = not epoch.diverged and self._is_stopped(request, epoch)
+        if request.key in self._asked_again and epoch.epoch >= on_record:
+            stopped = True
+        return not running.attempt.ends_with(report) and not stopped
 
     def end(self, attempt_id: str, report: StepReport) -> None:
         """An attempt has ended well, with its last report: complete, diverged or stopped early."""
@@ -209,7 +217,8 @@ class Dispatcher:
         trial = self._record.trials[request.key]
         done = list(enumerate(trial.reporters, start=1))
         # The last epoch of a trial has no checkpoint: an attempt always has an epoch left to train.
-        accepted = tuple(reversed(done[: request.trial.epochs - 1]))
+        before_last = len(done) - 1 if request.key in self._asked_again else request.trial.epochs - 1
+        accepted = tuple(reversed(done[:before_last]))
         attempt = Attempt(request, trial.attempts + 1, accepted)
         self._journal.append(AttemptBegun(request.key, attempt.number, len(done)))
         self._running[attempt_id] = _Running(attempt, self._clock())
@@ -219,7 +228,11 @@ class Dispatcher:
         while (request := self._again.popleft() if self._again else self._source.next()) is not None:
             if self._early_stopper is None or not self._early_stopper.has_stopped(request.key):
                 return request
-            # Its driver died between the report that stopped it and its end.
+            # Its driver died between the report that stopped it and its end. An own trainable may have ended by itself
+            # with this report, which the journal does not know. So it makes the report again.
+            if isinstance(request.trial, OwnTrial):
+                self._asked_again.add(request.key)
+                return request
             self._write_end(TrialEnded(request.key, State.PRUNED, None, None), request)
         return None
 

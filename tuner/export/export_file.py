@@ -6,7 +6,6 @@ exactly the bytes that this module writes for its content, so a changed byte nev
 A new way to write the same content therefore needs a new ``SCHEMA``.
 """
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -229,7 +228,7 @@ def build_export(record: Record, spec: SearchSpec, board: Leaderboard, arm: str,
         "baseline": row.baseline,
         "claim": spec.claim,
         "verdict": "baseline" if row.comparison is None else row.comparison.outcome,
-        "comparison": None if row.comparison is None else dataclasses.asdict(row.comparison),
+        "comparison": row.evidence,
         "versions": dict(record.job.versions),
         "git_commit": record.job.git_commit,
         "data_fingerprint": record.job.data_fingerprint,

@@ -115,8 +115,9 @@ def _train(trial: OwnTrial, on_report: Callable[[Report], None]) -> Result:
                 if report is not None and report.epoch > done:
                     done = report.epoch
                     on_report(report)
-                    if report.diverged:
-                        raise IntegrityError(f"not reproduced: {report.diverged} at report {report.epoch}")
+                # A trial that ended by itself may tell it of a report that it has given.
+                if report is not None and report.diverged:
+                    raise IntegrityError(f"not reproduced: {report.diverged} at report {report.epoch}")
                 if step.result is not None:
                     return step.result
                 step = StepReport.from_dict(worker.train())

@@ -192,6 +192,8 @@ class Record:
     """Arm to the trials of an earlier job from which its sampler learns."""
     trials: dict[str, Trial] = field(default_factory=dict)
     looks: list[LookTaken] = field(default_factory=list)
+    looks_n: list[int] = field(default_factory=list)
+    """For each look, the number of its entry."""
     rounds: list[RoundBegun] = field(default_factory=list)
     extensions: list[Extended] = field(default_factory=list)
     searching: bool = True
@@ -335,6 +337,7 @@ class Record:
                 self.searching = True
             case LookTaken():
                 self.looks.append(event)
+                self.looks_n.append(entry.n)
             case JobStateChanged():
                 self.state, self.reason = event.state, event.reason
 
@@ -348,8 +351,10 @@ class Record:
         trial.reported_n.append(number)
         trial.reporters.append(event.attempt)
         trial.seconds += event.report.seconds
+        # A replay of recorded curves has trials, and no job.
+        metric = self.metric if self.begun else MetricSpec()
         for group in self._groups_of(trial):
-            group.report(event.report, self.metric)
+            group.report(event.report, metric)
 
     def _groups_of(self, trial: Trial) -> tuple[Group, ...]:
         begun = trial.begun

@@ -95,13 +95,29 @@ def _difference(earlier: Record, spec: SearchSpec, plan: Plan, fingerprint: str,
         return "is a simulation, and this one is not" if earlier.simulated else "is not a simulation, as this one is"
     if (then.metric.key, then.metric.maximize) != (metric.key, metric.maximize):
         return f"has the metric {then.metric.choose_label}, and this one has {metric.choose_label}"
+    if then.searches:
+        return "has claim: method, where each search has its own split and seeds; it must have claim: setting"
     if earlier.job.data_fingerprint != fingerprint:
-        return f"has other data: its fingerprint is {earlier.job.data_fingerprint[:16]}…, not {fingerprint[:16]}…"
+        return (
+            f"has other data, or another split of them: its fingerprint is {earlier.job.data_fingerprint[:16]}…, not "
+            f"{fingerprint[:16]}…; the data and the seed of the split must be the same (seed was {then.seed}, and is "
+            f"{spec.seed})"
+        )
+    if then.seed != spec.seed:
+        return f"has seed: {then.seed}, and this one seed: {spec.seed}; it must be the same, with the same split"
     if earlier.plan != plan:
         lengths = [f"{one.epochs} epochs of {one.steps_per_epoch} updates" for one in (earlier.plan, plan)]
         return f"has trials of {lengths[0]}, and this one of {lengths[1]}"
     if then.model != spec.model:
         return "has another model; it must be the same one"
+    others = {
+        "data.augment": (then.data.augment, spec.data.augment),
+        "resources.precision": (then.resources.precision, spec.resources.precision),
+        "pass": (list(then.passed), list(spec.passed)),
+    }
+    for key, (old, new) in others.items():
+        if old != new:
+            return f"has {key}: {old}, and this one has {new}; it must be the same"
     return None
 
 

@@ -11,6 +11,7 @@ from tuner.errors import ServiceError
 from tuner.export.job_winner import export_arm
 from tuner.jobs.job_folder import JobFolder
 from tuner.storage.atomic_files import write_new
+from tuner.storage.events import Stage
 from tuner.storage.shared_files import store_errors
 from tuner.verdict.ranking import JobResults
 
@@ -65,9 +66,11 @@ def publish(results: JobResults) -> dict[str, Path]:
         "report.md": folder.summary,
         "leaderboard.json": folder.leaderboard,
     }
-    for row in board.rows:
-        if row.winner is not None and row.confirmed and not results.record.simulated:
+    for row in board.rows if not results.record.simulated else ():
+        if row.winner is not None and row.confirmed:
             files[f"exports/{row.arm}.yaml"] = export_arm(results, row.arm, folder.export(row.arm), force=True)
+        elif board.round and results.record.group(Stage.CONFIRM, row.arm, round_number=board.round).trials:
+            _log.warning("warning: no export of %s: none of its confirm runs trained to the end", row.arm)
     # An arm's export of an earlier round would have an earlier verdict.
     for stale in set((folder.path / "exports").glob("*.yaml")) - set(files.values()):
         stale.unlink()

@@ -161,9 +161,10 @@ def _first_word_big(metric: MetricSpec) -> str:
 def _evidence(record: Record, board: Leaderboard) -> str:
     row = next(row for row in board.rows if row.arm == board.best())
     values = list(confirm_values(record, row.arm, board.round).values())
-    if not values:
-        return ""
     metric = board.measured
+    # What stands in for the values of a user's runs that all diverged says nothing about the setting.
+    if not values or (metric.own and not row.confirmed):
+        return ""
     percent = " %" if metric.in_points else ""
     split = "" if metric.own else ", on one common split"
     return (

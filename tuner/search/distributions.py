@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from trainables.errors import TrainableError
-from trainables.space import Choice, Conditions, Domain, Float, Int, Scalar, applies, share
+from trainables.space import ONE_MINUS, Choice, Conditions, Domain, Float, Int, Scalar, applies, share
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 # Optuna marks qmc, gp and multivariate TPE as experimental. We chose them knowingly.
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-
-ONE_MINUS = "one_minus_"
 
 SPACING = 0.8
 """The largest distance of a new setting to those that were tried, as a share of the distance in an even grid."""

@@ -66,7 +66,33 @@ def confirm_values(record: Record, arm: str, round_number: int) -> dict[int, flo
     return _values(record, runs, lambda: lost_value(record, round_number))
 
 
-def search_values(record: Record, spec: SearchSpec, arm: str, at: int | None = None) -> dict[int, float]:
+def diverged_seeds(record: Record, arm: str, round_number: int) -> frozenset[int]:
+    """The seeds of a round on which an arm's confirm run diverged, so that its value is no value of the user's metric.
+
+    Empty for the built-in trainer, where the accuracy of a guess is as good as that of a run that diverged.
+    """
+    runs = record.of(Stage.CONFIRM, arm, round_number=round_number) if record.metric.own else []
+    return frozenset(run.seed for run in runs if run.state == State.DIVERGED)
+
+
+def diverged_searches(record: Record, spec: SearchSpec, arm: str) -> frozenset[int]:
+    """The same for searches: those with a confirm run that diverged, and those without a winner because of the trials.
+
+    A search that a machine has lost is none of them.
+    """
+    if not record.metric.own:
+        return frozenset()
+    runs = record.of(Stage.CONFIRM, arm, round_number=0)
+    found = {run.search for run in runs if run.state == State.DIVERGED}
+    for search in {trial.search for trial in record.of(Stage.SEARCH, arm)}:
+        if search_has_ended(record, spec, arm, search) and _has_diverged(record, spec, arm, search):
+            found.add(search)
+    return frozenset(found)
+
+
+def search_values(
+    record: Record, spec: SearchSpec, arm: str, at: int | None = None, before: int | None = None
+) -> dict[int, float]:
     """Search to judged value of its winner, as the mean over the search's confirm seeds.
 
     A search whose trials all diverged or were pruned, and a confirm run that diverged, have the value of
@@ -78,16 +104,17 @@ def search_values(record: Record, spec: SearchSpec, arm: str, at: int | None = N
         spec: the job's spec.
         arm: the arm's name.
         at: only searches up to this number, as if there were no others; default: all.
+        before: number of the journal's entry up to which runs count for ``lost_value``; default: all.
     """
     found = {}
     for search in sorted({trial.search for trial in record.of(Stage.SEARCH, arm)}):
-        value = _search_value(record, spec, arm, search, at) if at is None or search <= at else None
+        value = _search_value(record, spec, arm, search, at, before) if at is None or search <= at else None
         if value is not None:
             found[search] = value
     return found
 
 
-def lost_value(record: Record, round_number: int = 0, at: int | None = None) -> float | None:
+def lost_value(record: Record, round_number: int = 0, at: int | None = None, before: int | None = None) -> float | None:
     """What counts in place of the judged value of a confirm run that diverged; None if nothing can.
 
     For the built-in trainer this is chance: the accuracy of a guess, which old journals do not tell. A metric of the
@@ -97,6 +124,8 @@ def lost_value(record: Record, round_number: int = 0, at: int | None = None) -> 
         record: the job's record.
         round_number: only confirm runs up to this round count as those so far: a verdict must not change later.
         at: and only those of searches up to this number; default: of all.
+        before: and only those that ended before this entry of the journal: an arm that an extension takes up again
+            adds runs of earlier searches. Default: all.
     """
     metric = record.metric
     if not metric.own:
@@ -106,6 +135,7 @@ def lost_value(record: Record, round_number: int = 0, at: int | None = None) -> 
         for run in record.of(Stage.CONFIRM)
         if run.state == State.COMPLETE and run.result is not None
         if run.round <= round_number and (at is None or run.search <= at)
+        if before is None or (run.ended_n or 0) < before
     ]
     return (min if metric.judge_maximize else max)(values, default=None)
 
@@ -130,17 +160,24 @@ def epochs_are_spent(record: Record, spec: SearchSpec, arm: str, search: int) ->
     return cap is not None and record.group(Stage.SEARCH, arm, search=search).epochs >= cap
 
 
-def _search_value(record: Record, spec: SearchSpec, arm: str, search: int, at: int | None) -> float | None:
+def _search_value(
+    record: Record, spec: SearchSpec, arm: str, search: int, at: int | None, before: int | None
+) -> float | None:
     if not search_has_ended(record, spec, arm, search):
         return None
     if search_winner(record, spec, arm, search) is None:
-        states = {trial.state for trial in record.of(Stage.SEARCH, arm, search=search)}
-        # A trial that was pruned was worse than one that diverged later: no machine has lost this search.
-        return lost_value(record, at=at) if states <= {State.DIVERGED, State.PRUNED} else None
+        return lost_value(record, at=at, before=before) if _has_diverged(record, spec, arm, search) else None
     runs = record.of(Stage.CONFIRM, arm, search=search, round_number=0)
-    by_seed = _values(record, runs, lambda: lost_value(record, at=at))
+    by_seed = _values(record, runs, lambda: lost_value(record, at=at, before=before))
     # A mean over fewer seeds would be no equal of the other units.
     return statistics.fmean(by_seed.values()) if by_seed.keys() == set(SearchSeeds.of(spec, search).confirm) else None
+
+
+def _has_diverged(record: Record, spec: SearchSpec, arm: str, search: int) -> bool:
+    """Whether a search that has ended has no winner, and no machine has lost it."""
+    states = {trial.state for trial in record.of(Stage.SEARCH, arm, search=search)}
+    # A trial that was pruned was worse than one that diverged later.
+    return search_winner(record, spec, arm, search) is None and states <= {State.DIVERGED, State.PRUNED}
 
 
 def _values(record: Record, runs: Iterable[Trial], lost: Callable[[], float | None]) -> dict[int, float]:

@@ -10,6 +10,7 @@ from trainables.errors import TrainableError
 from trainables.hyper import KNOBS, Hyper
 from trainables.schedules import Schedule, parse_restarts
 from trainables.space import (
+    ONE_MINUS,
     Choice,
     Conditions,
     Domain,
@@ -173,6 +174,11 @@ def _arm(spec: SearchSpec, index: int, plan: Plan) -> Arm:
                 space[knob] = _planned(spec, given, knob).resolve(shortest, width)
             except TrainableError as error:
                 raise spec.origin.error(InvalidValue(str(error), *_place(spec, index, knob))) from None
+    for knob, domain in space.items():
+        other = f"{ONE_MINUS}{knob}"
+        if isinstance(domain, Float) and domain.scale == "one-minus-log" and other in space:
+            text = f"{knob} has the scale one-minus-log, so its study knows it as {other}; give {other} another name"
+            raise spec.origin.error(InvalidValue(text, *_place(spec, index, other)))
     fixed = {knob: _typed(given.kind, knob, value) for knob, value in given.fixed.items() if isinstance(value, Scalar)}
     when = _conditions(spec, index, space, {**(variant.fixed if variant else {}), **fixed})
     space = {knob: space[knob] for knob in _parents_first(spec, index, space, when)}

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from trainables.report import ConfirmResult
 from trainables.space import Domain, Float, position, scaled, short_text, unscaled
+from trainables.variants import VARIANTS
 from tuner.jobs.record import Record, Trial
 from tuner.search.winners import lost_value, schedule_of, search_has_ended
-from tuner.spec.arms import recorded_arms
+from tuner.spec.arms import Arm, recorded_arms
 from tuner.spec.experiment import MetricSpec
 from tuner.spec.messages import InvalidValue
 from tuner.spec.ranges import Range
@@ -225,6 +226,7 @@ def _few_seeds(record: Record, rows: Sequence["Row"]) -> Iterator[str]:
 def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Iterator[str]:
     """Yields one warning per end of a range where best values lie. It names all arms with a best value there."""
     found: dict[tuple[str, Domain, str], list[str]] = {}
+    arms: dict[tuple[str, Domain, str], list[Arm]] = {}
     for arm in recorded_arms(spec, record.plan, record.job.ranges):
         setting = chosen[arm.name].hyper if arm.name in chosen else {}
         for knob in arm.applying(setting) if setting else ():
@@ -235,9 +237,9 @@ def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Ite
                 found.setdefault((knob, domain, end), []).append(
                     f"{arm.name} {short_text(chosen[arm.name].hyper[knob])}"
                 )
+                arms.setdefault((knob, domain, end), []).append(arm)
     for (knob, domain, end), values in found.items():
-        wider = _wider(knob, domain, at_top=end == "upper")
-        hint = f"; to widen the range for all arms with this knob, set {wider}" if wider else ""
+        hint = _how_to_widen(spec, arms[knob, domain, end], knob, domain, at_top=end == "upper")
         yield f"the best {knob} lies at the {end} end of its range ({domain}): {', '.join(values)}{hint}"
 
 
@@ -251,19 +253,36 @@ def _cut_cycles(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -
             yield f"no cycle of {arm} (restarts {restarts}) ends at epoch {plan.epochs}: its last cycle is cut short"
 
 
-def _wider(knob: str, domain: Domain, at_top: bool) -> str:
-    """The line of the spec that widens the range; empty if the knob allows no wider range."""
-    if not isinstance(domain, Float):
+def _how_to_widen(spec: SearchSpec, arms: Sequence[Arm], knob: str, domain: Domain, at_top: bool) -> str:
+    """What to write into the spec; empty if the knob allows no wider range, or only the user knows what it allows."""
+    wider = _wider(knob, domain, at_top) if all(arm.kind == "variant" for arm in arms) else None
+    if wider is None:
         return ""
+    asked = {given.name: given for given in (spec.arm(arm.name) for arm in arms)}
+    space = VARIANTS[arms[0].variant].space
+    # Top-level ``parameters`` are for knobs of the variant's own space, where an arm has no range of its own.
+    own = [name for name, given in asked.items() if knob in given.parameters or knob not in space]
+    if own:
+        end, value = ("max", wider.max) if at_top else ("min", wider.min)
+        return f"; to widen the range, set {end}: {value:g} for {knob} under the parameters of {', '.join(own)}"
+    line = f"parameters: {{{knob}: {{min: {wider.min:g}, max: {wider.max:g}, scale: {wider.scale}}}}}"
+    return f"; to widen the range for all arms with this knob, set {line}"
+
+
+def _wider(knob: str, domain: Domain, at_top: bool) -> Range | None:
+    """The range that is wider at one end; None if the knob allows none."""
+    if not isinstance(domain, Float) or domain.step is not None:
+        return None
     bottom, top = scaled(domain.scale, domain.low), scaled(domain.scale, domain.high)
     more = WIDENED * (top - bottom)
     ends = (domain.low, unscaled(domain, top + more)) if at_top else (unscaled(domain, bottom - more), domain.high)
     low, high = float(f"{ends[0]:.2g}"), float(f"{ends[1]:.5g}")
     try:
-        Range(min=low, max=high, scale=domain.scale).domain(knob)
+        wider = Range(min=low, max=high, scale=domain.scale)
+        wider.domain(knob)
     except InvalidValue:
-        return ""
-    return f"parameters: {{{knob}: {{min: {low:g}, max: {high:g}, scale: {domain.scale}}}}}"
+        return None
+    return wider
 
 
 def _inactive_maximum(record: Record) -> Iterator[str]:

@@ -35,7 +35,7 @@ class Row:
         val: the best setting's validation metric in the search; None if there is none.
         tests: judged values that the verdict rests on, by confirm seed if the claim is about one setting, else by
             search: test accuracies in [0, 1], or values of the user's judge metric.
-        confirmed: number of finished confirm runs of the best setting, in the last round of them.
+        confirmed: number of confirm runs of the best setting that trained to the end, in the last round of them.
         comparison: comparison with the baseline; None for the baseline itself, and before the first verdict.
         measured: the metrics of the job.
     """
@@ -63,6 +63,17 @@ class Row:
     def label(self) -> str:
         """The best setting in its arm, in words; empty if there is none."""
         return "" if self.winner is None else setting_label(self.search, self.winner)
+
+    @property
+    def evidence(self) -> dict[str, Any] | None:
+        """The comparison as plain values; None if there is none."""
+        if self.comparison is None:
+            return None
+        values = dataclasses.asdict(self.comparison)
+        if isinstance(self.comparison, Standing) and not self.comparison.note:
+            # As older versions wrote it: the same job exports to the same bytes.
+            del values["note"]
+        return values
 
     @property
     def test_mean(self) -> float | None:
@@ -159,6 +170,7 @@ class Leaderboard:
         for row, plain in zip(self.rows, values["rows"], strict=True):
             del plain["measured"]
             plain |= {
+                "comparison": row.evidence,
                 "test_mean": row.test_mean,
                 "test_sd": row.test_sd,
                 "verdict": verdict_text(row, self),

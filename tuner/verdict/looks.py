@@ -18,7 +18,7 @@ from scipy.special import ndtr, stdtr, stdtrit
 
 from tuner.storage.events import Outcome
 from tuner.verdict.levels import Floats, check_looks, levels
-from tuner.verdict.paired_test import LEAST_PAIRS
+from tuner.verdict.paired_test import LEAST_PAIRS, NONE_DIVERGED, Diverged, no_verdict
 
 DIGITS = 9
 """Digits to which a difference in points is rounded. Equal differences must not show a spread of 1e-15."""
@@ -86,6 +86,7 @@ class Standing:
         level: two-sided level of this look; the variant beats or loses if p is at most this level.
         outcome: the verdict so far. ``NOT_ENOUGH`` before the last look means that the arm continues.
         look: number of the look, from 1.
+        note: a fact that the reader needs besides the numbers; else "".
     """
 
     arm: str
@@ -97,6 +98,7 @@ class Standing:
     level: float
     outcome: Outcome
     look: int
+    note: str = ""
 
 
 class Simulated(NamedTuple):
@@ -134,7 +136,11 @@ class Chances:
 
 
 def judge_look(
-    plan: LookPlan, look: int, differences: Mapping[str, Sequence[float]], settled: Mapping[str, Outcome]
+    plan: LookPlan,
+    look: int,
+    differences: Mapping[str, Sequence[float]],
+    settled: Mapping[str, Outcome],
+    diverged: Mapping[str, Diverged] | None = None,
 ) -> tuple[Standing, ...]:
     """Judge the variants that are not settled yet, with all units up to this look.
 
@@ -150,6 +156,9 @@ def judge_look(
        far. This rule stops runs; it is not a verdict, and it does not apply at the last look.
     4. Otherwise there is *not enough evidence* yet; after the last look, for good.
 
+    A variant with units that diverged (``diverged``) can only lose, and none can if the baseline has such units. So it
+    is futile if the chance of that is small.
+
     A variant with fewer than 3 units is not judged. The same holds for differences without any spread if the floor
     is 0: they leave the t-test undefined.
 
@@ -160,6 +169,8 @@ def judge_look(
             a variant may have fewer units than planned. The test then has the degrees of freedom of the units it has.
         settled: outcomes of earlier looks. Variants that beat or lose release their part of alpha to the others; those
             that tie or are futile keep it.
+        diverged: for every variant, its units and those of the baseline that stand in for runs of the user's that
+            diverged; default: none.
 
     Returns:
         One standing for each variant that is in ``differences`` and not in ``settled``, in the order of
@@ -177,12 +188,21 @@ def judge_look(
     rows += [()] * (plan.variants - len(rows))
     samples = [_sample(np.array([row], dtype=np.float64), plan) for row in rows]
     sample_JV = _Sample(*(np.stack(values, axis=1) for values in zip(*samples, strict=True)))
-    verdict = _decide(plan, look - 1, sample_JV, np.array([codes], dtype=np.int8))
     first = len(settled)
-    return tuple(_standing(arm, look, first + i, sample_JV, verdict) for i, arm in enumerate(arms))
+    lost = [(diverged or {}).get(arm, NONE_DIVERGED) for arm in arms]
+    bars_JV = np.zeros((1, plan.variants), np.int8)
+    bars_JV[0, first : first + len(arms)] = [2 if one.baseline else int(one.any) for one in lost]
+    verdict = _decide(plan, look - 1, sample_JV, np.array([codes], dtype=np.int8), bars_JV)
+    return tuple(_standing(arm, look, first + i, sample_JV, verdict, lost[i]) for i, arm in enumerate(arms))
 
 
-def judge_alone(plan: LookPlan, look: int, differences: Sequence[float], arm: str = "placebo") -> Standing:
+def judge_alone(
+    plan: LookPlan,
+    look: int,
+    differences: Sequence[float],
+    arm: str = "placebo",
+    diverged: Diverged = NONE_DIVERGED,
+) -> Standing:
     """Judge a placebo: an arm that repeats the baseline under another name.
 
     A placebo is not in Holm's family. It is tested alone, at the two-sided ``plan.alpha`` spent over the looks. So it
@@ -194,6 +214,7 @@ def judge_alone(plan: LookPlan, look: int, differences: Sequence[float], arm: st
         look: number of this look, from 1.
         differences: unit-wise differences of the placebo to the baseline, in points.
         arm: name of the placebo.
+        diverged: as in ``judge_look``.
 
     Returns:
         Its standing, with the outcome ``BEATS``, ``LOSES`` or ``NOT_ENOUGH``.
@@ -202,7 +223,7 @@ def judge_alone(plan: LookPlan, look: int, differences: Sequence[float], arm: st
         ValueError: as in ``judge_look``.
     """
     alone = replace(plan, variants=1, margin=0.0, futile=0.0)
-    [standing] = judge_look(alone, look, {arm: differences}, {})
+    [standing] = judge_look(alone, look, {arm: differences}, {}, {arm: diverged})
     return standing
 
 
@@ -227,9 +248,10 @@ def simulate(plan: LookPlan, differences: Floats) -> Simulated:
         raise ValueError("differences must be finite")
     codes_JV = np.full(differences.shape[:2], OPEN, np.int8)
     units_JV = np.zeros(differences.shape[:2], np.int64)
+    no_bars_JV = np.zeros(differences.shape[:2], np.int8)
     for look, units in enumerate(plan.at):
         units_JV[codes_JV == OPEN] = units
-        codes_JV = _decide(plan, look, _sample(differences[:, :, :units], plan), codes_JV).codes
+        codes_JV = _decide(plan, look, _sample(differences[:, :, :units], plan), codes_JV, no_bars_JV).codes
     return Simulated(np.array([outcome.value for outcome in OUTCOMES])[codes_JV], units_JV)
 
 
@@ -301,16 +323,21 @@ def _sample(differences: Floats, plan: LookPlan) -> _Sample:
     return _Sample(n, (first + offset)[..., 0], np.maximum(np.sqrt(squares / max(units - 1, 1)), plan.floor))
 
 
-def _decide(plan: LookPlan, look: int, sample: _Sample, codes_JV: NDArray[np.int8]) -> _Verdict:
-    """The rule, for a look counted from 0. ``codes_JV`` are the outcomes before it, and the open ones are judged."""
+def _decide(
+    plan: LookPlan, look: int, sample: _Sample, codes_JV: NDArray[np.int8], bars_JV: NDArray[np.int8]
+) -> _Verdict:
+    """The rule, for a look counted from 0. ``codes_JV`` are the outcomes before it, and the open ones are judged.
+
+    ``bars_JV`` is 1 where a variant can only lose, 2 where there is no verdict on it, else 0.
+    """
     testable = (sample.n >= LEAST_PAIRS) & (sample.sd > 0)
     # Untestable entries get harmless numbers and are masked.
     safe = _Sample(np.where(testable, sample.n, LEAST_PAIRS), sample.mean, np.where(testable, sample.sd, 1.0))
-    verdict = _reject(plan, look, safe, testable, codes_JV)
-    ties = testable & (verdict.codes == OPEN) & _inside_margin(plan, look, safe)
+    verdict = _reject(plan, look, safe, testable & ((bars_JV == 0) | ((bars_JV == 1) & (safe.mean < 0))), codes_JV)
+    ties = testable & (bars_JV == 0) & (verdict.codes == OPEN) & _inside_margin(plan, look, safe)
     codes_JV = np.where(ties, TIES, verdict.codes).astype(np.int8)
     if look < len(plan.at) - 1:
-        stops = testable & (codes_JV == OPEN) & (_predictive_chance(plan, safe, codes_JV) < plan.futile)
+        stops = testable & (codes_JV == OPEN) & (_predictive_chance(plan, safe, codes_JV, bars_JV) < plan.futile)
         codes_JV = np.where(stops, FUTILE, codes_JV).astype(np.int8)
     return _Verdict(codes_JV, verdict.level)
 
@@ -336,7 +363,9 @@ def _inside_margin(plan: LookPlan, look: int, sample: _Sample) -> NDArray[np.boo
     return np.asarray((room > 0) & (p_JV <= levels(plan.at, plan.tie_alpha)[look]))
 
 
-def _predictive_chance(plan: LookPlan, sample: _Sample, codes_JV: NDArray[np.int8]) -> Floats:
+def _predictive_chance(
+    plan: LookPlan, sample: _Sample, codes_JV: NDArray[np.int8], bars_JV: NDArray[np.int8]
+) -> Floats:
     """The chance of a verdict at the cap, given the units so far.
 
     The mean at the cap is normal around the mean so far, with a flat prior on the true mean and the sd so far taken as
@@ -346,11 +375,11 @@ def _predictive_chance(plan: LookPlan, sample: _Sample, codes_JV: NDArray[np.int
     error_at_cap = sample.sd / math.sqrt(cap)
     spread = sample.sd * np.sqrt(1 / sample.n - 1 / cap)
     needed = -stdtrit(cap - 1, _levels_now(plan, codes_JV)[:, -1])[:, None] * error_at_cap
-    reject = ndtr((sample.mean - needed) / spread) + ndtr((-needed - sample.mean) / spread)
+    beat, lose = ndtr((sample.mean - needed) / spread), ndtr((-needed - sample.mean) / spread)
     room = np.maximum(0, plan.margin + stdtrit(cap - 1, levels(plan.at, plan.tie_alpha)[-1]) * error_at_cap)
     tie = ndtr((room - sample.mean) / spread) - ndtr((-room - sample.mean) / spread)
     # If a mean can do both, every mean does one of them, and the sum is at least 1.
-    return np.asarray(reject + tie)
+    return np.asarray(np.select([bars_JV == 0, bars_JV == 1], [beat + lose + tie, lose], 0.0))
 
 
 def _standard_error(sample: _Sample) -> Floats:
@@ -369,15 +398,16 @@ def _levels_by_rest(at: tuple[int, ...], alpha: float, variants: int) -> Floats:
     return np.array([levels(at, alpha / 2 / rest) for rest in range(1, variants + 1)])
 
 
-def _standing(arm: str, look: int, column: int, sample: _Sample, verdict: _Verdict) -> Standing:
+def _standing(arm: str, look: int, column: int, sample: _Sample, verdict: _Verdict, diverged: Diverged) -> Standing:
     n, mean, sd = int(sample.n[0, column]), float(sample.mean[0, column]), float(sample.sd[0, column])
     level, outcome = float(verdict.level[0, column]), OUTCOMES[verdict.codes[0, column]]
-    if n < LEAST_PAIRS or sd == 0:
-        return Standing(arm, n, mean if n else None, None, None, None, 2 * level, outcome, look)
+    note = diverged.text("search")
+    if n < LEAST_PAIRS or sd == 0 or no_verdict(mean, diverged):
+        return Standing(arm, n, mean if n else None, None, None, None, 2 * level, outcome, look, note)
     error = sd / math.sqrt(n)
     half = -float(stdtrit(n - 1, level)) * error
     p = 2 * float(stdtr(n - 1, -abs(mean) / error))
-    return Standing(arm, n, mean, mean - half, mean + half, p, 2 * level, outcome, look)
+    return Standing(arm, n, mean, mean - half, mean + half, p, 2 * level, outcome, look, note)
 
 
 def _check_look(

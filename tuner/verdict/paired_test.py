@@ -44,6 +44,41 @@ MOST_GAIN = 1e100
 """Largest difference in a user's metric; a larger one counts as this, so that sums of squares stay finite."""
 
 
+class Diverged(NamedTuple):
+    """On how many units a value stands in for that of a run of the user's that diverged, because it has none.
+
+    Such a value is that of another run, maybe of the baseline's. So nothing but "loses" may rest on it, and only where
+    it is the variant's.
+
+    Attributes:
+        variant: number of such units of the variant.
+        of: number of its units.
+        baseline: number of such units of the baseline.
+        baseline_of: number of its units.
+    """
+
+    variant: int = 0
+    of: int = 0
+    baseline: int = 0
+    baseline_of: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether the variant can neither beat nor tie."""
+        return bool(self.variant or self.baseline)
+
+    def text(self, unit: str) -> str:
+        """The same in words, if there are any; ``unit`` is a ``seed`` or a ``search``."""
+        plural = "searches" if unit == "search" else f"{unit}s"
+        return _join(
+            f"diverged on {self.variant} of {self.of} {plural}" if self.variant else "",
+            f"the baseline diverged on {self.baseline} of {self.baseline_of} {plural}" if self.baseline else "",
+        )
+
+
+NONE_DIVERGED = Diverged()
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The comparison of one variant with the baseline. A number is None if there are too few results for it.
@@ -86,6 +121,7 @@ def compare(
     alpha: float = 0.05,
     floor: float = 0.0,
     metric: MetricSpec = ACCURACY,
+    diverged: Mapping[str, frozenset[int]] | None = None,
 ) -> tuple[Comparison, ...]:
     """Judge every variant against the baseline.
 
@@ -113,6 +149,8 @@ def compare(
             test images it is ``100 / N / sqrt(6)``: the standard deviation of the difference of two rounded values.
             How a user's metric is rounded is not known.
         metric: the metrics of the job.
+        diverged: by arm, and by "" for the baseline, the seeds whose value stands in for that of a run that diverged.
+            With one of the variant's, the variant can only lose; with one of the baseline's, there is no verdict.
 
     Returns:
         One comparison per variant, in the order of ``arms``.
@@ -126,12 +164,21 @@ def compare(
     _check_rule(rule)
     planned = frozenset(baseline).union(*arms.values())
     samples = {arm: _sample(paired_differences(baseline, results, metric)) for arm, results in arms.items()}
-    p_values = {arm: _p_value(sample, floor) for arm, sample in samples.items()}
+    lost_to = {arm: _diverged(baseline, results, diverged or {}, arm) for arm, results in arms.items()}
+    p_values = {
+        arm: None if sample is not None and no_verdict(sample.mean, lost_to[arm]) else _p_value(sample, floor)
+        for arm, sample in samples.items()
+    }
     adjusted = holm([1.0 if p is None else p for p in p_values.values()])
     return tuple(
-        _judge(arm, samples[arm], p_values[arm], p_holm, _lost(planned, baseline, results), rule)
+        _judge(arm, samples[arm], p_values[arm], p_holm, _lost(planned, baseline, results), rule, lost_to[arm])
         for (arm, results), p_holm in zip(arms.items(), adjusted, strict=True)
     )
+
+
+def no_verdict(mean: float, diverged: Diverged) -> bool:
+    """Whether runs that diverged leave nothing to say about a variant with this mean difference."""
+    return bool(diverged.baseline) or (diverged.any and mean > 0)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -296,12 +343,22 @@ def _p_value(sample: _Sample | None, floor: float) -> float | None:
     return min(1.0, float(2 * stdtr(sample.n - 1, -abs(t))))
 
 
-def _judge(arm: str, sample: _Sample | None, p: float | None, p_holm: float, lost: str, rule: _Rule) -> Comparison:
+def _diverged(
+    baseline: Mapping[int, float], results: Mapping[int, float], seeds: Mapping[str, frozenset[int]], arm: str
+) -> Diverged:
+    theirs, ours = (seeds.get(name, frozenset()) & values.keys() for name, values in (("", baseline), (arm, results)))
+    return Diverged(len(ours), len(results), len(theirs), len(baseline))
+
+
+def _judge(
+    arm: str, sample: _Sample | None, p: float | None, p_holm: float, lost: str, rule: _Rule, diverged: Diverged
+) -> Comparison:
     if sample is None or p is None:
-        return _unjudged(arm, sample, lost, rule.margin)
+        return _unjudged(arm, sample, lost, rule.margin, diverged.text("seed"))
     believed = sample._replace(sd=max(sample.sd, rule.floor))
     half = _half_width(believed, rule.alpha / rule.variants)
-    outcome = _outcome(believed, p_holm, rule)
+    # A variant that diverged can only lose.
+    outcome = _outcome(believed, p_holm, rule._replace(margin=0.0) if diverged.any else rule)
     return Comparison(
         arm=arm,
         n=sample.n,
@@ -313,14 +370,14 @@ def _judge(arm: str, sample: _Sample | None, p: float | None, p_holm: float, los
         margin=rule.margin,
         outcome=outcome,
         seeds_needed=_seeds_needed(believed, rule) if outcome is Outcome.NOT_ENOUGH else None,
-        note=_join(lost, NO_SPREAD if sample.sd == 0 else ""),
+        note=_join(lost, diverged.text("seed"), NO_SPREAD if sample.sd == 0 else ""),
     )
 
 
-def _unjudged(arm: str, sample: _Sample | None, lost: str, margin: float) -> Comparison:
+def _unjudged(arm: str, sample: _Sample | None, lost: str, margin: float, diverged: str) -> Comparison:
     n, mean = (0, None) if sample is None else (sample.n, sample.mean)
     reason = "no seed to compare" if sample is None else f"a verdict needs at least {LEAST_PAIRS} seeds"
-    note = _join(lost, NO_SPREAD) if n >= LEAST_PAIRS else _join(reason, lost)
+    note = _join(lost, diverged or NO_SPREAD) if n >= LEAST_PAIRS else _join(reason, lost, diverged)
     return Comparison(arm, n, mean, None, None, None, None, margin, Outcome.NOT_ENOUGH, None, note)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tuner.jobs.job_folder import JobFolder
 from tuner.jobs.record import Record, Trial
-from tuner.search.winners import confirm_values, of_round, search_values, winners
+from tuner.search.winners import confirm_values, diverged_seeds, of_round, search_values, winners
 from tuner.spec.search_spec import PLACEBO, SearchSpec
 from tuner.storage.events import ArmDescription, RoundBegun, Stage, State
 from tuner.verdict.caveats import caveats
@@ -42,9 +42,10 @@ def build(record: Record, spec: SearchSpec) -> Leaderboard:
     if spec.searches:
         compared = standings(record, spec)
     elif judged:
-        compared = _comparisons(record, spec, tests)
+        compared = _comparisons(record, spec, tests, number)
     evidence = {
-        arm: _Evidence(chosen.get(arm), tests[arm], len(confirmed[arm]), compared.get(arm)) for arm in record.arms
+        arm: _Evidence(chosen.get(arm), tests[arm], _complete(record, arm, number), compared.get(arm))
+        for arm in record.arms
     }
     rows = tuple(_row(record, spec, arm, evidence[arm.name]) for arm in record.job.arms)
     return Leaderboard(
@@ -64,10 +65,21 @@ def build(record: Record, spec: SearchSpec) -> Leaderboard:
     )
 
 
-def _comparisons(record: Record, spec: SearchSpec, tests: Values) -> dict[str, Comparison]:
+def _complete(record: Record, arm: str, number: int) -> int:
+    """How many confirm runs of an arm trained to the end, in a round; 0 in round 0."""
+    runs = record.of(Stage.CONFIRM, arm, round_number=number) if number else []
+    return sum(run.state == State.COMPLETE for run in runs)
+
+
+def _comparisons(record: Record, spec: SearchSpec, tests: Values, number: int) -> dict[str, Comparison]:
     others = {arm: values for arm, values in tests.items() if arm != record.baseline}
     found = compare(
-        tests[record.baseline], others, spec.confirm.margin, floor=least_sd(record, spec), metric=spec.metric
+        tests[record.baseline],
+        others,
+        spec.confirm.margin,
+        floor=least_sd(record, spec, tests),
+        metric=spec.metric,
+        diverged={"" if arm == record.baseline else arm: diverged_seeds(record, arm, number) for arm in tests},
     )
     return {comparison.arm: comparison for comparison in found}
 
@@ -79,7 +91,7 @@ def _estimates(record: Record, spec: SearchSpec, later: Sequence[RoundBegun]) ->
         unit = "points" if spec.metric.in_points else spec.metric.judged
         found = [
             f"{c.arm} {interval_text(spec.metric, c.mean_diff, c.low, c.high)}"
-            for c in _comparisons(record, spec, tests).values()
+            for c in _comparisons(record, spec, tests, confirm_round.round).values()
             if c.mean_diff is not None
         ]
         yield (

@@ -108,6 +108,18 @@ def late_judge(config):
     tune.report({"val_loss": 0.25, "test_loss": 0.3})
 
 
+def endless(config):
+    """Its judge is no number in its last report, the third."""
+    start, checkpoint = 0, tune.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as folder:
+            start = json.loads(Path(folder, "state.json").read_text())
+    for step in range(start, 3):
+        Path("state.json").write_text(json.dumps(step + 1))
+        metrics = {"val_loss": 1.0, "test_loss": float("nan") if step == 2 else 1.0}
+        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory("."))
+
+
 def generated(config):
     yield {"val_loss": 2.0}
     yield {"val_loss": 1.0}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trainables.errors import CodeError
-from trainables.own.reported import MOST_NUMBERS, Reported, read_report
+from trainables.own.reported import MOST_NUMBERS, Reported, judged_number, read_report
 from trainables.own.trial import OwnTrial
 
 TRIAL = OwnTrial("mine:Train", {}, 3, 0, (), "val_loss", "test_loss")
@@ -62,7 +62,17 @@ def test_a_metric_that_is_not_finite_has_diverged(value: Any) -> None:
     assert str(read({"val_loss": value}).diverged).startswith("val_loss is ")
     assert read({"val_loss": 1.0, "other": value}).diverged is None
     assert read({"val_loss": 1.0, "test_loss": value}).diverged is None
-    assert str(read({"val_loss": 1.0, "test_loss": value}, confirms=True).diverged).startswith("test_loss is ")
+    placeholder = read({"val_loss": 1.0, "test_loss": value}, confirms=True)
+    assert placeholder.diverged is None
+    assert not math.isfinite(judged_number(TRIAL, placeholder.judged, ()))
+
+
+def test_a_judge_that_is_no_number_is_refused_in_the_last_report_only() -> None:
+    found = read({"val_loss": 1.0, "test_loss": None}, confirms=True)
+    with pytest.raises(CodeError, match=r"^mine:Train reported 'test_loss' as None, which is no number$"):
+        judged_number(TRIAL, found.judged, found.values)
+    with pytest.raises(CodeError, match="reported no metric 'test_loss'"):
+        judged_number(TRIAL, read({"val_loss": 1.0}, confirms=True).judged, found.values)
 
 
 def test_a_report_without_the_metric_names_the_one_that_may_be_meant() -> None:

@@ -1,6 +1,7 @@
 """The worker of users' trainables without a cluster: reports, the withheld judge, resuming, reuse, errors."""
 
 import json
+import math
 import os
 import pickle
 import random
@@ -173,6 +174,39 @@ class TestJudge:
         assert last.epoch is not None
         assert isinstance(last.result, OwnResult)
         assert dict(last.result.values) == {"val_loss": last.epoch.metric("val_loss")}
+
+    @pytest.mark.parametrize("placeholder", [math.nan, None, "none yet"])
+    @pytest.mark.parametrize("epochs", [2, 10])
+    def test_before_the_last_report_a_placeholder_may_stand_in_its_place(
+        self, placeholder: Any, epochs: int, worker: OwnWorker, trial_of: Trial, config_of: Config
+    ) -> None:
+        given = [{"val_loss": 1.0, "test_loss": placeholder}, {"val_loss": 0.5, "test_loss": 0.3}]
+        steps = run(worker, config_of(trial_of("reports", {"reports": given}, epochs=epochs), read_test=True))
+        assert isinstance(steps[-1].result, OwnResult)
+        assert dict(steps[-1].result.values) == {"test_loss": 0.3}
+        assert all(isinstance(step.epoch, OwnReport) and step.epoch.diverged is None for step in steps)
+
+    @pytest.mark.parametrize("epochs", [2, 10])
+    def test_a_last_report_without_its_number_diverged_or_fails(
+        self, epochs: int, worker: OwnWorker, trial_of: Trial, config_of: Config
+    ) -> None:
+        given = [{"val_loss": 1.0, "test_loss": 0.3}, {"val_loss": 0.5, "test_loss": math.nan}]
+        last = run(worker, config_of(trial_of("reports", {"reports": given}, epochs=epochs), read_test=True))[-1]
+        assert isinstance(last.epoch, OwnReport)
+        assert (last.epoch.epoch, last.epoch.diverged, last.result) == (2, "test_loss is nan", None)
+        given[1]["test_loss"] = None  # type: ignore[assignment]
+        with pytest.raises(CodeError, match="reported 'test_loss' as None, which is no number"):
+            run(worker, config_of(trial_of("reports", {"reports": given}, epochs=epochs), read_test=True))
+
+    def test_an_attempt_that_resumes_after_the_last_report_judges_it_too(
+        self, worker: OwnWorker, trial_of: Trial, config_of: Config
+    ) -> None:
+        config = config_of(trial_of("endless", {}, epochs=10), read_test=True)
+        run(worker, config, calls=3)
+        worker.stop()
+        [last] = run(worker, {**config, "attempt": 2, "accepted": [(3, 1)]})
+        assert isinstance(last.epoch, OwnReport)
+        assert (last.ended, last.epoch.epoch, last.epoch.diverged, last.result) == (True, 3, "test_loss is nan", None)
 
     def test_a_confirm_run_that_does_not_report_it_fails(
         self, worker: OwnWorker, trial_of: Trial, config_of: Config

@@ -2,7 +2,7 @@
 
 import dataclasses
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import IO, Any
 
 import pytest
 
-from tests.tuner.events import report
+from tests.tuner.events import History, report
 from tests.tuner.spec_texts import spec_of
 from trainables.hyper import Hyper
-from trainables.report import ConfirmResult, EpochReport, StepReport
+from trainables.own.trial import OwnTrial
+from trainables.report import ConfirmResult, EpochReport, OwnReport, StepReport
 from tuner.errors import SearchFailed, ServiceError
 from tuner.execution.dispatcher import Attempt, Dispatcher
 from tuner.jobs.record import Record, Trial
@@ -28,6 +29,14 @@ SPEC = spec_of()
 EPOCHS = SPEC.budget.epochs
 KEY = "search/noam/0"
 HOUR = 3600.0
+
+
+def new_record() -> Record:
+    """The record of a job that has begun; the journals here have only the trials."""
+    record = Record()
+    for entry in History(SPEC).entries:
+        record.add(entry)
+    return record
 
 
 def request(number: int = 0) -> TrialRequest:
@@ -59,7 +68,7 @@ class Bench:
         self.now = 0.0
         self.path = path
         self.source = source
-        self.record = Record()
+        self.record = new_record()
         self.journal = Journal(path, self.record.add, durable=durable)
         limits_ = ResourcesSpec.model_validate(limits)
         self.dispatcher = Dispatcher(source, self.journal, self.record, limits_, clock=lambda: self.now)
@@ -178,7 +187,7 @@ def test_a_report_says_whether_the_trial_continues(bench: Make) -> None:
 
 
 def test_a_trial_that_the_early_stopper_ends_does_not_continue(tmp_path: Path) -> None:
-    record = Record()
+    record = new_record()
     with closing(Journal(tmp_path / "journal.jsonl", record.add, durable=False)) as journal:
         judged = [replace(request(n), judged=JudgedEpochs(f"search/noam/{n}", "noam", 0, (2,), (2,))) for n in range(3)]
         stopper = EarlyStopper("val_acc", maximize=True, reduction_factor=2)
@@ -190,6 +199,78 @@ def test_a_trial_that_the_early_stopper_ends_does_not_continue(tmp_path: Path) -
                 step = replace(result(epoch), epoch=replace(epoch_report(epoch), val_acc=better))
                 continues.append(made.report(name, step))
         assert continues == [True] * 5 + [False]
+
+
+class TestOwnTrainable:
+    """Trials of the user's that end by themselves, at a rung."""
+
+    def bench(self, path: Path, record: Record) -> tuple[Dispatcher, Journal]:
+        trial = OwnTrial("mine:Train", {}, 8, 0, (), "val_acc", "test_acc")
+        judged = [
+            replace(request(n), trial=trial, judged=JudgedEpochs(f"search/noam/{n}", "noam", 0, (2,), (2,)))
+            for n in range(4)
+        ]
+        journal = Journal(path, record.add, durable=False)
+        stopper = early_stopper_of(record, [each.judged for each in judged if each.judged])
+        limits = ResourcesSpec()
+        source = Given(*judged[len(record.trials) - 1 if record.trials else 0 :])
+        return Dispatcher(source, journal, record, limits, early_stopper=stopper, clock=lambda: 0.0), journal
+
+    def test_the_last_report_of_one_that_ends_by_itself_is_compared_with_others(self, tmp_path: Path) -> None:
+        record = new_record()
+        made, journal = self.bench(tmp_path / "journal.jsonl", record)
+        with closing(journal):
+            for name, value in (("a", 0.5), ("b", 0.4), ("c", 0.3)):
+                made.start(name)
+                made.report(name, own_step(1, value))
+                step = own_step(2, value, ended=True)
+                assert not made.report(name, step)
+                made.end(name, step)
+            made.start("d")
+            made.report("d", own_step(1, 0.0))
+            assert not made.report("d", own_step(2, 0.0))
+            made.end("d", own_step(2, 0.0))
+        assert made.failure is None
+        assert [each.state for each in record.trials.values()] == [State.COMPLETE] * 3 + [State.PRUNED]
+
+    @pytest.mark.parametrize(("ended", "state"), [(True, State.COMPLETE), (False, State.PRUNED)])
+    def test_after_a_crash_one_that_ended_by_itself_is_complete_and_the_other_is_not(
+        self, tmp_path: Path, ended: bool, state: State
+    ) -> None:
+        made, journal = self.bench(tmp_path / "journal.jsonl", new_record())
+        with closing(journal):
+            for name, value in (("a", 0.5), ("b", 0.4), ("c", 0.3)):
+                made.start(name)
+                made.report(name, own_step(1, value))
+                made.report(name, step := own_step(2, value, ended=ended and name == "c"))
+                if name != "c":
+                    made.end(name, replace(step, ended=True))
+        record = new_record()
+        for entry in read(tmp_path / "journal.jsonl"):
+            record.add(entry)
+        made, journal = self.bench(tmp_path / "journal.jsonl", record)
+        with closing(journal):
+            attempt = made.start("again")
+            assert attempt is not None
+            assert (attempt.request.key, attempt.accepted) == ("search/noam/2", ((1, 1),))
+            step = own_step(2, 0.3, attempt=2, ended=ended)
+            assert not made.report("again", step)
+            made.end("again", step)
+        trial = record.trials["search/noam/2"]
+        assert (trial.state, len(trial.epochs)) == (state, 2)
+
+
+def own_step(epoch: int, value: float, attempt: int = 1, ended: bool = False) -> StepReport:
+    return StepReport(attempt, OwnReport(epoch, {"val_acc": value}, 1.0), None, ended=ended)
+
+
+def early_stopper_of(record: Record, judged: Sequence[JudgedEpochs]) -> EarlyStopper:
+    """A stopper that has heard all reports on record."""
+    stopper = EarlyStopper("val_acc", maximize=True, reduction_factor=2)
+    for each in judged:
+        for epoch in record.trials[each.key].epochs if each.key in record.trials else ():
+            stopper.stops(each, epoch.epoch, epoch.metric("val_acc"))
+    return stopper
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
@@ -458,7 +539,7 @@ def test_another_driver_numbers_its_attempts_on(bench: Make, tmp_path: Path) -> 
     made.start("a")
     made.train("a", 1, 2)
     made.journal.close()
-    with_record = Record()
+    with_record = new_record()
     for entry in made.entries():
         with_record.add(entry)
     journal = Journal(made.path, with_record.add, durable=False)

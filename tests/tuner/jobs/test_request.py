@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.tuner.own_jobs import SPEC as OWN
 from tests.tuner.spec_texts import SPEC, more
 from tests.tuner.spec_texts import spec_of as checked
 from tuner.errors import IntegrityError, SpecError
@@ -38,6 +39,14 @@ def test_a_job_is_read_as_it_was_written(home: Workspace, text: str) -> None:
     assert folder.spec.read_text() == text
     assert (folder.started()["folder"], folder.started()["simulate"]) == ("/code", False)
     check_unchanged(folder)
+
+
+def test_a_changed_spec_of_own_trainables_is_refused_and_an_unchanged_one_is_not(home: Workspace) -> None:
+    folder = job_of(home, OWN)
+    check_unchanged(folder)
+    folder.spec.write_text(OWN.replace("trials: 2", "trials: 3"))
+    with pytest.raises(SpecError, match=r"budget\.trials was 2 and is 3; start a new job"):
+        check_unchanged(folder)
 
 
 def test_a_jobs_id_begins_with_the_specs_name(home: Workspace) -> None:

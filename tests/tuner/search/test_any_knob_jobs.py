@@ -229,6 +229,12 @@ def test_a_warm_start_from_trials_that_cannot_be_compared_is_refused(job: Job, h
     )
     loss = warm(job, ("baseline:", "metric: {name: val/loss}\nbaseline:"))
     assert "has the metric validation accuracy, and this one has validation loss" in refusal(home, loss)
+    assert f"job {name} has seed: 0, and this one seed: 3; it must be the same" in refusal(
+        home, warm(job, ("baseline:", "seed: 3\nbaseline:"))
+    )
+    assert f"job {name} has resources.precision: fp32, and this one has bf16" in refusal(
+        home, warm(job, ("baseline:", "resources: {precision: bf16, gpus: 1}\nbaseline:"))
+    )
     assert "has another model" in refusal(home, warm(job, ("name: elu_net", "name: elu_net\n  setup: article")))
     assert f"job {name} has no arm other; its arms are adam_l2, any" in refusal(
         home, warm(job, ("    name: any", "    name: other"))
@@ -243,6 +249,14 @@ def test_a_warm_start_from_trials_that_cannot_be_compared_is_refused(job: Job, h
     assert "1 to 20, log (if schedule is noam) for warmup in the arm any, and this one has 1 to 20, log (if" in refusal(
         home, warm(job, ("when: {schedule: noam}", "when: {schedule: [noam, cosine]}"), text="")
     )
+
+
+def test_a_warm_start_from_searches_with_other_splits_is_refused(
+    job: Job, home: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = History(spec_of(("budget:", "searches: 8\nbudget:"))).record()
+    monkeypatch.setattr(JobFolder, "record", lambda folder: record)
+    assert "has claim: method, where each search has its own split and seeds" in refusal(home, warm(job))
 
 
 def test_a_warm_start_from_an_unknown_job_is_refused_before_anything_starts(job: Job, home: Workspace) -> None:

@@ -43,6 +43,15 @@ budget: {trials: 4, epochs: 5}
 """
 
 
+def test_two_knobs_that_a_study_would_know_by_one_name_are_refused() -> None:
+    spec = own_spec(
+        ("rate: {min: 0.1, max: 1, scale: log}", "rate: {min: 0.1, max: 0.9, scale: one-minus-log}"),
+        ("depth: {min: 1, max: 4}", "one_minus_rate: {min: 1, max: 4}"),
+    )
+    with pytest.raises(SpecError, match=r"rate has the scale one-minus-log, so its study knows it as one_minus_rate"):
+        arms(spec, Plan(5, 1))
+
+
 def own_spec(*edits: tuple[str, str]) -> SearchSpec:
     return spec_of(*edits, text=OWN)
 

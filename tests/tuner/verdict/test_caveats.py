@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.tuner.events import History
+from tests.tuner.own_jobs import OwnHistory, own_spec
 from tests.tuner.spec_texts import more, spec_of
 from trainables.report import ConfirmResult
 from trainables.space import Choice, Domain, Float, Int, Scalar, position
@@ -44,6 +45,25 @@ def test_a_best_value_at_the_end_of_its_range_gives_a_warning_with_a_wider_range
     wider = text.split("; to widen the range for all arms with this knob, set ")[1].splitlines()[0]
     assert wider == "parameters: {lr: {min: 0.00012, max: 0.0058424, scale: log}}"
     assert load_with(wider).parameters["lr"].max == 0.0058424
+
+
+def test_where_an_arm_has_a_range_of_its_own_the_warning_names_it() -> None:
+    spec = spec_of(("- variant: noam", "- variant: adamw\n    parameters: {lr: {min: 1e-4, max: 1e-2, scale: log}}"))
+    text = warnings(with_knobs(spec, lr=0.0099), spec)
+    assert text.count("; to widen the range, set max: 0.1 for lr under the parameters of adamw") == 1
+    assert "set parameters" not in text
+
+
+def test_what_an_own_trainable_allows_only_the_user_knows() -> None:
+    spec = own_spec(
+        ("{alpha: {min: 0.01,", "{lr: {min: 0.01,"),
+        ("scale: log}}\n", "scale: log}}\n    first: [{lr: 9}]\n"),
+    )
+    history = OwnHistory(spec)
+    history.searched({"ridge": [0.5], "trees": [0.4]})
+    text = warnings(history, spec)
+    assert "the best lr lies at the upper end of its range (0.01 to 10, log): ridge 9" in text
+    assert "widen" not in text
 
 
 CONDITIONAL = spec_of(

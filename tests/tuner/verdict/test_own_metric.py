@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from tests.tuner.own_jobs import RESULT, SETTING, OwnHistory, own_spec
+from tuner.search.trial_request import search_key
 from tuner.search.winners import confirm_values, search_values
 from tuner.spec.experiment import MetricSpec
 from tuner.spec.search_spec import SearchSpec
+from tuner.spec.trial_config import SearchSeeds
 from tuner.storage.events import Outcome, State
 from tuner.verdict.leaderboard import Leaderboard, verdict_text
-from tuner.verdict.method import take_look
+from tuner.verdict.method import least_sd, standings, take_look
 from tuner.verdict.numbers import gain_text, mean_text, value_text
 from tuner.verdict.paired_test import compare, paired_differences, prediction_interval
 from tuner.verdict.ranking import build
@@ -96,6 +98,15 @@ def test_searches_with_equal_differences_are_no_evidence_and_the_verdict_says_wh
     )
 
 
+@pytest.mark.parametrize(("unit", "floor"), [(", unit: points", 1 / 6**0.5), ("", 0.0)])
+def test_shares_have_a_spread_of_at_least_their_smallest_gap(unit: str, floor: float) -> None:
+    spec = own_spec(("choose: val_loss, judge: test_loss, goal: minimize", f"choose: f1, goal: maximize{unit}"))
+    record = OwnHistory(spec).record()
+    values = {"ridge": {1: 0.5, 2: 0.53, 3: 0.1 + 0.2}, "trees": {1: 0.3, 2: 0.51}}
+    assert least_sd(record, spec, values) == pytest.approx(floor)
+    assert least_sd(record, spec, {"ridge": {1: 0.5}}) == 0
+
+
 def test_a_run_that_diverged_counts_as_the_worst_value_so_far() -> None:
     history = OwnHistory(SPEC)
     history.searched({"ridge": [0.5, 0.6, 0.7], "trees": [0.4, State.DIVERGED, 0.3]})
@@ -130,8 +141,78 @@ def test_later_rounds_do_not_change_what_a_lost_value_counts_as() -> None:
     assert confirm_values(history.record(), "trees", 1) == {1: 0.6, 2: 0.4, 3: 0.4}
     assert confirm_values(history.record(), "trees", 2) == {4: 9.0}
     board = build(history.record(), spec)
-    assert verdict_text(board.rows[1], board).startswith("not enough evidence: +0.07 ± 0.38 in test_loss")
+    assert verdict_text(board.rows[1], board).startswith("not enough evidence: +0.06667 in test_loss, 3 seeds")
     assert any("estimates the differences in test_loss as trees +0;" in text for text in board.warnings)
+
+
+LOST = State.DIVERGED
+GAINS = [0.400, 0.421, 0.389, 0.411, 0.404]
+LOSSES = [0.600, 0.621, 0.589, 0.611, 0.604]
+
+
+@pytest.mark.parametrize(
+    ("ridge", "trees", "outcome", "note"),
+    [
+        (RIDGE, [LOST] * 5, Outcome.LOSES, "diverged on 5 of 5 searches"),
+        ([0.5001, 0.5002, 0.5003], [LOST] * 3, Outcome.NOT_ENOUGH, "diverged on 3 of 3 searches"),
+        ([LOST, *RIDGE[1:]], GAINS, Outcome.NOT_ENOUGH, "the baseline diverged on 1 of 5 searches"),
+        ([LOST, *RIDGE[1:]], LOSSES, Outcome.NOT_ENOUGH, "the baseline diverged on 1 of 5 searches"),
+        (RIDGE, [LOST, *GAINS[1:]], Outcome.NOT_ENOUGH, "diverged on 1 of 5 searches"),
+        (RIDGE, [LOST, *LOSSES[1:]], Outcome.LOSES, "diverged on 1 of 5 searches"),
+        ([LOST, 0.5, 0.5], [LOST, 0.5, 0.5001], Outcome.NOT_ENOUGH, "the baseline diverged on 1 of 3 searches"),
+    ],
+)
+def test_an_arm_that_diverged_can_only_lose_and_against_a_baseline_that_diverged_there_is_no_verdict(
+    ridge: Sequence[RESULT], trees: Sequence[RESULT], outcome: Outcome, note: str
+) -> None:
+    spec = own_spec(("searches: {at: [3, 4, 5]}\n", "searches: {at: [3, 5]}\nconfirm: {margin: 0.02}\n"))
+    history = OwnHistory(spec)
+    history.searched({"ridge": ridge, "trees": trees})
+    look = take_look(history.record(), spec, len(ridge))
+    assert look is not None
+    history.looked(look.look, look.searches, look.outcomes)
+    board = build(history.record(), spec)
+    found = Outcome.NOT_ENOUGH if look.outcomes["trees"] == Outcome.FUTILE else look.outcomes["trees"]
+    assert found == outcome
+    assert note in verdict_text(board.rows[1], board)
+    assert board.beaten == ()
+
+
+@pytest.mark.parametrize(
+    ("ridge", "trees", "outcome", "note"),
+    [
+        (RIDGE, [LOST] * 5, Outcome.LOSES, "diverged on 5 of 5 seeds"),
+        ([0.5, 0.5001, 0.4999], [LOST] * 3, Outcome.NOT_ENOUGH, "diverged on 3 of 3 seeds"),
+        ([LOST, *RIDGE[1:]], GAINS, Outcome.NOT_ENOUGH, "the baseline diverged on 1 of 5 seeds"),
+        ([LOST, *RIDGE[1:]], LOSSES, Outcome.NOT_ENOUGH, "the baseline diverged on 1 of 5 seeds"),
+        (RIDGE, [LOST, *LOSSES[1:]], Outcome.LOSES, "diverged on 1 of 5 seeds"),
+    ],
+)
+def test_so_it_is_with_a_setting(ridge: Sequence[RESULT], trees: Sequence[RESULT], outcome: Outcome, note: str) -> None:
+    spec = own_spec((SETTING[0], SETTING[1].replace("seeds: 3", "seeds: 3, margin: 0.02")))
+    history = OwnHistory(spec)
+    for arm in ("ridge", "trees"):
+        history.run(f"search/{arm}/0", arm, 0, 1.0, State.COMPLETE)
+    ends = {arm: dict(enumerate(values)) for arm, values in (("ridge", ridge), ("trees", trees))}
+    history.confirmed(ends, {"ridge": 0, "trees": 0})
+    board = build(history.record(), spec)
+    assert board.rows[1].comparison is not None
+    assert board.rows[1].comparison.outcome == outcome
+    assert note in verdict_text(board.rows[1], board)
+
+
+def test_an_earlier_look_does_not_see_runs_that_an_extension_adds_to_earlier_searches() -> None:
+    spec = own_spec(("budget:", "  - {name: more, trainable: mine:More, parameters: {a: {min: 1, max: 2}}}\nbudget:"))
+    history = OwnHistory(spec)
+    history.searched({"ridge": [0.5, 0.52, 0.6], "trees": [0.4, LOST, 0.3], "more": [0.5, 0.55]})
+    history.looked(1, 3, {"trees": Outcome.NOT_ENOUGH, "more": Outcome.FUTILE})
+    before = standings(history.record(), spec)["trees"]
+    for number in (0, 1):
+        history.run(search_key("more", 3, number), "more", number, 1.0 - number / 10, State.COMPLETE, 3)
+    [seed] = SearchSeeds.of(spec, 3).confirm
+    history.run(f"confirm/more/3/{seed}", "more", 1, 0.9, 7.0, 3, seed)
+    assert search_values(history.record(), spec, "trees", 3)[2] == 7.0
+    assert standings(history.record(), spec)["trees"] == before
 
 
 @pytest.mark.parametrize(
