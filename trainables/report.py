@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+HAUNTED = "haunted"
+"""Key in a worker's answer: a function of the user's does not stop, so the process must not run another trial."""
+
 
 @dataclass(frozen=True, slots=True)
 class EpochReport:

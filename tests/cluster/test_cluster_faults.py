@@ -43,7 +43,7 @@ def test_a_hundred_submits_at_once_are_one_job(up: Stack) -> None:
         "import json, sys\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from pathlib import Path\n"
-        "from tuner.remote.client import Service\n"
+        "from tuner.control.cluster_job import Service\n"
         "service = Service()\n"
         "with ThreadPoolExecutor(20) as pool:\n"
         "    print(json.dumps(list(pool.map(lambda _: service.submit(Path('hundred.yaml')), range(100)))))\n"

@@ -23,13 +23,16 @@ QUICK_S = 10.0
 _LONG_S = 24 * 3600.0
 
 
-def check_trainable(trial: OwnTrial, announce: Callable[[str], None] = lambda line: None) -> None:
+def check_trainable(
+    trial: OwnTrial, announce: Callable[[str], None] = lambda line: None, goes_on: Callable[[], None] = lambda: None
+) -> None:
     """Build the trainable, take up to two reports as a confirm run does, and resume from its checkpoint.
 
     Args:
         trial: the trial; its config has a value for every knob.
         announce: called with one line before the training, and one for all that the user should know: the trainable
             makes no checkpoint, a metric is not there yet or is no finite number, the seed changes nothing.
+        goes_on: called before each report.
 
     Raises:
         CodeError: the trainable cannot be loaded or fails, or its reports cannot be used; one line.
@@ -37,13 +40,14 @@ def check_trainable(trial: OwnTrial, announce: Callable[[str], None] = lambda li
     most = min(MOST_REPORTS, trial.epochs)
     announce(f"checking the trainable: {trial.trainable} makes {most} report{'s' if most > 1 else ''}")
     with tempfile.TemporaryDirectory() as folder:
-        _Check(trial, announce, Path(folder)).run()
+        _Check(trial, announce, goes_on, Path(folder)).run()
 
 
 @dataclass
 class _Check:
     trial: OwnTrial
     announce: Callable[[str], None]
+    goes_on: Callable[[], None]
     folder: Path
     judge_is_late: bool = False
     """Whether the judge metric comes after the reports of the check."""
@@ -69,7 +73,7 @@ class _Check:
         """The reports of a confirm run, and whether it ended by itself."""
         reports: list[OwnReport] = []
         try:
-            for step in _steps(trial, checkpoints, read_test=True):
+            for step in _steps(trial, checkpoints, self.goes_on, read_test=True):
                 if isinstance(step.epoch, OwnReport) and step.epoch not in reports:
                     reports.append(step.epoch)
                 if step.ended:
@@ -88,10 +92,10 @@ class _Check:
 
     def _ends_by_itself(self, trial: OwnTrial) -> bool:
         with tempfile.TemporaryDirectory(dir=self.folder) as checkpoints:
-            return list(_steps(trial, checkpoints))[-1].ended
+            return list(_steps(trial, checkpoints, self.goes_on))[-1].ended
 
     def _resume(self, trial: OwnTrial, checkpoints: str) -> None:
-        with closing(_steps(trial, checkpoints, attempt=2, accepted=[(1, 1)])) as steps:
+        with closing(_steps(trial, checkpoints, self.goes_on, attempt=2, accepted=[(1, 1)])) as steps:
             first = next(steps).epoch
         if first is not None and first.epoch == 1:
             text = "saves checkpoints but does not load them, so an interrupted trial starts again"
@@ -113,7 +117,7 @@ class _Check:
         """The choose metric of all reports, and the judge metric; as text: two numbers that are NaN are equal there."""
         seeded = replace(trial, seed=trial.seed + seed)
         with tempfile.TemporaryDirectory(dir=self.folder) as checkpoints:
-            steps = list(_steps(seeded, checkpoints, read_test=not self.judge_is_late))
+            steps = list(_steps(seeded, checkpoints, self.goes_on, read_test=not self.judge_is_late))
         chosen = [step.epoch.metric(trial.choose) for step in steps if step.epoch is not None]
         judged = [step.result.metric(trial.judge) for step in steps if step.result is not None]
         return [repr(value) for value in (*chosen, *judged)]
@@ -122,6 +126,7 @@ class _Check:
 def _steps(
     trial: OwnTrial,
     checkpoints: str,
+    goes_on: Callable[[], None],
     *,
     read_test: bool = False,
     attempt: int = 1,
@@ -139,9 +144,11 @@ def _steps(
         "lonely_s": _LONG_S,
     }
     try:
+        goes_on()
         step = StepReport.from_dict(worker.begin(config))
         yield step
         while worker.busy:
+            goes_on()
             step = StepReport.from_dict(worker.train())
             yield step
     finally:

@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 from trainables.errors import CodeError
-from trainables.foreign_text import LONGEST, printable
+from trainables.foreign_text import LONGEST, printable, raised
 from trainables.own.trial import OwnTrial
 
 MOST_NUMBERS = 1_000
@@ -72,10 +72,15 @@ def read_report(trial: OwnTrial, report: Mapping[str, Any], *, confirms: bool, n
     Raises:
         CodeError: the choose metric is missing or is no number, or the report is too large.
     """
-    flat = dict(_flat(trial, report))
     wanted = {trial.choose, trial.judge}
     dropped = set(not_theirs) - wanted
-    numbers = {name: number for name, value in flat.items() if (number := _number(value)) is not None}
+    try:
+        flat = dict(_flat(trial, report))
+        numbers = {name: number for name, value in flat.items() if (number := _number(value)) is not None}
+    except CodeError:
+        raise
+    except Exception as error:  # a method of an object of the user's
+        raise CodeError(raised(f"{trial.trainable}: reading its report", error)) from error
     values = {name: number for name, number in numbers.items() if name.partition("/")[0] not in dropped}
     if len(values) > MOST_NUMBERS:
         raise CodeError(
@@ -120,7 +125,10 @@ def _require(metric: str, trial: OwnTrial, flat: Mapping[str, Any], values: Mapp
 
 
 def _shown(value: Any) -> str:
-    return " ".join(printable(repr(value))[:LONGEST].split())
+    try:
+        return " ".join(printable(repr(value))[:LONGEST].split())
+    except Exception:  # an own class can have a broken __repr__, and a huge number has no text
+        return f"an object of type {type(value).__name__}"
 
 
 def _flat(trial: OwnTrial, report: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
@@ -132,6 +140,8 @@ def _flat(trial: OwnTrial, report: Mapping[Any, Any]) -> Iterator[tuple[str, Any
             raise CodeError(f"{trial.trainable} reported dicts in dicts, {DEEPEST} deep and more")
         for key, value in values.items():
             name = prefix + str(key)
+            if not _is_utf8(name):
+                raise CodeError(f"{trial.trainable} reported a number whose name is not UTF-8: {name!a:.80}")
             characters += len(name)
             if characters > MOST_CHARACTERS:
                 raise CodeError(f"{trial.trainable} made too large a report: its names have {characters:,} characters")
@@ -151,3 +161,11 @@ def _number(value: Any) -> float | None:
         return float(value)
     except OverflowError:  # an integer of more than 300 digits
         return -math.inf if value < 0 else math.inf
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

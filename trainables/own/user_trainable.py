@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -215,7 +215,7 @@ class UserTrainable:
             return call()
         except TrainableError:
             raise
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             theirs = _theirs(error)
             text = raised(f"{self.name}: {doing}" if doing else self.name, theirs)
             raise CodeError(text + self._hint(theirs)) from theirs
@@ -267,9 +267,16 @@ def packed(folder: Path) -> dict[str, Tensor]:
     """The bytes of all files below a folder, by their relative path."""
     return {
         file.relative_to(folder).as_posix(): torch.from_numpy(np.frombuffer(bytearray(file.read_bytes()), np.uint8))
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
+        for file in sorted(_files(folder))
     }
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder. A link is followed, unless it leads back to a folder that it is in."""
+    for here, folders, files in os.walk(folder, followlinks=True):
+        above = {os.path.realpath(place) for place in (Path(here), *Path(here).parents)}
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(here, name)) not in above]
+        yield from (file for name in files if (file := Path(here, name)).is_file())
 
 
 def unpack(files: Mapping[str, Tensor], folder: Path) -> None:

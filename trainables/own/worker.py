@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from trainables.own.reported import Reported, judged_number, read_report
 from trainables.own.scratch import Scratch
 from trainables.own.trial import OwnTrial
 from trainables.own.user_trainable import RAYS, Counters, UserTrainable, trainable_class
-from trainables.report import OwnReport, OwnResult, StepReport
+from trainables.report import HAUNTED, OwnReport, OwnResult, StepReport
 from trainables.training import checkpoints, process
 from trainables.training.trainer import device_name
-from trainables.worker.watchdog import LONELY_EXIT, watchdog
+from trainables.worker.watchdog import watchdog
 
 MOST_SEED = 2**31
 """Seeds that are handed over are smaller: numpy, scikit-learn and XGBoost allow no larger ones."""
@@ -57,6 +57,7 @@ class OwnWorker:
 
     def __init__(self) -> None:
         self._scratch: Scratch | None = None
+        self._settings: _Settings | None = None
         self._run: _Run | None = None
         self._folder = Path()
         self._left: threading.Thread | None = None
@@ -64,19 +65,26 @@ class OwnWorker:
     def begin(self, config: dict[str, Any]) -> dict[str, Any]:
         """Start a trial, or resume it from its newest good checkpoint, and return its next report.
 
+        If a function of the last trial does not stop, it would disturb this one. Nothing is started then, and the
+        answer has only the key ``HAUNTED``: the process must be ended.
+
         Raises:
             CodeError: the user's code cannot be loaded, raised an exception, or reports what cannot be used.
             StoreError, DiskFull: a checkpoint cannot be read or written.
         """
         watchdog.called()
         self._leave()
-        self._end_if_haunted()
+        if self._is_haunted:
+            return {HAUNTED: True}
         if self._scratch is None:
             self._scratch = Scratch()
+            self._settings = _Settings()
+        assert self._settings is not None
+        self._settings.restore(config["trial"]["trainable"])
         self._folder = self._scratch.enter_trial()
         try:
             with _short_errors():
-                self._run = _Run(config, self._folder)
+                self._run = _Run(config, self._folder, self._settings)
         except BaseException:
             self._scratch.leave_trial(self._folder)
             raise
@@ -86,7 +94,7 @@ class OwnWorker:
         """Train until the next report; write a checkpoint unless the trial is done.
 
         Returns:
-            ``StepReport.to_dict``.
+            ``StepReport.to_dict``; with the key ``HAUNTED`` if the process must be ended after this trial.
 
         Raises:
             CodeError: the trial has ended, or as in ``begin``.
@@ -106,7 +114,7 @@ class OwnWorker:
             self._leave()
         else:
             watchdog.expect_call(run.lonely_s)
-        return report.to_dict()
+        return {**report.to_dict(), HAUNTED: True} if self._is_haunted else report.to_dict()
 
     @property
     def busy(self) -> bool:
@@ -144,18 +152,63 @@ class OwnWorker:
             # It does nothing where CUDA is not in use.
             torch.cuda.empty_cache()
 
-    def _end_if_haunted(self) -> None:
-        """End this process if a function of the last trial does not stop: it would disturb the next trial."""
-        if self._left is not None and self._left.is_alive():
-            print("tuner: the last trial's function does not stop. This worker ends itself.", file=sys.stderr)
-            sys.stderr.flush()
-            os._exit(LONELY_EXIT)
+    @property
+    def _is_haunted(self) -> bool:
+        return self._left is not None and self._left.is_alive()
+
+
+class _Now:
+    """Settings of the whole process that a trial may change, as they are now."""
+
+    def __init__(self) -> None:
+        self._environment, self._path = dict(os.environ), list(sys.path)
+        self._dtype, self._device, self._grad = (
+            torch.get_default_dtype(),
+            torch.get_default_device(),
+            torch.is_grad_enabled(),
+        )
+        self._deterministic = torch.are_deterministic_algorithms_enabled()
+        self._warns = torch.is_deterministic_algorithms_warn_only_enabled()
+
+    def restore(self) -> None:
+        """Set them as they were."""
+        if dict(os.environ) != self._environment:
+            os.environ.clear()
+            os.environ.update(self._environment)
+        # The list stays: other modules may hold it.
+        sys.path[:] = self._path
+        torch.set_default_dtype(self._dtype)
+        # The processor by name would slow every call of torch.
+        torch.set_default_device(None if self._device.type == "cpu" else self._device)
+        torch.set_grad_enabled(self._grad)
+        torch.use_deterministic_algorithms(self._deterministic, warn_only=self._warns)
+
+
+class _Settings:
+    """Gives every trial the same settings of the process: those at the worker's start, or what its module sets."""
+
+    def __init__(self) -> None:
+        self._start = _Now()
+        self._imported: dict[str, _Now] = {}
+
+    def restore(self, trainable: str) -> None:
+        """Set them as they were right after the import of a trainable's module, or at the start before it."""
+        self._imported.get(_module_of(trainable), self._start).restore()
+
+    def imported(self, trainable: str) -> None:
+        """The module of a trainable is imported; only its first import can change anything."""
+        if _module_of(trainable) not in self._imported:
+            self._imported[_module_of(trainable)] = _Now()
+
+
+def _module_of(trainable: str) -> str:
+    return trainable.partition(":")[0]
 
 
 class _Run:
     """One attempt at a trial."""
 
-    def __init__(self, options: dict[str, Any], folder: Path) -> None:
+    def __init__(self, options: dict[str, Any], folder: Path, settings: _Settings) -> None:
         self.done = False
         self.lonely_s: float = options["lonely_s"]
         self._options = options
@@ -171,17 +224,23 @@ class _Run:
         process.set_up(self._trial.threads)
         seed_all(self._trial.seed)
         made_of = trainable_class(self._trial.trainable)
+        settings.imported(self._trial.trainable)
         # What is there before the trial stays: with all modules, the collection after a trial takes half a second.
         gc.freeze()
         # Only the first trial of a process imports the module, which may draw random numbers.
         seed_all(self._trial.seed)
-        config = config_of(self._trial, self._confirms)
-        self.trainable = UserTrainable(self._trial.trainable, made_of, config, folder)
+        self._made_of, self._folder = made_of, folder
+        self.trainable = self._built()
         try:
             self._resume()
         except BaseException:
-            self.trainable.close()
+            with suppress(CodeError):
+                self.trainable.close()
             raise
+
+    def _built(self) -> UserTrainable:
+        config = config_of(self._trial, self._confirms)
+        return UserTrainable(self._trial.trainable, self._made_of, config, self._folder)
 
     def advance(self) -> StepReport:
         """The next report, with the confirm run's result if it is the last."""
@@ -209,7 +268,7 @@ class _Run:
         if self.done and self._confirms and diverged is None:
             judged = judged_number(self._trial, self._judged, self._known)
             if math.isfinite(judged):
-                device = device_name(torch.device("cuda" if self._trial.gpu else "cpu"))
+                device = device_name(torch.device("cuda" if self._trial.gpu and torch.cuda.is_available() else "cpu"))
                 result = OwnResult({self._trial.judge: judged}, device)
             else:
                 diverged = f"{self._trial.judge} is {judged}"
@@ -240,6 +299,12 @@ class _Run:
             seed_all(seed)
             if self.trainable.restore(found.state, counters, opened=partial(seed_all, seed)):
                 self._epoch, self._judged, self._known = found.epoch, note["judged"], note["values"]
+            else:
+                # Ray has set the counters of the checkpoint already, and the method may have changed other things.
+                with suppress(CodeError):
+                    self.trainable.close()
+                seed_all(self._trial.seed)
+                self.trainable = self._built()
             if self._epoch == 0 or self.trainable.starts_again:
                 # It has no checkpoint, or is a function, which may never open it.
                 seed_all(self._trial.seed)

@@ -1,7 +1,7 @@
 """Checks a user's own optimizer before any trial starts: it updates the weights, and a trial can resume with it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from safetensors import torch as safetensors
@@ -17,6 +17,8 @@ from trainables.training.trainer import Training, digest, plan_of
 
 UPDATES = 2
 """Updates of the check; the second shows whether a state that was written and read continues as if it never was."""
+_OF_TORCH = ("state", "param_groups", "defaults")
+"""Attributes of every optimizer, which a checkpoint has."""
 ASKED = 1000
 """Most updates at which a schedule of the user's own is asked for its factor."""
 
@@ -61,11 +63,11 @@ def check_optimizer(config: TrialConfig, splits: Splits, announce: Callable[[str
             resumed.load_state(state)
         except (KeyError, RuntimeError) as error:
             raise CodeError(f"{path} does not resume from a checkpoint: {error}") from error
-        if _epoch(path, resumed) == expected:
+        if _epoch(path, resumed) == expected and _plain(resumed) == _plain(training):
             return
         another = guarded(path, lambda: Training(config, part))
         guarded(path, another.run_epoch)
-        if _epoch(path, another) == expected:
+        if _epoch(path, another) == expected and _plain(another) == _plain(training):
             raise CodeError(
                 f"{path} does not resume from a checkpoint: it continues in another way than without one; keep all "
                 "that the next update needs in self.state, in the parameter groups, or in state_dict and "
@@ -100,6 +102,26 @@ def _epoch(path: str, training: Training) -> object:
     report = guarded(path, training.run_epoch)
     # As text, two losses that are no number are equal.
     return repr(replace(report, seconds=0.0)), digest(training.state())
+
+
+def _plain(training: Training) -> Mapping[str, str]:
+    """The attributes of the optimizer that are plain values, as texts: one of them may act at a later update."""
+    own = {name: value for name, value in vars(training.optimizer).items() if name not in _OF_TORCH}
+    return {name: text for name, value in own.items() if (text := _text(value)) is not None}
+
+
+def _text(value: object) -> str | None:
+    """A text that is equal for equal values; None for a value of another kind."""
+    if value is None or isinstance(value, bool | int | float | complex | str):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return digest({"": value.detach().cpu()})
+    if isinstance(value, Mapping):
+        return _text([part for item in value.items() for part in item])
+    if isinstance(value, list | tuple):
+        texts = [_text(part) for part in value]
+        return None if None in texts else repr(texts)
+    return None
 
 
 def _weights(training: Training) -> dict[str, Tensor]:

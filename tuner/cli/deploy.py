@@ -3,6 +3,7 @@
 import io
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -94,12 +95,13 @@ def kubernetes(
     from importlib.metadata import version
 
     from cluster.deploy.kubernetes import DATA, Job, Stores, Workers, dns_name, manifests
+    from tuner.driver.code_check import try_imports
     from tuner.remote.client import WORK
     from tuner.remote.submission import pack_job
     from tuner.storage.atomic_files import write_new
 
     _check_storage(storage)
-    packed = pack_job(spec, DATA if data_claim else None)
+    packed = pack_job(spec, DATA if data_claim else None, partial(try_imports, announce=partial(click.echo, err=True)))
     for line in [] if packed.code is None else packed.code.lines():
         click.echo(line, err=True)
     resources = packed.spec.resources

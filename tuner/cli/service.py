@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from contextlib import chdir, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,13 +73,14 @@ def submit(
     the job's record in the database. What .gitignore and .rayignore name stays here, and so do files that look like
     secrets, links out of the folder, pipes and sockets.
     """
+    from tuner.driver.code_check import try_imports
     from tuner.remote.client import Service
     from tuner.remote.submission import pack_job
 
     if dry_run:
         _dry_run(spec, data_path, output)
         return
-    packed = pack_job(spec, data_path)
+    packed = pack_job(spec, data_path, partial(try_imports, announce=partial(click.echo, err=True)))
     service = Service(address)
     if packed.code is not None and not quiet:
         for line in packed.code.lines():
@@ -197,12 +199,13 @@ def forwarded(context: click.Context, words: tuple[str, ...]) -> None:
 
 def _dry_run(spec: Path, data_path: str | None, output: str) -> None:
     """List what would travel, also if it is refused."""
+    from tuner.driver.code_check import try_imports
     from tuner.errors import SpecError
     from tuner.remote.submission import pack_job
 
     found: list[CodeFiles] = []
     try:
-        packed = pack_job(spec, data_path, found.append)
+        packed = pack_job(spec, data_path, partial(try_imports, announce=partial(click.echo, err=True)), found.append)
     except SpecError:
         if found:
             _show_packed(None, found[0], output)

@@ -3,14 +3,18 @@
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from tuner.control.driven import user_errors
+from tuner.control.driven import say, user_errors
 from tuner.control.job import Job
+from tuner.driver.code_check import try_imports
 from tuner.errors import TunerError
 from tuner.remote.client import Service as Client
+from tuner.remote.client import Submitted
+from tuner.remote.submission import pack_job
 from tuner.spec.search_spec import SearchSpec, from_dict
 
 ROWS = "rows.json"
@@ -127,6 +131,21 @@ class Service(Client):
     def __init__(self, address: str | None = None) -> None:
         with user_errors():
             super().__init__(address)
+
+    def submit(self, spec: Path | str, data_path: str | None = None, queue: bool = False) -> Submitted:
+        """Submit a spec. The same spec, code and name are always the same job: submitting it twice starts it once.
+
+        Args:
+            spec: the spec file.
+            data_path: folder of the data set on the nodes, instead of the spec's ``data.path``.
+            queue: accept a job that no node can run yet, because more nodes will join.
+
+        Raises:
+            SpecError: the spec is invalid, or no node has the resources of a trial.
+            NotFound: there is no such file.
+        """
+        with user_errors():
+            return self.send(pack_job(Path(spec), data_path, partial(try_imports, announce=say(quiet=False))), queue)
 
     def jobs(self) -> list[ClusterJob]:
         """All jobs of the cluster, oldest first."""

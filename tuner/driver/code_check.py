@@ -8,22 +8,27 @@ message has the end of it.
 
 import json
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trainables.catalog import is_dotted
 from trainables.errors import TrainableError
-from trainables.foreign_text import printable
+from trainables.foreign_text import is_users, printable
+from trainables.own.scratch import Scratch
 from trainables.space import Plan
 from tuner.driver.cost import Images, images_of, made_up, seconds_per_epoch
 from tuner.errors import SpecError, TunerError, error_of
+from tuner.jobs.code_archive import Imported
 from tuner.spec.arms import Arm, arms
 from tuner.spec.checks import Checked, check_code
 from tuner.spec.messages import InvalidValue, Origin
@@ -40,6 +45,8 @@ STEPS = 100
 """Updates per epoch of a trial whose images are counted only when the data is read."""
 ANY_IMAGES = Images(1000, (32, 32, 3), 10)
 """Made-up images for an optimizer, if only reading the data tells what they are."""
+POLL_S = 0.1
+"""Longest time until the end of the process is noticed, if another process keeps its answers open."""
 Tell = Callable[..., None]
 
 
@@ -82,7 +89,31 @@ def inspect_code(
         "do": {"build": build, "model": model, "timed": timed},
     }
     with _child(spec) as child:
-        return child.ask(request, announce)
+        seconds: float | None = child.ask(request, announce)
+        return seconds
+
+
+def try_imports(spec: SearchSpec, folder: Path, announce: Callable[[str], None]) -> Imported:
+    """Import the user's own code that a spec names, in another process; it is to run on other machines.
+
+    Args:
+        spec: the spec.
+        folder: folder of the user's modules.
+        announce: called with a line for each optimizer and trainable of a package that is not here: a cluster may
+            have it.
+
+    Returns:
+        The files of the modules that were imported.
+
+    Raises:
+        SpecError: as for ``inspect_code``.
+    """
+    if not names_code(spec) and next(arm_code(spec), None) is None:
+        return Imported((), {})
+    request = {"spec": to_dict(spec), "origin": _origin_out(spec.origin), "folder": str(folder), "do": None}
+    with _child(spec) as child:
+        files, named = child.ask(request, announce)
+    return Imported(tuple(files), named)
 
 
 class _Child:
@@ -92,7 +123,6 @@ class _Child:
         self._name = name
         self._limit_s = _limit_s()
         self._step = "starting"
-        self._timed_out = False
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             # Without -P, a file of the current folder could hide a module of Python.
@@ -104,30 +134,23 @@ class _Child:
             start_new_session=True,
         )
 
-    def ask(self, request: Mapping[str, Any], announce: Callable[[str], None]) -> float | None:
+    def ask(self, request: Mapping[str, Any], announce: Callable[[str], None]) -> Any:
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request).encode())
-        self.process.stdin.close()
-        clock = self._clock()
-        try:
-            for line in self.process.stdout:
-                clock.cancel()
-                kind, value = json.loads(line)
-                if kind == "say":
-                    announce(value)
-                elif kind == "step":
-                    self._step = value
-                elif kind == "error":
-                    raise error_of(value["code"])(value["message"])
-                else:
-                    seconds: float | None = value
-                    return seconds
-                clock = self._clock()
-        finally:
-            clock.cancel()
-        code = self.process.wait()
-        if self._timed_out:
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(request).encode())
+            self.process.stdin.close()
+        for line in self._answers():
+            kind, value = json.loads(line)
+            if kind == "say":
+                announce(value)
+            elif kind == "step":
+                self._step = value
+            elif kind == "error":
+                raise error_of(value["code"])(value["message"])
+            else:
+                return value
+        code = self.process.poll()
+        if code is None:
             raise SpecError(
                 f"{self._name}: {self._step}: your code did not come back within {self._limit_s:g} s; if it only "
                 f"needs longer, set {VARIABLE} to more seconds"
@@ -136,6 +159,33 @@ class _Child:
         raise SpecError(
             f"{self._name}: {self._step}: your code ended the process that checks it, which {how}{self._last_line()}"
         )
+
+    def _answers(self) -> Iterator[bytes]:
+        """The lines of the process, until it ends or the limit is over.
+
+        A process that the user's code has forked may keep the pipe open, so the end of the pipe alone does not count.
+        """
+        assert self.process.stdout is not None
+        pipe, waiting = self.process.stdout.fileno(), b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            until = time.monotonic() + self._limit_s
+            while time.monotonic() < until:
+                ended = self.process.poll() is not None
+                if not selector.get_map():
+                    if ended:
+                        return
+                    time.sleep(POLL_S)
+                elif not selector.select(0.0 if ended else min(POLL_S, self._limit_s)):
+                    if ended:
+                        return
+                elif read := os.read(pipe, 65536):
+                    *lines, waiting = (waiting + read).split(b"\n")
+                    for line in lines:
+                        yield line
+                        until = time.monotonic() + self._limit_s
+                else:
+                    selector.unregister(pipe)
 
     def end(self) -> None:
         with suppress(ProcessLookupError):
@@ -149,16 +199,6 @@ class _Child:
         self._printed.seek(0)
         lines = printable(self._printed.read().decode(errors="replace")).split()
         return f"; it printed: {' '.join(lines)[-LAST_CHARACTERS:]}" if lines else ""
-
-    def _clock(self) -> threading.Timer:
-        clock = threading.Timer(self._limit_s, self._time_out)
-        clock.daemon = True
-        clock.start()
-        return clock
-
-    def _time_out(self) -> None:
-        self._timed_out = True
-        self.process.kill()
 
 
 @contextmanager
@@ -186,6 +226,9 @@ def main() -> None:
     request = json.loads(sys.stdin.buffer.read())
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    # A process that the user's code forks must neither answer nor keep the pipe open.
+    os.register_at_fork(after_in_child=lambda: os.dup2(2, answers.fileno()))
+    scratch: list[Scratch] = []
 
     said: set[str] = set()
 
@@ -199,20 +242,29 @@ def main() -> None:
         answers.flush()
 
     try:
-        tell("done", _inspect(request, tell))
+        tell("done", _inspect(request, tell, scratch))
     except TunerError as error:
         tell("error", {"message": str(error), "code": error.exit_code})
     except TrainableError as error:
         tell("error", {"message": str(error), "code": SpecError.exit_code})
+    finally:
+        for made in scratch:
+            made.remove()
     # Threads of the user's code must not keep this process alive.
     os._exit(0)
 
 
-def _inspect(request: Mapping[str, Any], tell: Tell) -> float | None:
+def _inspect(request: Mapping[str, Any], tell: Tell, scratch: list[Scratch]) -> object:
     spec = from_dict(request["spec"], _origin_in(request["origin"]))
     do = request["do"]
     import_from(Path(request["folder"]))
+    if spec.own_trainable:
+        # As in a worker, the module is imported in an empty folder, without the variables of a tracker.
+        scratch.append(Scratch())
+        scratch[0].enter_trial()
     tell("step", "importing")
+    if do is None:
+        return _imported(spec, tell)
     check_code(spec)
     if not do["build"]:
         return None
@@ -238,14 +290,24 @@ def _inspect(request: Mapping[str, Any], tell: Tell) -> float | None:
     return seconds_per_epoch(spec, found[0], images, plan)
 
 
+def _imported(spec: SearchSpec, tell: Tell) -> object:
+    check_code(spec, absent=lambda text: tell("say", f"warning: {text}"))
+    files = {file for module in [*sys.modules.values()] if isinstance(file := getattr(module, "__file__", None), str)}
+    named = {path: getattr(sys.modules.get(path.partition(":")[0]), "__file__", None) for _, path in arm_code(spec)}
+    return sorted(file for file in files if is_users(file)), {
+        path: file for path, file in named.items() if isinstance(file, str) and is_users(file)
+    }
+
+
 def _try_trainables(spec: SearchSpec, found: tuple[Arm, ...], tell: Tell) -> None:
     from trainables.own.check import check_trainable
 
     for arm in _of_spec(spec, found):
-        tell("step", f"arm {arm.name}: {arm.variant}")
+        step = f"arm {arm.name}: {arm.variant}"
         with _placed(spec, arm, "trainable"):
             trial = own_trial(spec, arm.name, arm.setting(arm.default), spec.seed)
-            check_trainable(trial, lambda line: tell("say", line))
+            # Every report has the whole limit.
+            check_trainable(trial, lambda line: tell("say", line), partial(tell, "step", step))
 
 
 def _try_optimizers(spec: SearchSpec, found: tuple[Arm, ...], images: Images | None, tell: Tell) -> None:

@@ -12,7 +12,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from trainables.errors import TrainableError
 from trainables.file_store import files_at, inside, split
-from trainables.report import StepReport
+from trainables.report import HAUNTED, StepReport
 from tuner.errors import DriverLost, ServiceError
 from tuner.execution.capacity import Capacity
 from tuner.execution.dispatcher import CHECKPOINT_S, Attempt, Dispatcher
@@ -127,21 +127,34 @@ class _Loop:
         for worker, answer in self._workers.arrived(POLL_S):
             if isinstance(answer, RayError):
                 self._failed(worker, answer)
+            elif answer.keys() == {HAUNTED}:
+                self._moved(worker)
             else:
-                self._reported(worker, StepReport.from_dict(answer))
+                self._reported(worker, StepReport.from_dict(answer), haunted=HAUNTED in answer)
 
     def leave(self) -> None:
         """End the workers of attempts that still run."""
         for worker in self._runs:
             self._workers.end(worker)
 
-    def _reported(self, worker: Worker, report: StepReport) -> None:
+    def _moved(self, worker: Worker) -> None:
+        """Start an attempt on another worker: this one still runs a function of the trial before, and began nothing."""
+        run = self._runs.pop(worker)
+        self._workers.end(worker)
+        another = self._workers.take()
+        self._runs[another] = run
+        self._workers.begin(another, self._config(run.attempt))
+
+    def _reported(self, worker: Worker, report: StepReport, haunted: bool) -> None:
         run = self._runs[worker]
         if self._dispatcher.report(run.attempt_id, report):
             self._workers.train(worker)
             return
         del self._runs[worker]
-        self._workers.release(worker, expects_call=not run.attempt.ends_with(report))
+        if haunted:
+            self._workers.end(worker)
+        else:
+            self._workers.release(worker, expects_call=not run.attempt.ends_with(report))
         try:
             with store_errors():
                 _keep_weights(run.attempt)

@@ -116,16 +116,41 @@ def code_files(folder: Path) -> CodeFiles:
     return CodeFiles(folder, files, dict(sorted(found.left_out.items())))
 
 
-def check_modules(code: CodeFiles) -> None:
+@dataclass(frozen=True)
+class Imported:
+    """The user's modules that were imported.
+
+    Args:
+        files: their files.
+        named: dotted path in an arm of the spec, and the file of its module.
+    """
+
+    files: tuple[str, ...]
+    named: Mapping[str, str]
+
+
+def check_modules(code: CodeFiles, imported: Imported | None = None) -> None:
     """Refuse code that imports a module of its folder that does not travel: on a node it would not be found.
 
+    Args:
+        code: what travels.
+        imported: the modules; None for those of this process.
+
     Raises:
-        SpecError: a module that this process has imported would stay.
+        SpecError: a module that was imported would stay, or the module of an arm is in no folder that travels.
     """
+    for path, file in [] if imported is None else imported.named.items():
+        if not Path(file).is_relative_to(code.folder):
+            raise SpecError(
+                f"code: {path} is in {shown_name(file)}, outside of {shown_name(str(code.folder))}, and would not "
+                "travel; set `code` to a folder that holds it, or install it as a package"
+            )
     # An environment in the folder has installed modules and programs, and is not the user's code.
     prefixes = [prefix for prefix in map(Path, (sys.prefix, sys.base_prefix)) if prefix != code.folder]
     environments = [prefix for prefix in prefixes if prefix.is_relative_to(code.folder)]
     modules = {file for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
+    if imported is not None:
+        modules = {*imported.files}
     for file in map(Path, sorted(modules)):
         if not file.is_relative_to(code.folder) or not is_users(str(file)):
             continue

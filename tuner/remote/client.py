@@ -19,7 +19,7 @@ from cluster.jobs import JOB, JobsApi, Ran, Submission
 from cluster.nodes import Node
 from tuner.errors import IntegrityError, NotFound, ServiceError, SpecError, error_of
 from tuner.jobs.request import refuse_finished, refuse_unended
-from tuner.remote.submission import PackedJob, pack_job
+from tuner.remote.submission import PackedJob
 from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec
 from tuner.storage.atomic_files import check_new, write_new
@@ -57,22 +57,12 @@ class Service:
     def __init__(self, address: str | None = None) -> None:
         self.api = JobsApi.connect(address)
 
-    def submit(self, spec: Path | str, data_path: str | None = None, queue: bool = False) -> Submitted:
-        """Submit a spec. The same spec, code and name are always the same job: submitting it twice starts it once.
+    def send(self, packed: PackedJob, queue: bool = False) -> Submitted:
+        """Submit a job that was packed. The same job is started once, however often it is submitted.
 
         Args:
-            spec: the spec file.
-            data_path: folder of the data set on the nodes, instead of the spec's ``data.path``.
+            packed: the job.
             queue: accept a job that no node can run yet, because more nodes will join.
-
-        Raises:
-            SpecError: the spec is invalid, or no node has the resources of a trial.
-            NotFound: there is no such file.
-        """
-        return self.send(pack_job(Path(spec), data_path), queue)
-
-    def send(self, packed: PackedJob, queue: bool = False) -> Submitted:
-        """Submit a job that was packed; otherwise as ``submit``.
 
         Raises:
             SpecError: no node has the resources of a trial.

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tuner.jobs.code_archive import CodeFiles, check_modules, code_files, pack
+from tuner.jobs.code_archive import CodeFiles, Imported, check_modules, code_files, pack
 from tuner.jobs.request import beginning
 from tuner.remote.receive import CODE, SPEC, START
-from tuner.spec.checks import check_code
 from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec, fingerprint, load
 from tuner.spec.user_code import code_folder, own_code
@@ -35,14 +34,22 @@ class PackedJob(NamedTuple):
     code: CodeFiles | None
 
 
+TryCode = Callable[[SearchSpec, Path], Imported]
+"""Imports the code in a folder that a spec names, where it can do no harm, and returns what was imported."""
+
+
 def pack_job(
-    spec: Path, data_path: str | None = None, found: Callable[[CodeFiles], None] = lambda code: None
+    spec: Path,
+    data_path: str | None,
+    try_code: TryCode,
+    found: Callable[[CodeFiles], None] = lambda code: None,
 ) -> PackedJob:
     """Pack a spec, and the user's own code that it names.
 
     Args:
         spec: the spec file.
         data_path: folder of the data set on the nodes, instead of the spec's ``data.path``.
+        try_code: called with the spec and the folder of the user's modules.
         found: called with the files of the user's own code, before they can be refused.
 
     Raises:
@@ -51,13 +58,14 @@ def pack_job(
         NotFound: there is no such file.
     """
     loaded = load(spec, data_path, here=False)
-    folder = own_code(loaded, code_folder(loaded, spec.parent))
-    check_code(loaded)
+    place = code_folder(loaded, spec.parent)
+    folder = own_code(loaded, place)
+    imported = try_code(loaded, place)
     _check_portable(loaded)
     code = None if folder is None else code_files(folder)
     if code is not None:
         found(code)
-        check_modules(code)
+        check_modules(code, imported)
     packed = None if code is None else pack(code)
     name, start = beginning(loaded, "", simulate=False)
     digest = hashlib.sha256(f"{fingerprint(loaded)} {loaded.data.path}".encode() + (packed or b"")).hexdigest()

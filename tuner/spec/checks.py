@@ -139,14 +139,28 @@ def _check_packages(spec: SearchSpec) -> None:
         raise spec.origin.error(InvalidValue("needs the package 'cmaes'; run pip install cmaes, or use tpe", "sampler"))
 
 
-def check_code(spec: SearchSpec) -> None:
-    """Raise ``SpecError`` if the user's own code cannot be imported, or is not callable."""
+def check_code(spec: SearchSpec, absent: Callable[[str], None] | None = None) -> None:
+    """Import the user's own code.
+
+    Args:
+        spec: the spec that names it.
+        absent: called with a line if there is no such package as that of an optimizer or trainable; None refuses it.
+
+    Raises:
+        SpecError: it cannot be imported, or is not callable.
+    """
     named = [(("data", "name"), spec.data.name), (("model", "name"), spec.model.name)]
     for place, name in [*((place, name) for place, name in named if is_dotted(name)), *arm_code(spec)]:
         try:
             found = load_object(name)
         except TrainableError as error:
-            raise spec.origin.error(InvalidValue(str(error), *place)) from None
+            refused = spec.origin.error(InvalidValue(str(error), *place))
+            missing, package = error.__cause__, name.partition(":")[0].partition(".")[0]
+            is_absent = isinstance(missing, ModuleNotFoundError) and missing.name == package
+            if absent is not None and is_absent and place[-1] in ("optimizer", "trainable"):
+                absent(f"{refused}; the cluster must have it")
+                continue
+            raise refused from None
         if not callable(found):
             text = f"{name!r} is {with_article(type(found).__name__)}; must be a callable"
             raise spec.origin.error(InvalidValue(text, *place))

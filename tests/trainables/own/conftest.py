@@ -8,6 +8,7 @@ from typing import Any
 
 import cluster.runtime  # isort: skip  (before ray: it sets what ray reads when it is imported)
 import pytest
+import torch
 
 from trainables.own.trial import OwnTrial
 from trainables.own.worker import OwnWorker
@@ -201,6 +202,8 @@ def _own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     yield
     sys.modules.pop("theirs", None)
     sys.path[:] = path
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
     os.environ.clear()
     os.environ.update(before)
 

@@ -179,6 +179,7 @@ def test_what_is_no_optimizer_class_is_refused(name: str, message: str) -> None:
         ("Exploding", {}, ":Exploding: the loss is not finite after one update with the learning rate 0.01$"),
         ("Failing", {}, r":Failing: training it raised ZeroDivisionError: no such luck \(.*user_optimizers.py:\d+\)$"),
         ("Functions", {}, r":Functions: its state has state_dict\(\).param_groups\[0\].rule of type builtin_func"),
+        ("Later", {}, ":Later does not resume from a checkpoint: it continues in another way than without one; keep"),
         ("Kept", {}, ":Kept does not resume from a checkpoint: it continues in another way than without one; keep"),
         ("Hidden", {}, ":Hidden keeps no `lr` in its parameter groups, so no schedule can set it$"),
         ("Plain", {"momentum": 0.9}, r":Plain has no argument 'momentum' \(there are: lr, weight_decay\)$"),

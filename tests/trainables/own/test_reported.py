@@ -94,3 +94,24 @@ def test_a_report_that_is_too_large_is_refused() -> None:
     endless["again"] = endless
     with pytest.raises(CodeError, match="dicts in dicts"):
         read(endless)
+
+
+class Broken:
+    def __repr__(self) -> str:
+        raise ValueError("no")
+
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ({"val_loss": 1.0, "a\udcff": 2.0}, r"reported a number whose name is not UTF-8: 'a\\udcff'$"),
+        ({"val_loss": 1.0, Broken(): 2.0}, "reading its report raised ValueError: no"),
+        ({"val_loss": Broken()}, "reported 'val_loss' as an object of type Broken, which is no number$"),
+    ],
+)
+def test_odd_names_and_values_are_one_line(report: dict[Any, Any], message: str) -> None:
+    with pytest.raises(CodeError, match=message) as caught:
+        read(report)
+    assert "\n" not in str(caught.value)

@@ -46,6 +46,54 @@ def losses(steps: list[StepReport]) -> list[float]:
     return [report.metric("val_loss") for report in reports(steps)]
 
 
+SETS = """
+torch.set_default_dtype(torch.float64)
+os.environ["THEIRS"] = "64"
+
+
+class Sets(tune.Trainable):
+    def setup(self, config):
+        bits = torch.finfo(torch.get_default_dtype()).bits
+        self.seen = float(os.environ["THEIRS"]) if bits == 64 and torch.is_grad_enabled() else 0.0
+        torch.set_default_dtype(torch.float16)
+        torch.set_grad_enabled(False)
+        os.environ["THEIRS"] = "3"
+
+    def step(self):
+        return {"val_loss": self.seen}
+
+
+class Interrupts(tune.Trainable):
+    def step(self):
+        return {"val_loss": 1.0}
+
+    def cleanup(self):
+        raise KeyboardInterrupt
+
+
+class Interrupted(tune.Trainable):
+    def step(self):
+        raise KeyboardInterrupt
+
+
+class Refuses(Decay):
+    def step(self):
+        return {"val_loss": float(self.iteration)}
+
+    def load_checkpoint(self, folder):
+        raise NotImplementedError
+
+
+class Linked(Decay):
+    def save_checkpoint(self, folder):
+        Path(folder, "deep").mkdir()
+        Path(folder, "deep", "x.json").write_text(json.dumps(self.x))
+        os.symlink("deep", Path(folder, "latest"))
+
+    def load_checkpoint(self, folder):
+        self.x = json.loads(Path(folder, "latest", "x.json").read_text())
+"""
+
 CHECKPOINTING = ("Decay", "DictDecay", "decay")
 
 
@@ -183,6 +231,24 @@ class TestResuming:
         if name != "decay":  # a class may count by ``self.iteration``
             assert [report.metric("steps") for report in reports(steps)] == [2, 3]
 
+    def test_a_class_that_refuses_to_load_is_built_anew(
+        self, worker: OwnWorker, trial_of: Trial, config_of: Config, tmp_path: Path
+    ) -> None:
+        with (tmp_path / "code" / "theirs.py").open("a") as file:
+            file.write(SETS)
+        try:
+            trial = trial_of("Refuses", judge="val_loss")
+            run(worker, config_of(trial), calls=2)
+            again = run(worker, config_of(trial, attempt=2, accepted=[[2, 1], [1, 1]]), calls=2)
+            assert losses(again) == [0.0, 1.0]
+            trial = trial_of("Linked")
+            config = config_of(trial, checkpoints=str(tmp_path / "linked"))
+            run(worker, config, calls=2)
+            again = run(worker, {**config, "attempt": 2, "accepted": [[2, 1], [1, 1]]}, calls=1)
+            assert losses(again) == [1.0]
+        finally:
+            torch.set_default_dtype(torch.float32)
+
     def test_a_damaged_checkpoint_is_not_used(
         self, worker: OwnWorker, trial_of: Trial, config_of: Config, tmp_path: Path
     ) -> None:
@@ -285,12 +351,36 @@ class TestReuse:
     ) -> None:
         lines = (
             "user_trainable.LEAVE_S = 0.1",
-            "worker.begin(config)",
-            "assert not worker.busy; print('reported', flush=True)",
-            "worker.begin(config)",
+            "print('haunted' in worker.begin(config))",
+            "print(worker.busy, sorted(worker.begin(config)), flush=True)",
         )
         ended = process(config_of(trial_of("stubborn", {}, judge="val_loss", epochs=1)), lines, tmp_path)
-        assert (ended.returncode, ended.stdout) == (LONELY_EXIT, "reported\n"), ended.stderr
+        assert (ended.returncode, ended.stdout) == (0, "True\nFalse ['haunted']\n"), ended.stderr
+
+    def test_settings_of_the_process_are_those_after_the_import_for_every_trial(
+        self, worker: OwnWorker, trial_of: Trial, config_of: Config, tmp_path: Path
+    ) -> None:
+        with (tmp_path / "code" / "theirs.py").open("a") as file:
+            file.write(SETS)
+        trial = trial_of("Sets", {}, judge="val_loss", epochs=1)
+        try:
+            for _ in range(2):
+                (step,) = run(worker, config_of(trial))
+                assert step.epoch is not None
+                assert step.epoch.metric("val_loss") == 64
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_grad_enabled(True)
+
+    def test_a_cleanup_that_raises_keyboard_interrupt_does_not_lose_the_result(
+        self, worker: OwnWorker, trial_of: Trial, config_of: Config, tmp_path: Path
+    ) -> None:
+        with (tmp_path / "code" / "theirs.py").open("a") as file:
+            file.write(SETS)
+        (step,) = run(worker, config_of(trial_of("Interrupts", {}, judge="val_loss", epochs=1)))
+        assert step.epoch is not None
+        with pytest.raises(CodeError, match="theirs:Interrupted raised KeyboardInterrupt"):
+            run(worker, config_of(trial_of("Interrupted", {}, judge="val_loss", epochs=1)))
 
     def test_a_worker_that_nobody_calls_ends_itself(self, config_of: Config, trial_of: Trial, tmp_path: Path) -> None:
         lines = ("worker.begin(config)", "print('waiting', flush=True)", "time.sleep(60)")

@@ -37,6 +37,17 @@ class Kinds(Plain):
         super().step()
 
 
+class Later(Plain):
+    """Its count of updates is in no state, and acts only at every fifth update."""
+
+    updates = 0
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        self.updates += 1
+        if self.updates % 5:
+            super().step()
+
+
 class Kept(Plain):
     """Its count of updates is in no state."""
 

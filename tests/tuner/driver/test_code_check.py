@@ -100,3 +100,23 @@ def test_a_thread_of_the_code_does_not_keep_the_check_alive(tried: Try) -> None:
 def test_a_spec_without_own_code_starts_no_process(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(SPEC)
     assert inspect_code(check(load(tmp_path / "spec.yaml")), tmp_path, print, timed=True) is None
+
+
+FORKS = "import os, time\nif os.fork() == 0:\n    time.sleep(100)\n    os._exit(0)\n"
+
+
+def test_a_process_that_the_code_forks_does_not_hold_up_the_limit(tried: Try, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_CHECK_S", "4")
+    begun = time.monotonic()
+    with pytest.raises(SpecError, match=r"importing: your code did not come back within 4 s"):
+        tried(f"{FORKS}time.sleep(100)", build=False)
+    assert time.monotonic() - begun < 60
+
+
+def test_a_process_without_pythons_fork_does_not_keep_the_check_alive(tried: Try) -> None:
+    # The C function knows nothing of what Python does after a fork.
+    forks = "import ctypes, os, time\nif ctypes.CDLL(None).fork() == 0:\n    time.sleep(100)\n"
+    begun = time.monotonic()
+    with pytest.raises(SpecError, match=r"ended with exit code 3"):
+        tried(f"{forks}os._exit(3)", build=False)
+    assert time.monotonic() - begun < 60

@@ -1,9 +1,11 @@
 """What travels with a job is shown before it goes, and code that would not run on a node is refused here."""
 
 import json
+import os
 import stat
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,19 +14,22 @@ import pytest
 
 from tests.tuner.conftest import Tuner
 from tests.tuner.spec_texts import SPEC
+from tuner.control.cluster_job import Service
+from tuner.driver.code_check import try_imports
 from tuner.jobs import code_archive
 from tuner.jobs.workspace import Workspace
-from tuner.remote.client import Service
-from tuner.remote.submission import pack_job
+from tuner.remote.submission import PackedJob, pack_job
 
 NET = """\
+import math
+
 from torch import nn
 
 import {helper}
 
 
 def build(classes, shape):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
 """
 IMAGE = ("--image", "registry.example/tuner:0.1.0")
 
@@ -43,6 +48,10 @@ def mine(tmp_path: Path) -> Iterator[Path]:
     sys.path[:] = paths
     for name in (net, helper):
         sys.modules.pop(name, None)
+
+
+def packed(spec: Path) -> PackedJob:
+    return pack_job(spec, None, partial(try_imports, announce=print))
 
 
 def helper_of(mine: Path) -> Path:
@@ -68,7 +77,7 @@ def test_without_own_code_only_the_spec_goes(tuner: Tuner, tmp_path: Path) -> No
     (tmp_path / "notes").write_text("x")
     ended = tuner("submit", "spec.yaml", "--dry-run")
     assert (ended.code, ended.out.count("\n")) == (0, 1)
-    assert pack_job(tmp_path / "spec.yaml").files.keys() == {"spec.yaml", "start.json"}
+    assert packed(tmp_path / "spec.yaml").files.keys() == {"spec.yaml", "start.json"}
 
 
 def test_a_plan_shows_what_would_travel(tuner: Tuner, mine: Path, tmp_path: Path) -> None:
@@ -84,9 +93,9 @@ def test_a_plan_shows_what_would_travel(tuner: Tuner, mine: Path, tmp_path: Path
 
 
 def test_manifests_hold_no_secret_and_what_they_hold_is_said(tuner: Tuner, mine: Path) -> None:
-    before = pack_job(mine / "spec.yaml")
+    before = packed(mine / "spec.yaml")
     (mine / ".env").write_text("KEY=hunter2")
-    assert pack_job(mine / "spec.yaml").files["code.zip"] == before.files["code.zip"]
+    assert packed(mine / "spec.yaml").files["code.zip"] == before.files["code.zip"]
     ended = tuner("render", "kubernetes", mine / "spec.yaml", *IMAGE)
     assert "code: 3 files" in ended.err
     assert "code: .env stays here" in ended.err
@@ -172,3 +181,44 @@ def test_a_job_in_a_database_says_what_goes_into_it(
     ended = tuner("run", mine / "spec.yaml")
     assert ended.code == 3
     assert "code: 3 files with" in ended.err
+
+
+OWN = """\
+name: own
+metric: {choose: v, goal: minimize}
+baseline: a
+arms:
+  - {name: a, trainable: "MODULE:f", parameters: {x: {min: 0.0, max: 1.0}}}
+  - {name: b, trainable: "MODULE:f", parameters: {x: {min: 0.0, max: 2.0}}}
+budget: {trials: 4, epochs: 1}
+"""
+
+
+def test_code_that_ends_the_process_does_not_end_the_command(tuner: Tuner, tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text("import os\nos._exit(0)\n")
+    (tmp_path / "own.yaml").write_text(OWN.replace("MODULE", "ends"))
+    ended = tuner("submit", "own.yaml", "--dry-run")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "importing: your code ended the process that checks it, which ended with exit code 0" in ended.err
+
+
+def test_a_package_that_only_the_cluster_has_is_a_warning(tuner: Tuner, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(OWN.replace("MODULE", "only_there.train"))
+    ended = tuner("submit", "own.yaml", "--dry-run")
+    assert ended.code == 0, ended.err
+    assert "warning: own.yaml:5: arms[0].trainable: " in ended.err
+    assert "there is no module 'only_there' to import; the cluster must have it" in ended.err
+
+
+def test_an_arms_module_outside_the_folder_is_refused(
+    tuner: Tuner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "editable.py").write_text("def f(config): ...\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.yaml").write_text(OWN.replace("MODULE", "editable"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"), prepend=os.pathsep)
+    ended = tuner("submit", "mine/own.yaml", "--dry-run")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "editable.py, outside of" in ended.err
+    assert "would not travel" in ended.err
