@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tuner.control.draft import Draft
-from tuner.driver.code_check import inspect_code
+from tuner.driver.code_check import inspect_code, try_imports
 from tuner.driver.preflight import preflight
 from tuner.errors import ServiceError, SpecError
 from tuner.jobs.code_archive import code_files
@@ -82,12 +82,14 @@ def begin(draft: Draft, workspace: Workspace, simulate: bool, announce: Announce
     inspect_code(checked, code, announce, build=not simulate, model=False)
     for warning in checked.warnings:
         announce(f"warning: {warning}")
+    imported = None
     if not simulate:
         preflight(spec, workspace)
         if names_code(spec) and storage_of(spec, workspace).startswith("postgresql"):
+            imported = try_imports(spec, code, announce)
             for line in code_files(code).lines():
                 announce(line)
-    return Drive(workspace, new_job(workspace, spec, draft.text, code, simulate), spec)
+    return Drive(workspace, new_job(workspace, spec, draft.text, code, simulate, imported), spec)
 
 
 def again(workspace: Workspace, folder: JobFolder, data_path: str | None = None) -> Drive:

@@ -139,10 +139,10 @@ def check_modules(code: CodeFiles, imported: Imported | None = None) -> None:
     Raises:
         SpecError: a module that was imported would stay, or the module of an arm is in no folder that travels.
     """
-    for path, file in [] if imported is None else imported.named.items():
-        if not Path(file).is_relative_to(code.folder):
+    for path, place in [] if imported is None else imported.named.items():
+        if not Path(place).is_relative_to(code.folder):
             raise SpecError(
-                f"code: {path} is in {shown_name(file)}, outside of {shown_name(str(code.folder))}, and would not "
+                f"code: {path} is in {shown_name(place)}, outside of {shown_name(str(code.folder))}, and would not "
                 "travel; set `code` to a folder that holds it, or install it as a package"
             )
     # An environment in the folder has installed modules and programs, and is not the user's code.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import SpecError, TunerError
-from tuner.jobs.code_archive import check_modules, code_files, pack
+from tuner.jobs.code_archive import Imported, check_modules, code_files, pack
 from tuner.jobs.job_folder import STORAGE_VARIABLE, JobFolder
 from tuner.jobs.workspace import Workspace
 from tuner.spec.search_spec import SearchSpec, from_dict, from_document, to_dict
@@ -17,7 +17,14 @@ from tuner.storage.database_url import absolute, is_relative
 from tuner.storage.events import Outcome
 
 
-def new_job(workspace: Workspace, spec: SearchSpec, spec_text: str, code: Path, simulate: bool = False) -> JobFolder:
+def new_job(
+    workspace: Workspace,
+    spec: SearchSpec,
+    spec_text: str,
+    code: Path,
+    simulate: bool = False,
+    imported: Imported | None = None,
+) -> JobFolder:
     """Create a job: its folder and, if its studies are in a Postgres, its record there.
 
     Args:
@@ -26,6 +33,7 @@ def new_job(workspace: Workspace, spec: SearchSpec, spec_text: str, code: Path, 
         spec_text: the spec as the user wrote it.
         code: folder of the user's own modules.
         simulate: whether to train nothing.
+        imported: the modules that the code imports; None for those of this process.
 
     Raises:
         ServiceError: the folder, or the record in the database, cannot be written.
@@ -37,7 +45,7 @@ def new_job(workspace: Workspace, spec: SearchSpec, spec_text: str, code: Path, 
         if database := folder.database():
             packed = None
             if names_code(spec):
-                check_modules(files := code_files(code))
+                check_modules(files := code_files(code), imported)
                 packed = pack(files)
             database.register(folder.id, folder.started()["ms"], spec_text, folder.started(), packed)
     except TunerError:
