@@ -317,6 +317,7 @@ def faults(checked: Checked, data: bytes) -> Iterator[str]:
     for arm in checked.arms:
         if not arm.space:
             yield f"arm {arm.name} searches nothing"
+            continue
         for knob, domain in arm.space.items():
             if not _sound(knob, domain, updates, arm.kind):
                 yield f"arm {arm.name}: {knob}: {domain}"

@@ -36,7 +36,6 @@ from tuner.spec.checks import check
 from tuner.spec.search_spec import from_document
 from tuner.spec.strict_yaml import read_text
 from tuner.spec.trial_config import trial_config
-from tuner.spec.user_code import import_from
 
 PROMISED_S, PROMISED_WITH_SERVICE_S = 2.0, 5.0
 HEAVY_IMPORTS_S = 60.0
@@ -167,12 +166,13 @@ MORE: dict[str, tuple[tuple[str, str], str, str]] = {
 
 
 @pytest.fixture
-def odd_modules(tmp_path_factory: pytest.TempPathFactory) -> None:
+def odd_modules(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make two modules importable: one that exits at import, and one whose names raise errors."""
     folder = tmp_path_factory.mktemp("modules")
     (folder / "exits.py").write_text("raise SystemExit(0)\n")
     (folder / "moody.py").write_text("def __getattr__(name):\n    raise ImportError('not today')\n")
-    import_from(folder)
+    # The user's code is imported in a process of its own.
+    monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
 @pytest.mark.parametrize("command", ["validate", "run"])

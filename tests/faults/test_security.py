@@ -246,7 +246,9 @@ def test_a_job_id_cannot_lead_to_another_folder(
         folder.mkdir(parents=True)
         (folder / "start.json").write_text(json.dumps({"ms": 1, "spec": {}, "folder": ".", "simulate": False}))
         (folder / "journal.jsonl").write_text("")
-    more = {"export": ("--best", "-o", "out.yaml"), "confirm": ("--seeds", 3)}.get(command, ())
+    more = {"export": ("--best", "-o", "out.yaml"), "confirm": ("--seeds", 3), "rows": ("-o", "out.yaml")}.get(
+        command, ()
+    )
     answer = call(command, job, *more)
     assert answer.crash is None
     assert (answer.code, answer.out) == (4, "")

@@ -6,6 +6,7 @@ that it begins, its error, or its result. What the user's code prints is not sho
 message has the end of it.
 """
 
+import io
 import json
 import os
 import selectors
@@ -226,6 +227,10 @@ def main() -> None:
     request = json.loads(sys.stdin.buffer.read())
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    for stream in (sys.stdout, sys.stderr):
+        # Code that prints is not wrong because this terminal knows fewer characters.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # A process that the user's code forks must neither answer nor keep the pipe open.
     os.register_at_fork(after_in_child=lambda: os.dup2(2, answers.fileno()))
     scratch: list[Scratch] = []

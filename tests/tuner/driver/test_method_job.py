@@ -1,7 +1,7 @@
 """A whole job about methods on made-up learning curves: it ends, and whatever kills it, it ends the same way."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -369,6 +369,11 @@ def test_an_interrupted_extension_is_resumed_and_not_confirmed(tmp_path: Path, e
     assert job.found() == extended.found()
 
 
+def made_up(kind: type[SimulatedTraining]) -> Callable[..., SimulatedTraining]:
+    """What a simulation makes its trainings with."""
+    return lambda config, plan, maximize: kind(config, plan)
+
+
 class EveryArmIsEqual(SimulatedTraining):
     """Test accuracies that depend on nothing but luck."""
 
@@ -380,7 +385,7 @@ class EveryArmIsEqual(SimulatedTraining):
 def test_an_extension_searches_the_arms_again_that_were_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuner.driver.backend.Simulation", partial(Simulation, training=EveryArmIsEqual))
+    monkeypatch.setattr("tuner.driver.backend.simulated", made_up(EveryArmIsEqual))
     spec = method_spec(SETTINGS, looks="[3, 4, 9]")
     job = Job(tmp_path, spec)
     before = job.drive()
@@ -444,7 +449,7 @@ class NoamIsBetter(SimulatedTraining):
 def test_an_arm_that_is_better_beats_the_baseline_and_its_best_setting_is_confirmed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuner.driver.backend.Simulation", partial(Simulation, training=NoamIsBetter))
+    monkeypatch.setattr("tuner.driver.backend.simulated", made_up(NoamIsBetter))
     job = Job(tmp_path)
     record = job.drive()
     board = build(record, SPEC)
