@@ -499,6 +499,7 @@ def test_a_trial_that_is_killed_for_memory_does_not_end_the_search(tmp_path: Pat
         assert states.count(State.COMPLETE) == len(states) - 1
 
 
+@pytest.mark.faults
 def test_a_job_survives_a_tracker_that_is_down_and_sends_everything_later(
     tmp_path: Path, undisturbed: tuple[Place, Record], mlflow_server: MlflowServer
 ) -> None:

@@ -396,6 +396,7 @@ def own_model(failure: str) -> Mapping[str, str]:
     return {"mine.py": OWN_MODEL.replace("FAILURE", failure)}
 
 
+@pytest.mark.slow
 def test_when_the_users_model_fails_in_every_trial_the_first_error_is_shown_once(tmp_path: Path) -> None:
     spec = OWN + "resources: {retries: 0}\n"
     # The check before the job trains one update.

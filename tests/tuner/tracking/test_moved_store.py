@@ -141,6 +141,7 @@ def studies(workspace: Workspace) -> int:
         return int(database.execute("SELECT count(*) FROM trials").fetchone()[0])
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_in_a_moved_home_with_an_odd_name_and_nothing_comes_back_at_the_old_place(tmp_path: Path) -> None:
     with place(tmp_path / "place", SPEC) as old:
         process = old.start("run", "spec.yaml")
