@@ -7,6 +7,9 @@ TrainableError
 └── StoreError  the bucket of checkpoints and weights stays unreachable, or refuses access
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class TrainableError(Exception):
     """An error that a user of this package can cause; the message is one clear line."""
@@ -26,3 +29,14 @@ class StoreError(TrainableError):
 
 class DiskFull(TrainableError):
     """The disk or the quota is too small for a file; the message names the path and the number of bytes needed."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like a wrong one, or None."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` with the nearest known name, or an empty string."""
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else ""

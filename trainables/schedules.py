@@ -6,7 +6,6 @@ formula. Every factor peaks at 1, so ``lr`` is the peak learning rate in every v
 Legend: step = optimizer updates already taken, from 0; T = planned updates.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from functools import cache
 from numbers import Real
 
 from trainables.catalog import is_dotted, load_object
-from trainables.errors import CodeError, TrainableError
+from trainables.errors import CodeError, TrainableError, did_you_mean
 from trainables.foreign_text import raised
 from trainables.hyper import Hyper
 from trainables.space import Plan
@@ -158,8 +157,7 @@ class Schedule:
     def __post_init__(self) -> None:
         # The user's own schedule is imported at its first use, so that a spec can be read without running any code.
         if self.hyper.schedule not in LR_SCHEDULES and not is_dotted(self.hyper.schedule):
-            near = difflib.get_close_matches(self.hyper.schedule, LR_SCHEDULES, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
+            meant = did_you_mean(self.hyper.schedule, LR_SCHEDULES)
             raise TrainableError(
                 f"no schedule named {self.hyper.schedule!r}{meant} (there are: {', '.join(LR_SCHEDULES)}, and a "
                 "function of your own, as 'module:function')"

@@ -15,9 +15,7 @@ The errors of the two lowest packages are user errors too: ``TrainableError`` ex
 Every other exception is a bug of ours. It exits with 1 and its traceback.
 """
 
-import difflib
 import re
-from collections.abc import Iterable
 
 HIDDEN = "***"
 """What is shown instead of a password."""
@@ -106,9 +104,3 @@ def after_colon(reason: str) -> str:
     """A reason to put after a colon: on the same line if it is one line, else below."""
     reason = reason.strip()
     return f"\n{reason}" if "\n" in reason else f" {reason}"
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` with the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

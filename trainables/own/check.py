@@ -11,16 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainables.errors import CodeError
+from trainables.own.in_process import steps
 from trainables.own.reported import MissingMetric
 from trainables.own.trial import OwnTrial
-from trainables.own.worker import OwnWorker
 from trainables.report import OwnReport, StepReport
 
 MOST_REPORTS = 2
 """Most reports that the check waits for."""
 QUICK_S = 10.0
 """If the first report takes longer, the check does not train again with another seed."""
-_LONG_S = 24 * 3600.0
 
 
 def check_trainable(
@@ -73,7 +72,7 @@ class _Check:
         """The reports of a confirm run, and whether it ended by itself."""
         reports: list[OwnReport] = []
         try:
-            for step in _steps(trial, checkpoints, self.goes_on, read_test=True):
+            for step in self._steps(trial, checkpoints, read_test=True):
                 if isinstance(step.epoch, OwnReport) and step.epoch not in reports:
                     reports.append(step.epoch)
                 if step.ended:
@@ -92,11 +91,11 @@ class _Check:
 
     def _ends_by_itself(self, trial: OwnTrial) -> bool:
         with tempfile.TemporaryDirectory(dir=self.folder) as checkpoints:
-            return list(_steps(trial, checkpoints, self.goes_on))[-1].ended
+            return list(self._steps(trial, checkpoints))[-1].ended
 
     def _resume(self, trial: OwnTrial, checkpoints: str) -> None:
-        with closing(_steps(trial, checkpoints, self.goes_on, attempt=2, accepted=[(1, 1)])) as steps:
-            first = next(steps).epoch
+        with closing(self._steps(trial, checkpoints, attempt=2, accepted=[(1, 1)])) as resumed:
+            first = next(resumed).epoch
         if first is not None and first.epoch == 1:
             text = "saves checkpoints but does not load them, so an interrupted trial starts again"
             self.announce(f"warning: {trial.trainable} {text}")
@@ -117,39 +116,27 @@ class _Check:
         """The choose metric of all reports, and the judge metric; as text: two numbers that are NaN are equal there."""
         seeded = replace(trial, seed=trial.seed + seed)
         with tempfile.TemporaryDirectory(dir=self.folder) as checkpoints:
-            steps = list(_steps(seeded, checkpoints, self.goes_on, read_test=not self.judge_is_late))
-        chosen = [step.epoch.metric(trial.choose) for step in steps if step.epoch is not None]
-        judged = [step.result.metric(trial.judge) for step in steps if step.result is not None]
+            answers = list(self._steps(seeded, checkpoints, read_test=not self.judge_is_late))
+        chosen = [step.epoch.metric(trial.choose) for step in answers if step.epoch is not None]
+        judged = [step.result.metric(trial.judge) for step in answers if step.result is not None]
         return [repr(value) for value in (*chosen, *judged)]
 
-
-def _steps(
-    trial: OwnTrial,
-    checkpoints: str,
-    goes_on: Callable[[], None],
-    *,
-    read_test: bool = False,
-    attempt: int = 1,
-    accepted: Sequence[tuple[int, int]] = (),
-) -> Generator[StepReport, None, None]:
-    """The answers of a worker to one attempt, to its end."""
-    worker = OwnWorker()
-    config = {
-        "trial": trial.to_dict(),
-        "read_test": read_test,
-        "attempt": attempt,
-        "accepted": list(accepted),
-        "checkpoints": checkpoints,
-        "checkpoint_s": 0.0,
-        "lonely_s": _LONG_S,
-    }
-    try:
-        goes_on()
-        step = StepReport.from_dict(worker.begin(config))
-        yield step
-        while worker.busy:
-            goes_on()
-            step = StepReport.from_dict(worker.train())
-            yield step
-    finally:
-        worker.close()
+    def _steps(
+        self,
+        trial: OwnTrial,
+        checkpoints: str,
+        *,
+        read_test: bool = False,
+        attempt: int = 1,
+        accepted: Sequence[tuple[int, int]] = (),
+    ) -> Generator[StepReport, None, None]:
+        """The answers of a worker to one attempt, to its end; it saves a checkpoint at each report."""
+        return steps(
+            trial,
+            checkpoints,
+            read_test=read_test,
+            checkpoint_s=0.0,
+            attempt=attempt,
+            accepted=accepted,
+            goes_on=self.goes_on,
+        )

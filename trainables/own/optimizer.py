@@ -1,6 +1,5 @@
 """A user's own optimizer: its class by dotted path, the names of its arguments, and the optimizer of a model."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from trainables.catalog import load_object
 from trainables.config import OptimizerConfig
-from trainables.errors import CodeError
+from trainables.errors import CodeError, did_you_mean
 from trainables.foreign_text import raised
 
 REQUIRED = inspect.Parameter.empty
@@ -77,8 +76,7 @@ def check_argument(path: str, name: str) -> None:
         names = [*known, *(f"{key}.{at}" for key, value in known.items() if isinstance(value, tuple) for at in (0, 1))]
         # Adam's decay rates have one argument each elsewhere, and here a tuple.
         adam = {"beta1": "betas.0", "beta2": "betas.1"}.get(name)
-        near = [adam] if adam in names else difflib.get_close_matches(name, names, n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
+        meant = f"; did you mean {adam!r}?" if adam in names else did_you_mean(name, names)
         raise CodeError(f"{path} has no argument {name!r}{meant} (there are: {', '.join(known)})")
     if dot:
         _element(path, name, known[base], index)

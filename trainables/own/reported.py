@@ -1,13 +1,12 @@
 """Reads what a user's trainable reports: the numbers that may be shown, the withheld judge metric, and divergence."""
 
-import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from trainables.errors import CodeError
+from trainables.errors import CodeError, did_you_mean, nearest
 from trainables.foreign_text import LONGEST, printable, raised
 from trainables.own.trial import OwnTrial
 
@@ -33,8 +32,8 @@ class MissingMetric(CodeError):
     def __init__(self, trainable: str, metric: str, names: Iterable[str]) -> None:
         known = sorted(map(printable, names))
         self.metric = metric
-        self.near = next(iter(difflib.get_close_matches(metric, known, n=1)), None)
-        hint = f"; did you mean {self.near!r}?" if self.near else ""
+        self.near = nearest(metric, known)
+        hint = did_you_mean(metric, known)
         listed = ", ".join(known[:_SHOWN]) + (", …" if len(known) > _SHOWN else "")
         super().__init__(f"{trainable} reported no metric {metric!r}{hint} (it reported: {listed or 'no numbers'})")
         self._arguments = trainable, metric, known

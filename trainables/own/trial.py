@@ -1,4 +1,4 @@
-"""``OwnTrial``: all that one trial of a user's own trainable is told, as plain values that can be sent to a worker."""
+"""``OwnTrial``: what a worker gets for one trial of a user's own trainable. All of it is plain values."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ class OwnTrial:
     Args:
         trainable: its dotted path, ``module:name``.
         config: the knobs and the fixed values: plain values of YAML.
-        epochs: most reports; the trial ends after so many, or earlier by itself.
+        epochs: the largest number of reports. The trial ends after them, or earlier by itself.
         seed: seeds the streams of Python, numpy and torch before the trainable is built.
         passed: which of ``PASSED`` the config contains besides the knobs.
         choose: name of the reported number that chooses settings.

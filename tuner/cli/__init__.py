@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from tuner import __version__
-from tuner.cli.output import print_error, replace_unprintable
+from tuner.cli.output import exit_code, print_error, replace_unprintable
 from tuner.errors import TunerError
 
 EXIT_CODES = """\b
@@ -75,12 +75,8 @@ def _run() -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except TunerError as error:
-        return _fail(str(error), error.exit_code)
-    except TrainableError as error:
-        return _fail(str(error), 2)
-    except ClusterError as error:
-        return _fail(str(error), 3)
+    except (TunerError, TrainableError, ClusterError) as error:
+        return _fail(str(error), exit_code(error))
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     # Click returns the exit code of ``Exit`` (--help, --version), else the return value of the command: None.

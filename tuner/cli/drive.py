@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tuner.cli.jobs import show_board
-from tuner.cli.output import data_option
+from tuner.cli.output import data_option, exit_code
 
 if TYPE_CHECKING:
     from tuner.control.begin import Drive
@@ -84,7 +84,7 @@ def drive(
         if errors is None:
             raise
         errors.write_text(json.dumps({"message": printable(str(error))}), encoding="utf-8")
-        raise click.exceptions.Exit(_exit_code(error)) from error
+        raise click.exceptions.Exit(exit_code(error)) from error
 
 
 @click.command(hidden=True, context_settings={"ignore_unknown_options": True})
@@ -105,14 +105,6 @@ def supervise(folder: Path, silent_s: float, options: tuple[str, ...]) -> None:
     code = supervise_job(JobFolder(folder), options, silent_s, lambda text: click.echo(text, err=True))
     if code:
         raise click.exceptions.Exit(code)
-
-
-def _exit_code(error: Exception) -> int:
-    """The exit code for an error that a user can cause."""
-    from cluster.errors import ClusterError
-    from tuner.errors import TunerError
-
-    return error.exit_code if isinstance(error, TunerError) else 3 if isinstance(error, ClusterError) else 2
 
 
 def drive_to_its_end(drive: "Drive", home: Path | None, quiet: bool, output: str) -> None:

@@ -16,7 +16,6 @@ from trainables.foreign_text import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-WIDEST = 200
 PLAIN_ASCII = "plain_ascii"
 
 
@@ -123,6 +122,14 @@ def print_error(message: str) -> None:
     click.echo(f"error: {printable(message)}", err=True)
 
 
+def exit_code(error: Exception) -> int:
+    """The exit code for an error that a user can cause."""
+    from cluster.errors import ClusterError
+    from tuner.errors import TunerError
+
+    return error.exit_code if isinstance(error, TunerError) else 3 if isinstance(error, ClusterError) else 2
+
+
 def print_json(value: Any) -> None:
     """Print JSON to stdout."""
     click.echo(json.dumps(value, indent=2, default=str))
@@ -130,23 +137,16 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """Print a table to stdout. A column whose name ends with ``>`` is right-aligned."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    from tuner.monitor.table import drawn, wide
 
     class Pipe(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
     console = Pipe()
-    # A pipe has no width. Use a wide table there, so that lines for scripts and logs are not folded.
-    (console if console.is_terminal else Pipe(width=int(os.environ.get("COLUMNS") or WIDEST))).print(table)
+    (console if console.is_terminal else Pipe(width=wide())).print(drawn(columns, rows, title))
 
 
 def replace_unprintable() -> None:

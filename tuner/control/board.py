@@ -1,16 +1,14 @@
 """A leaderboard as a table: the cells, and the table as text and as HTML."""
 
-import os
 from collections.abc import Sequence
 from html import escape
 from io import StringIO
 from typing import NamedTuple
 
+from tuner.monitor.table import drawn, wide
 from tuner.report.wording import claim_text, test_text, trials_text, val_text
 from tuner.verdict.leaderboard import Leaderboard, verdict_text
 from tuner.verdict.numbers import judge_column
-
-WIDEST = 200
 
 
 class BoardTable(NamedTuple):
@@ -55,17 +53,11 @@ def board_table(board: Leaderboard) -> BoardTable:
 
 def as_text(table: BoardTable) -> str:
     """The table as plain text, for ``repr``."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
-    drawn = Table(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        drawn.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*row)
     text = StringIO()
-    Console(file=text, width=int(os.environ.get("COLUMNS") or WIDEST), force_terminal=False).print(drawn)
+    drawing = drawn(table.columns, table.rows, table.title)
+    Console(file=text, width=wide(), force_terminal=False).print(drawing)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip()
 
 

@@ -35,7 +35,7 @@ from tuner.spec.checks import Checked, check_code
 from tuner.spec.messages import InvalidValue, Origin
 from tuner.spec.search_spec import SearchSpec, from_dict, to_dict
 from tuner.spec.trial_config import image_trial, own_trial
-from tuner.spec.user_code import arm_code, import_from, names_code
+from tuner.spec.user_code import arm_code, dotted_paths, import_from
 
 LIMIT_S = 120.0
 """Longest time of one step of the check, in seconds; ``TUNER_CHECK_S`` replaces it."""
@@ -78,7 +78,7 @@ def inspect_code(
         SpecError: what is wrong with the code, in one line; or it hangs, or it ended the process.
     """
     spec = checked.spec
-    if not names_code(spec) and next(arm_code(spec), None) is None:
+    if next(dotted_paths(spec), None) is None:
         return None
     images = images_of(checked)
     request = {
@@ -109,7 +109,7 @@ def try_imports(spec: SearchSpec, folder: Path, announce: Callable[[str], None])
     Raises:
         SpecError: as for ``inspect_code``.
     """
-    if not names_code(spec) and next(arm_code(spec), None) is None:
+    if next(dotted_paths(spec), None) is None:
         return Imported((), {})
     request = {"spec": to_dict(spec), "origin": _origin_out(spec.origin), "folder": str(folder), "do": None}
     with _child(spec) as child:

@@ -8,15 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from trainables.own.in_process import steps
 from trainables.own.trial import OwnTrial
-from trainables.own.worker import OwnWorker
-from trainables.report import Report, Result, StepReport
+from trainables.report import Report, Result
 from tuner.errors import IntegrityError, SpecError
 from tuner.export.export_file import Export, OwnMetric
 from tuner.verdict.paired_test import prediction_interval
-
-LONELY_S = 10.0**8
-"""The worker is in this process, so it need not end itself when nobody calls it."""
 
 
 @dataclass(frozen=True)
@@ -96,21 +93,11 @@ def _train(trial: OwnTrial, on_report: Callable[[Report], None]) -> Result:
     trial = replace(trial, gpu=trial.gpu and torch.cuda.is_available())
     # A worker changes the environment of its process, to lead the trainable's own mlflow away from real stores.
     environment = dict(os.environ)
-    worker, done = OwnWorker(), 0
+    done = 0
     with tempfile.TemporaryDirectory(prefix="tuner-") as checkpoints:
-        options = {
-            "trial": trial.to_dict(),
-            "read_test": True,
-            "attempt": 1,
-            "checkpoints": checkpoints,
-            "accepted": [],
-            "checkpoint_s": math.inf,
-            "lonely_s": LONELY_S,
-            "weights_path": None,
-        }
+        answers = steps(trial, checkpoints, read_test=True, checkpoint_s=math.inf)
         try:
-            step = StepReport.from_dict(worker.begin(options))
-            while True:
+            for step in answers:
                 report = step.epoch
                 if report is not None and report.epoch > done:
                     done = report.epoch
@@ -120,8 +107,8 @@ def _train(trial: OwnTrial, on_report: Callable[[Report], None]) -> Result:
                     raise IntegrityError(f"not reproduced: {report.diverged} at report {report.epoch}")
                 if step.result is not None:
                     return step.result
-                step = StepReport.from_dict(worker.train())
         finally:
-            worker.close()
+            answers.close()
             os.environ.clear()
             os.environ.update(environment)
+    raise AssertionError("the last answer of a trial that has not diverged has its result")

@@ -14,9 +14,9 @@ from trainables.own.trial import OwnTrial
 from trainables.schedules import Schedule
 from trainables.space import Plan
 from tuner.spec.experiment import DOTTED_PATTERN, DataSpec, ModelSpec
+from tuner.spec.ranges import TRAINER_KNOBS
 from tuner.spec.settings import BudgetSpec, ResourcesSpec
 
-MOST_SHIFT = 16
 LONGEST = 10**9
 """Most updates in an epoch, because only the data tells how many there are."""
 _TRIAL: TypeAdapter[TrialConfig] = TypeAdapter(TrialConfig)
@@ -36,8 +36,9 @@ def check_image_trial(trial: Mapping[str, Any]) -> None:
     for name in () if optimizer is None else (optimizer.name, optimizer.groups):
         if name is not None and not _DOTTED.fullmatch(name):
             raise ValueError(f"trial.optimizer: {name!r} is no module:name")
-    if not 0 <= config.shift <= MOST_SHIFT:
-        raise ValueError(f"trial.shift: must be from 0 to {MOST_SHIFT}")
+    least, most = TRAINER_KNOBS["augment_shift"]
+    if not least <= config.shift <= most:
+        raise ValueError(f"trial.shift: must be from {least} to {most}")
     path, seed, sums = (data.pop(key) for key in ("path", "seed", "sha256"))
     if path is not None:
         raise ValueError("trial.data.path: an export names no path")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner.errors import IntegrityError, NotFound, ServiceError, did_you_mean
+from trainables.errors import did_you_mean
+from tuner.errors import IntegrityError, NotFound, ServiceError
 from tuner.jobs.job_folder import SHARED, JobFolder
 from tuner.storage.atomic_files import write_atomically
 from tuner.storage.database_url import sqlite_url

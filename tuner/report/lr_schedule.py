@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from trainables.errors import did_you_mean
 from trainables.hyper import Hyper
 from trainables.schedules import Schedule
 from trainables.space import Plan, Scalar, middle
 from trainables.variants import VARIANTS
-from tuner.errors import ServiceError, SpecError, did_you_mean
+from tuner.errors import ServiceError, SpecError
 from tuner.spec.messages import InvalidValue
 from tuner.spec.ranges import NEEDS_SCHEDULE, check_value
 

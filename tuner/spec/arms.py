@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from trainables.errors import TrainableError
+from trainables.errors import TrainableError, did_you_mean
 from trainables.hyper import KNOBS, Hyper
 from trainables.schedules import Schedule, parse_restarts
 from trainables.space import (
@@ -27,7 +27,6 @@ from trainables.space import (
     restart_pairs,
 )
 from trainables.variants import VARIANTS
-from tuner.errors import did_you_mean
 from tuner.spec.experiment import ArmSpec
 from tuner.spec.messages import InvalidValue, shown
 from tuner.spec.ranges import KNOB_TYPES, NEEDS_SCHEDULE, Kind, Range, domain_of, ends

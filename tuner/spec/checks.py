@@ -17,7 +17,7 @@ from trainables.space import Choice, Plan
 from tuner.spec.arms import Arm, arms, own_plan, plan, warnings
 from tuner.spec.messages import InvalidValue
 from tuner.spec.search_spec import SearchSpec
-from tuner.spec.user_code import arm_code
+from tuner.spec.user_code import dotted_paths
 
 POINTS = 100.0
 """The fraction 1 in points."""
@@ -149,8 +149,7 @@ def check_code(spec: SearchSpec, absent: Callable[[str], None] | None = None) ->
     Raises:
         SpecError: it cannot be imported, or is not callable.
     """
-    named = [(("data", "name"), spec.data.name), (("model", "name"), spec.model.name)]
-    for place, name in [*((place, name) for place, name in named if is_dotted(name)), *arm_code(spec)]:
+    for place, name in dotted_paths(spec):
         try:
             found = load_object(name)
         except TrainableError as error:

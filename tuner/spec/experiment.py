@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from trainables.catalog import DATASETS, MODELS, is_dotted
+from trainables.errors import did_you_mean
 from trainables.variants import VARIANTS
-from tuner.errors import did_you_mean
 from tuner.spec.messages import InvalidValue, shown
 from tuner.spec.ranges import Frozen, Kind, PlainValue, Range, ScalarValue, check_knob, domain_of
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tuner.errors import did_you_mean
+from trainables.errors import did_you_mean
 from tuner.spec.messages import InvalidValue, shown
 from tuner.spec.strict_yaml import KeyPath
 

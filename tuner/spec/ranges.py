@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from trainables.catalog import is_dotted
-from trainables.errors import TrainableError
+from trainables.errors import TrainableError, did_you_mean
 from trainables.hyper import KNOBS, RANGES, Hyper
 from trainables.schedules import LR_SCHEDULES, parse_restarts
 from trainables.space import Choice, Domain, Float, Int, PlannedDomain, Scalar, Scale
-from tuner.errors import did_you_mean
 from tuner.spec.messages import InvalidValue, shown
 
 Kind = Literal["variant", "optimizer", "trainable"]

@@ -12,9 +12,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from trainables.catalog import is_dotted
+from trainables.errors import did_you_mean
 from trainables.space import PlannedDomain
 from trainables.variants import VARIANTS
-from tuner.errors import did_you_mean
 from tuner.spec.experiment import NET_STRIDE, ArmSpec, DataSpec, FamilySpec, Line, MetricSpec, ModelSpec, Name
 from tuner.spec.messages import InvalidValue, Origin, shown
 from tuner.spec.pydantic_messages import from_pydantic

@@ -48,9 +48,15 @@ def own_code(spec: SearchSpec, folder: Path) -> Path | None:
 
 def names_code(spec: SearchSpec) -> bool:
     """Whether the spec names the user's own code: its data set or model, or code of an arm that no package has."""
-    return any(is_dotted(name) for name in (spec.model.name, spec.data.name)) or any(
-        not _is_installed(path) for _, path in arm_code(spec)
-    )
+    return any(place[0] != "arms" or not _is_installed(path) for place, path in dotted_paths(spec))
+
+
+def dotted_paths(spec: SearchSpec) -> Iterator[tuple[KeyPath, str]]:
+    """Every dotted path in a spec, with its place: the data set's, the model's, and those of ``arm_code``."""
+    for section, name in (("data", spec.data.name), ("model", spec.model.name)):
+        if is_dotted(name):
+            yield (section, "name"), name
+    yield from arm_code(spec)
 
 
 def arm_code(spec: SearchSpec) -> Iterator[tuple[KeyPath, str]]:

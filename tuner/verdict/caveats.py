@@ -225,22 +225,19 @@ def _few_seeds(record: Record, rows: Sequence["Row"]) -> Iterator[str]:
 
 def _edges(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Iterator[str]:
     """Yields one warning per end of a range where best values lie. It names all arms with a best value there."""
-    found: dict[tuple[str, Domain, str], list[str]] = {}
-    arms: dict[tuple[str, Domain, str], list[Arm]] = {}
+    found: dict[tuple[str, Domain, str], list[Arm]] = {}
     for arm in recorded_arms(spec, record.plan, record.job.ranges):
         setting = chosen[arm.name].hyper if arm.name in chosen else {}
         for knob in arm.applying(setting) if setting else ():
-            domain, value = arm.space[knob], setting[knob]
-            at = position(domain, value)
+            domain = arm.space[knob]
+            at = position(domain, setting[knob])
             if at is not None and not EDGE <= at <= 1 - EDGE:
                 end = "lower" if at < EDGE else "upper"
-                found.setdefault((knob, domain, end), []).append(
-                    f"{arm.name} {short_text(chosen[arm.name].hyper[knob])}"
-                )
-                arms.setdefault((knob, domain, end), []).append(arm)
-    for (knob, domain, end), values in found.items():
-        hint = _how_to_widen(spec, arms[knob, domain, end], knob, domain, at_top=end == "upper")
-        yield f"the best {knob} lies at the {end} end of its range ({domain}): {', '.join(values)}{hint}"
+                found.setdefault((knob, domain, end), []).append(arm)
+    for (knob, domain, end), arms in found.items():
+        hint = _how_to_widen(spec, arms, knob, domain, at_top=end == "upper")
+        values = ", ".join(f"{arm.name} {short_text(chosen[arm.name].hyper[knob])}" for arm in arms)
+        yield f"the best {knob} lies at the {end} end of its range ({domain}): {values}{hint}"
 
 
 def _cut_cycles(record: Record, spec: SearchSpec, chosen: Mapping[str, Trial]) -> Iterator[str]:

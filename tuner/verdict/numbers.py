@@ -27,9 +27,7 @@ def gain_text(metric: MetricSpec, gain: float, half: float | None = None, signed
         signed: whether a positive gain has a sign.
     """
     spread = "" if half is None else f" ± {_number(metric, half, half)}"
-    return (
-        f"{gain_number(metric, gain, half, signed)}{spread} {'points' if metric.in_points else f'in {metric.judged}'}"
-    )
+    return f"{gain_number(metric, gain, half, signed)}{spread} {unit_text(metric)}"
 
 
 def gain_number(metric: MetricSpec, gain: float, half: float | None = None, signed: bool = True) -> str:
@@ -47,7 +45,12 @@ def interval_text(metric: MetricSpec, gain: float, low: float | None, high: floa
 
 def margin_text(metric: MetricSpec, margin: float) -> str:
     """The margin with its unit, such as ``±0.5 points`` or ``±0.01 in test_loss``."""
-    return f"±{margin:g} {'points' if metric.in_points else f'in {metric.judged}'}"
+    return f"±{margin:g} {unit_text(metric)}"
+
+
+def unit_text(metric: MetricSpec) -> str:
+    """The unit of gains, to be put behind a number: ``points``, or ``in test_loss``."""
+    return "points" if metric.in_points else f"in {metric.judged}"
 
 
 def mean_text(metric: MetricSpec, values: Sequence[float]) -> str:

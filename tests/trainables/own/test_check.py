@@ -1,4 +1,4 @@
-"""The check of a user's trainable before a job: what is refused in one line, and what the user is told."""
+"""The check of a user's trainable before a job: the errors it raises, and the lines it announces."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -9,6 +9,9 @@ from trainables.space import short_text
 from tuner.report.figures.style import Arms, Figure, Look, axis, band, drawn, line, safe, tall
 from tuner.report.findings import MOST_DRAWN, ArmFindings, Band, Findings
 
+_Confirmed = tuple[ArmFindings, Look, Band]
+"""An arm with a number over its confirm runs."""
+
 MOST_MARKS = 20
 LOG_FROM = 10
 """Factor between the ends of the values of a user's metric from which their axis is logarithmic."""
@@ -89,21 +92,29 @@ def train_loss(found: Findings, arms: Arms) -> Figure | None:
         return None
     positive = all(mean > sd for _, _, over in confirmed for mean, sd in zip(over.mean, over.sd, strict=True))
     ended = (f"{arm.row.arm} {over.mean[-1]:.3g}" for arm, _, over in confirmed)
+    rows = axis("training loss", "log" if positive else "linear", *_span(confirmed))
+    return _of_winners("train-loss", "Training loss", "; ".join(ended), confirmed, tall(arms), rows)
+
+
+def _of_winners(
+    key: str, name: str, ended: str, confirmed: Sequence[_Confirmed], height: int, rows: dict[str, Any]
+) -> Figure:
+    """A number of the confirm runs by epoch, as a band for each arm; ``rows`` is its axis."""
     return Figure(
-        "train-loss",
-        "Training loss of the winners",
-        f"Training loss of the confirm runs by epoch. At the end: {'; '.join(ended)}.",
+        key,
+        f"{name} of the winners",
+        f"{name} of the confirm runs by epoch. At the end: {ended}.",
         "Mean ± sd over the confirm runs.",
         drawn(
             [trace for arm, look, over in confirmed for trace in _banded(arm, over, look)],
-            tall(arms),
+            height,
             xaxis=axis("epoch"),
-            yaxis=axis("training loss", "log" if positive else "linear", *_span(confirmed)),
+            yaxis=rows,
         ),
     )
 
 
-def _span(confirmed: Sequence[tuple[ArmFindings, Look, Band]]) -> tuple[float, float]:
+def _span(confirmed: Sequence[_Confirmed]) -> tuple[float, float]:
     values = [mean for _, _, over in confirmed for mean in over.mean]
     return min(values), max(values)
 
@@ -115,20 +126,7 @@ def numbers(found: Findings, arms: Arms) -> list[Figure]:
     for number, name in enumerate(names):
         known = [(arm, look, arm.numbers[name]) for arm, look in arms if name in arm.numbers]
         ended = (f"{arm.row.arm} {over.mean[-1]:.4g}" for arm, _, over in known)
-        figures.append(
-            Figure(
-                f"reported-{number}",
-                f"{name} of the winners",
-                f"{name} of the confirm runs by epoch. At the end: {'; '.join(ended)}.",
-                "Mean ± sd over the confirm runs.",
-                drawn(
-                    [trace for arm, look, over in known for trace in _banded(arm, over, look)],
-                    tall(arms),
-                    xaxis=axis("epoch"),
-                    yaxis=axis(name),
-                ),
-            )
-        )
+        figures.append(_of_winners(f"reported-{number}", name, "; ".join(ended), known, tall(arms), axis(name)))
     return figures
 
 

@@ -10,7 +10,7 @@ from tuner.report.findings import ArmFindings, Findings
 from tuner.report.wording import test_text
 from tuner.spec.experiment import MetricSpec
 from tuner.verdict.looks import Standing
-from tuner.verdict.numbers import gain_number, judge_column, margin_text, mean_text
+from tuner.verdict.numbers import gain_number, judge_column, margin_text, mean_text, unit_text
 from tuner.verdict.paired_test import Comparison
 
 ROW = 56
@@ -65,7 +65,6 @@ def _gain_axis(metric: MetricSpec) -> str:
 def _interval(metric: MetricSpec, arm: ArmFindings, look: Look, c: Comparison | Standing) -> go.Scatter:
     mean = c.mean_diff or 0.0
     ends = (c.high or 0.0) - mean if c.low is not None else 0.0
-    unit = "points" if metric.in_points else f"in {metric.judged}"
     return go.Scatter(
         x=[mean],
         y=[safe(arm.row.arm)],
@@ -75,7 +74,7 @@ def _interval(metric: MetricSpec, arm: ArmFindings, look: Look, c: Comparison | 
         text=[_difference(metric, c)],
         textposition="top center",
         cliponaxis=False,
-        hovertext=[safe(f"{arm.row.arm}: {_difference(metric, c)} {unit}, n = {c.n}: {c.outcome}")],
+        hovertext=[safe(f"{arm.row.arm}: {_difference(metric, c)} {unit_text(metric)}, n = {c.n}: {c.outcome}")],
         hoverinfo="text",
     )
 
